@@ -1,0 +1,172 @@
+"""The configurations: what to prepare, what to train, where to run.
+
+Built on the driver by users and jobs; frozen values that travel to ranks. `TrainConfig` is what determines the result,
+`LaunchConfig` is where it runs and may change between runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
+
+from sparkdl.data.features import Feature, as_feature
+from sparkdl.data.split import Split
+from sparkdl.errors import ConfigError, shown
+
+__all__ = ["LaunchConfig", "PrepareConfig", "TrainConfig"]
+
+# Twice the largest worker count of common clusters' powers of two, times three: it divides evenly over 2, 3, 4, 6, 8,
+# 12, 16, 24, 32, 48, 64 workers and to within 5 % over every other number up to 16 (docs/decisions/0003).
+DEFAULT_LANES = 192
+
+LOG_CHOICES = ("rank0", "all", "errors")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _require_positive(name: str, value: object) -> None:
+    good = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    _require(good, f"{name}={shown(value)} must be a whole number of at least 1")
+
+
+def _require_seed(value: object) -> None:
+    good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+    _require(good, f"seed={shown(value)} must be a whole number from 0 to 2**63 - 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchConfig:
+    """Where ranks run, and for how long to wait for them. It never changes the result.
+
+    Raises ConfigError for a value out of range.
+    """
+
+    num_workers: int
+    """Ranks, one process each. In a Spark job every rank takes one task slot."""
+
+    local: bool = False
+    """Run the ranks as child processes of the driver, without Spark."""
+
+    start_timeout_s: float = 60.0
+    """Seconds to wait until every rank has a slot and its process has started."""
+
+    stall_timeout_s: float = 300.0
+    """Seconds that a rank waits for its peers in one collective operation before it fails the run."""
+
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables for the rank processes, set before TensorFlow is imported."""
+
+    log: str = "rank0"
+    """Whose output reaches the driver's terminal: "rank0", "all" (each line names its rank) or "errors" (none; a
+    failing rank's last lines are in the error)."""
+
+    def __post_init__(self) -> None:
+        _require_positive("num_workers", self.num_workers)
+        _require(self.start_timeout_s > 0, f"start_timeout_s={self.start_timeout_s} must be above 0 seconds")
+        _require(self.stall_timeout_s >= 1, f"stall_timeout_s={self.stall_timeout_s} must be at least 1 second")
+        _require(self.log in LOG_CHOICES, f"log={shown(self.log)} must be one of {', '.join(LOG_CHOICES)}")
+        for name, value in self.env.items():
+            good = isinstance(name, str) and isinstance(value, str)
+            _require(good, f"env[{shown(name)}]={shown(value)}: names and values must be strings")
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareConfig:
+    """How a DataFrame becomes a prepared dataset.
+
+    Raises ConfigError for a value out of range or for names used twice.
+    """
+
+    _: KW_ONLY
+
+    path: str
+    """Folder or URL of the dataset."""
+
+    features: tuple[Feature, ...]
+    """The model's inputs, in the order of the UDF's arguments. A bare column name means `Tensor(name)`."""
+
+    label: Feature | tuple[Feature, ...] | None = None
+    """The target: a feature, several (a model with several outputs), or None."""
+
+    weight: str | None = None
+    """A numeric column with each row's sample weight, or None."""
+
+    keep: tuple[str, ...] = ()
+    """Columns stored beside the features as they are, and not fed to the model: ids, for instance."""
+
+    splits: Split | None = None
+    """How rows are divided; None puts all of them into "train"."""
+
+    seed: int = 0
+    """Seed of the stored order."""
+
+    lanes: int = DEFAULT_LANES
+    """Sequences that an epoch interleaves, and so the largest number of workers. Part of the epoch's order."""
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__  # the one way to normalise a field of a frozen dataclass
+        _require(isinstance(self.path, str) and self.path != "", f"path={shown(self.path)} must be a folder or a URL")
+        _require(not isinstance(self.features, str), "features must be a list of features, not one string")
+        set_(self, "features", tuple(as_feature(f) for f in self.features))
+        _require(len(self.features) > 0, "features=[] must name at least one feature")
+        if isinstance(self.label, (list, tuple)):
+            labels = tuple(as_feature(f) for f in self.label)
+            _require(len(labels) > 0, "label=[] must name at least one feature; use label=None for none")
+            set_(self, "label", labels if len(labels) > 1 else labels[0])
+        elif self.label is not None:
+            set_(self, "label", as_feature(self.label))
+        _require(not isinstance(self.keep, str), "keep must be a list of column names, not one string")
+        set_(self, "keep", tuple(self.keep))
+        names = [f.name for f in (*self.features, *self.labels)]
+        twice = sorted({n for n in names if names.count(n) > 1} | {n for n in self.keep if self.keep.count(n) > 1})
+        _require(not twice, f"{shown(twice)} is named twice among features, label and keep; name each column once")
+        _require_seed(self.seed)
+        _require_positive("lanes", self.lanes)
+
+    @property
+    def labels(self) -> tuple[Feature, ...]:
+        """The label features as a tuple: none, one or several."""
+        if self.label is None:
+            return ()
+        return self.label if isinstance(self.label, tuple) else (self.label,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """What determines the trained model, together with the dataset and `build_model`.
+
+    Raises ConfigError for a value out of range.
+    """
+
+    run_dir: str
+    """Folder or URL of this run: the model, the history. It must not hold another run."""
+
+    epochs: int
+    """Passes over the train split."""
+
+    global_batch_size: int
+    """Rows of one step over all ranks together; the last step of an epoch may be shorter."""
+
+    seed: int = 0
+    """Seed of initial weights, of dropout and of the order of every epoch."""
+
+    validation: str | None = "val"
+    """The split evaluated after each epoch, if the dataset has it; None evaluates nothing."""
+
+    callbacks: Callable[[], list[Any]] | None = None
+    """Called in every rank; returns Keras callbacks. They see logs reduced over all ranks. A callback that writes files
+    is for rank 0 alone: `sparkdl.world().rank` tells."""
+
+    def __post_init__(self) -> None:
+        _require(isinstance(self.run_dir, str) and self.run_dir != "", "run_dir must be a folder or a URL")
+        _require_positive("epochs", self.epochs)
+        _require_positive("global_batch_size", self.global_batch_size)
+        _require_seed(self.seed)
+        good = self.callbacks is None or callable(self.callbacks)
+        _require(good, "callbacks must be a function that returns a list of Keras callbacks")
+
+

@@ -1,0 +1,101 @@
+"""The errors of the library, split by cause.
+
+Raised everywhere: on the driver, in Spark workers and in rank processes.
+
+    SparkDLError
+    +-- ConfigError (ValueError)    an option or a call is wrong
+    +-- DatasetError                a prepared dataset is missing, damaged or cannot be made
+    +-- SchemaError (TypeError)     a column's type, shape or content is not what was declared
+    +-- LaunchError                 the ranks could not be started
+    +-- WorkerError                 a rank failed; carries rank, host, traceback and last output
+    +-- CheckpointError             a run directory or a checkpoint cannot be used
+    +-- ModelError                  a model cannot be trained, saved, loaded or scored
+
+Each message is one line: what, the value, the limit and the way out. Every error survives pickling.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DatasetError",
+    "LaunchError",
+    "ModelError",
+    "SchemaError",
+    "SparkDLError",
+    "WorkerError",
+    "near_miss",
+    "shown",
+]
+
+# Values in messages come from the user's data: show enough to recognise one, never a whole document.
+SHOWN_CHARACTERS = 80
+
+
+class SparkDLError(Exception):
+    """Any error of this library."""
+
+
+class ConfigError(SparkDLError, ValueError):
+    """An option, or a combination of options, is wrong."""
+
+
+class DatasetError(SparkDLError):
+    """A prepared dataset is missing, damaged, or cannot be made from this input."""
+
+
+class SchemaError(SparkDLError, TypeError):
+    """A column's type, shape or content is not what the features declare."""
+
+
+class LaunchError(SparkDLError):
+    """The ranks could not be started."""
+
+
+class WorkerError(SparkDLError):
+    """A rank failed while it ran.
+
+    Attributes:
+        rank: the rank whose failure is the cause (never one that only lost its peer).
+        host: the host it ran on.
+        remote_traceback: its Python traceback, or "" if the process died without one.
+        last_lines: the last lines (at most 100) that it printed.
+    """
+
+    def __init__(
+        self, message: str, rank: int = -1, host: str = "", remote_traceback: str = "", last_lines: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.rank = rank
+        self.host = host
+        self.remote_traceback = remote_traceback
+        self.last_lines = last_lines
+
+    def __reduce__(self) -> tuple[type[WorkerError], tuple[str, int, str, str, str]]:
+        # Exception's own pickling calls the class with the message alone and would lose the rest.
+        return type(self), (str(self.args[0]), self.rank, self.host, self.remote_traceback, self.last_lines)
+
+
+class CheckpointError(SparkDLError):
+    """A run directory, or a checkpoint in it, cannot be used."""
+
+
+class ModelError(SparkDLError):
+    """A model cannot be trained, saved, loaded or scored."""
+
+
+def shown(value: object) -> str:
+    """The value as it may stand in a message: its repr, at most 80 characters of it."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
+
+
+def near_miss(name: str, known: Iterable[str]) -> str:
+    """A hint `; did you mean 'epochs'?` for a misspelt name, or the known names where none is near."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"

@@ -1,0 +1,127 @@
+"""Read and write small files and folders on any fsspec path, with an atomic write.
+
+Called by all rooms, on the driver, in Spark workers and in ranks. A path is a local path or a URL (`s3://…`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import posixpath
+import uuid
+from typing import Any
+
+import fsspec
+
+__all__ = [
+    "absolute",
+    "delete",
+    "exists",
+    "filesystem",
+    "is_local",
+    "join",
+    "listing",
+    "make_folder",
+    "read_bytes",
+    "upload_folder",
+    "write_atomic",
+]
+
+
+def filesystem(path: str) -> tuple[Any, str]:
+    """The fsspec filesystem of `path`, and the path as that filesystem names it."""
+    fs, inner = fsspec.core.url_to_fs(path)
+    return fs, inner
+
+
+def is_local(path: str) -> bool:
+    """Whether `path` lies on this machine's own filesystem."""
+    return "://" not in path or path.startswith("file://")
+
+
+def absolute(path: str) -> str:
+    """`path` as every process understands it: local paths absolute (executors have other working folders)."""
+    if not is_local(path):
+        return path.rstrip("/")
+    return os.path.abspath(os.path.expanduser(path.removeprefix("file://")))
+
+
+def join(path: str, *names: str) -> str:
+    """`path/name/…` for local paths and URLs alike."""
+    return posixpath.join(path, *names)
+
+
+def exists(path: str) -> bool:
+    """Whether a file or folder is there."""
+    fs, inner = filesystem(path)
+    return bool(fs.exists(inner))
+
+
+def listing(path: str) -> list[str]:
+    """The names (not paths) in a folder, sorted; empty if there is no such folder."""
+    fs, inner = filesystem(path)
+    fs.invalidate_cache()
+    try:
+        return sorted(posixpath.basename(name.rstrip("/")) for name in fs.ls(inner, detail=False))
+    except FileNotFoundError:
+        return []
+
+
+def make_folder(path: str) -> None:
+    """Make a folder and its parents; nothing happens where it exists (object stores have no folders)."""
+    fs, inner = filesystem(path)
+    fs.makedirs(inner, exist_ok=True)
+
+
+def read_bytes(path: str) -> bytes:
+    """A file's content. Raises FileNotFoundError."""
+    fs, inner = filesystem(path)
+    with fs.open(inner, "rb") as file:
+        return bytes(file.read())
+
+
+def write_atomic(path: str, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    Local and HDFS files are written aside and renamed; an object store's PUT is atomic by itself.
+    """
+    fs, inner = filesystem(path)
+    protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
+    if protocol in ("s3", "s3a", "gs", "gcs", "abfs", "az"):
+        fs.pipe_file(inner, content)
+        return
+    fs.makedirs(posixpath.dirname(inner), exist_ok=True)
+    aside = f"{inner}.{uuid.uuid4().hex}.aside"
+    try:
+        with fs.open(aside, "wb") as file:
+            file.write(content)
+            file.flush()
+            if protocol in ("file", "local"):
+                os.fsync(file.fileno())
+        if protocol in ("file", "local"):
+            os.replace(aside, inner)
+        else:
+            fs.mv(aside, inner)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            fs.rm(aside)
+        raise
+
+
+def upload_folder(local_folder: str, path: str) -> None:
+    """Copy every file below `local_folder` to `path` (made if needed), file by file."""
+    fs, inner = filesystem(path)
+    for folder, _, names in os.walk(local_folder):
+        relative = os.path.relpath(folder, local_folder)
+        target = inner if relative == "." else posixpath.join(inner, relative)
+        fs.makedirs(target, exist_ok=True)
+        for name in sorted(names):
+            fs.put_file(os.path.join(folder, name), posixpath.join(target, name))
+
+
+def delete(path: str) -> None:
+    """Delete a file or a whole folder; nothing happens where there is none."""
+    fs, inner = filesystem(path)
+    fs.invalidate_cache()
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm(inner, recursive=True)

@@ -1,0 +1,101 @@
+"""Configurations refuse bad values, with the value and the way out in the message."""
+
+import pytest
+
+from sparkdl import ConfigError, LaunchConfig, PrepareConfig, Split, TrainConfig
+from sparkdl.features import Categorical, Numeric, Tensor
+
+TRAIN = {"run_dir": "run", "epochs": 1, "global_batch_size": 8}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs=0 must be a whole number of at least 1"),
+        ({"epochs": 2.5}, "epochs=2.5"),
+        ({"epochs": True}, "epochs=True"),
+        ({"global_batch_size": -4}, "global_batch_size=-4"),
+        ({"seed": -1}, "seed=-1"),
+        ({"run_dir": ""}, "run_dir"),
+        ({"callbacks": ["not callable"]}, "callbacks must be a function"),
+    ],
+)
+def test_a_bad_training_option_is_refused(options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig(**{**TRAIN, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_workers": 0}, "num_workers=0"),
+        ({"num_workers": 2, "log": "loud"}, "log='loud' must be one of rank0, all, errors"),
+        ({"num_workers": 2, "start_timeout_s": 0}, "start_timeout_s=0"),
+        ({"num_workers": 2, "stall_timeout_s": 0.5}, "stall_timeout_s=0.5"),
+        ({"num_workers": 2, "env": {"A": 1}}, "must be strings"),
+    ],
+)
+def test_a_bad_launch_option_is_refused(options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        LaunchConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"features": []}, "at least one feature"),
+        ({"features": "age"}, "must be a list"),
+        ({"features": ["a", "a"]}, "named twice"),
+        ({"features": ["a"], "label": "a"}, "named twice"),
+        ({"features": [3]}, "3 is no feature"),
+        ({"features": ["a"], "lanes": 0}, "lanes=0"),
+        ({"features": ["a"], "keep": "id"}, "keep must be a list"),
+        ({"features": ["a"], "keep": ["id", "id"]}, "named twice"),
+        ({"features": [{"numerc": "a"}]}, "did you mean 'numeric'"),
+        ({"features": [{"numeric": "a", "scal": "none"}]}, "did you mean 'scale'"),
+    ],
+)
+def test_a_bad_prepare_option_is_refused(options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PrepareConfig(path="data", **options)
+
+
+def test_features_may_be_names_objects_or_mappings() -> None:
+    config = PrepareConfig(path="d", features=["a", Numeric("b"), {"tensor": "c", "shape": [2, 3]}], label={"categorical": "y"})
+    assert config.features == (Tensor("a"), Numeric("b"), Tensor("c", shape=(2, 3)))
+    assert config.label == Categorical("y") and config.labels == (Categorical("y"),)
+
+
+def test_several_labels_stay_several() -> None:
+    assert PrepareConfig(path="d", features=["a"], label=["x", "y"]).labels == (Tensor("x"), Tensor("y"))
+    assert PrepareConfig(path="d", features=["a"]).labels == ()
+
+
+@pytest.mark.parametrize(
+    ("fractions", "message"),
+    [({"train": 0.5, "val": 0.4}, "sum to 1"), ({"a": 1.0}, "'train'"), ({"train": 1.2, "val": -0.2}, "above 0")],
+)
+def test_a_bad_fraction_is_refused(fractions: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Split.fraction(fractions)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Numeric("a", scale="log"), "scale='log'"),
+        (lambda: Numeric("a", fill="median?"), "fill='median\\?'"),
+        (lambda: Categorical("a", max_size=0), "max_size=0"),
+        (lambda: Categorical("a", min_count=0), "min_count=0"),
+        (lambda: Tensor("a", shape=(0,)), "shape=\\(0,\\)"),
+        (lambda: Tensor("a", dtype="complex64"), "dtype='complex64'"),
+    ],
+)
+def test_a_bad_feature_is_refused(make, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+def test_splits_and_manifests_round_trip() -> None:
+    for split in (Split.fraction({"train": 0.9, "val": 0.1}, seed=3, key=["a", "b"]), Split.column("part")):
+        assert Split.from_json(split.to_json()) == split

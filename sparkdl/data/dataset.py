@@ -1,0 +1,185 @@
+"""A prepared dataset: its manifest, and the handle that users and ranks hold.
+
+Read on the driver (`open_dataset`), carried to ranks and Spark workers as a plain value. `dataset.json` is written last
+and atomically: without it there is no dataset, and files it does not list are not part of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sparkdl import storage
+from sparkdl.data.features import Encoder, encoder_from_json
+from sparkdl.data.features.categorical import CategoricalEncoder
+from sparkdl.data.layout import Field, RecordLayout
+from sparkdl.data.split import Split
+from sparkdl.errors import DatasetError, near_miss
+
+__all__ = ["FORMAT_VERSION", "MANIFEST_NAME", "Dataset", "Part", "SplitParts", "open_dataset"]
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "dataset.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A Parquet file of one split.
+
+    Attributes:
+        file: its path below the dataset's folder.
+        row_groups: the rows of each of its row groups.
+    """
+
+    file: str
+    split: str
+    row_groups: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SplitParts:
+    """One split of a dataset."""
+
+    name: str
+    parts: tuple[Part, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the split."""
+        return sum(self.row_group_rows)
+
+    @property
+    def row_group_rows(self) -> tuple[int, ...]:
+        """Rows of every row group, part after part: the numbering that plans use."""
+        return tuple(rows for part in self.parts for rows in part.row_groups)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """A prepared dataset. Made by `prepare` or `open_dataset`.
+
+    Attributes:
+        path: its folder or URL.
+        encoders: the fitted encoder of each feature, in the order of the model's inputs.
+        label_encoders: the fitted encoder of each label: none, one or several.
+        weight: the column of sample weights, or None.
+        keep: the columns stored as they are.
+        raw_types: the Spark type (DDL) of each raw column, as it was when it was prepared.
+        rule: how rows were divided, or None if all are "train".
+        seed, lanes: part of the order of every epoch.
+        fingerprint: names this very content: another one means other rows, or another order.
+    """
+
+    path: str
+    encoders: tuple[Encoder, ...]
+    label_encoders: tuple[Encoder, ...]
+    weight: str | None
+    keep: tuple[str, ...]
+    raw_types: Mapping[str, str]
+    rule: Split | None
+    seed: int
+    lanes: int
+    layout: RecordLayout
+    parts: tuple[Part, ...]
+    fingerprint: str
+
+    @property
+    def features(self) -> dict[str, Encoder]:
+        """The fitted encoder of each feature by name: `ds.features["age"].mean`."""
+        return {encoder.name: encoder for encoder in self.encoders}
+
+    @property
+    def labels(self) -> dict[str, Encoder]:
+        """The fitted encoder of each label by name."""
+        return {encoder.name: encoder for encoder in self.label_encoders}
+
+    @property
+    def schema(self) -> tuple[Field, ...]:
+        """Role, name, dtype and shape of everything a row holds for the model."""
+        return self.layout.fields
+
+    @property
+    def classes(self) -> tuple[str | int, ...]:
+        """The classes of the categorical label, in the order of their codes. Raises DatasetError if there is none."""
+        labels = [e for e in self.label_encoders if isinstance(e, CategoricalEncoder)]
+        if len(labels) != 1:
+            raise DatasetError(f"the dataset has {len(labels)} categorical labels; use ds.labels[name].vocabulary")
+        return labels[0].vocabulary
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits."""
+        return ("train",) if self.rule is None else self.rule.names
+
+    def split(self, name: str) -> SplitParts:
+        """One split: its rows and parts. Raises DatasetError for an unknown name."""
+        if name not in self.splits:
+            raise DatasetError(f"{self.path} has no split {name!r}{near_miss(name, self.splits)}")
+        return SplitParts(name, tuple(part for part in self.parts if part.split == name))
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest. The path is not in it: a dataset may be moved."""
+        from sparkdl import __version__
+
+        return {
+            "format_version": FORMAT_VERSION,
+            "library_version": __version__,
+            "fingerprint": self.fingerprint,
+            "seed": self.seed,
+            "lanes": self.lanes,
+            "features": [encoder.to_json() for encoder in self.encoders],
+            "labels": [encoder.to_json() for encoder in self.label_encoders],
+            "weight": self.weight,
+            "keep": list(self.keep),
+            "raw_types": dict(self.raw_types),
+            "splits": None if self.rule is None else self.rule.to_json(),
+            "layout": self.layout.to_json(),
+            "parts": [
+                {"file": part.file, "split": part.split, "row_groups": list(part.row_groups)} for part in self.parts
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], *, path: str) -> Dataset:
+        """The dataset that a manifest at `path` describes. Raises DatasetError for a newer format."""
+        version = content.get("format_version")
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise DatasetError(f"{path} has format_version {version}; this version of sparkdl reads up to "
+                               f"{FORMAT_VERSION}: update sparkdl")
+        return cls(
+            path=path,
+            encoders=tuple(encoder_from_json(e) for e in content["features"]),
+            label_encoders=tuple(encoder_from_json(e) for e in content["labels"]),
+            weight=content["weight"],
+            keep=tuple(content["keep"]),
+            raw_types=content["raw_types"],
+            rule=None if content["splits"] is None else Split.from_json(content["splits"]),
+            seed=content["seed"],
+            lanes=content["lanes"],
+            layout=RecordLayout.from_json(content["layout"]),
+            parts=tuple(Part(p["file"], p["split"], tuple(p["row_groups"])) for p in content["parts"]),
+            fingerprint=content["fingerprint"],
+        )
+
+    def commit(self) -> None:
+        """Write the manifest: from now on this is the dataset at `path`."""
+        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False)
+        storage.write_atomic(storage.join(self.path, MANIFEST_NAME), text.encode())
+
+
+def open_dataset(path: str) -> Dataset:
+    """The prepared dataset at a folder or URL.
+
+    Raises:
+        DatasetError: there is none, its manifest is damaged, or a newer version wrote it.
+    """
+    path = storage.absolute(path)
+    try:
+        content = json.loads(storage.read_bytes(storage.join(path, MANIFEST_NAME)))
+    except FileNotFoundError as error:
+        raise DatasetError(f"no prepared dataset at {path}: it has no {MANIFEST_NAME}; run prepare first") from error
+    except (ValueError, NotADirectoryError) as error:
+        raise DatasetError(f"{path}/{MANIFEST_NAME} cannot be read ({error}); prepare the dataset again") from error
+    return Dataset.from_json(content, path=path)

@@ -1,0 +1,130 @@
+"""Categories as whole numbers, from a vocabulary of the train split.
+
+Declared on the driver, fitted over the train split in Spark, encoded in Spark workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sparkdl.data.columns import check_no_nulls, first_bad
+from sparkdl.errors import ConfigError, SchemaError, shown
+
+__all__ = ["Categorical", "CategoricalEncoder", "as_categories"]
+
+
+@dataclass(frozen=True, slots=True)
+class Categorical:
+    """A column of strings, whole numbers or booleans as int32: 1 is the most frequent value, 0 is out of vocabulary.
+
+    As a label: 0 … classes - 1 in sorted order, no out-of-vocabulary slot; a value unseen in train is an error.
+    Raises ConfigError for a size below 1.
+    """
+
+    name: str
+    _: KW_ONLY
+
+    max_size: int | None = None
+    """Keep at most this many values, the most frequent; ties go to the smaller value. None keeps all."""
+
+    min_count: int = 1
+    """Keep values that come at least this often in the train split."""
+
+    def __post_init__(self) -> None:
+        if self.max_size is not None and self.max_size < 1:
+            raise ConfigError(f"Categorical({self.name!r}): max_size={shown(self.max_size)} must be at least 1")
+        if self.min_count < 1:
+            raise ConfigError(f"Categorical({self.name!r}): min_count={shown(self.min_count)} must be at least 1")
+
+    @property
+    def kind(self) -> str:
+        return "categorical"
+
+
+def as_categories(column: pa.Array, *, name: str) -> pa.Array:
+    """The column as string or int64, the two types of categories. Raises SchemaError for other types and nulls."""
+    check_no_nulls(name, column, "give missing values a category of their own, or drop such rows")
+    type_ = column.type
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_):
+        return column.cast(pa.string())
+    if pa.types.is_integer(type_) or pa.types.is_boolean(type_):
+        return column.cast(pa.int64())
+    raise SchemaError(f"column {name!r}: values of type {type_} are no categories; use strings or whole numbers")
+
+
+@dataclass(frozen=True, slots=True)
+class CategoricalEncoder:
+    """A fitted `Categorical`.
+
+    Attributes:
+        vocabulary: the known values in the order of their codes.
+        is_label: codes start at 0 and an unknown value is an error; else they start at 1 and unknown is 0.
+    """
+
+    name: str
+    vocabulary: tuple[str | int, ...]
+    is_label: bool
+
+    @classmethod
+    def fit(cls, feature: Categorical, counted: Sequence[tuple[str | int, int]], *, is_label: bool) -> CategoricalEncoder:
+        """The encoder for these (value, count) pairs of the train split.
+
+        Raises SchemaError for a label with a single class.
+        """
+        kept = [(value, count) for value, count in counted if count >= feature.min_count]
+        by_frequency = sorted(kept, key=lambda pair: (-pair[1], pair[0]))[: feature.max_size]
+        values = [value for value, _ in by_frequency]
+        if not values:
+            raise SchemaError(f"column {feature.name!r}: no value comes {feature.min_count} times in the train split; "
+                              "lower min_count")
+        if is_label and len(values) < 2:
+            raise SchemaError(f"label {feature.name!r} has {len(values)} class in the train split ({shown(values)}); a "
+                              "classifier needs at least 2")
+        return cls(feature.name, tuple(sorted(values) if is_label else values), is_label)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.int32)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return ()
+
+    @property
+    def size(self) -> int:
+        """The number of codes: the `input_dim` of an embedding, or the number of classes of a label."""
+        return len(self.vocabulary) + (0 if self.is_label else 1)
+
+    def encode(self, column: pa.Array) -> np.ndarray:
+        values = as_categories(column, name=self.name)
+        known = pa.array(self.vocabulary, type=pa.string() if self._is_text() else pa.int64())
+        if known.type != values.type:
+            raise SchemaError(f"column {self.name!r} was {known.type} when it was fitted and is {column.type} now")
+        codes = pc.index_in(values, value_set=known)
+        if self.is_label and codes.null_count:
+            bad = codes.is_null().to_numpy(zero_copy_only=False)
+            raise first_bad(self.name, column, bad, "label unseen in the train split")
+        offset = 0 if self.is_label else 1
+        return codes.fill_null(-offset).to_numpy(zero_copy_only=False).astype(np.int32) + np.int32(offset)
+
+    def _is_text(self) -> bool:
+        return bool(self.vocabulary) and isinstance(self.vocabulary[0], str)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": "categorical",
+            "name": self.name,
+            "vocabulary": list(self.vocabulary),
+            "is_label": self.is_label,
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> CategoricalEncoder:
+        """The encoder that `to_json` described."""
+        return cls(content["name"], tuple(content["vocabulary"]), content["is_label"])

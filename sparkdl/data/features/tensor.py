@@ -1,0 +1,109 @@
+"""Numbers, arrays and vectors taken as they are.
+
+Declared on the driver; shape and dtype come from the declaration or the first row; encoded in Spark workers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sparkdl.data.columns import any_in_row, first_bad, infer_shape, to_numpy
+from sparkdl.errors import ConfigError, SchemaError, shown
+
+__all__ = ["Tensor", "TensorEncoder"]
+
+DTYPES = ("float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A scalar, an array, a nested array or an ML vector, as it is. A bare column name means `Tensor(name)`.
+
+    Raises ConfigError for an unknown dtype or an axis below 1.
+    """
+
+    name: str
+    _: KW_ONLY
+
+    shape: tuple[int, ...] | None = None
+    """The shape of one row, checked on every row; None takes the first row's. A flat array of the right number of
+    elements is reshaped (row-major)."""
+
+    dtype: str | None = None
+    """What the model gets. None: float32 for fractions and vectors, int32 or int64 for whole numbers by the column's
+    width, bool for booleans."""
+
+    def __post_init__(self) -> None:
+        if self.shape is not None:
+            object.__setattr__(self, "shape", tuple(self.shape))
+            if not all(isinstance(length, int) and length >= 1 for length in self.shape or ()):
+                raise ConfigError(f"Tensor({self.name!r}): shape={shown(self.shape)} must be whole numbers above 0")
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise ConfigError(f"Tensor({self.name!r}): dtype={shown(self.dtype)} must be one of {', '.join(DTYPES)}")
+
+    @property
+    def kind(self) -> str:
+        return "tensor"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEncoder:
+    """A `Tensor` with its shape and dtype known."""
+
+    name: str
+    column_shape: tuple[int, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @classmethod
+    def fit(cls, feature: Tensor, first_row: pa.Array) -> TensorEncoder:
+        """The encoder for a column whose first row is this. Raises SchemaError if it does not fit the declaration."""
+        found = infer_shape(first_row, name=feature.name)
+        shape = found if feature.shape is None else feature.shape
+        if int(np.prod(found)) != int(np.prod(shape)) or (len(found) > 1 and found != shape):
+            raise SchemaError(f"column {feature.name!r}: declared shape {shape}, the first row's is {found}")
+        values = to_numpy(first_row, name=feature.name, shape=found)
+        dtype = np.dtype(feature.dtype) if feature.dtype else _natural(values.dtype)
+        return cls(feature.name, found, shape, dtype)
+
+    def encode(self, column: pa.Array) -> np.ndarray:
+        values = to_numpy(column, name=self.name, shape=self.column_shape)
+        with np.errstate(over="ignore", invalid="ignore"):
+            encoded = values.astype(self.dtype, copy=False)
+        if _may_lose(values.dtype, self.dtype):
+            bad = any_in_row(encoded != values, rows=len(values))
+            if bad.any():
+                raise first_bad(self.name, column, bad, f"value does not fit {self.dtype}")
+        return encoded.reshape(len(values), *self.shape)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": "tensor",
+            "name": self.name,
+            "column_shape": list(self.column_shape),
+            "shape": list(self.shape),
+            "dtype": self.dtype.name,
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> TensorEncoder:
+        """The encoder that `to_json` described."""
+        shapes = tuple(content["column_shape"]), tuple(content["shape"])
+        return cls(content["name"], *shapes, np.dtype(content["dtype"]))
+
+
+def _natural(dtype: np.dtype) -> np.dtype:
+    if dtype.kind == "f":
+        return np.dtype(np.float32)
+    if dtype.kind == "b":
+        return dtype
+    return np.dtype(np.int32 if dtype.itemsize <= 4 else np.int64)
+
+
+def _may_lose(source: np.dtype, target: np.dtype) -> bool:
+    """Whether the cast can change a value by more than a float's rounding: to whole numbers or booleans."""
+    return target.kind in "iub" and source != target and not np.can_cast(source, target)

@@ -1,0 +1,166 @@
+"""Encode raw rows and write them as Parquet parts.
+
+Runs in Spark workers, inside prepare's `mapInArrow`; holds one Arrow batch and one row group at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sparkdl import storage
+from sparkdl.data.features import Encoder
+from sparkdl.data.layout import RECORD_COLUMN, RecordLayout
+from sparkdl.errors import SchemaError
+
+__all__ = ["PartPlan", "encode_records", "write_parts"]
+
+SPLIT_COLUMN = "__split__"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartPlan:
+    """What a task needs to know to write its parts."""
+
+    folder: str
+    generation: str
+    layout: RecordLayout
+    encoders: Mapping[str, Encoder]
+    """By field key of the layout."""
+    weight: str | None
+    keep: tuple[str, ...]
+    splits: tuple[str, ...]
+    row_group_rows: tuple[int, ...]
+    """Rows of a full row group, per split."""
+
+
+def encode_records(batch: pa.RecordBatch, plan: PartPlan) -> np.ndarray:
+    """The rows of a batch as records. Shape ``(rows,)``. Raises SchemaError naming column and row."""
+    values: dict[str, np.ndarray] = {}
+    for field_ in plan.layout.fields:
+        column = batch.column(batch.schema.get_field_index(field_.name))
+        if field_.role == "weight":
+            values[field_.key] = _weights(column, field_.name)
+        else:
+            values[field_.key] = plan.encoders[field_.key].encode(column)
+    return plan.layout.pack(values)
+
+
+def _weights(column: pa.Array, name: str) -> np.ndarray:
+    from sparkdl.data.columns import first_bad, to_numpy
+
+    weights = to_numpy(column, name=name, shape=()).astype(np.float32)
+    bad = ~(np.isfinite(weights) & (weights >= 0))
+    if bad.any():
+        raise first_bad(name, column, bad, "sample weight is not a finite number of at least 0")
+    return weights
+
+
+@dataclass(slots=True)
+class _OpenPart:
+    """The part being written: rows wait here until they fill a row group."""
+
+    file_name: str
+    split: int
+    handle: Any
+    writer: pq.ParquetWriter
+    rows_per_group: int
+    waiting: list[pa.Table] = field(default_factory=list)
+    waiting_rows: int = 0
+    row_groups: list[int] = field(default_factory=list)
+
+    def add(self, table: pa.Table) -> None:
+        while len(table):
+            piece = table.slice(0, self.rows_per_group - self.waiting_rows)
+            self.waiting.append(piece)
+            self.waiting_rows += len(piece)
+            table = table.slice(len(piece))
+            if self.waiting_rows == self.rows_per_group:
+                self.flush()
+
+    def flush(self) -> None:
+        if self.waiting_rows:
+            self.writer.write_table(pa.concat_tables(self.waiting), row_group_size=self.waiting_rows)
+            self.row_groups.append(self.waiting_rows)
+            self.waiting, self.waiting_rows = [], 0
+
+    def close(self) -> None:
+        self.writer.close()
+        self.handle.close()
+
+
+def write_parts(batches: Iterator[pa.RecordBatch], plan: PartPlan, partition: int) -> Iterator[dict[str, Any]]:
+    """Write one task's rows, sorted by split, as one part a split; yields a description of each finished part.
+
+    A file's name holds the attempt: where Spark runs a task twice, the driver lists one attempt's files only.
+    """
+    attempt = uuid.uuid4().hex[:12]
+    part: _OpenPart | None = None
+    try:
+        for batch in batches:
+            for split, rows in _by_split(batch):
+                table = _stored(rows, plan)
+                if part is not None and part.split != split:
+                    yield _finish(part, plan)
+                    part = None
+                if part is None:
+                    part = _open(plan, split, partition, attempt, table.schema)
+                part.add(table)
+        if part is not None:
+            yield _finish(part, plan)
+            part = None
+    finally:
+        if part is not None:
+            part.close()
+
+
+def _by_split(batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The batch cut where the split changes; rows come sorted by it."""
+    splits = batch.column(batch.schema.get_field_index(SPLIT_COLUMN)).to_numpy(zero_copy_only=False)
+    borders = np.flatnonzero(np.diff(splits)) + 1
+    for start, stop in zip([0, *borders], [*borders, len(splits)], strict=True):
+        if stop > start:
+            yield int(splits[start]), batch.slice(int(start), int(stop - start))
+
+
+def _stored(batch: pa.RecordBatch, plan: PartPlan) -> pa.Table:
+    """The columns of a part: the record, then the kept columns as they are."""
+    columns: list[Any] = [plan.layout.to_arrow(encode_records(batch, plan))]
+    columns += [batch.column(batch.schema.get_field_index(name)) for name in plan.keep]
+    return pa.table(columns, names=[RECORD_COLUMN, *plan.keep])
+
+
+def _open(plan: PartPlan, split: int, partition: int, attempt: str, schema: pa.Schema) -> _OpenPart:
+    name = f"{plan.generation}/{plan.splits[split]}-{partition:05d}-{attempt}.parquet"
+    fs, path = storage.filesystem(storage.join(plan.folder, name))
+    fs.makedirs(fs._parent(path), exist_ok=True)
+    handle = fs.open(path, "wb")
+    # Records neither compress nor repeat; a dictionary would only double the work (docs/decisions/0002).
+    compression = {column: "snappy" for column in plan.keep} | {RECORD_COLUMN: "none"}
+    try:
+        writer = pq.ParquetWriter(
+            handle, schema, compression=compression, use_dictionary=list(plan.keep), write_statistics=list(plan.keep)
+        )
+    except pa.ArrowNotImplementedError as error:
+        handle.close()
+        raise SchemaError(f"a column of keep={list(plan.keep)} cannot be stored in Parquet: {error}") from error
+    return _OpenPart(name, split, handle, writer, plan.row_group_rows[split])
+
+
+def _finish(part: _OpenPart, plan: PartPlan) -> dict[str, Any]:
+    part.flush()
+    part.close()
+    return {"file": part.file_name, "split": plan.splits[part.split], "row_groups": part.row_groups}
+
+
+def descriptions(parts: Iterator[dict[str, Any]], partition: int) -> Iterator[pa.RecordBatch]:
+    """Part descriptions as the one-column rows that travel back to the driver."""
+    for part in parts:
+        yield pa.RecordBatch.from_arrays([pa.array([partition]), pa.array([json.dumps(part)])], names=["partition", "part"])

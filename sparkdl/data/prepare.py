@@ -1,0 +1,250 @@
+"""Turn a DataFrame into a prepared dataset: divide, fit, shuffle once, encode, write, commit.
+
+Driver; the rows themselves are touched by Spark and its Python workers only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from sparkdl import storage
+from sparkdl.config import PrepareConfig
+from sparkdl.data import parts as part_files
+from sparkdl.data.dataset import MANIFEST_NAME, Dataset, Part
+from sparkdl.data.features import Encoder
+from sparkdl.data.fit_features import fit_encoders
+from sparkdl.data.geometry import part_count, rows_per_row_group
+from sparkdl.data.layout import RECORD_COLUMN, Field, RecordLayout
+from sparkdl.data.parts import SPLIT_COLUMN, PartPlan
+from sparkdl.errors import DatasetError, SchemaError, near_miss, shown
+from sparkdl.spark_errors import errors_from_workers
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+__all__ = ["prepare", "split"]
+
+log = logging.getLogger(__name__)
+
+ORDER_COLUMN = "__order__"
+
+
+def prepare(df: DataFrame, config: PrepareConfig) -> Dataset:
+    """Write a DataFrame as a prepared dataset and open it.
+
+    Features are fitted over the train split only. The rows are shuffled once by `config.seed`; the stored order depends
+    on the rows and the seed, not on the cluster. A dataset that is already at the path is replaced when the new one is
+    complete, and stays readable until then.
+
+    Raises:
+        SchemaError: a column is missing, twice there, or not what its feature declares (names column and row).
+        DatasetError: no rows, an empty split, or a path that holds something else.
+    """
+    with errors_from_workers():
+        return _prepare(df, config, storage.absolute(config.path))
+
+
+def _prepare(df: DataFrame, config: PrepareConfig, path: str) -> Dataset:
+    names = used_columns(config)
+    check_columns(df.columns, names, config)
+    _check_path(path)
+    raw_types = {name: df.schema[name].dataType.simpleString() for name in names}
+    rows = _divided(df, config, names)
+    counts = _split_rows(rows, config)
+    train = rows.where(f"{SPLIT_COLUMN} = {_split_names(config).index('train')}")
+    fitted = fit_encoders(train, config.features, config.labels)
+    encoders, label_encoders = fitted[: len(config.features)], fitted[len(config.features) :]
+    layout = record_layout(encoders, label_encoders, config.weight)
+    written_parts = part_count(sum(counts), layout.dtype.itemsize)
+    plan = PartPlan(
+        folder=path,
+        generation=f"generation-{uuid.uuid4().hex[:12]}",
+        layout=layout,
+        encoders={field.key: encoder for field, encoder in zip(layout.fields, fitted, strict=False)},
+        weight=config.weight,
+        keep=config.keep,
+        splits=_split_names(config),
+        row_group_rows=tuple(
+            rows_per_row_group(count, layout.dtype.itemsize, lanes=config.lanes, parts=written_parts) for count in counts
+        ),
+    )
+    try:
+        written = _write(rows, plan, config, names, written_parts)
+        check_counts(written, _split_names(config), counts)
+        dataset = Dataset(
+            path=path,
+            encoders=tuple(encoders),
+            label_encoders=tuple(label_encoders),
+            weight=config.weight,
+            keep=config.keep,
+            raw_types=raw_types,
+            rule=config.splits,
+            seed=config.seed,
+            lanes=config.lanes,
+            layout=layout,
+            parts=tuple(written),
+            fingerprint=_fingerprint(plan, written),
+        )
+        dataset.commit()
+    except BaseException:
+        storage.delete(storage.join(path, plan.generation))
+        raise
+    _sweep_attempts(dataset, plan.generation)
+    log.info("prepared %s: %s rows in %d parts at %s", dict(zip(plan.splits, counts, strict=True)), sum(counts),
+             len(written), path)
+    return dataset
+
+
+def split(df: DataFrame, dataset: Dataset, *, column: str = "split") -> DataFrame:
+    """The raw rows with one more column that names their split, to score the held-out ones, for instance.
+
+    Args:
+        df: raw rows as they were prepared: the split's key columns, or all columns of the dataset if it has no key.
+        column: the name of the new column; null where `Split.column` names no split.
+
+    Raises:
+        SchemaError: a column that the rule reads is missing, or `column` is already there.
+    """
+    from pyspark.sql import functions as F
+
+    if column in df.columns:
+        raise SchemaError(f"the DataFrame already has a column {column!r}; choose another: split(df, ds, column=…)")
+    if dataset.rule is None:
+        return df.withColumn(column, F.lit("train"))
+    hashed = sorted(dataset.raw_types)
+    for name in dataset.rule.needed_columns or hashed:
+        if name not in df.columns:
+            raise SchemaError(f"the split is told by column {name!r}, which is missing{near_miss(name, df.columns)}")
+    names = F.array(*[F.lit(name) for name in dataset.rule.names])
+    return df.withColumn(column, F.get(names, dataset.rule.index(hashed)))
+
+
+def used_columns(config: PrepareConfig) -> list[str]:
+    """Every raw column that the dataset reads, once each, in a fixed order."""
+    names = [f.name for f in (*config.features, *config.labels)]
+    names += [config.weight] if config.weight else []
+    names += list(config.keep)
+    names += list(config.splits.needed_columns) if config.splits else []
+    return list(dict.fromkeys(names))
+
+
+def check_columns(columns: Sequence[str], names: Sequence[str], config: PrepareConfig) -> None:
+    """Raise SchemaError for a missing, an ambiguous or a reserved column name."""
+    for name in names:
+        if name not in columns:
+            raise SchemaError(f"column {name!r} is not in the DataFrame{near_miss(name, columns)}")
+        if columns.count(name) > 1:
+            raise SchemaError(f"column {name!r} is {columns.count(name)} times in the DataFrame; rename one")
+    reserved = {RECORD_COLUMN, SPLIT_COLUMN, ORDER_COLUMN} & set(names)
+    if reserved:
+        raise SchemaError(f"column name {sorted(reserved)[0]!r} is used by sparkdl itself; rename the column")
+
+
+def record_layout(encoders: Sequence[Encoder], labels: Sequence[Encoder], weight: str | None) -> RecordLayout:
+    """The record of a row: features, labels, weight."""
+    fields = [Field("feature", e.name, e.dtype.name, e.shape) for e in encoders]
+    fields += [Field("label", e.name, e.dtype.name, e.shape) for e in labels]
+    fields += [Field("weight", weight, "float32", ())] if weight else []
+    return RecordLayout(tuple(fields))
+
+
+def check_counts(parts: Sequence[Part], names: Sequence[str], counts: Sequence[int]) -> None:
+    """Raise DatasetError if what was written is not what was counted: the input changed in between."""
+    for name, count in zip(names, counts, strict=True):
+        written = sum(sum(part.row_groups) for part in parts if part.split == name)
+        if written != count:
+            raise DatasetError(f"split {name!r} had {count} rows when it was counted and {written} when it was written; "
+                               "the input changes while it is read: write it to files first")
+
+
+def _check_path(path: str) -> None:
+    """Refuse a folder that holds something other than a dataset, before any work."""
+    names = storage.listing(path)
+    strange = [name for name in names if name != MANIFEST_NAME and not name.startswith("generation-")]
+    if strange:
+        raise DatasetError(f"{path} holds {shown(strange[0])}, which is no part of a dataset; choose an empty folder")
+    try:
+        storage.make_folder(path)
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be written: {error}") from error
+
+
+def _split_names(config: PrepareConfig) -> tuple[str, ...]:
+    return ("train",) if config.splits is None else config.splits.names
+
+
+def _divided(df: DataFrame, config: PrepareConfig, names: Sequence[str]) -> DataFrame:
+    """The used columns and each row's split."""
+    from pyspark.sql import functions as F
+
+    place = F.lit(0) if config.splits is None else config.splits.index(sorted(names))
+    return df.select(*[F.col(_quoted(name)) for name in names], place.alias(SPLIT_COLUMN))
+
+
+def _split_rows(rows: DataFrame, config: PrepareConfig) -> list[int]:
+    """Rows of each split, in the order of their names. Raises DatasetError for none, an empty or an unknown one."""
+    counts = {row[SPLIT_COLUMN]: row["count"] for row in rows.groupBy(SPLIT_COLUMN).count().collect()}
+    if not counts:
+        raise DatasetError("the DataFrame has no rows")
+    if None in counts:
+        raise DatasetError(f"{counts[None]} rows have no split: their column is none of {_split_names(config)}")
+    by_split = [counts.get(place, 0) for place in range(len(_split_names(config)))]
+    for name, count in zip(_split_names(config), by_split, strict=True):
+        if count == 0:
+            raise DatasetError(f"split {name!r} is empty ({sum(by_split)} rows in all); give it a larger share, or drop "
+                               "it from splits")
+    return by_split
+
+
+def _order_key(config: PrepareConfig, names: Sequence[str]) -> Column:
+    """A row's place in the stored order: a hash of its values, so that it is the same in every run."""
+    from pyspark.sql import functions as F
+
+    return F.xxhash64(F.lit(config.seed), F.lit("order"), *[F.col(_quoted(name)) for name in sorted(names)])
+
+
+def _write(rows: DataFrame, plan: PartPlan, config: PrepareConfig, names: Sequence[str], parts: int) -> list[Part]:
+    """Shuffle and write; a part for each task and split."""
+
+    def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        from pyspark import TaskContext
+
+        task = TaskContext.get()
+        partition = task.partitionId() if task else 0
+        yield from part_files.descriptions(part_files.write_parts(batches, plan, partition), partition)
+
+    shuffled = (
+        rows.select("*", _order_key(config, names).alias(ORDER_COLUMN))
+        .repartition(parts, ORDER_COLUMN)
+        .sortWithinPartitions(SPLIT_COLUMN, ORDER_COLUMN)
+        .drop(ORDER_COLUMN)
+    )
+    found = shuffled.mapInArrow(write, "partition long, part string").collect()
+    described = [json.loads(row["part"]) for row in sorted(found, key=lambda row: row["partition"])]
+    return [Part(part["file"], part["split"], tuple(part["row_groups"])) for part in described]
+
+
+def _fingerprint(plan: PartPlan, written: Sequence[Part]) -> str:
+    """Names the content: the generation is unique, the rest guards against an edited manifest."""
+    content = [plan.generation, plan.layout.to_json(), [(part.file, part.row_groups) for part in written]]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+
+def _sweep_attempts(dataset: Dataset, generation: str) -> None:
+    """Delete files of task attempts that did not count."""
+    listed = {part.file.split("/", 1)[1] for part in dataset.parts}
+    folder = storage.join(dataset.path, generation)
+    for name in storage.listing(folder):
+        if name not in listed:
+            storage.delete(storage.join(folder, name))
+
+
+def _quoted(name: str) -> str:
+    return "`" + name.replace("`", "``") + "`"

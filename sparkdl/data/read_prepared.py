@@ -1,0 +1,76 @@
+"""Give prepared rows back as a DataFrame.
+
+Called on the driver; the parts are read by Python in Spark workers, over fsspec, as the feed reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sparkdl import storage
+from sparkdl.data.columns import arrow_type, to_arrow
+from sparkdl.data.dataset import Dataset, open_dataset
+from sparkdl.data.layout import RECORD_COLUMN
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+__all__ = ["read_prepared"]
+
+
+def read_prepared(spark: SparkSession, path: str, split: str) -> DataFrame:
+    """The rows of a split as the model sees them, and the kept columns, in stored order within a partition.
+
+    Columns: the encoded features, the labels (a label that shares a feature's column is named `<name>_label`), the
+    weight, the kept columns; a kept column that is also a feature is named `<name>_raw`.
+
+    Raises:
+        DatasetError: no dataset there, or no such split.
+    """
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    dataset = open_dataset(path)
+    parts = dataset.split(split).parts
+    schema = _schema(dataset, parts[0].file)
+
+    def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for place in batch.column(0).to_pylist():
+                yield from _read_part(dataset, parts[place].file, schema)
+
+    numbered = spark.range(0, len(parts), 1, numPartitions=len(parts))
+    return numbered.mapInArrow(read, from_arrow_schema(schema))
+
+
+def _names(dataset: Dataset) -> list[str]:
+    """The column name of each field of the record."""
+    features = set(dataset.features)
+    return [f"{f.name}_label" if f.role == "label" and f.name in features else f.name for f in dataset.layout.fields]
+
+
+def _schema(dataset: Dataset, first_file: str) -> pa.Schema:
+    fs, inner = storage.filesystem(storage.join(dataset.path, first_file))
+    with fs.open(inner, "rb") as handle:
+        stored = pq.read_schema(handle)
+    encoded = [
+        pa.field(name, arrow_type(dataset.layout.dtype[field.key].base, field.shape))
+        for name, field in zip(_names(dataset), dataset.layout.fields, strict=True)
+    ]
+    taken = {field.name for field in encoded}
+    kept = [stored.field(name) for name in dataset.keep]
+    return pa.schema([*encoded, *[f.with_name(f"{f.name}_raw") if f.name in taken else f for f in kept]])
+
+
+def _read_part(dataset: Dataset, file: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    fs, inner = storage.filesystem(storage.join(dataset.path, file))
+    with fs.open(inner, "rb") as handle:
+        part = pq.ParquetFile(handle)
+        for batch in part.iter_batches():
+            records = dataset.layout.from_arrow(batch.column(batch.schema.get_field_index(RECORD_COLUMN)))
+            columns = [to_arrow(records[field.key]) for field in dataset.layout.fields]
+            columns += [batch.column(batch.schema.get_field_index(name)) for name in dataset.keep]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -1,0 +1,215 @@
+"""Prepare: what is stored is what was given, in an order that depends on the rows alone."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sparkdl
+from sparkdl import DatasetError, PrepareConfig, SchemaError, Split
+from sparkdl.data.feed import Feed
+from sparkdl.features import Categorical, Numeric, Tensor
+
+THIRDS = Split.fraction({"train": 0.6, "val": 0.2, "test": 0.2}, seed=3, key="id")
+
+
+@pytest.fixture(scope="module")
+def people(spark):
+    rng = np.random.default_rng(0)
+    rows = [
+        (i, float(rng.normal(40, 10)) if i % 7 else None, ["clerk", "cook", "smith"][i % 3], [float(i), -float(i)], i % 2, 1.0 + i % 4)
+        for i in range(500)
+    ]
+    return spark.createDataFrame(rows, "id long, age double, job string, hours array<double>, income int, weight double")
+
+
+def prepare(people, path, **options):
+    given = {
+        "features": [Numeric("age", fill="mean"), Categorical("job"), "hours"],
+        "label": Categorical("income"),
+        "keep": ["id", "job"],
+        "weight": "weight",
+        "splits": THIRDS,
+    }
+    return sparkdl.prepare(people, PrepareConfig(path=str(path), **{**given, **options}))
+
+
+@pytest.fixture(scope="module")
+def dataset(people, tmp_path_factory):
+    return prepare(people, tmp_path_factory.mktemp("people") / "data")
+
+
+def test_every_row_is_stored_once_and_as_it_was(spark, people, dataset) -> None:
+    raw = {row.id: row for row in people.collect()}
+    found = [row for name in dataset.splits for row in sparkdl.read_prepared(spark, dataset.path, name).collect()]
+    assert sorted(row.id for row in found) == sorted(raw)
+    age, job = dataset.features["age"], dataset.features["job"]
+    for row in found:
+        was = raw[row.id]
+        years = age.mean if was.age is None else was.age
+        assert row.age == pytest.approx((years - age.mean) / age.std, rel=1e-6)
+        assert row.job == job.vocabulary.index(was.job) + 1 and row.job_raw == was.job
+        assert list(row.hours) == was.hours and row.income == was.income and row.weight == was.weight
+
+
+def test_statistics_are_of_the_train_split_alone(people, dataset) -> None:
+    ages = [r.age for r in sparkdl.split(people, dataset).where("split = 'train'").collect() if r.age is not None]
+    assert dataset.features["age"].mean == pytest.approx(np.mean(ages), rel=1e-12)
+    assert dataset.features["age"].std == pytest.approx(np.std(ages), rel=1e-12)
+
+
+def test_raw_rows_are_told_the_split_they_were_stored_in(spark, people, dataset) -> None:
+    told = {row.id: row.part for row in sparkdl.split(people, dataset, column="part").collect()}
+    for name in dataset.splits:
+        stored = {row.id for row in sparkdl.read_prepared(spark, dataset.path, name).collect()}
+        assert stored == {i for i, part in told.items() if part == name}
+
+
+def test_the_stored_order_does_not_depend_on_partitions(spark, people, dataset, tmp_path) -> None:
+    again = prepare(people.orderBy("age").repartition(7), tmp_path / "again")
+    for name in dataset.splits:
+        orders = [[r.id for r in sparkdl.read_prepared(spark, d.path, name).collect()] for d in (dataset, again)]
+        assert orders[0] == orders[1]
+        assert dataset.split(name).row_group_rows == again.split(name).row_group_rows
+    other = prepare(people, tmp_path / "other", seed=1)
+    assert [r.id for r in sparkdl.read_prepared(spark, other.path, "train").collect()] != [
+        r.id for r in sparkdl.read_prepared(spark, dataset.path, "train").collect()
+    ]
+
+
+def test_a_split_by_key_keeps_a_keys_rows_together(spark, tmp_path) -> None:
+    visits = spark.range(300).selectExpr("id", "id % 40 as patient", "double(id) as x")
+    ds = sparkdl.prepare(
+        visits,
+        PrepareConfig(path=str(tmp_path / "d"), features=["x"], splits=Split.fraction({"train": 0.5, "test": 0.5}, key="patient")),
+    )
+    splits_of_patient = sparkdl.split(visits, ds).groupBy("patient").agg({"split": "approx_count_distinct"}).collect()
+    assert all(row[1] == 1 for row in splits_of_patient)
+
+
+def test_a_column_may_name_the_split(spark, tmp_path) -> None:
+    rows = spark.range(30).selectExpr("double(id) as x", "case when id < 20 then 'train' else 'test' end as part")
+    ds = sparkdl.prepare(rows, PrepareConfig(path=str(tmp_path / "d"), features=["x"], splits=Split.column("part", ["train", "test"])))
+    assert (ds.split("train").rows, ds.split("test").rows) == (20, 10)
+    with pytest.raises(DatasetError, match="10 rows have no split"):
+        sparkdl.prepare(rows, PrepareConfig(path=str(tmp_path / "e"), features=["x"], splits=Split.column("part", ["train"])))
+
+
+def test_row_groups_are_equal_but_for_the_last_of_a_part(dataset) -> None:
+    for part in dataset.parts:
+        assert len(set(part.row_groups[:-1])) <= 1 and part.row_groups[-1] <= part.row_groups[0]
+
+
+def test_the_files_hold_what_the_manifest_says(dataset) -> None:
+    import pyarrow.parquet as pq
+
+    listed = {part.file for part in dataset.parts}
+    assert {str(f.relative_to(dataset.path)) for f in Path(dataset.path).rglob("*.parquet")} == listed
+    for part in dataset.parts:
+        footer = pq.ParquetFile(Path(dataset.path) / part.file).metadata
+        assert tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups)) == part.row_groups
+
+
+def test_a_dataset_opens_as_it_was_prepared(dataset) -> None:
+    opened = sparkdl.open_dataset(dataset.path)
+    assert opened == dataset
+    assert opened.classes == (0, 1) and list(opened.features) == ["age", "job", "hours"]
+
+
+def test_preparing_again_replaces_the_dataset_and_open_handles_stay_readable(spark, people, tmp_path) -> None:
+    first = prepare(people, tmp_path / "d")
+    second = prepare(people.limit(200), tmp_path / "d")
+    assert sum(second.split(n).rows for n in second.splits) == 200
+    assert sparkdl.open_dataset(str(tmp_path / "d")) == second
+    rows = sum(len(b.records) for b in Feed(first, first.split("train"), rank=0, world_size=1, global_batch_size=50, seed=0).blocks([0]))
+    assert rows == first.split("train").rows
+
+
+def test_a_failed_prepare_leaves_the_old_dataset_and_no_files(people, tmp_path) -> None:
+    first = prepare(people, tmp_path / "d")
+    before = sorted(str(f) for f in (tmp_path / "d").rglob("*"))
+    with pytest.raises(SchemaError, match="column 'age': null without a policy"):
+        prepare(people, tmp_path / "d", features=["age"])
+    assert sorted(str(f) for f in (tmp_path / "d").rglob("*")) == before
+    assert sparkdl.open_dataset(first.path) == first
+
+
+def test_batches_of_label_sorted_input_are_as_mixed_as_independent_draws(spark, tmp_path) -> None:
+    rows = spark.range(20_000).selectExpr("id", "int(id >= 10000) as y", "float(id) as x").orderBy("id")
+    ds = sparkdl.prepare(rows, PrepareConfig(path=str(tmp_path / "d"), features=["x"], label="y", seed=1))
+    feed = Feed(ds, ds.split("train"), rank=0, world_size=1, global_batch_size=256, seed=2)
+    shares = [
+        block.records["label:y"][start : start + size].mean()
+        for block in feed.blocks([0, 1])
+        for start, size in zip(block.starts, block.sizes, strict=True)
+        if size == 256
+    ]
+    assert np.std(shares) <= 1.2 * np.sqrt(0.25 / 256)
+
+
+def test_vectors_of_spark_ml_are_stored_dense(spark, tmp_path) -> None:
+    from pyspark.ml.linalg import Vectors
+
+    rows = [(Vectors.dense([1.0, 0.0, 2.0]), 0), (Vectors.sparse(3, {1: 5.0}), 1), (Vectors.sparse(3, {}), 0)]
+    df = spark.createDataFrame(rows, ["v", "y"])
+    ds = sparkdl.prepare(df, PrepareConfig(path=str(tmp_path / "d"), features=["v"], label="y"))
+    found = sorted(list(r.v) for r in sparkdl.read_prepared(spark, ds.path, "train").collect())
+    assert found == [[0.0, 0.0, 0.0], [0.0, 5.0, 0.0], [1.0, 0.0, 2.0]]
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"features": ["agee"]}, SchemaError, "column 'agee' is not in the DataFrame; did you mean 'age'?"),
+        ({"features": ["job"]}, SchemaError, "column 'job': values of type string are no numbers; strings need an encoder"),
+        ({"features": ["age"]}, SchemaError, "column 'age': null without a policy.*; row \\d+ is None"),
+        ({"features": [Numeric("age")]}, SchemaError, "column 'age': null without a policy"),
+        ({"features": [Tensor("hours", shape=(3,))]}, SchemaError, "declared shape \\(3,\\)"),
+        ({"features": [Categorical("hours")]}, SchemaError, "are no categories"),
+        ({"weight": "job"}, SchemaError, "column 'job'"),
+        ({"splits": Split.fraction({"train": 0.999, "val": 0.001}, seed=0)}, DatasetError, "split 'val' is empty"),
+    ],
+)
+def test_bad_input_is_an_error_of_ours(people, tmp_path, options, kind, message) -> None:
+    with pytest.raises(kind, match=message):
+        prepare(people, tmp_path / "d", **{"keep": [], "weight": None, **options})
+
+
+def test_ragged_arrays_name_the_row(spark, tmp_path) -> None:
+    df = spark.createDataFrame([([1.0, 2.0],), ([1.0, 2.0],), ([3.0],)], "x array<double>").coalesce(1)
+    with pytest.raises(SchemaError, match="column 'x': axis 0 is not of length 2 \\(ragged array\\) in 1 of \\d+ rows.*\\[3.0\\]"):
+        sparkdl.prepare(df, PrepareConfig(path=str(tmp_path / "d"), features=["x"]))
+
+
+def test_an_empty_dataframe_and_a_one_class_label_are_refused(spark, people, tmp_path) -> None:
+    with pytest.raises(DatasetError, match="has no rows"):
+        prepare(people.where("id < 0"), tmp_path / "a")
+    with pytest.raises(SchemaError, match="label 'income' has 1 class"):
+        prepare(people.where("income = 1"), tmp_path / "b")
+
+
+def test_ambiguous_columns_are_refused(people, tmp_path) -> None:
+    with pytest.raises(SchemaError, match="column 'age' is 2 times in the DataFrame"):
+        prepare(people.select("*", "age"), tmp_path / "d")
+
+
+def test_a_path_that_holds_something_else_is_refused(people, tmp_path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(DatasetError, match="holds 'notes.txt', which is no part of a dataset"):
+        prepare(people, tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_missing_damaged_and_newer_datasets_are_told_apart(dataset, tmp_path) -> None:
+    with pytest.raises(DatasetError, match="no prepared dataset at"):
+        sparkdl.open_dataset(str(tmp_path))
+    (tmp_path / "dataset.json").write_text("{")
+    with pytest.raises(DatasetError, match="cannot be read"):
+        sparkdl.open_dataset(str(tmp_path))
+    newer = {**dataset.to_json(), "format_version": 99}
+    (tmp_path / "dataset.json").write_text(json.dumps(newer))
+    with pytest.raises(DatasetError, match="format_version 99.*update sparkdl"):
+        sparkdl.open_dataset(str(tmp_path))
+    with pytest.raises(DatasetError, match="no split 'tset'; did you mean 'test'?"):
+        dataset.split("tset")

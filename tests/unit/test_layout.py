@@ -1,0 +1,51 @@
+"""Records: what is packed comes back, through Arrow too."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from sparkdl import DatasetError
+from sparkdl.data.layout import Field, RecordLayout
+
+FIELDS = (
+    Field("feature", "flag", "uint8", ()),
+    Field("feature", "image", "uint8", (3, 3)),
+    Field("feature", "vector", "float32", (2,)),
+    Field("label", "vector", "float64", ()),
+    Field("weight", "w", "float32", ()),
+)
+
+
+def values(rows: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {f.key: rng.integers(0, 200, (rows, *f.shape)).astype(f.dtype) for f in FIELDS}
+
+
+def test_packed_values_come_back_through_arrow() -> None:
+    layout, packed = RecordLayout(FIELDS), values(7)
+    column = pa.chunked_array([layout.to_arrow(layout.pack(packed)[:3]), layout.to_arrow(layout.pack(packed)[3:])])
+    records = layout.from_arrow(column)
+    for field in FIELDS:
+        assert (records[field.key] == packed[field.key]).all()
+
+
+def test_a_sliced_column_gives_its_own_rows() -> None:
+    layout, packed = RecordLayout(FIELDS), values(7)
+    assert (layout.from_arrow(layout.to_arrow(layout.pack(packed))[2:5])["weight:w"] == packed["weight:w"][2:5]).all()
+
+
+def test_every_value_is_aligned() -> None:
+    dtype = RecordLayout(FIELDS).dtype
+    for field in FIELDS:
+        assert dtype.fields[field.key][1] % np.dtype(field.dtype).itemsize == 0
+    assert dtype.itemsize % 8 == 0
+
+
+def test_a_column_of_another_width_is_refused() -> None:
+    with pytest.raises(DatasetError, match="does not belong to this dataset"):
+        RecordLayout(FIELDS).from_arrow(pa.array([b"abc"], pa.binary(3)))
+
+
+def test_a_layout_survives_its_json() -> None:
+    layout = RecordLayout(FIELDS)
+    assert RecordLayout.from_json(layout.to_json()) == layout

@@ -1,0 +1,54 @@
+"""Send small events from a rank to the driver while it runs.
+
+Runs in the rank process. Events are JSON lines on a pipe to the process that started the rank; it relays them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from typing import Any
+
+from sparkdl.errors import ConfigError, shown
+
+__all__ = ["announce", "connect", "emit"]
+
+MAX_EVENT_BYTES = 1 << 20
+
+_lock = threading.Lock()
+# The one pipe of this process; None outside a rank.
+_pipe: int | None = None
+
+
+def connect(pipe: int) -> None:
+    """Send this process's events to a file descriptor. Called once, by the rank's entry point."""
+    global _pipe
+    os.set_inheritable(pipe, False)
+    _pipe = pipe
+
+
+def emit(event: dict[str, Any]) -> None:
+    """Send a small event to the driver, where `on_event(rank, event)` receives it live. Outside a rank it does nothing.
+
+    Raises ConfigError if the event is not JSON or is larger than 1 MiB.
+    """
+    announce({"type": "event", "event": event})
+
+
+def announce(message: dict[str, Any]) -> None:
+    """Send one message to the process that started this rank."""
+    if _pipe is None:
+        return
+    try:
+        line = json.dumps(message).encode() + b"\n"
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"event {shown(message)} must be made of JSON values: {error}") from error
+    if len(line) > MAX_EVENT_BYTES:
+        raise ConfigError(f"an event of {len(line)} bytes is too large; send at most {MAX_EVENT_BYTES} bytes")
+    # A broken pipe means that the launcher is gone; this process ends with it.
+    with _lock, contextlib.suppress(BrokenPipeError):
+        view = memoryview(line)
+        while view:
+            view = view[os.write(_pipe, view) :]

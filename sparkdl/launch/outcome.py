@@ -1,0 +1,127 @@
+"""How a rank ended, and which rank's end is the cause of a failed run.
+
+Pure. A rank's launcher makes an `Outcome` and sends it to the driver as data; the driver chooses the cause and
+words it.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from sparkdl.errors import WorkerError
+
+__all__ = ["Kind", "Outcome", "choose_cause", "headline", "is_secondary", "worker_error"]
+
+Kind = Literal["value", "exception", "exit", "signal", "lost", "stopped"]
+
+# What Horovod and Gloo say on a rank that lost its peer.
+SECONDARY_MARKS = (
+    "Horovod has been shut down",
+    "HorovodInternalError",
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "/gloo/",
+    "Gloo ",
+    "[gloo]",
+)
+
+HEADLINE_CHARACTERS = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How one rank ended."""
+
+    rank: int
+    host: str
+
+    kind: Kind
+    """value: its function returned; exception: it raised; exit, signal: the process ended before its function returned;
+    lost: the connection to it broke; stopped: the launcher ended it, because another rank failed."""
+
+    code: int = 0
+    """The exit code or the signal's number."""
+
+    error_type: str = ""
+    message: str = ""
+    traceback: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it failed by itself."""
+        return self.kind not in ("value", "stopped")
+
+    def as_data(self) -> dict[str, Any]:
+        """The outcome as JSON can hold it."""
+        return asdict(self)
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> Outcome:
+        """The outcome that `as_data` described."""
+        return cls(**data)
+
+
+def is_secondary(outcome: Outcome, last_lines: Sequence[str] = ()) -> bool:
+    """Whether a rank failed only because it lost a peer, as far as its own words tell."""
+    if outcome.kind == "exception":
+        text = f"{outcome.error_type}\n{outcome.message}\n{outcome.traceback}"
+    elif outcome.kind == "signal" and outcome.code == signal.SIGABRT:
+        # Gloo aborts natively where nothing catches its exception.
+        text = "\n".join(last_lines)
+    else:
+        return False
+    return any(mark in text for mark in SECONDARY_MARKS)
+
+
+def choose_cause(outcomes: Sequence[Outcome], last_lines: Sequence[Sequence[str]] = ()) -> Outcome | None:
+    """The outcome to blame: the first failure in time that is not secondary, else the first failure, else None.
+
+    Args:
+        outcomes: in order of arrival.
+        last_lines: each rank's last output lines, by rank.
+    """
+    failures = [outcome for outcome in outcomes if outcome.failed]
+    lines = dict(enumerate(last_lines))
+    primary = [outcome for outcome in failures if not is_secondary(outcome, lines.get(outcome.rank, ()))]
+    return next(iter(primary or failures), None)
+
+
+def headline(outcome: Outcome, size: int) -> str:
+    """One line that says which rank failed, where and how."""
+    return f"rank {outcome.rank}/{size} on {outcome.host or 'an unknown host'} {_what_happened(outcome)}"
+
+
+def _what_happened(outcome: Outcome) -> str:
+    if outcome.kind == "exception":
+        first_line = (outcome.message.strip().splitlines() or [""])[0][:HEADLINE_CHARACTERS]
+        return f"failed: {outcome.error_type}: {first_line}" if first_line else f"failed: {outcome.error_type}"
+    if outcome.kind == "signal":
+        hint = " (often the kernel's or the container's memory limit)" if outcome.code == signal.SIGKILL else ""
+        return f"died by signal {_signal_name(outcome.code)}{hint}"
+    if outcome.kind == "exit":
+        said = f": {outcome.message}" if outcome.message else ""
+        return f"exited with code {outcome.code} before its function returned{said}"
+    return "was lost: its executor or host died, or the network to it broke"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
+def worker_error(outcome: Outcome, size: int, last_lines: Sequence[str]) -> WorkerError:
+    """The error for the driver: the headline, then the traceback, or the last lines where there is none."""
+    lines = "\n".join(last_lines)
+    message = headline(outcome, size)
+    if outcome.traceback:
+        message += f"\n\n{outcome.traceback.rstrip()}"
+    elif lines:
+        message += f"\n\nits last {len(last_lines)} lines:\n{lines}"
+    return WorkerError(
+        message, rank=outcome.rank, host=outcome.host, remote_traceback=outcome.traceback, last_lines=lines
+    )

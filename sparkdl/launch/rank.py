@@ -1,0 +1,118 @@
+"""The entry point of a rank process: read the function, call it, write down how it ended.
+
+Runs in the rank process, as `python -m sparkdl.launch.rank`; it imports no TensorFlow itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pickle
+import signal
+import sys
+import traceback
+import warnings
+from typing import IO, Any
+
+import cloudpickle
+
+from sparkdl.errors import SparkDLError
+from sparkdl.launch import events
+from sparkdl.launch.world import world
+from sparkdl.log import log_as_rank
+
+__all__ = ["main"]
+
+PR_SET_PDEATHSIG = 1
+# A recursion error's traceback can be endless; its head and its tail say enough.
+MAX_TRACEBACK_CHARACTERS = 60_000
+NOISY_MODULES = r"(petastorm|tensorflow|keras|horovod|pyarrow|pkg_resources|flatbuffers|google|h5py|ml_dtypes)(\.|$)"
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies, or end now if it already has."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' own deprecation warnings from the output; the user's code keeps its warnings."""
+    for category in (DeprecationWarning, FutureWarning, UserWarning):
+        warnings.filterwarnings("ignore", category=category, module=NOISY_MODULES)
+
+
+def exception_record(error: BaseException) -> dict[str, str]:
+    """An exception as data: type, text and traceback without this module's own frames."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_globals.get("__file__") == __file__:
+        frames = frames.tb_next
+    text = "".join(traceback.format_exception(type(error), error, frames))
+    if len(text) > MAX_TRACEBACK_CHARACTERS:
+        half = MAX_TRACEBACK_CHARACTERS // 2
+        text = f"{text[:half]}\n[...]\n{text[-half:]}"
+    try:
+        message = str(error)
+    except Exception as unprintable:  # the user's __str__ is broken: the record must still arrive
+        message = f"<its __str__ raised {type(unprintable).__name__}>"
+    return {"error_type": type(error).__name__, "message": message[:MAX_TRACEBACK_CHARACTERS], "traceback": text}
+
+
+def write_error(error: BaseException, result: IO[bytes]) -> None:
+    """Put one of the library's own errors into the result, if it pickles; other types travel as text alone."""
+    result.seek(0)
+    result.truncate()
+    if isinstance(error, SparkDLError):
+        # Arguments of the user's own making may not pickle; the record says what is needed.
+        with contextlib.suppress(Exception):
+            result.write(cloudpickle.dumps(error))
+    result.flush()
+
+
+def exit_code(stop: SystemExit) -> tuple[int, str]:
+    """What `sys.exit` asked for: its code, and the text it was given instead of one."""
+    if stop.code is None:
+        return 0, ""
+    return (stop.code, "") if isinstance(stop.code, int) else (1, str(stop.code))
+
+
+def call(task: IO[bytes], result: IO[bytes]) -> dict[str, Any]:
+    """Call the pickled function; its value goes to `result`, how it ended is returned."""
+    try:
+        fn, args, kwargs = pickle.load(task)
+        value = fn(*args, **kwargs)
+        cloudpickle.dump(value, result)
+        result.flush()
+        return {"kind": "value"}
+    except SystemExit as stop:
+        code, said = exit_code(stop)
+        if code == 0:
+            cloudpickle.dump(None, result)
+            result.flush()
+            return {"kind": "value"}
+        return {"kind": "exit", "code": code, "message": said}
+    except BaseException as error:  # a rank's end is data, whatever it is
+        write_error(error, result)
+        return {"kind": "exception", **exception_record(error)}
+
+
+def main(arguments: list[str]) -> int:
+    """Run one rank. `arguments`: the parent's process id; file descriptors of task, result and events."""
+    parent, task_fd, result_fd, events_fd = map(int, arguments)
+    die_with(parent)
+    events.connect(events_fd)
+    os.set_inheritable(result_fd, False)
+    quiet_libraries()
+    log_as_rank(world())
+    events.announce({"type": "started", "pid": os.getpid()})
+    with os.fdopen(task_fd, "rb") as task, os.fdopen(result_fd, "wb") as result:
+        ended = call(task, result)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    events.announce({"type": "ended", **ended})
+    return 0 if ended["kind"] == "value" else int(ended.get("code", 1))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,62 @@
+"""Horovod's rendezvous: the small HTTP store in which ranks find each other's addresses.
+
+Runs in the Spark worker of rank 0, or on the driver for local ranks; it imports no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from sparkdl.launch.world import World
+
+__all__ = ["Rendezvous"]
+
+
+class Rendezvous:
+    """An open rendezvous server, as a context manager. It must stay open until the last rank has ended.
+
+    Horovod's protocol has no secret: it listens on one address only, on a port that the kernel chooses.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def __enter__(self) -> Rendezvous:
+        from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
+
+        # RendezvousServer itself would listen on all interfaces, and never close its socket.
+        self._server = RendezvousHTTPServer((self._address, 0), RendezvousHandler, 0)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self._server.server_address[1])
+
+    def open(self, worlds: Sequence[World]) -> None:
+        """Say who the ranks are. Until then they find nothing and ask again."""
+        from horovod.runner.common.util.hosts import SlotInfo
+
+        self._server.init(
+            [
+                SlotInfo(
+                    hostname=place.host,
+                    rank=place.rank,
+                    local_rank=place.local_rank,
+                    cross_rank=place.cross_rank,
+                    size=place.size,
+                    local_size=place.local_size,
+                    cross_size=place.cross_size,
+                )
+                for place in worlds
+            ]
+        )

@@ -1,0 +1,102 @@
+"""Call a function on every rank and bring back the values, or the one error that was the cause.
+
+Runs on the driver.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+
+from sparkdl.errors import ConfigError, SparkDLError
+from sparkdl.launch.barrier import active_session, run_barrier, task_cpus
+from sparkdl.launch.environment import Settings
+from sparkdl.launch.local import cores_per_rank, run_local
+from sparkdl.launch.monitor import Monitor, OnEvent
+from sparkdl.launch.outcome import worker_error
+
+if TYPE_CHECKING:
+    from sparkdl.config import LaunchConfig
+
+__all__ = ["launch_ranks", "run"]
+
+
+def run(fn: Callable[..., Any], *args: Any, launch: LaunchConfig, **kwargs: Any) -> list[Any]:
+    """Call `fn(*args, **kwargs)` on every rank; the values in rank order.
+
+    Inside, `sparkdl.world()` gives rank and size; the function calls `hvd.init()` itself if it needs Horovod.
+
+    Raises:
+        LaunchError: the ranks could not be started.
+        WorkerError: a rank failed; it carries rank, host and traceback.
+        SparkDLError: a rank raised one of the library's errors: that error, with the WorkerError as its cause.
+    """
+    return launch_ranks(fn, args, kwargs, launch=launch)
+
+
+def launch_ranks(
+    fn: Callable[..., Any],
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    launch: LaunchConfig,
+    description: str = "sparkdl run",
+    on_event: OnEvent | None = None,
+) -> list[Any]:
+    """Call a function on every rank, as `run` does, and hear what the ranks emit.
+
+    Args:
+        fn: what to call; it, its arguments and its value travel by cloudpickle.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        launch: where the ranks run.
+        description: what the Spark UI calls the job.
+        on_event: called as `on_event(rank, event)` for each event, live, one at a time, from a background thread.
+    """
+    task = _pickled(fn, tuple(args), dict(kwargs or {}))
+    size = launch.num_workers
+    monitor = Monitor(size, log=launch.log, on_event=on_event)
+    if launch.local:
+        settings = _settings(launch, cores_per_rank(size))
+        results = run_local(task, size, settings, monitor, launch.start_timeout_s)
+    else:
+        settings = _settings(launch, task_cpus(active_session()))
+        results = run_barrier(task, size, settings, monitor, launch.start_timeout_s, description)
+    _raise_cause(monitor, results, size)
+    return [pickle.loads(result) for result in results]
+
+
+def _settings(launch: LaunchConfig, cores: int) -> Settings:
+    return Settings(env=tuple(launch.env.items()), stall_timeout_s=launch.stall_timeout_s, cores=cores)
+
+
+def _pickled(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    try:
+        return bytes(cloudpickle.dumps((fn, args, kwargs)))
+    except Exception as error:  # any type: it is the user's objects that refuse
+        name = getattr(fn, "__qualname__", repr(fn))
+        raise ConfigError(f"{name} and its arguments cannot be sent to the ranks: {error}") from error
+
+
+def _raise_cause(monitor: Monitor, results: Sequence[bytes], size: int) -> None:
+    cause = monitor.cause
+    if cause is None:
+        return
+    failure = worker_error(cause, size, monitor.last_lines(cause.rank))
+    own = results[cause.rank] if cause.rank < len(results) else b""
+    if cause.kind == "exception" and own:
+        error = _own_error(own)
+        if error is not None:
+            raise error from failure
+    raise failure
+
+
+def _own_error(pickled: bytes) -> SparkDLError | None:
+    try:
+        error = pickle.loads(pickled)
+    except Exception:  # its class may live only where the rank ran; the WorkerError says everything
+        return None
+    return error if isinstance(error, SparkDLError) else None

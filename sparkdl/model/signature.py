@@ -1,0 +1,123 @@
+"""What a trained model takes and gives: encoders of its inputs, names, dtypes, shapes and classes of its outputs.
+
+Pure values, stored as `signature.json` beside the model; read on the driver, in Spark workers and in ranks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sparkdl import storage
+from sparkdl.data.features import Encoder, encoder_from_json
+from sparkdl.data.features.categorical import CategoricalEncoder
+from sparkdl.errors import ModelError
+
+__all__ = ["FORMAT_VERSION", "MODEL_NAME", "SIGNATURE_NAME", "Output", "Signature", "output_classes"]
+
+FORMAT_VERSION = 1
+MODEL_NAME = "model.keras"
+SIGNATURE_NAME = "signature.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One output of a model.
+
+    Attributes:
+        shape: of one row.
+        classes: the label's classes, where the output gives one probability (or score) for each, or, for two classes,
+            the one of the second; else None.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    classes: tuple[str | int, ...] | None
+
+    @property
+    def is_scalar(self) -> bool:
+        """Whether a row's value is one number; an output of one unit counts as one."""
+        return self.shape in ((), (1,))
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """The inputs, in the order of the UDF's arguments, and the outputs of a model.
+
+    Attributes:
+        raw_types: the Spark type of each raw column, as it was in training.
+        content_hash: SHA-256 of model.keras: what a cache of loaded models goes by.
+        floatx: Keras' default float in training; losses and metrics that it compiles use it.
+    """
+
+    inputs: tuple[Encoder, ...]
+    raw_types: Mapping[str, str]
+    outputs: tuple[Output, ...]
+    content_hash: str
+    floatx: str
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The raw columns, in order."""
+        return tuple(encoder.name for encoder in self.inputs)
+
+    def to_json(self) -> dict[str, Any]:
+        """All that `from_json` needs."""
+        from sparkdl import __version__
+
+        return {
+            "format_version": FORMAT_VERSION,
+            "library_version": __version__,
+            "content_hash": self.content_hash,
+            "floatx": self.floatx,
+            "inputs": [encoder.to_json() for encoder in self.inputs],
+            "raw_types": dict(self.raw_types),
+            "outputs": [
+                {
+                    "name": output.name,
+                    "dtype": output.dtype,
+                    "shape": list(output.shape),
+                    "classes": None if output.classes is None else list(output.classes),
+                }
+                for output in self.outputs
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], *, path: str) -> Signature:
+        """The signature that `to_json` described. Raises ModelError for a newer format."""
+        version = content.get("format_version")
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise ModelError(f"{path} has format_version {version}; this version of sparkdl reads up to "
+                             f"{FORMAT_VERSION}: update sparkdl")
+        outputs = tuple(
+            Output(o["name"], o["dtype"], tuple(o["shape"]), None if o["classes"] is None else tuple(o["classes"]))
+            for o in content["outputs"]
+        )
+        inputs = tuple(encoder_from_json(e) for e in content["inputs"])
+        return cls(inputs, content["raw_types"], outputs, content["content_hash"], content["floatx"])
+
+    @classmethod
+    def read(cls, model_dir: str) -> Signature:
+        """The signature of a model directory. Raises ModelError if there is none."""
+        path = storage.join(model_dir, SIGNATURE_NAME)
+        try:
+            content = json.loads(storage.read_bytes(path))
+        except FileNotFoundError as error:
+            raise ModelError(f"no model at {model_dir}: it has no {SIGNATURE_NAME}") from error
+        except (ValueError, NotADirectoryError) as error:
+            raise ModelError(f"{path} cannot be read: {error}") from error
+        return cls.from_json(content, path=path)
+
+
+def output_classes(shape: Sequence[int], label: Encoder | None) -> tuple[str | int, ...] | None:
+    """The classes that an output of this shape tells apart, given the label it was trained on."""
+    if not isinstance(label, CategoricalEncoder):
+        return None
+    count = len(label.vocabulary)
+    one_each = tuple(shape) == (count,)
+    second_of_two = tuple(shape) in ((), (1,)) and count == 2
+    return label.vocabulary if one_each or second_of_two else None

@@ -1,0 +1,1 @@
+"""Train: one Keras model on all ranks, exact whatever their number."""

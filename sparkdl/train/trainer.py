@@ -1,0 +1,177 @@
+"""One rank of a training or evaluation run.
+
+Runs in a rank process, started by `fit` and `evaluate` through the launcher; imports TensorFlow when it is called.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sparkdl.config import TrainConfig
+from sparkdl.data.dataset import Dataset
+from sparkdl.launch.world import World, world
+
+__all__ = ["EvaluateTask", "TrainTask", "evaluate_rank", "train_rank"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainTask:
+    """All that a rank needs to train."""
+
+    build_model: Callable[[Dataset], Any]
+    dataset: Dataset
+    config: TrainConfig
+    model_dir: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateTask:
+    """All that a rank needs to evaluate."""
+
+    model_dir: str
+    dataset: Dataset
+    split: str
+    global_batch_size: int
+    safe_mode: bool
+
+
+def train_rank(task: TrainTask) -> list[dict[str, Any]]:
+    """Train on this rank's share. Returns the history, the same on every rank; rank 0 has written the model."""
+    here = _start()
+    import keras
+
+    from sparkdl.data.tensors import step_dataset
+    from sparkdl.model.save import write_model
+    from sparkdl.train.callbacks import rank_callbacks
+    from sparkdl.train.collective import broadcast, join_world
+    from sparkdl.train.exact_step import build, check_model, exact_steps
+
+    join_world(here)
+    config, dataset = task.config, task.dataset
+    keras.utils.set_random_seed(config.seed % 2**32)
+    model = task.build_model(dataset)
+    check_model(model)
+    build(model, _example(dataset))
+    if model.jit_compile:
+        log.warning("jit_compile is switched off: Horovod's operations cannot be compiled by XLA")
+    broadcast([v.value for v in (*model.variables, *model.optimizer.variables)])
+
+    train, validation = dataset.split("train"), _validation(dataset, config)
+    feed = _feed(task, train, here, seed=config.seed)
+    steps = feed.plan(0).steps
+    with exact_steps(model) as numbers:
+        callbacks, recorder = rank_callbacks(
+            config.callbacks() if config.callbacks else [], numbers, here,
+            epochs=config.epochs, steps=steps, rows=train.rows,
+        )
+        held_out: dict[str, Any] = {}
+        if validation is not None:
+            val_feed = _feed(task, validation, here, seed=None)
+            val_data = step_dataset(val_feed, dataset.layout, [0])
+            held_out = {"validation_data": val_data, "validation_steps": val_feed.plan(0).steps}
+        model.fit(
+            step_dataset(feed, dataset.layout, range(config.epochs)),
+            epochs=config.epochs,
+            steps_per_epoch=steps,
+            callbacks=callbacks,
+            verbose=0,
+            **held_out,
+        )
+    if here.rank == 0:
+        write_model(
+            model,
+            task.model_dir,
+            encoders=dataset.encoders,
+            label_encoders=dataset.label_encoders,
+            raw_types={name: dataset.raw_types[name] for name in dataset.features},
+        )
+    return recorder.history
+
+
+def evaluate_rank(task: EvaluateTask) -> dict[str, Any]:
+    """Evaluate on this rank's share. Returns loss and metrics over all rows, the same on every rank."""
+    here = _start()
+    import keras
+
+    from sparkdl.data.feed import Feed
+    from sparkdl.data.tensors import step_dataset
+    from sparkdl.model.load import load_keras
+    from sparkdl.model.signature import Signature
+    from sparkdl.train.collective import join_world
+    from sparkdl.train.exact_step import build, check_model, exact_steps
+
+    join_world(here)
+    signature = Signature.read(task.model_dir)
+    keras.config.set_floatx(signature.floatx)
+    model = load_keras(task.model_dir, signature, safe_mode=task.safe_mode)
+    check_model(model)
+    build(model, _example(task.dataset))
+    feed = Feed(
+        task.dataset,
+        task.dataset.split(task.split),
+        rank=here.rank,
+        world_size=here.size,
+        global_batch_size=task.global_batch_size,
+        seed=None,
+        threads=_threads(),
+    )
+    steps = feed.plan(0).steps
+    with exact_steps(model):
+        data = step_dataset(feed, task.dataset.layout, [0])
+        logs = model.evaluate(data, steps=steps, verbose=0, return_dict=True)
+    return {name: np.asarray(value).tolist() for name, value in logs.items()}
+
+
+def _start() -> World:
+    """What comes before Keras is imported: the backend, and quiet libraries."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    import tensorflow as tf
+
+    for device in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(device, True)
+    return world()
+
+
+def _threads() -> int:
+    """Decoding threads: the rank's cores, which the launcher has set."""
+    return int(os.environ.get("OMP_NUM_THREADS", "1"))
+
+
+def _example(dataset: Dataset) -> tuple[Any, ...]:
+    """Two rows of zeros: (inputs, targets) or (inputs, targets, weights)."""
+    zeros = {field.key: np.zeros((2, *field.shape), field.dtype) for field in dataset.layout.fields}
+
+    def of_role(role: str) -> Any:
+        named = {field.name: zeros[field.key] for field in dataset.layout.of_role(role)}
+        return named if len(named) != 1 else next(iter(named.values()))
+
+    weights = [of_role("weight")] if dataset.weight else []
+    return of_role("feature"), of_role("label"), *weights
+
+
+def _validation(dataset: Dataset, config: TrainConfig) -> Any:
+    if config.validation is None or config.validation not in dataset.splits:
+        return None
+    return dataset.split(config.validation)
+
+
+def _feed(task: TrainTask, split: Any, here: World, *, seed: int | None) -> Any:
+    from sparkdl.data.feed import Feed
+
+    return Feed(
+        task.dataset,
+        split,
+        rank=here.rank,
+        world_size=here.size,
+        global_batch_size=task.config.global_batch_size,
+        seed=seed,
+        threads=_threads(),
+    )

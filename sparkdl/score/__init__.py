@@ -1,0 +1,1 @@
+"""Score: a trained model as Spark UDFs and DataFrame transformations."""

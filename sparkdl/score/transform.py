@@ -1,0 +1,68 @@
+"""Score a whole DataFrame, Arrow in and Arrow out: the fast path.
+
+Called on the driver; the rows pass through Spark workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from sparkdl.errors import SchemaError
+from sparkdl.score.outputs import spark_type
+from sparkdl.score.predictor import predict_batches
+from sparkdl.score.udf import DEFAULT_BATCH_SIZE, check_input_columns, score_task
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+__all__ = ["transform"]
+
+
+def transform(
+    df: DataFrame,
+    model_dir: str,
+    *,
+    output_col: str = "prediction",
+    returns: str = "raw",
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    safe_mode: bool = True,
+) -> DataFrame:
+    """The DataFrame with one more column, the prediction; every other column and every row stays.
+
+    Args:
+        df: raw rows, with a column for each of the model's inputs.
+        model_dir: as in `result.model_dir`.
+        output_col: the new column's name.
+        returns, batch_size, safe_mode: as in `predict_udf`.
+
+    Raises:
+        ModelError: no model there, or it has no classes.
+        SchemaError: an input column is missing, or `output_col` is already there.
+    """
+    from pyspark.sql.types import StructField, StructType
+
+    task = score_task(model_dir, returns=returns, batch_size=batch_size, safe_mode=safe_mode)
+    check_input_columns(df.columns, task.signature)
+    if output_col in df.columns:
+        raise SchemaError(f"the DataFrame already has a column {output_col!r}; choose another output_col")
+    names = task.signature.input_names
+
+    def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        waiting: list[pa.RecordBatch] = []
+
+        def inputs() -> Iterator[list[pa.Array]]:
+            for batch in batches:
+                waiting.append(batch)
+                yield [batch.column(batch.schema.get_field_index(name)) for name in names]
+
+        for prediction in predict_batches(inputs(), task):
+            batch = waiting.pop()
+            yield pa.RecordBatch.from_arrays(
+                [*batch.columns, prediction], names=[*batch.schema.names, output_col]
+            )
+
+    schema = StructType([*df.schema.fields, StructField(output_col, spark_type(task.signature, returns))])
+    return df.mapInArrow(score, schema)

@@ -1,0 +1,157 @@
+"""A trained model as a column function and as an SQL function.
+
+Called on the driver; the function itself runs in Spark workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from sparkdl import storage
+from sparkdl.errors import ConfigError, LaunchError, SchemaError, shown
+from sparkdl.model.signature import Signature
+from sparkdl.score.outputs import check_returns, spark_type
+from sparkdl.score.predictor import ScoreTask, predict_batches
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, SparkSession
+
+__all__ = ["DEFAULT_BATCH_SIZE", "predict_udf", "register_udf", "score_task"]
+
+DEFAULT_BATCH_SIZE = 1024
+
+
+def predict_udf(
+    model_dir: str, *, returns: str = "raw", batch_size: int = DEFAULT_BATCH_SIZE, safe_mode: bool = True
+) -> Callable[..., Column]:
+    """The model as a function of the raw columns, for `select`, `withColumn` and `filter`.
+
+    Args:
+        model_dir: as in `result.model_dir`.
+        returns: "raw", the model's output: a number for an output of one unit, else a (nested) array, a struct by
+            output name for several outputs; or "class", the class of a categorical label.
+        batch_size: rows of one call of the model.
+        safe_mode: Keras' own; see `load_model`.
+
+    Returns:
+        A function of column names or Columns, in the order of the features; without arguments it takes the columns by
+        the features' names.
+
+    Raises:
+        ModelError: no model there, or it has no classes.
+        ConfigError: an option is wrong.
+        SchemaError: when called with another number of columns than the model has inputs.
+    """
+    task = score_task(model_dir, returns=returns, batch_size=batch_size, safe_mode=safe_mode)
+    udf = _pandas_udf(task)
+    names = task.signature.input_names
+
+    def predict(*columns: str | Column) -> Column:
+        if not columns:
+            columns = tuple(_column(name) for name in names)
+        if len(columns) != len(names):
+            raise SchemaError(f"the model takes {len(names)} columns ({', '.join(names)}), {len(columns)} were given")
+        return udf(*[_column(c) if isinstance(c, str) else c for c in columns])
+
+    predict.__doc__ = f"Predict from the columns {', '.join(names)}."
+    return predict
+
+
+def register_udf(
+    spark: SparkSession,
+    name: str,
+    model_dir: str,
+    *,
+    returns: str = "raw",
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    safe_mode: bool = True,
+) -> None:
+    """Make the model an SQL function: `SELECT id, income(age, job) FROM people`. Arguments are as in `predict_udf`."""
+    if not (isinstance(name, str) and name.isidentifier()):
+        raise ConfigError(f"{shown(name)} is no name of an SQL function; use letters, digits and underscores")
+    task = score_task(model_dir, returns=returns, batch_size=batch_size, safe_mode=safe_mode)
+    spark.udf.register(name, _pandas_udf(task))
+
+
+def score_task(model_dir: str, *, returns: str, batch_size: int, safe_mode: bool) -> ScoreTask:
+    """The checked task that travels to the workers."""
+    model_dir = storage.absolute(model_dir)
+    signature = Signature.read(model_dir)
+    check_returns(signature, returns)
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise ConfigError(f"batch_size={shown(batch_size)} must be a whole number of at least 1")
+    return ScoreTask(
+        model_dir=model_dir,
+        signature=signature,
+        returns=returns,
+        batch_size=batch_size,
+        safe_mode=safe_mode,
+        cores=_task_cores(),
+    )
+
+
+def _task_cores() -> int:
+    from pyspark.sql import SparkSession
+
+    spark = SparkSession.getActiveSession()
+    if spark is None:
+        raise LaunchError("no active SparkSession; start one before you make a UDF")
+    return int(spark.conf.get("spark.task.cpus", "1") or 1)
+
+
+def _pandas_udf(task: ScoreTask) -> Any:
+    import pandas as pd
+    from pyspark.sql.functions import pandas_udf
+
+    # One argument comes as a Series, several as a tuple of them.
+    def predict(batches: Iterator[Any]) -> Iterator[Any]:
+        arrow = ([_series_to_arrow(s) for s in (batch if isinstance(batch, tuple) else (batch,))] for batch in batches)
+        for column in predict_batches(arrow, task):
+            yield _arrow_to_pandas(column)
+
+    # The kind of UDF is read off its hints, which must be classes, not the strings that this module's hints are.
+    several_in, several_out = len(task.signature.inputs) > 1, len(task.signature.outputs) > 1
+    taken = tuple[pd.Series, ...] if several_in else pd.Series
+    given = pd.DataFrame if several_out else pd.Series
+    predict.__annotations__ = {"batches": Iterator[taken], "return": Iterator[given]}  # type: ignore[valid-type]
+    return pandas_udf(predict, spark_type(task.signature, task.returns))
+
+
+def _arrow_to_pandas(column: pa.Array) -> Any:
+    """Predictions as Spark takes them from a pandas UDF: a struct is a DataFrame, its fields the outputs."""
+    import pandas as pd
+
+    if pa.types.is_struct(column.type):
+        return pd.DataFrame({field.name: _arrow_to_pandas(column.field(field.name)) for field in column.type})
+    nested = pa.types.is_list(column.type) and pa.types.is_list(column.type.value_type)
+    # pandas would hold arrays of arrays there, which Spark cannot convert back.
+    return pd.Series(column.to_pylist() if nested else column.to_pandas())
+
+
+def _series_to_arrow(series: Any) -> pa.Array:
+    """A UDF argument as the Arrow column that it came from; a struct (an ML vector) comes as a DataFrame."""
+    import pandas as pd
+
+    if isinstance(series, pd.DataFrame):
+        return pa.StructArray.from_arrays(
+            [pa.Array.from_pandas(series[name]) for name in series.columns], names=list(series.columns)
+        )
+    return pa.Array.from_pandas(series)
+
+
+def _column(name: str) -> Column:
+    from pyspark.sql import functions as F
+
+    return F.col(name)
+
+
+def check_input_columns(columns: Sequence[str], signature: Signature) -> None:
+    """Raise SchemaError if a DataFrame lacks a column of the model's inputs."""
+    from sparkdl.errors import near_miss
+
+    for name in signature.input_names:
+        if name not in columns:
+            raise SchemaError(f"the model's input column {name!r} is not in the DataFrame{near_miss(name, columns)}")

@@ -1,0 +1,186 @@
+"""What the jobs have in common: a YAML file with `key=value` overrides, exit codes, Spark's session.
+
+Runs on the driver, started by spark-submit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import logging
+import sys
+import sysconfig
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import cloudpickle
+import yaml
+
+from sparkdl.config import LaunchConfig
+from sparkdl.data.split import Split
+from sparkdl.errors import ConfigError, SparkDLError, WorkerError, near_miss, shown
+from sparkdl.spark_errors import errors_from_workers
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+__all__ = ["build", "load_function", "main", "read_options", "read_source", "write_parquet"]
+
+T = TypeVar("T")
+
+EXIT_OWN_ERROR = 2
+
+# Fields of configurations that YAML writes in another form than Python.
+_FROM_YAML: dict[str, Callable[[Any], Any]] = {
+    "splits": lambda value: None if value is None else Split.from_mapping(_mapping("splits", value)),
+    "launch": lambda value: build(LaunchConfig, _mapping("launch", value)),
+    "build_model": lambda value: load_function(value),
+    "callbacks": lambda value: None if value is None else load_function(value),
+}
+
+
+def main(job: Callable[[SparkSession, dict[str, Any]], None], argv: Sequence[str] | None = None) -> None:
+    """Run a job as a program: options from the arguments, a session that is stopped, an exit code.
+
+    Exit code 2 and one line for an error of ours; a rank's failure prints its traceback and exits with 1.
+    """
+    from pyspark.sql import SparkSession
+
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("sparkdl").setLevel(logging.INFO)
+    try:
+        options = read_options(sys.argv[1:] if argv is None else argv)
+        spark = SparkSession.builder.getOrCreate()
+        try:
+            job(spark, options)
+        finally:
+            spark.stop()
+    except WorkerError as error:
+        sys.exit(f"error: {error}")
+    except SparkDLError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_OWN_ERROR)
+
+
+def read_options(argv: Sequence[str]) -> dict[str, Any]:
+    """The options of a YAML file, overridden by `key=value` arguments; `launch.num_workers=4` reaches a nested key.
+
+    Raises ConfigError for a file that cannot be read and for an argument that is no override.
+    """
+    if not argv:
+        raise ConfigError("give the job a YAML file, as in: spark-submit jobs/train.py conf/train.yaml epochs=20")
+    try:
+        with open(argv[0], encoding="utf-8") as file:
+            options = yaml.safe_load(file) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{argv[0]} cannot be read: {' '.join(str(error).split())}") from error
+    options = _mapping(argv[0], options)
+    for argument in argv[1:]:
+        key, equals, text = argument.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{shown(argument)} is no override; write key=value, as in epochs=20")
+        _override(options, key.split("."), _yaml_value(key, text))
+    return options
+
+
+def build(kind: type[T], options: Mapping[str, Any]) -> T:
+    """A configuration dataclass from options.
+
+    Raises ConfigError for an unknown key, with its near miss, for a missing one, and for a bad value.
+    """
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
+    for key in options:
+        if key not in fields:
+            raise ConfigError(f"unknown option {key!r}{near_miss(str(key), fields)}")
+    missing = dataclasses.MISSING
+    for name, field in fields.items():
+        if name not in options and field.default is missing and field.default_factory is missing:
+            raise ConfigError(f"option {name!r} is missing; set it in the YAML file or as {name}=…")
+    return kind(**{key: _FROM_YAML[key](value) if key in _FROM_YAML else value for key, value in options.items()})
+
+
+def load_function(name: Any) -> Callable[..., Any]:
+    """The function that `module:function` names, such that it can be sent to executors that lack the module."""
+    module_name, colon, function_name = name.partition(":") if isinstance(name, str) else ("", "", "")
+    if not colon or not module_name or not function_name:
+        raise ConfigError(f"{shown(name)} must have the form module:function")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{name}: {error}; put the module beside the job or send it by --py-files") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ConfigError(f"{name}: module {module_name} has no such function{near_miss(function_name, vars(module))}")
+    if not _installed(module):
+        cloudpickle.register_pickle_by_value(module)
+    return function  # type: ignore[no-any-return]
+
+
+def read_source(spark: SparkSession, source: Any) -> DataFrame:
+    """The DataFrame of a job's `source`.
+
+    Args:
+        source: `module:function`, called with the session; or a mapping `{format: parquet, path: …, options: {…}}` (the
+            format is "parquet" if it is left out); or `{table: name}`.
+
+    Raises:
+        ConfigError: none of these, or Spark finds nothing there.
+    """
+    from pyspark.errors import AnalysisException
+
+    if isinstance(source, str):
+        return load_function(source)(spark)  # type: ignore[no-any-return]
+    options = dict(_mapping("source", source))
+    try:
+        if set(options) == {"table"}:
+            return spark.table(options["table"])
+        for key in options:
+            if key not in ("format", "path", "options"):
+                raise ConfigError(f"unknown option {key!r} of source{near_miss(str(key), ('format', 'path', 'options', 'table'))}")
+        if "path" not in options:
+            raise ConfigError("source must be module:function, {path: …} or {table: …}")
+        reader = spark.read.format(options.get("format", "parquet")).options(**options.get("options", {}))
+        return reader.load(options["path"])
+    except AnalysisException as error:
+        raise ConfigError(f"source {shown(source)} cannot be read: {' '.join(str(error).split())[:300]}") from error
+
+
+def write_parquet(df: DataFrame, path: str) -> None:
+    """Write a DataFrame as Parquet. Raises ConfigError where something is already there."""
+    from pyspark.errors import AnalysisException
+
+    try:
+        with errors_from_workers():
+            df.write.parquet(path)
+    except AnalysisException as error:
+        raise ConfigError(f"output={path} cannot be written: {' '.join(str(error).split())[:300]}") from error
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name} must hold keys and values, not {shown(value)}")
+    return dict(value)
+
+
+def _override(options: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    for key in keys[:-1]:
+        inner = options.get(key)
+        options[key] = dict(inner) if isinstance(inner, Mapping) else {}
+        options = options[key]
+    options[keys[-1]] = value
+
+
+def _yaml_value(key: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{key}={shown(text)} is no YAML value") from error
+
+
+def _installed(module: ModuleType) -> bool:
+    """Whether executors can be expected to have the module: it is installed, or a part of sparkdl."""
+    if module.__name__.split(".")[0] == "sparkdl":
+        return True
+    file = getattr(module, "__file__", None) or ""
+    return any(file.startswith(sysconfig.get_path(kind)) for kind in ("purelib", "platlib", "stdlib"))

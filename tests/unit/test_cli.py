@@ -1,0 +1,85 @@
+"""YAML, overrides, near misses."""
+
+import dataclasses
+
+import pytest
+
+from sparkdl import ConfigError, LaunchConfig, PrepareConfig, Split, TrainConfig
+from sparkdl.cli import build, load_function, read_options
+
+
+@pytest.fixture
+def yaml_file(tmp_path):
+    file = tmp_path / "job.yaml"
+    file.write_text("epochs: 3\nglobal_batch_size: 64\nrun_dir: here\nlaunch: {num_workers: 2}\n")
+    return str(file)
+
+
+def test_overrides_reach_nested_keys_and_keep_the_rest(yaml_file: str) -> None:
+    options = read_options([yaml_file, "epochs=5", "launch.num_workers=4", "run_dir=a=b", "launch.log=all"])
+    assert options == {
+        "epochs": 5,
+        "global_batch_size": 64,
+        "run_dir": "a=b",
+        "launch": {"num_workers": 4, "log": "all"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "give the job a YAML file"),
+        (["nowhere.yaml"], "nowhere.yaml cannot be read"),
+        (["FILE", "epochs"], "'epochs' is no override"),
+        (["FILE", "x=[1"], "is no YAML value"),
+    ],
+)
+def test_bad_arguments_are_refused(yaml_file: str, argv: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_options([yaml_file if a == "FILE" else a for a in argv])
+
+
+def test_a_file_that_is_no_mapping_is_refused(tmp_path) -> None:
+    (tmp_path / "list.yaml").write_text("- a\n")
+    with pytest.raises(ConfigError, match="must hold keys and values"):
+        read_options([str(tmp_path / "list.yaml")])
+
+
+def test_a_configuration_is_built_from_options() -> None:
+    options = {"run_dir": "r", "epochs": 2, "global_batch_size": 8}
+    assert build(TrainConfig, options) == TrainConfig(run_dir="r", epochs=2, global_batch_size=8)
+
+
+def test_an_unknown_option_names_the_near_miss() -> None:
+    with pytest.raises(ConfigError, match="unknown option 'epoch'; did you mean 'epochs'?"):
+        build(TrainConfig, {"epoch": 2})
+
+
+def test_a_missing_option_is_named() -> None:
+    with pytest.raises(ConfigError, match="option 'epochs' is missing"):
+        build(TrainConfig, {"run_dir": "r"})
+
+
+def test_yaml_forms_of_splits_and_launch_are_understood() -> None:
+    @dataclasses.dataclass
+    class Job:
+        launch: LaunchConfig
+
+    assert build(Job, {"launch": {"num_workers": 3}}).launch == LaunchConfig(num_workers=3)
+    with pytest.raises(ConfigError, match="did you mean 'num_workers'"):
+        build(Job, {"launch": {"num_worker": 3}})
+    config = build(PrepareConfig, {"path": "p", "features": ["a"], "splits": {"column": "part"}})
+    assert config.splits == Split.column("part")
+    with pytest.raises(ConfigError, match="did you mean 'seed'"):
+        build(PrepareConfig, {"path": "p", "features": ["a"], "splits": {"fraction": {"train": 1.0}, "sed": 3}})
+
+
+def test_functions_are_found_by_name() -> None:
+    assert load_function("examples.digits:build_model").__name__ == "build_model"
+    for name, message in (
+        ("no_colon", "module:function"),
+        ("not.there:f", "No module named"),
+        ("examples.digits:build_modle", "did you mean 'build_model'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_function(name)

@@ -114,7 +114,7 @@ def load_function(name: Any) -> Callable[..., Any]:
         raise ConfigError(f"{name}: module {module_name} has no such function{near_miss(function_name, vars(module))}")
     if not _installed(module):
         cloudpickle.register_pickle_by_value(module)
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def read_source(spark: SparkSession, source: Any) -> DataFrame:
@@ -130,14 +130,16 @@ def read_source(spark: SparkSession, source: Any) -> DataFrame:
     from pyspark.errors import AnalysisException
 
     if isinstance(source, str):
-        return load_function(source)(spark)  # type: ignore[no-any-return]
+        return load_function(source)(spark)
     options = dict(_mapping("source", source))
     try:
         if set(options) == {"table"}:
             return spark.table(options["table"])
         for key in options:
             if key not in ("format", "path", "options"):
-                raise ConfigError(f"unknown option {key!r} of source{near_miss(str(key), ('format', 'path', 'options', 'table'))}")
+                raise ConfigError(
+                    f"unknown option {key!r} of source{near_miss(str(key), ('format', 'path', 'options', 'table'))}"
+                )
         if "path" not in options:
             raise ConfigError("source must be module:function, {path: …} or {table: …}")
         reader = spark.read.format(options.get("format", "parquet")).options(**options.get("options", {}))

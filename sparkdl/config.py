@@ -168,5 +168,3 @@ class TrainConfig:
         _require_seed(self.seed)
         good = self.callbacks is None or callable(self.callbacks)
         _require(good, "callbacks must be a function that returns a list of Keras callbacks")
-
-

@@ -1,1 +1,4 @@
-"""Examples: whole programs of up to 150 lines, each run by a test. A regular package, since Petastorm installs one of that name."""
+"""Examples: whole programs, each run by a test.
+
+A package of its own, since Petastorm installs one of that name.
+"""

@@ -89,13 +89,17 @@ def draw(path, history, confusion, samples):
         axis.grid(alpha=0.3)
         axis.legend()
     axes[2].imshow(confusion, cmap="Blues")
-    axes[2].set(title="Test rows: digit and prediction", xlabel="predicted", ylabel="digit", xticks=range(10), yticks=range(10))
+    axes[2].set(
+        title="Test rows: digit and prediction", xlabel="predicted", ylabel="digit", xticks=range(10), yticks=range(10)
+    )
     for i, j in np.argwhere(confusion):
         axes[2].text(j, i, confusion[i, j], ha="center", va="center", color="white" if i == j else "black")
     for axis, row in zip(grid.subplots(2, 12).flat, samples, strict=False):
         axis.imshow(np.reshape(row.pixels, (8, 8)), cmap="gray_r")
         right = row.predicted == row.digit
-        axis.set_title(f"{row.predicted}" if right else f"{row.predicted}, not {row.digit}", color="black" if right else "red")
+        axis.set_title(
+            f"{row.predicted}" if right else f"{row.predicted}, not {row.digit}", color="black" if right else "red"
+        )
         axis.axis("off")
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -116,7 +120,12 @@ def main():
         ds = sparkdl.prepare(
             raw,
             PrepareConfig(
-                path=str(folder / "data"), features=features, label=Categorical("digit"), keep=["id"], splits=splits, seed=7
+                path=str(folder / "data"),
+                features=features,
+                label=Categorical("digit"),
+                keep=["id"],
+                splits=splits,
+                seed=7,
             ),
         )
         speeds = {"prepare": sum(ds.split(name).rows for name in ds.splits) / (time.monotonic() - began)}
@@ -128,7 +137,9 @@ def main():
         began = time.monotonic()
         sparkdl.register_udf(spark, "predict_digit", result.model_dir, returns="class")
         sparkdl.split(raw, ds).createOrReplaceTempView("digits")
-        query = "SELECT id, pixels, digit, predict_digit(pixels) AS predicted FROM digits WHERE split = 'test' ORDER BY id"
+        query = (
+            "SELECT id, pixels, digit, predict_digit(pixels) AS predicted FROM digits WHERE split = 'test' ORDER BY id"
+        )
         scored = spark.sql(query).collect()
         speeds["score"] = len(scored) / (time.monotonic() - began)
     finally:
@@ -138,8 +149,16 @@ def main():
     draw(folder / "digits.png", result.history, confusion, sorted(scored, key=lambda row: row.digit == row.predicted))
     print(f"\ntest accuracy {np.trace(confusion) / confusion.sum():.4f} over {len(scored)} held-out rows")
     print("confusion matrix (row: digit, column: prediction)", confusion, sep="\n")
-    print("rows/s, start-up included but for training: " + ", ".join(f"{name} {speed:,.0f}" for name, speed in speeds.items()))
-    places = {"dataset": ds.path, "model": result.model_dir, "picture": folder / "digits.png", "Spark's log": folder / "spark.log"}
+    print(
+        "rows/s, start-up included but for training: "
+        + ", ".join(f"{name} {speed:,.0f}" for name, speed in speeds.items())
+    )
+    places = {
+        "dataset": ds.path,
+        "model": result.model_dir,
+        "picture": folder / "digits.png",
+        "Spark's log": folder / "spark.log",
+    }
     print("\n".join(f"{name}: {place}" for name, place in places.items()))
 
 

@@ -146,8 +146,10 @@ class Dataset:
         """The dataset that a manifest at `path` describes. Raises DatasetError for a newer format."""
         version = content.get("format_version")
         if not isinstance(version, int) or version > FORMAT_VERSION:
-            raise DatasetError(f"{path} has format_version {version}; this version of sparkdl reads up to "
-                               f"{FORMAT_VERSION}: update sparkdl")
+            raise DatasetError(
+                f"{path} has format_version {version}; this version of sparkdl reads up to "
+                f"{FORMAT_VERSION}: update sparkdl"
+            )
         return cls(
             path=path,
             encoders=tuple(encoder_from_json(e) for e in content["features"]),

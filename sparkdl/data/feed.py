@@ -84,7 +84,9 @@ class Feed:
 
         Raises DatasetError if a row group that comes is not the one that the plan awaits.
         """
-        order = (int(group) for epoch in epochs for group in self.plan(epoch).reading_order(self._rank, self._world_size))
+        order = (
+            int(group) for epoch in epochs for group in self.plan(epoch).reading_order(self._rank, self._world_size)
+        )
         with RowGroupReader(self._dataset, self._split, order, threads=self._threads) as reader:
             row_groups = iter(reader)
             for epoch in epochs:
@@ -128,7 +130,9 @@ def _open_next(
     expected = next(awaited, None)
     group, records = next(row_groups, (None, None))
     if expected is None or group != expected or records is None:
-        raise DatasetError(f"row group {group} came where the plan awaits {expected}; the dataset was changed or damaged")
+        raise DatasetError(
+            f"row group {group} came where the plan awaits {expected}; the dataset was changed or damaged"
+        )
     opened[int(expected)] = _OpenRowGroup(records, plan.permute(int(expected)))
 
 

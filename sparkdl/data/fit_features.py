@@ -5,7 +5,7 @@ Driver; only statistics (moments, vocabularies, one first row) reach it, never t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
@@ -49,7 +49,7 @@ def fit_encoders(train: DataFrame, features: Sequence[Feature], labels: Sequence
 def _first_row(train: DataFrame, names: Sequence[str]) -> dict[str, pa.Array]:
     """The columns of one row, as Arrow sees them in a Spark worker."""
 
-    def serialize(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def serialize(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             if batch.num_rows:
                 sink = pa.BufferOutputStream()
@@ -67,7 +67,7 @@ def _moments(train: DataFrame, numeric: dict[str, Numeric], first: dict[str, pa.
     """The moments of every numeric column: one pass, one small state a task, merged in the tasks' order."""
     shapes = {name: _numeric_shape(first[name], name) for name in numeric}
 
-    def observe(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def observe(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         from pyspark import TaskContext
 
         states: dict[str, Moments] = {}
@@ -103,8 +103,10 @@ def _categorical(train: DataFrame, feature: Categorical, *, is_label: bool) -> C
     if isinstance(type_, (BooleanType, IntegralType)):
         column = column.cast("long")
     elif not isinstance(type_, StringType):
-        raise SchemaError(f"column {feature.name!r}: values of type {type_.simpleString()} are no categories; "
-                          "use strings or whole numbers")
+        raise SchemaError(
+            f"column {feature.name!r}: values of type {type_.simpleString()} are no categories; "
+            "use strings or whole numbers"
+        )
     counted = (
         train.select(column.alias("value"))
         .where(F.col("value").isNotNull())

@@ -74,11 +74,15 @@ class RecordLayout:
         Raises DatasetError if the column's width is not the record's.
         """
         if column.type != pa.binary(self.dtype.itemsize):
-            raise DatasetError(f"column {RECORD_COLUMN!r} is {column.type}, the manifest says {self.dtype.itemsize} "
-                               "bytes a row; the part does not belong to this dataset")
+            raise DatasetError(
+                f"column {RECORD_COLUMN!r} is {column.type}, the manifest says {self.dtype.itemsize} "
+                "bytes a row; the part does not belong to this dataset"
+            )
         chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
         parts = [
-            np.frombuffer(chunk.buffers()[1], dtype=self.dtype, count=len(chunk), offset=chunk.offset * self.dtype.itemsize)
+            np.frombuffer(
+                chunk.buffers()[1], dtype=self.dtype, count=len(chunk), offset=chunk.offset * self.dtype.itemsize
+            )
             for chunk in chunks
             if len(chunk)
         ]

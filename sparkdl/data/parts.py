@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,7 +96,7 @@ class _OpenPart:
         self.handle.close()
 
 
-def write_parts(batches: Iterator[pa.RecordBatch], plan: PartPlan, partition: int) -> Iterator[dict[str, Any]]:
+def write_parts(batches: Iterable[pa.RecordBatch], plan: PartPlan, partition: int) -> Iterator[dict[str, Any]]:
     """Write one task's rows, sorted by split, as one part a split; yields a description of each finished part.
 
     A file's name holds the attempt: where Spark runs a task twice, the driver lists one attempt's files only.
@@ -143,7 +143,7 @@ def _open(plan: PartPlan, split: int, partition: int, attempt: str, schema: pa.S
     fs.makedirs(fs._parent(path), exist_ok=True)
     handle = fs.open(path, "wb")
     # Records neither compress nor repeat; a dictionary would only double the work (docs/decisions/0002).
-    compression = {column: "snappy" for column in plan.keep} | {RECORD_COLUMN: "none"}
+    compression = dict.fromkeys(plan.keep, "snappy") | {RECORD_COLUMN: "none"}
     try:
         writer = pq.ParquetWriter(
             handle, schema, compression=compression, use_dictionary=list(plan.keep), write_statistics=list(plan.keep)
@@ -163,4 +163,6 @@ def _finish(part: _OpenPart, plan: PartPlan) -> dict[str, Any]:
 def descriptions(parts: Iterator[dict[str, Any]], partition: int) -> Iterator[pa.RecordBatch]:
     """Part descriptions as the one-column rows that travel back to the driver."""
     for part in parts:
-        yield pa.RecordBatch.from_arrays([pa.array([partition]), pa.array([json.dumps(part)])], names=["partition", "part"])
+        yield pa.RecordBatch.from_arrays(
+            [pa.array([partition]), pa.array([json.dumps(part)])], names=["partition", "part"]
+        )

@@ -52,7 +52,13 @@ class EpochPlan:
     """
 
     def __init__(
-        self, row_group_rows: Sequence[int] | np.ndarray, *, lanes: int, global_batch_size: int, seed: int | None, epoch: int
+        self,
+        row_group_rows: Sequence[int] | np.ndarray,
+        *,
+        lanes: int,
+        global_batch_size: int,
+        seed: int | None,
+        epoch: int,
     ) -> None:
         self.row_group_rows = np.asarray(row_group_rows, dtype=np.int64)
         self.lanes = lanes

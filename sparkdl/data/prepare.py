@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -72,7 +72,8 @@ def _prepare(df: DataFrame, config: PrepareConfig, path: str) -> Dataset:
         keep=config.keep,
         splits=_split_names(config),
         row_group_rows=tuple(
-            rows_per_row_group(count, layout.dtype.itemsize, lanes=config.lanes, parts=written_parts) for count in counts
+            rows_per_row_group(count, layout.dtype.itemsize, lanes=config.lanes, parts=written_parts)
+            for count in counts
         ),
     )
     try:
@@ -97,8 +98,13 @@ def _prepare(df: DataFrame, config: PrepareConfig, path: str) -> Dataset:
         storage.delete(storage.join(path, plan.generation))
         raise
     _sweep_attempts(dataset, plan.generation)
-    log.info("prepared %s: %s rows in %d parts at %s", dict(zip(plan.splits, counts, strict=True)), sum(counts),
-             len(written), path)
+    log.info(
+        "prepared %s: %s rows in %d parts at %s",
+        dict(zip(plan.splits, counts, strict=True)),
+        sum(counts),
+        len(written),
+        path,
+    )
     return dataset
 
 
@@ -160,8 +166,10 @@ def check_counts(parts: Sequence[Part], names: Sequence[str], counts: Sequence[i
     for name, count in zip(names, counts, strict=True):
         written = sum(sum(part.row_groups) for part in parts if part.split == name)
         if written != count:
-            raise DatasetError(f"split {name!r} had {count} rows when it was counted and {written} when it was written; "
-                               "the input changes while it is read: write it to files first")
+            raise DatasetError(
+                f"split {name!r} had {count} rows when it was counted and {written} when it was written; "
+                "the input changes while it is read: write it to files first"
+            )
 
 
 def _check_path(path: str) -> None:
@@ -198,8 +206,9 @@ def _split_rows(rows: DataFrame, config: PrepareConfig) -> list[int]:
     by_split = [counts.get(place, 0) for place in range(len(_split_names(config)))]
     for name, count in zip(_split_names(config), by_split, strict=True):
         if count == 0:
-            raise DatasetError(f"split {name!r} is empty ({sum(by_split)} rows in all); give it a larger share, or drop "
-                               "it from splits")
+            raise DatasetError(
+                f"split {name!r} is empty ({sum(by_split)} rows in all); give it a larger share, or drop it from splits"
+            )
     return by_split
 
 
@@ -213,7 +222,7 @@ def _order_key(config: PrepareConfig, names: Sequence[str]) -> Column:
 def _write(rows: DataFrame, plan: PartPlan, config: PrepareConfig, names: Sequence[str], parts: int) -> list[Part]:
     """Shuffle and write; a part for each task and split."""
 
-    def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def write(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         from pyspark import TaskContext
 
         task = TaskContext.get()

@@ -5,7 +5,7 @@ Called on the driver; the parts are read by Python in Spark workers, over fsspec
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -37,7 +37,7 @@ def read_prepared(spark: SparkSession, path: str, split: str) -> DataFrame:
     parts = dataset.split(split).parts
     schema = _schema(dataset, parts[0].file)
 
-    def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for place in batch.column(0).to_pylist():
                 yield from _read_part(dataset, parts[place].file, schema)

@@ -80,8 +80,10 @@ class _RecordWorker(WorkerBase):  # type: ignore[misc]
             raise DatasetError(f"{row_group.path}, row group {row_group.place} cannot be read: {error}") from error
         records = self._layout.from_arrow(table.column(0))
         if len(records) != row_group.rows:
-            raise DatasetError(f"{row_group.path}, row group {row_group.place} has {len(records)} rows, the manifest says "
-                               f"{row_group.rows}; prepare the dataset again")
+            raise DatasetError(
+                f"{row_group.path}, row group {row_group.place} has {len(records)} rows, the manifest says "
+                f"{row_group.rows}; prepare the dataset again"
+            )
         return number, records
 
     def _file(self, path: str) -> pq.ParquetFile:

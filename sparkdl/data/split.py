@@ -115,7 +115,7 @@ class Split:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Split:
         """The split that `to_json` described."""
-        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
         return cls(**fields)
 
 

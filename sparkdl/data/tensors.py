@@ -63,7 +63,11 @@ def _roles(values: dict[str, Any], layout: RecordLayout) -> tuple[Any, Any, Any]
         return named if len(named) != 1 else next(iter(named.values()))
 
     weight = layout.of_role("weight")
-    return of_role("feature"), () if not layout.of_role("label") else of_role("label"), values[weight[0].key] if weight else ()
+    return (
+        of_role("feature"),
+        () if not layout.of_role("label") else of_role("label"),
+        values[weight[0].key] if weight else (),
+    )
 
 
 def _timed(steps: tf.data.Dataset) -> tf.data.Dataset:

@@ -50,12 +50,24 @@ class LoadedModel:
                 raise SchemaError(f"input column {name!r} is missing{near_miss(name, columns)}")
         return {encoder.name: encoder.encode(as_array(columns[encoder.name])) for encoder in self.signature.inputs}
 
-    def predict_encoded(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name, each of shape ``(rows, *shape)``, for encoded inputs of one batch."""
+    def predict_encoded(self, inputs: Mapping[str, np.ndarray], *, batch_size: int) -> dict[str, np.ndarray]:
+        """Outputs by name, each of shape ``(rows, *shape)``, for encoded inputs of any number of rows.
+
+        Every call of the model gets batches of one shape: the last one is padded with zeros, and cut again.
+        """
         import keras
 
-        result = keras.tree.flatten(self._forward(model_inputs(self.signature.inputs, inputs)))
-        return {output.name: value.numpy() for output, value in zip(self.signature.outputs, result, strict=True)}
+        rows = len(next(iter(inputs.values())))
+        pieces: dict[str, list[np.ndarray]] = {output.name: [] for output in self.signature.outputs}
+        for start in range(0, rows, batch_size):
+            batch = {name: _padded(value[start : start + batch_size], batch_size) for name, value in inputs.items()}
+            result = keras.tree.flatten(self._forward(model_inputs(self.signature.inputs, batch)))
+            for output, value in zip(self.signature.outputs, result, strict=True):
+                pieces[output.name].append(value.numpy().astype(output.numpy_dtype, copy=False))
+        return {
+            output.name: np.concatenate([np.empty((0, *output.shape), output.numpy_dtype), *pieces[output.name]])[:rows]
+            for output in self.signature.outputs
+        }
 
     def predict(self, rows: pa.Table | Mapping[str, Any], *, batch_size: int = DEFAULT_BATCH_SIZE) -> Any:
         """Predictions for raw rows.
@@ -75,13 +87,14 @@ class LoadedModel:
         counts = {name: len(value) for name, value in inputs.items()}
         if len(set(counts.values())) != 1:
             raise SchemaError(f"columns differ in length: {counts}")
-        total = next(iter(counts.values()))
-        pieces = [
-            self.predict_encoded({name: value[start : start + batch_size] for name, value in inputs.items()})
-            for start in range(0, max(total, 1), batch_size)
-        ]
-        results = {o.name: np.concatenate([piece[o.name] for piece in pieces]) for o in self.signature.outputs}
+        results = self.predict_encoded(inputs, batch_size=batch_size)
         return results if len(results) > 1 else next(iter(results.values()))
+
+
+def _padded(values: np.ndarray, rows: int) -> np.ndarray:
+    """The values, with zeros up to so many rows."""
+    missing = rows - len(values)
+    return np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)]) if missing else values
 
 
 def load_model(model_dir: str, *, safe_mode: bool = True) -> LoadedModel:
@@ -117,7 +130,9 @@ def load_keras(model_dir: str, signature: Signature, *, safe_mode: bool = True) 
                 file.write(storage.read_bytes(path))
             return keras.saving.load_model(local, safe_mode=safe_mode)
     except Exception as error:
-        hint = "; it holds Python code: load it with safe_mode=False if you trust it" if "safe_mode" in str(error) else ""
-        raise ModelError(f"Keras cannot load {path}: {error}{hint}") from error
+        hint = (
+            "; it holds Python code: load it with safe_mode=False if you trust it" if "safe_mode" in str(error) else ""
+        )
+        raise ModelError(f"Keras cannot load {path}: {' '.join(str(error).split())}{hint}") from error
     finally:
         keras.config.set_floatx(own_floatx)

@@ -44,7 +44,7 @@ def write_model(
         try:
             model.save(file)
         except Exception as error:
-            raise ModelError(f"Keras cannot save the model {model.name!r}: {error}") from error
+            raise ModelError(f"Keras cannot save model {model.name!r}: {' '.join(str(error).split())}") from error
         signature = Signature(tuple(encoders), dict(raw_types), tuple(outputs), _sha256(file), keras.config.floatx())
         storage.upload_folder(folder, model_dir)
     text = json.dumps(signature.to_json(), indent=1, ensure_ascii=False)
@@ -78,7 +78,7 @@ def _outputs(model: Any, encoders: Sequence[Encoder], label_encoders: Sequence[E
 
 
 def output_names(model: Any, result: Any) -> list[str]:
-    """A name for each output, in the flat order of `result`: its dict key, the layer's name, or output_0, output_1, …"""
+    """A name for each output, in the flat order of `result`: its dict key, its layer's name, or output_0, …"""
     import keras
 
     if isinstance(result, Mapping):

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from sparkdl import storage
 from sparkdl.data.features import Encoder, encoder_from_json
 from sparkdl.data.features.categorical import CategoricalEncoder
@@ -36,6 +38,11 @@ class Output:
     dtype: str
     shape: tuple[int, ...]
     classes: tuple[str | int, ...] | None
+
+    @property
+    def numpy_dtype(self) -> np.dtype:
+        """What predictions come in; numpy and Spark have no bfloat16, and float32 holds its values."""
+        return np.dtype("float32" if self.dtype == "bfloat16" else self.dtype)
 
     @property
     def is_scalar(self) -> bool:
@@ -91,8 +98,10 @@ class Signature:
         """The signature that `to_json` described. Raises ModelError for a newer format."""
         version = content.get("format_version")
         if not isinstance(version, int) or version > FORMAT_VERSION:
-            raise ModelError(f"{path} has format_version {version}; this version of sparkdl reads up to "
-                             f"{FORMAT_VERSION}: update sparkdl")
+            raise ModelError(
+                f"{path} has format_version {version}; this version of sparkdl reads up to "
+                f"{FORMAT_VERSION}: update sparkdl"
+            )
         outputs = tuple(
             Output(o["name"], o["dtype"], tuple(o["shape"]), None if o["classes"] is None else tuple(o["classes"]))
             for o in content["outputs"]

@@ -22,7 +22,7 @@ __all__ = ["RETURNS", "check_returns", "prediction_column", "prediction_type", "
 
 RETURNS = ("raw", "class")
 
-# A binary classifier's one output is the probability of the second class; above this it is chosen, as in Keras' metrics.
+# A binary classifier's one output is the probability of the second class: chosen above this, as in Keras' metrics.
 BINARY_THRESHOLD = 0.5
 
 
@@ -32,8 +32,10 @@ def check_returns(signature: Signature, returns: str) -> None:
         raise ConfigError(f"returns={shown(returns)} must be one of {', '.join(RETURNS)}")
     without = [output.name for output in signature.outputs if output.classes is None]
     if returns == "class" and without:
-        raise ModelError(f"output {without[0]!r} has no classes: its label is not categorical, or its shape is not one "
-                         "value per class; use returns='raw'")
+        raise ModelError(
+            f"output {without[0]!r} has no classes: its label is not categorical, or its shape is not one "
+            "value per class; use returns='raw'"
+        )
 
 
 def prediction_type(signature: Signature, returns: str) -> pa.DataType:
@@ -63,17 +65,13 @@ def prediction_column(results: Mapping[str, np.ndarray], signature: Signature, r
 def _output_type(output: Output, returns: str) -> pa.DataType:
     if returns == "class":
         return pa.string() if isinstance((output.classes or ("",))[0], str) else pa.int64()
-    # bfloat16 is no dtype of Spark's, nor of numpy's.
-    dtype = np.dtype("float32" if output.dtype == "bfloat16" else output.dtype)
-    return arrow_type(dtype, () if output.is_scalar else output.shape)
+    return arrow_type(output.numpy_dtype, () if output.is_scalar else output.shape)
 
 
 def _output_column(values: np.ndarray, output: Output, returns: str) -> pa.Array:
     if returns == "class":
         classes = pa.array(output.classes, type=_output_type(output, returns))
         return classes.take(pa.array(_codes(values, output)))
-    if output.dtype == "bfloat16":
-        values = values.astype(np.float32)
     return to_arrow(values.reshape(len(values)) if output.is_scalar else values)
 
 

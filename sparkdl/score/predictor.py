@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 
 from sparkdl.errors import SchemaError
@@ -78,28 +77,14 @@ def predict_batches(batches: Iterator[list[pa.Array]], task: ScoreTask) -> Itera
     for columns in batches:
         check_count(columns, task.signature)
         named = dict(zip(task.signature.input_names, columns, strict=True))
-        yield prediction_column(_predict(model, named, task.batch_size), task.signature, task.returns)
+        results = model.predict_encoded(model.encode(named), batch_size=task.batch_size)
+        yield prediction_column(results, task.signature, task.returns)
 
 
 def check_count(columns: list[pa.Array], signature: Signature) -> None:
     """Raise SchemaError if there are not as many columns as the model has inputs."""
     if len(columns) != len(signature.inputs):
-        raise SchemaError(f"the model takes {len(signature.inputs)} columns ({', '.join(signature.input_names)}), "
-                          f"{len(columns)} were given")
-
-
-def _predict(model: LoadedModel, columns: dict[str, pa.Array], batch_size: int) -> dict[str, np.ndarray]:
-    """Outputs for the rows of one Arrow batch, computed in batches of one shape: the last is padded."""
-    inputs = model.encode(columns)
-    rows = len(next(iter(inputs.values())))
-    pieces = []
-    for start in range(0, rows, batch_size):
-        piece = {name: value[start : start + batch_size] for name, value in inputs.items()}
-        missing = batch_size - len(next(iter(piece.values())))
-        if missing:
-            piece = {n: np.concatenate([v, np.zeros((missing, *v.shape[1:]), v.dtype)]) for n, v in piece.items()}
-        pieces.append(model.predict_encoded(piece))
-    outputs = model.signature.outputs
-    if not pieces:
-        return {output.name: np.empty((0, *output.shape), output.dtype) for output in outputs}
-    return {output.name: np.concatenate([piece[output.name] for piece in pieces])[:rows] for output in outputs}
+        raise SchemaError(
+            f"the model takes {len(signature.inputs)} columns ({', '.join(signature.input_names)}), "
+            f"{len(columns)} were given"
+        )

@@ -5,7 +5,7 @@ Called on the driver; the rows pass through Spark workers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -50,7 +50,7 @@ def transform(
         raise SchemaError(f"the DataFrame already has a column {output_col!r}; choose another output_col")
     names = task.signature.input_names
 
-    def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         waiting: list[pa.RecordBatch] = []
 
         def inputs() -> Iterator[list[pa.Array]]:
@@ -60,9 +60,7 @@ def transform(
 
         for prediction in predict_batches(inputs(), task):
             batch = waiting.pop()
-            yield pa.RecordBatch.from_arrays(
-                [*batch.columns, prediction], names=[*batch.schema.names, output_col]
-            )
+            yield pa.RecordBatch.from_arrays([*batch.columns, prediction], names=[*batch.schema.names, output_col])
 
     schema = StructType([*df.schema.fields, StructField(output_col, spark_type(task.signature, returns))])
     return df.mapInArrow(score, schema)

@@ -104,7 +104,7 @@ def _task_cores() -> int:
 
 def _pandas_udf(task: ScoreTask) -> Any:
     import pandas as pd
-    from pyspark.sql.functions import pandas_udf
+    from pyspark.sql.pandas.functions import pandas_udf
 
     # One argument comes as a Series, several as a tuple of them.
     def predict(batches: Iterator[Any]) -> Iterator[Any]:
@@ -117,7 +117,8 @@ def _pandas_udf(task: ScoreTask) -> Any:
     taken = tuple[pd.Series, ...] if several_in else pd.Series
     given = pd.DataFrame if several_out else pd.Series
     predict.__annotations__ = {"batches": Iterator[taken], "return": Iterator[given]}  # type: ignore[valid-type]
-    return pandas_udf(predict, spark_type(task.signature, task.returns))
+    make: Any = pandas_udf  # its overloads know no iterators
+    return make(predict, spark_type(task.signature, task.returns))
 
 
 def _arrow_to_pandas(column: pa.Array) -> Any:

@@ -22,7 +22,9 @@ def join_world(world: World) -> None:
     """Connect with the other ranks. Raises LaunchError if Horovod sees another world than the launcher."""
     hvd.init()
     if (hvd.rank(), hvd.size()) != (world.rank, world.size):
-        raise LaunchError(f"Horovod is rank {hvd.rank()} of {hvd.size()}, the launcher said {world.rank} of {world.size}")
+        raise LaunchError(
+            f"Horovod is rank {hvd.rank()} of {hvd.size()}, the launcher said {world.rank} of {world.size}"
+        )
 
 
 def broadcast(variables: Sequence[Any]) -> None:

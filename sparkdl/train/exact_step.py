@@ -55,11 +55,15 @@ def check_model(model: Any) -> None:
         raise ModelError(f"model {model.name!r} is not compiled with an optimizer; build_model must return it compiled")
     for method in ("train_step", "test_step", "compute_loss"):
         if getattr(type(model), method) is not getattr(keras.Model, method):
-            raise ModelError(f"model {model.name!r} has its own {method}, which sparkdl cannot make exact over ranks yet; "
-                             "run it with sparkdl.run and reduce its gradients there")
+            raise ModelError(
+                f"model {model.name!r} has its own {method}, which sparkdl cannot make exact over ranks yet; "
+                "run it with sparkdl.run and reduce its gradients there"
+            )
     if model.steps_per_execution != 1:
-        raise ModelError(f"steps_per_execution={model.steps_per_execution} would run over the end of an epoch; compile "
-                         "with steps_per_execution=1")
+        raise ModelError(
+            f"steps_per_execution={model.steps_per_execution} would run over the end of an epoch; compile "
+            "with steps_per_execution=1"
+        )
 
 
 def build(model: Any, example: tuple[Any, ...]) -> None:
@@ -71,14 +75,16 @@ def build(model: Any, example: tuple[Any, ...]) -> None:
     for path_and_loss in model._compile_loss._flat_losses if model._compile_loss is not None else ():
         reduction = getattr(path_and_loss.loss, "reduction", None)
         if reduction not in MEAN_REDUCTIONS:
-            raise ModelError(f"loss {path_and_loss.name!r} has reduction={reduction!r}; exact over ranks are "
-                             f"{', '.join(MEAN_REDUCTIONS)}")
+            raise ModelError(
+                f"loss {path_and_loss.name!r} has reduction={reduction!r}; exact over ranks are "
+                f"{', '.join(MEAN_REDUCTIONS)}"
+            )
     check_metrics(model)
 
 
 @contextmanager
 def exact_steps(model: Any) -> Iterator[StepNumbers]:
-    """Within the block the model's `fit` and `evaluate` take elements of `step_dataset` and are exact over all ranks."""
+    """Within the block the model's `fit` and `evaluate` take elements of `step_dataset` and are exact over ranks."""
     numbers = StepNumbers()
     optimizer = model.optimizer
     replaced: dict[Any, dict[str, Any]] = {
@@ -167,8 +173,10 @@ def _compute_loss(model: Any, numbers: StepNumbers) -> Callable[..., tf.Tensor]:
         x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> tf.Tensor:
         if any(getattr(value, "_keras_mask", None) is not None for value in keras.tree.flatten(y_pred)):
-            raise ModelError(f"model {model.name!r} gives masked outputs, whose loss is a mean over valid elements, not "
-                             "rows; sparkdl cannot make that exact over ranks yet")
+            raise ModelError(
+                f"model {model.name!r} gives masked outputs, whose loss is a mean over valid elements, not "
+                "rows; sparkdl cannot make that exact over ranks yet"
+            )
         numbers.loss = original(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
         return numbers.loss
 

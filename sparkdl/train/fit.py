@@ -100,8 +100,10 @@ def evaluate(
     model_dir = storage.absolute(model_dir)
     expected = [encoder.to_json() for encoder in Signature.read(model_dir).inputs]
     if expected != [encoder.to_json() for encoder in dataset.encoders]:
-        raise ConfigError(f"the features of {dataset.path} are not encoded as the model in {model_dir} was trained; "
-                          "evaluate it on the dataset that it was trained on")
+        raise ConfigError(
+            f"the features of {dataset.path} are not encoded as the model in {model_dir} was trained; "
+            "evaluate it on the dataset that it was trained on"
+        )
     dataset.split(split)
     task = EvaluateTask(
         model_dir=model_dir, dataset=dataset, split=split, global_batch_size=global_batch_size, safe_mode=safe_mode
@@ -112,5 +114,7 @@ def evaluate(
 
 def _check(dataset: Dataset, launch: LaunchConfig) -> None:
     if launch.num_workers > dataset.lanes:
-        raise ConfigError(f"num_workers={launch.num_workers} but {dataset.path} has {dataset.lanes} lanes; use at most "
-                          f"{dataset.lanes} workers or prepare with PrepareConfig(lanes=…)")
+        raise ConfigError(
+            f"num_workers={launch.num_workers} but {dataset.path} has {dataset.lanes} lanes; use at most "
+            f"{dataset.lanes} workers or prepare with PrepareConfig(lanes=…)"
+        )

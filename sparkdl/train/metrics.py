@@ -17,8 +17,8 @@ from sparkdl.train.collective import sum_over_ranks
 
 __all__ = ["check_metrics", "leaf_metrics", "summed_states"]
 
-# Keras metrics whose state is a sum over rows, so that the state of all rows is the sum of the ranks' states. Additivity
-# cannot be read off a metric (Variable.aggregation is "sum" by default), so this is a list, proved by tests.
+# Keras metrics whose state is a sum over rows, so that the state of all rows is the sum of the ranks' states.
+# Additivity cannot be read off a metric (Variable.aggregation is "sum" by default), so this is a list, proved by tests.
 ADDITIVE: tuple[type, ...] = (
     keras.metrics.Mean,
     keras.metrics.Sum,
@@ -69,8 +69,8 @@ def check_metrics(model: Any) -> None:
         of_keras = kind.__module__.startswith("keras.") and kind.__name__ not in NOT_ADDITIVE_NAMES
         if not (of_keras and isinstance(metric, ADDITIVE)):
             raise ModelError(
-                f"metric {metric.name!r} ({kind.__name__}) is not known to be exact over several ranks; if the sum of its "
-                "variables over the ranks is the state over all rows, set sparkdl_reduction = 'sum' on its class"
+                f"metric {metric.name!r} ({kind.__name__}) is not known to be exact over several ranks; if the sum of "
+                "its variables over the ranks is the state over all rows, set sparkdl_reduction = 'sum' on its class"
             )
 
 

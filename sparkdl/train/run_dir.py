@@ -36,7 +36,9 @@ class RunDir:
         """Make the folder for a new run. Raises CheckpointError if it already holds something."""
         names = storage.listing(self.path)
         if names:
-            raise CheckpointError(f"run_dir={self.path} already holds {shown(names[0])}; choose a new folder for each run")
+            raise CheckpointError(
+                f"run_dir={self.path} already holds {shown(names[0])}; choose a new folder for each run"
+            )
         try:
             storage.make_folder(self.path)
         except OSError as error:

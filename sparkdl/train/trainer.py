@@ -69,8 +69,12 @@ def train_rank(task: TrainTask) -> list[dict[str, Any]]:
     steps = feed.plan(0).steps
     with exact_steps(model) as numbers:
         callbacks, recorder = rank_callbacks(
-            config.callbacks() if config.callbacks else [], numbers, here,
-            epochs=config.epochs, steps=steps, rows=train.rows,
+            config.callbacks() if config.callbacks else [],
+            numbers,
+            here,
+            epochs=config.epochs,
+            steps=steps,
+            rows=train.rows,
         )
         held_out: dict[str, Any] = {}
         if validation is not None:

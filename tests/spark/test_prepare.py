@@ -18,10 +18,19 @@ THIRDS = Split.fraction({"train": 0.6, "val": 0.2, "test": 0.2}, seed=3, key="id
 def people(spark):
     rng = np.random.default_rng(0)
     rows = [
-        (i, float(rng.normal(40, 10)) if i % 7 else None, ["clerk", "cook", "smith"][i % 3], [float(i), -float(i)], i % 2, 1.0 + i % 4)
+        (
+            i,
+            float(rng.normal(40, 10)) if i % 7 else None,
+            ["clerk", "cook", "smith"][i % 3],
+            [float(i), -float(i)],
+            i % 2,
+            1.0 + i % 4,
+        )
         for i in range(500)
     ]
-    return spark.createDataFrame(rows, "id long, age double, job string, hours array<double>, income int, weight double")
+    return spark.createDataFrame(
+        rows, "id long, age double, job string, hours array<double>, income int, weight double"
+    )
 
 
 def prepare(people, path, **options):
@@ -82,7 +91,9 @@ def test_a_split_by_key_keeps_a_keys_rows_together(spark, tmp_path) -> None:
     visits = spark.range(300).selectExpr("id", "id % 40 as patient", "double(id) as x")
     ds = sparkdl.prepare(
         visits,
-        PrepareConfig(path=str(tmp_path / "d"), features=["x"], splits=Split.fraction({"train": 0.5, "test": 0.5}, key="patient")),
+        PrepareConfig(
+            path=str(tmp_path / "d"), features=["x"], splits=Split.fraction({"train": 0.5, "test": 0.5}, key="patient")
+        ),
     )
     splits_of_patient = sparkdl.split(visits, ds).groupBy("patient").agg({"split": "approx_count_distinct"}).collect()
     assert all(row[1] == 1 for row in splits_of_patient)
@@ -90,10 +101,14 @@ def test_a_split_by_key_keeps_a_keys_rows_together(spark, tmp_path) -> None:
 
 def test_a_column_may_name_the_split(spark, tmp_path) -> None:
     rows = spark.range(30).selectExpr("double(id) as x", "case when id < 20 then 'train' else 'test' end as part")
-    ds = sparkdl.prepare(rows, PrepareConfig(path=str(tmp_path / "d"), features=["x"], splits=Split.column("part", ["train", "test"])))
+    ds = sparkdl.prepare(
+        rows, PrepareConfig(path=str(tmp_path / "d"), features=["x"], splits=Split.column("part", ["train", "test"]))
+    )
     assert (ds.split("train").rows, ds.split("test").rows) == (20, 10)
     with pytest.raises(DatasetError, match="10 rows have no split"):
-        sparkdl.prepare(rows, PrepareConfig(path=str(tmp_path / "e"), features=["x"], splits=Split.column("part", ["train"])))
+        sparkdl.prepare(
+            rows, PrepareConfig(path=str(tmp_path / "e"), features=["x"], splits=Split.column("part", ["train"]))
+        )
 
 
 def test_row_groups_are_equal_but_for_the_last_of_a_part(dataset) -> None:
@@ -122,7 +137,10 @@ def test_preparing_again_replaces_the_dataset_and_open_handles_stay_readable(spa
     second = prepare(people.limit(200), tmp_path / "d")
     assert sum(second.split(n).rows for n in second.splits) == 200
     assert sparkdl.open_dataset(str(tmp_path / "d")) == second
-    rows = sum(len(b.records) for b in Feed(first, first.split("train"), rank=0, world_size=1, global_batch_size=50, seed=0).blocks([0]))
+    rows = sum(
+        len(b.records)
+        for b in Feed(first, first.split("train"), rank=0, world_size=1, global_batch_size=50, seed=0).blocks([0])
+    )
     assert rows == first.split("train").rows
 
 
@@ -162,7 +180,11 @@ def test_vectors_of_spark_ml_are_stored_dense(spark, tmp_path) -> None:
     ("options", "kind", "message"),
     [
         ({"features": ["agee"]}, SchemaError, "column 'agee' is not in the DataFrame; did you mean 'age'?"),
-        ({"features": ["job"]}, SchemaError, "column 'job': values of type string are no numbers; strings need an encoder"),
+        (
+            {"features": ["job"]},
+            SchemaError,
+            "column 'job': values of type string are no numbers; strings need an encoder",
+        ),
         ({"features": ["age"]}, SchemaError, "column 'age': null without a policy.*; row \\d+ is None"),
         ({"features": [Numeric("age")]}, SchemaError, "column 'age': null without a policy"),
         ({"features": [Tensor("hours", shape=(3,))]}, SchemaError, "declared shape \\(3,\\)"),
@@ -178,7 +200,9 @@ def test_bad_input_is_an_error_of_ours(people, tmp_path, options, kind, message)
 
 def test_ragged_arrays_name_the_row(spark, tmp_path) -> None:
     df = spark.createDataFrame([([1.0, 2.0],), ([1.0, 2.0],), ([3.0],)], "x array<double>").coalesce(1)
-    with pytest.raises(SchemaError, match="column 'x': axis 0 is not of length 2 \\(ragged array\\) in 1 of \\d+ rows.*\\[3.0\\]"):
+    with pytest.raises(
+        SchemaError, match="column 'x': axis 0 is not of length 2 \\(ragged array\\) in 1 of \\d+ rows.*\\[3.0\\]"
+    ):
         sparkdl.prepare(df, PrepareConfig(path=str(tmp_path / "d"), features=["x"]))
 
 

@@ -39,8 +39,9 @@ def _from_mapping(options: dict[str, Any]) -> Feature:
     kinds = [key for key in options if key in _DECLARED]
     if len(kinds) != 1:
         wrong = next((str(key) for key in options), "")
-        raise ConfigError(f"feature {shown(options)} must name one kind, as in {{numeric: age}}"
-                          + near_miss(wrong, _DECLARED))
+        raise ConfigError(
+            f"feature {shown(options)} must name one kind, as in {{numeric: age}}" + near_miss(wrong, _DECLARED)
+        )
     kind = kinds[0]
     name = options.pop(kind)
     declared = _DECLARED[kind]
@@ -48,7 +49,7 @@ def _from_mapping(options: dict[str, Any]) -> Feature:
     for option in options:
         if option not in known:
             raise ConfigError(f"unknown option {option!r} of {kind} feature {name!r}{near_miss(str(option), known)}")
-    return declared(name, **options)  # type: ignore[no-any-return]
+    return declared(name, **options)
 
 
 def encoder_from_json(content: dict[str, Any]) -> Encoder:
@@ -56,4 +57,4 @@ def encoder_from_json(content: dict[str, Any]) -> Encoder:
     kind = content.get("kind")
     if kind not in _FITTED:
         raise DatasetError(f"encoder of kind {shown(kind)} is not known to this version of sparkdl; update it")
-    return _FITTED[kind].from_json(content)  # type: ignore[no-any-return]
+    return _FITTED[kind].from_json(content)

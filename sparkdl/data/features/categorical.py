@@ -72,7 +72,9 @@ class CategoricalEncoder:
     is_label: bool
 
     @classmethod
-    def fit(cls, feature: Categorical, counted: Sequence[tuple[str | int, int]], *, is_label: bool) -> CategoricalEncoder:
+    def fit(
+        cls, feature: Categorical, counted: Sequence[tuple[str | int, int]], *, is_label: bool
+    ) -> CategoricalEncoder:
         """The encoder for these (value, count) pairs of the train split.
 
         Raises SchemaError for a label with a single class.
@@ -81,11 +83,14 @@ class CategoricalEncoder:
         by_frequency = sorted(kept, key=lambda pair: (-pair[1], pair[0]))[: feature.max_size]
         values = [value for value, _ in by_frequency]
         if not values:
-            raise SchemaError(f"column {feature.name!r}: no value comes {feature.min_count} times in the train split; "
-                              "lower min_count")
+            raise SchemaError(
+                f"column {feature.name!r}: no value comes {feature.min_count} times in the train split; lower min_count"
+            )
         if is_label and len(values) < 2:
-            raise SchemaError(f"label {feature.name!r} has {len(values)} class in the train split ({shown(values)}); a "
-                              "classifier needs at least 2")
+            raise SchemaError(
+                f"label {feature.name!r} has {len(values)} class in the train split ({shown(values)}); a "
+                "classifier needs at least 2"
+            )
         return cls(feature.name, tuple(sorted(values) if is_label else values), is_label)
 
     @property

@@ -116,9 +116,17 @@ class NumericEncoder:
         if moments.count == 0:
             raise SchemaError(f"column {feature.name!r}: the train split has no value that is not null")
         std = np.sqrt(moments.squares / moments.count)
-        plain = [_plain(values, moments.shape) for values in (moments.mean, std, moments.low, moments.high)]
-        fill = feature.fill if not isinstance(feature.fill, str) else float(moments.mean[0])
-        return cls(feature.name, moments.shape, feature.scale, *plain, fill=None if fill is None else float(fill))
+        fill = float(moments.mean[0]) if isinstance(feature.fill, str) else feature.fill
+        return cls(
+            name=feature.name,
+            shape=moments.shape,
+            scale=feature.scale,
+            mean=_plain(moments.mean, moments.shape),
+            std=_plain(std, moments.shape),
+            low=_plain(moments.low, moments.shape),
+            high=_plain(moments.high, moments.shape),
+            fill=None if fill is None else float(fill),
+        )
 
     @property
     def dtype(self) -> np.dtype:
@@ -150,8 +158,7 @@ class NumericEncoder:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> NumericEncoder:
         """The encoder that `to_json` described."""
-        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
-        fields.pop("kind")
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items() if k != "kind"}
         return cls(**fields)
 
 

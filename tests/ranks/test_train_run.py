@@ -1,0 +1,213 @@
+"""What a run does around its steps: stop together, refuse by name, leave a model and a history."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+import sparkdl
+from sparkdl import CheckpointError, ConfigError, LaunchConfig, ModelError, TrainConfig, WorkerError
+
+TWO = LaunchConfig(num_workers=2, local=True)
+
+
+def small_model(ds):
+    import keras
+
+    layers = keras.layers
+    model = keras.Sequential(
+        [keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(len(ds.classes), activation="softmax")]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def config(tmp_path, **options) -> TrainConfig:
+    return TrainConfig(**{"run_dir": str(tmp_path / "run"), "epochs": 2, "global_batch_size": 200, **options})
+
+
+def stop_on_rank_1():
+    import keras
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if sparkdl.world().rank == 1 and batch == 2:
+                self.model.stop_training = True
+
+    class Count(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.last = batch
+
+        def on_train_end(self, logs=None):
+            with open(f"{sparkdl.world().rank}.steps", "w") as file:
+                file.write(str(self.last))
+
+    return [Stop(), Count()]
+
+
+def test_one_ranks_stop_stops_all_after_the_same_step(digits_dataset, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = sparkdl.fit(small_model, digits_dataset, config(tmp_path, callbacks=stop_on_rank_1, epochs=5), launch=TWO)
+    assert [(tmp_path / f"{rank}.steps").read_text() for rank in (0, 1)] == ["3", "3"]
+    assert len(result.history) == 1
+
+
+def early_stopping():
+    import keras
+
+    return [
+        keras.callbacks.EarlyStopping("val_loss", patience=0, mode="max"),
+        keras.callbacks.LearningRateScheduler(lambda e: 0.5 / (e + 1)),
+    ]
+
+
+def test_keras_callbacks_see_the_reduced_logs_and_the_lr_is_recorded(digits_dataset, tmp_path) -> None:
+    result = sparkdl.fit(small_model, digits_dataset, config(tmp_path, callbacks=early_stopping, epochs=9), launch=TWO)
+    # val_loss falls, so mode="max" stops after the second epoch.
+    assert [record["lr"] for record in result.history] == [0.5, 0.25]
+
+
+@pytest.fixture(scope="module")
+def run(digits_dataset, tmp_path_factory) -> sparkdl.TrainResult:
+    """A run of two epochs on two ranks."""
+    return sparkdl.fit(small_model, digits_dataset, config(tmp_path_factory.mktemp("run")), launch=TWO)
+
+
+def test_a_run_leaves_its_history_and_a_model_that_keras_loads_alone(run, digits) -> None:
+    import keras
+
+    assert json.loads((Path(run.model_dir).parent / "history.json").read_text()) == run.history
+    loaded = keras.saving.load_model(f"{run.model_dir}/model.keras")
+    assert type(loaded.optimizer) is keras.optimizers.Adam and loaded.optimizer.iterations == 2 * 8
+    assert float(loaded.optimizer.learning_rate) == pytest.approx(1e-3)
+    pixels = [row.pixels for row in digits.limit(50).collect()]
+    ours = sparkdl.load_model(run.model_dir).predict({"pixels": pixels})
+    assert np.allclose(ours, loaded.predict(np.reshape(pixels, (-1, 8, 8, 1)), verbose=0), rtol=1e-5, atol=1e-6)
+
+
+def failing_on_rank_1(ds):
+    if sparkdl.world().rank == 1:
+        raise KeyError("no such layer")
+    time.sleep(100)
+
+
+def test_a_failing_build_model_reaches_the_driver_and_leaves_no_process(digits_dataset, tmp_path) -> None:
+    began = time.monotonic()
+    with pytest.raises(WorkerError, match="rank 1/2.*KeyError: 'no such layer'") as raised:
+        sparkdl.fit(failing_on_rank_1, digits_dataset, config(tmp_path), launch=TWO)
+    assert raised.value.rank == 1 and "failing_on_rank_1" in raised.value.remote_traceback
+    assert time.monotonic() - began < 40
+    left = [p for p in psutil.Process().children(recursive=True) if "sparkdl.launch.rank" in " ".join(p.cmdline())]
+    assert left == []
+
+
+def not_compiled(ds):
+    import keras
+
+    return keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+
+
+def compiled_with(**options):
+    def build_model(ds):
+        import keras
+
+        model = not_compiled(ds)
+        given = {"optimizer": "sgd", "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True)}
+        model.compile(**{**given, **{key: make(keras) for key, make in options.items()}})
+        return model
+
+    return build_model
+
+
+def own_metric(keras):
+    class Odd(keras.metrics.Metric):
+        def __init__(self):
+            super().__init__(name="odd")
+            self.most = self.add_weight(name="most", initializer="zeros")
+
+        def update_state(self, y_true, y_pred, sample_weight=None):
+            self.most.assign(keras.ops.max(y_pred))
+
+        def result(self):
+            return self.most
+
+    return [Odd()]
+
+
+def own_train_step(ds):
+    import keras
+
+    class Own(keras.Model):
+        def train_step(self, data):
+            return {}
+
+    inputs = keras.Input((8, 8, 1))
+    model = Own(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(inputs)))
+    model.compile("sgd", "mse")
+    return model
+
+
+def refusals(ds, builders):
+    """Why each model is refused; in one rank, for starting TensorFlow costs more than all of them."""
+    from sparkdl.train.exact_step import build, check_model
+    from sparkdl.train.trainer import _example
+
+    reasons = {}
+    for name, build_model in builders.items():
+        try:
+            model = build_model(ds)
+            check_model(model)
+            build(model, _example(ds))
+            reasons[name] = "accepted"
+        except ModelError as error:
+            reasons[name] = str(error)
+    return reasons
+
+
+def test_what_cannot_be_exact_is_refused_by_name(digits_dataset) -> None:
+    builders = {
+        "must return a compiled keras.Model, not str": lambda ds: "no model",
+        "is not compiled": not_compiled,
+        "has its own train_step": own_train_step,
+        "steps_per_execution=4": compiled_with(steps_per_execution=lambda keras: 4),
+        "metric 'odd' (Odd) is not known to be exact": compiled_with(metrics=own_metric),
+        "reduction='sum'": compiled_with(
+            loss=lambda keras: keras.losses.SparseCategoricalCrossentropy(reduction="sum")
+        ),
+        "accepted": small_model,
+    }
+    (reasons,) = sparkdl.run(refusals, digits_dataset, builders, launch=LaunchConfig(num_workers=1, local=True))
+    for expected, reason in reasons.items():
+        assert expected in reason
+
+
+def test_a_run_dir_is_used_once(digits_dataset, tmp_path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "history.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"already holds 'history.json'"):
+        sparkdl.fit(small_model, digits_dataset, config(tmp_path), launch=TWO)
+
+
+def test_more_workers_than_lanes_are_refused(digits_dataset, tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"num_workers=193 but .* has 192 lanes"):
+        sparkdl.fit(small_model, digits_dataset, config(tmp_path), launch=LaunchConfig(num_workers=193, local=True))
+
+
+def test_a_dataset_without_label_is_refused(spark, tmp_path) -> None:
+    ds = sparkdl.prepare(
+        spark.range(9).selectExpr("double(id) as x"), sparkdl.PrepareConfig(path=str(tmp_path / "d"), features=["x"])
+    )
+    with pytest.raises(ConfigError, match="has no label"):
+        sparkdl.fit(small_model, ds, config(tmp_path), launch=TWO)
+
+
+def test_a_model_is_evaluated_only_on_features_encoded_alike(spark, run, tmp_path) -> None:
+    other = sparkdl.prepare(
+        spark.range(9).selectExpr("double(id) as pixels", "id as digit"),
+        sparkdl.PrepareConfig(path=str(tmp_path / "d"), features=["pixels"], label="digit"),
+    )
+    with pytest.raises(ConfigError, match="not encoded as the model"):
+        sparkdl.evaluate(run.model_dir, other, "train", launch=TWO)

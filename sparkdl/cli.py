@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import cloudpickle
 import yaml
 
-from sparkdl.config import LaunchConfig
+from sparkdl.data.dataset import Dataset
+from sparkdl.data.prepare import split
 from sparkdl.data.split import Split
 from sparkdl.errors import ConfigError, SparkDLError, WorkerError, near_miss, shown
 from sparkdl.spark_errors import errors_from_workers
@@ -25,7 +26,16 @@ from sparkdl.spark_errors import errors_from_workers
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["build", "load_function", "main", "read_options", "read_source", "write_parquet"]
+__all__ = [
+    "build",
+    "load_function",
+    "main",
+    "read_options",
+    "read_source",
+    "rows_of_split",
+    "take",
+    "write_parquet",
+]
 
 T = TypeVar("T")
 
@@ -34,32 +44,34 @@ EXIT_OWN_ERROR = 2
 # Fields of configurations that YAML writes in another form than Python.
 _FROM_YAML: dict[str, Callable[[Any], Any]] = {
     "splits": lambda value: None if value is None else Split.from_mapping(_mapping("splits", value)),
-    "launch": lambda value: build(LaunchConfig, _mapping("launch", value)),
-    "build_model": lambda value: load_function(value),
     "callbacks": lambda value: None if value is None else load_function(value),
 }
 
 
-def main(job: Callable[[SparkSession, dict[str, Any]], None], argv: Sequence[str] | None = None) -> None:
+def main(parse: Callable[[dict[str, Any]], T], job: Callable[[SparkSession, T], None]) -> None:
     """Run a job as a program: options from the arguments, a session that is stopped, an exit code.
 
     Exit code 2 and one line for an error of ours; a rank's failure prints its traceback and exits with 1.
+
+    Args:
+        parse: the job's configuration from its options; called before Spark starts, so that mistakes are told at once.
+        job: the work itself.
     """
     from pyspark.sql import SparkSession
 
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     logging.getLogger("sparkdl").setLevel(logging.INFO)
     try:
-        options = read_options(sys.argv[1:] if argv is None else argv)
+        config = parse(read_options(sys.argv[1:]))
         spark = SparkSession.builder.getOrCreate()
         try:
-            job(spark, options)
+            job(spark, config)
         finally:
             spark.stop()
     except WorkerError as error:
         sys.exit(f"error: {error}")
     except SparkDLError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(EXIT_OWN_ERROR)
 
 
@@ -84,11 +96,19 @@ def read_options(argv: Sequence[str]) -> dict[str, Any]:
     return options
 
 
+def take(options: dict[str, Any], key: str) -> Any:
+    """Take one option out of a job's options. Raises ConfigError if it is not there."""
+    if key not in options:
+        raise ConfigError(f"option {key!r} is missing; set it in the YAML file or as {key}=…")
+    return options.pop(key)
+
+
 def build(kind: type[T], options: Mapping[str, Any]) -> T:
     """A configuration dataclass from options.
 
     Raises ConfigError for an unknown key, with its near miss, for a missing one, and for a bad value.
     """
+    options = _mapping(kind.__name__, options)
     fields = {f.name: f for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
     for key in options:
         if key not in fields:
@@ -146,6 +166,13 @@ def read_source(spark: SparkSession, source: Any) -> DataFrame:
         return reader.load(options["path"])
     except AnalysisException as error:
         raise ConfigError(f"source {shown(source)} cannot be read: {' '.join(str(error).split())[:300]}") from error
+
+
+def rows_of_split(df: DataFrame, dataset: Dataset, name: str) -> DataFrame:
+    """The raw rows that a dataset holds in one of its splits. Raises DatasetError for an unknown split."""
+    dataset.split(name)
+    column = "__split__"
+    return split(df, dataset, column=column).where(f"{column} = '{name}'").drop(column)
 
 
 def write_parquet(df: DataFrame, path: str) -> None:

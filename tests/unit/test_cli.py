@@ -1,11 +1,9 @@
 """YAML, overrides, near misses."""
 
-import dataclasses
-
 import pytest
 
 from sparkdl import ConfigError, LaunchConfig, PrepareConfig, Split, TrainConfig
-from sparkdl.cli import build, load_function, read_options
+from sparkdl.cli import build, load_function, read_options, take
 
 
 @pytest.fixture
@@ -61,17 +59,22 @@ def test_a_missing_option_is_named() -> None:
 
 
 def test_yaml_forms_of_splits_and_launch_are_understood() -> None:
-    @dataclasses.dataclass
-    class Job:
-        launch: LaunchConfig
-
-    assert build(Job, {"launch": {"num_workers": 3}}).launch == LaunchConfig(num_workers=3)
+    assert build(LaunchConfig, {"num_workers": 3}) == LaunchConfig(num_workers=3)
     with pytest.raises(ConfigError, match="did you mean 'num_workers'"):
-        build(Job, {"launch": {"num_worker": 3}})
+        build(LaunchConfig, {"num_worker": 3})
+    with pytest.raises(ConfigError, match="LaunchConfig must hold keys and values, not 3"):
+        build(LaunchConfig, 3)
     config = build(PrepareConfig, {"path": "p", "features": ["a"], "splits": {"column": "part"}})
     assert config.splits == Split.column("part")
     with pytest.raises(ConfigError, match="did you mean 'seed'"):
         build(PrepareConfig, {"path": "p", "features": ["a"], "splits": {"fraction": {"train": 1.0}, "sed": 3}})
+
+
+def test_an_option_is_taken_once() -> None:
+    options = {"source": "x"}
+    assert take(options, "source") == "x" and options == {}
+    with pytest.raises(ConfigError, match="option 'source' is missing"):
+        take(options, "source")
 
 
 def test_functions_are_found_by_name() -> None:

@@ -61,7 +61,9 @@ def test_a_bad_prepare_option_is_refused(options: dict, message: str) -> None:
 
 
 def test_features_may_be_names_objects_or_mappings() -> None:
-    config = PrepareConfig(path="d", features=["a", Numeric("b"), {"tensor": "c", "shape": [2, 3]}], label={"categorical": "y"})
+    config = PrepareConfig(
+        path="d", features=["a", Numeric("b"), {"tensor": "c", "shape": [2, 3]}], label={"categorical": "y"}
+    )
     assert config.features == (Tensor("a"), Numeric("b"), Tensor("c", shape=(2, 3)))
     assert config.label == Categorical("y") and config.labels == (Categorical("y"),)
 

@@ -22,7 +22,12 @@ def test_an_error_survives_pickling(kind: type[errors.SparkDLError]) -> None:
 def test_a_worker_error_keeps_all_it_carries() -> None:
     error = errors.WorkerError("rank 3 failed", 3, "host-a", "Traceback …", "last line")
     again = pickle.loads(pickle.dumps(error))
-    assert (again.rank, again.host, again.remote_traceback, again.last_lines) == (3, "host-a", "Traceback …", "last line")
+    assert (again.rank, again.host, again.remote_traceback, again.last_lines) == (
+        3,
+        "host-a",
+        "Traceback …",
+        "last line",
+    )
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -45,7 +50,9 @@ def test_a_near_miss_is_named_and_otherwise_the_choices() -> None:
 
 
 def test_our_error_is_found_in_a_workers_traceback() -> None:
-    text = "Traceback (most recent call last):\n  File …\nsparkdl.errors.SchemaError: column 'a': null\n\n\tat org.apache"
+    text = (
+        "Traceback (most recent call last):\n  File …\nsparkdl.errors.SchemaError: column 'a': null\n\n\tat org.apache"
+    )
     found = own_error_in(text)
     assert type(found) is errors.SchemaError and str(found) == "column 'a': null"
     assert own_error_in("ValueError: no") is None

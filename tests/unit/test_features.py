@@ -37,7 +37,9 @@ def test_standardized_numbers_equal_a_plain_reference(batches: list[list[float |
     encoder = numeric_encoder(Numeric("x", fill="mean"), [pa.array(b, pa.float64()) for b in batches])
     mean = math.fsum(known) / len(known)
     std = math.sqrt(math.fsum((x - mean) ** 2 for x in known) / len(known))
-    assert encoder.mean == pytest.approx(mean, rel=1e-9, abs=1e-6) and encoder.std == pytest.approx(std, rel=1e-6, abs=1e-6)
+    assert encoder.mean == pytest.approx(mean, rel=1e-9, abs=1e-6) and encoder.std == pytest.approx(
+        std, rel=1e-6, abs=1e-6
+    )
     for batch in batches:
         filled = [encoder.mean if x is None else x for x in batch]
         expected = [np.float32((x - encoder.mean) / (encoder.std or 1.0)) for x in filled]
@@ -79,7 +81,10 @@ def test_a_constant_fills_nulls_of_whole_numbers() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.lists(st.sampled_from("aabbbcdäö€ "), min_size=1), st.integers(1, 6), st.integers(1, 3), st.lists(st.sampled_from("abxyz"))
+    st.lists(st.sampled_from("aabbbcdäö€ "), min_size=1),
+    st.integers(1, 6),
+    st.integers(1, 3),
+    st.lists(st.sampled_from("abxyz")),
 )
 def test_categories_equal_a_plain_reference(train: list[str], size: int, least: int, scored: list[str]) -> None:
     counts = [(value, train.count(value)) for value in set(train)]
@@ -116,7 +121,9 @@ def test_categories_of_another_type_than_fitted_are_refused() -> None:
         encoder.encode(pa.array([1.5]))
 
 
-VECTOR = pa.struct([("type", pa.int8()), ("size", pa.int32()), ("indices", pa.list_(pa.int32())), ("values", pa.list_(pa.float64()))])
+VECTOR = pa.struct(
+    [("type", pa.int8()), ("size", pa.int32()), ("indices", pa.list_(pa.int32())), ("values", pa.list_(pa.float64()))]
+)
 DENSE = {"type": 1, "size": None, "indices": None, "values": [1.0, 2.0, 3.0]}
 SPARSE = {"type": 0, "size": 3, "indices": [2, 0], "values": [5.0, 7.0]}
 EMPTY = {"type": 0, "size": 3, "indices": [], "values": []}

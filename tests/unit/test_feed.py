@@ -14,7 +14,9 @@ from sparkdl.data.features.tensor import TensorEncoder
 from sparkdl.data.feed import Feed
 from sparkdl.data.layout import RECORD_COLUMN, Field, RecordLayout
 
-LAYOUT = RecordLayout((Field("feature", "id", "int64", ()), Field("feature", "x", "float32", (3,)), Field("label", "y", "int32", ())))
+LAYOUT = RecordLayout(
+    (Field("feature", "id", "int64", ()), Field("feature", "x", "float32", (3,)), Field("label", "y", "int32", ()))
+)
 
 
 def make_dataset(folder: Path, parts: list[list[int]], lanes: int = 8) -> Dataset:
@@ -23,7 +25,9 @@ def make_dataset(folder: Path, parts: list[list[int]], lanes: int = 8) -> Datase
     start, described = 0, []
     for number, groups in enumerate(parts):
         file = folder / f"part-{number}.parquet"
-        with pq.ParquetWriter(file, pa.schema([(RECORD_COLUMN, pa.binary(LAYOUT.dtype.itemsize))]), compression="none") as writer:
+        with pq.ParquetWriter(
+            file, pa.schema([(RECORD_COLUMN, pa.binary(LAYOUT.dtype.itemsize))]), compression="none"
+        ) as writer:
             for rows in groups:
                 ids = np.arange(start, start + rows)
                 records = LAYOUT.pack({"feature:id": ids, "feature:x": np.stack([ids] * 3, axis=1), "label:y": ids % 5})
@@ -31,17 +35,35 @@ def make_dataset(folder: Path, parts: list[list[int]], lanes: int = 8) -> Datase
                 start += rows
         described.append(Part(file.name, "train", tuple(groups)))
     return Dataset(
-        path=str(folder), encoders=(encoder,), label_encoders=(), weight=None, keep=(), raw_types={}, rule=None,
-        seed=0, lanes=lanes, layout=LAYOUT, parts=tuple(described), fingerprint="test",
+        path=str(folder),
+        encoders=(encoder,),
+        label_encoders=(),
+        weight=None,
+        keep=(),
+        raw_types={},
+        rule=None,
+        seed=0,
+        lanes=lanes,
+        layout=LAYOUT,
+        parts=tuple(described),
+        fingerprint="test",
     )
 
 
-def fed_ids(dataset: Dataset, world_size: int, batch: int, epochs: list[int], threads: int = 1) -> list[list[np.ndarray]]:
+def fed_ids(
+    dataset: Dataset, world_size: int, batch: int, epochs: list[int], threads: int = 1
+) -> list[list[np.ndarray]]:
     """Ids by step and rank; also checks that ghosts are single rows that count for nothing."""
     steps: list[list[np.ndarray]] = []
     for rank in range(world_size):
         feed = Feed(
-            dataset, dataset.split("train"), rank=rank, world_size=world_size, global_batch_size=batch, seed=9, threads=threads
+            dataset,
+            dataset.split("train"),
+            rank=rank,
+            world_size=world_size,
+            global_batch_size=batch,
+            seed=9,
+            threads=threads,
         )
         step = 0
         for block in feed.blocks(epochs):
@@ -115,7 +137,9 @@ def test_threads_and_files_are_closed_when_the_feed_is_left_early(tmp_path) -> N
     import threading
 
     dataset = make_dataset(tmp_path, [[5] * 200])
-    blocks = Feed(dataset, dataset.split("train"), rank=0, world_size=1, global_batch_size=10, seed=0, threads=3).blocks([0] * 50)
+    blocks = Feed(
+        dataset, dataset.split("train"), rank=0, world_size=1, global_batch_size=10, seed=0, threads=3
+    ).blocks([0] * 50)
     next(blocks)
     blocks.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("sparkdl-reader")]

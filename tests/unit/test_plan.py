@@ -79,7 +79,12 @@ def test_each_row_group_is_read_by_one_rank_from_any_step_on(plan: EpochPlan, da
     world_size = data.draw(st.integers(1, plan.lanes))
     start = data.draw(st.integers(0, plan.steps))
     read = [int(group) for rank in range(world_size) for group in plan.reading_order(rank, world_size, start)]
-    rest = {row[0] for step in range(start, plan.steps) for r in range(world_size) for row in rows_of_step(plan, r, world_size, step)}
+    rest = {
+        row[0]
+        for step in range(start, plan.steps)
+        for r in range(world_size)
+        for row in rows_of_step(plan, r, world_size, step)
+    }
     assert sorted(read) == sorted(rest)
 
 

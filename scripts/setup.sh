@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# Make .venv hold what pyproject.toml asks for; return at once if it already does.
+#
+# The Makefile's targets call it before they use Python. What has to be on the machine is looked for before anything is
+# downloaded, and what is missing is said in one line. `--check-only` does this part alone.
+set -euo pipefail
+cd "${BASH_SOURCE[0]%/*}/.."
+
+venv=.venv
+stamp=$venv/synced          # the place and the pyproject.toml of the last finished set-up
+unfinished=$venv/unfinished # exists while a set-up runs, and after one that was killed
+
+fail() {
+  echo "setup: $*" >&2
+  exit 1
+}
+
+# A virtual environment does not survive being moved, so its place is part of what was set up.
+wanted() { pwd -P && cat pyproject.toml; }
+
+is_synced() { [[ -f $stamp && ! -e $unfinished && -x $venv/bin/python && $(<"$stamp") == "$(wanted)" ]]; }
+
+is_supported_python() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' &>/dev/null; }
+
+# The oldest uv that understands our [tool.uv]; the dev extra of pyproject.toml has the same bound.
+is_recent_uv() {
+  [[ $("$1" --version 2>/dev/null) =~ ^uv\ ([0-9]+)\.([0-9]+) ]] && ((BASH_REMATCH[1] > 0 || BASH_REMATCH[2] >= 9))
+}
+
+find_uv() {
+  local uv
+  for uv in uv "$venv/bin/uv"; do
+    if is_recent_uv "$uv"; then echo "$uv" && return; fi
+  done
+}
+
+find_python() {
+  local python
+  for python in python3 python3.12 python3.11 python3.10; do
+    if is_supported_python "$python"; then echo "$python" && return; fi
+  done
+}
+
+# The major version of the Java that Spark would start; JAVA_HOME goes before PATH.
+java_version() {
+  local java=${JAVA_HOME:+$JAVA_HOME/bin/}java
+  if [[ $("$java" -version 2>&1) =~ version\ \"(1\.)?([0-9]+) ]]; then echo "${BASH_REMATCH[2]}"; fi
+}
+
+check_machine() {
+  local platform python java tool missing="" packages="" way_out=""
+  platform=$(uname -sm)
+  [[ $platform == "Linux x86_64" ]] ||
+    fail "needs Linux x86_64 (TensorFlow and Horovod), this is $platform; use such a machine or container"
+
+  python=$(find_python)
+  if [[ -z $python ]]; then
+    missing+=", Python 3.10 to 3.12"
+    packages+=" python3.11 python3.11-venv"
+  elif ! is_recent_uv uv && ! "$python" -c 'import ensurepip' &>/dev/null; then
+    missing+=", the venv module of $python"
+    packages+=" $python-venv"
+  fi
+
+  java=$(java_version)
+  if [[ $java != 17 && $java != 21 ]]; then
+    missing+=", Java 17 or 21 (found ${java:-none}${JAVA_HOME:+ in JAVA_HOME=$JAVA_HOME})"
+    packages+=" openjdk-17-jdk-headless"
+    way_out=${JAVA_HOME:+, then unset JAVA_HOME}
+  fi
+
+  for tool in g++ make; do
+    type -P "$tool" >/dev/null || { missing+=", $tool" && packages+=" $tool"; }
+  done
+  [[ -z $missing ]] || fail "missing ${missing:2}; run: apt-get install$packages$way_out"
+}
+
+make_venv() {
+  local python
+  python=$(find_python)
+  rm -rf "$venv" && mkdir "$venv" && touch "$unfinished"
+  if is_recent_uv uv; then
+    "$python" -m venv --without-pip "$venv"
+  else
+    "$python" -m venv "$venv"
+  fi
+}
+
+# A set-up that was killed, another place, or another Python: packages may be there by half, so start anew (uv's cache
+# has what was downloaded and built). Anything else is brought up to date by uv as it is.
+is_usable_venv() {
+  [[ ! -e $unfinished ]] && is_supported_python "$venv/bin/python" &&
+    [[ ! -f $stamp || $(head -n 1 "$stamp") == "$(pwd -P)" ]] &&
+    { [[ -n $(find_uv) ]] || "$venv/bin/python" -c 'import pip' &>/dev/null; }
+}
+
+sync_venv() {
+  is_usable_venv || make_venv
+  touch "$unfinished"
+  [[ -n $(find_uv) ]] || "$venv/bin/python" -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
+  # Bytecode: without it every rank that starts would compile TensorFlow's modules anew where Python may not write them.
+  UV_PROJECT_ENVIRONMENT=$PWD/$venv "$(find_uv)" sync --python "$venv/bin/python" --extra cpu --extra dev --compile-bytecode
+  wanted >"$stamp"
+  rm "$unfinished"
+}
+
+if [[ ${1:-} == --check-only ]]; then
+  check_machine
+  exit
+fi
+is_synced && exit
+check_machine
+exec 9<pyproject.toml && flock 9 # one set-up of this checkout at a time; the other then finds the work done
+is_synced && exit
+echo "setup: making .venv as pyproject.toml says (Horovod is compiled the first time: 2 to 5 minutes)"
+start=$SECONDS
+sync_venv
+echo "setup: .venv is ready after $((SECONDS - start)) s"

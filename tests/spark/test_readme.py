@@ -1,0 +1,37 @@
+"""README and docs tell the truth: the program runs as printed, links and named files exist."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_program_of_the_readme_runs_as_printed(tmp_path) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len([line for line in program.splitlines() if line.strip()]) <= 25
+    (tmp_path / "program.py").write_text(program)
+    activated = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    activated.pop("PYSPARK_PYTHON", None)
+    done = subprocess.run(
+        [sys.executable, "program.py"], cwd=tmp_path, env=activated, capture_output=True, text=True, timeout=170
+    )
+    assert done.returncode == 0, done.stderr
+    accuracy = float(re.search(r"'accuracy': ([0-9.]+)", done.stdout).group(1))
+    assert accuracy > 0.9 and "probability" in done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:sparkdl|jobs|conf|docs|tests)/[\w/.]*)`", README))))
+def test_a_place_that_the_readme_names_exists(name: str) -> None:
+    assert (ROOT / name).exists()
+
+
+def test_the_jobs_of_the_readme_are_those_that_the_tests_start() -> None:
+    jobs = re.findall(r"^spark-submit .* (jobs/\w+\.py) (conf/\w+\.yaml)", README, re.MULTILINE)
+    assert [Path(job).stem for job, _ in jobs] == ["prepare", "train", "score"]
+    assert all((ROOT / file).exists() for pair in jobs for file in pair)

@@ -1,0 +1,119 @@
+"""The set-up script, scripts/setup.sh: it says what a machine lacks before it downloads anything."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+BASH = shutil.which("bash")
+
+PYTHON_311 = "exit 0"
+PYTHON_313 = "exit 1"  # the script asks it whether its version will do
+PYTHON_WITHOUT_VENV = 'case "$*" in *ensurepip*) exit 1 ;; esac'
+COMPLETE = {
+    "uname": "echo Linux x86_64",
+    "python3": PYTHON_311,
+    "java": """echo 'openjdk version "17.0.15" 2025-04-15' >&2""",
+    "g++": "",
+    "make": "",
+}
+
+
+def check(bin_dir: Path, commands: dict[str, str | None], *, java_home: Path | None = None):
+    """Run the check on a machine that has these commands (name -> shell line) and no others."""
+    bin_dir.mkdir(parents=True)
+    for name, line in commands.items():
+        if line is not None:
+            (bin_dir / name).write_text(f"#!{BASH}\n{line}\n")
+            (bin_dir / name).chmod(0o755)
+    env = {"PATH": str(bin_dir)} | ({"JAVA_HOME": str(java_home)} if java_home else {})
+    script = [BASH, str(ROOT / "scripts" / "setup.sh"), "--check-only"]
+    return subprocess.run(script, env=env, capture_output=True, text=True, timeout=20)
+
+
+def test_a_complete_machine_passes_in_silence(tmp_path):
+    done = check(tmp_path / "bin", COMPLETE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"java": None}, "missing Java 17 or 21 (found none); run: apt-get install openjdk-17-jdk-headless"),
+        (
+            {"java": """echo 'java version "1.8.0_292"' >&2"""},
+            "missing Java 17 or 21 (found 8); run: apt-get install openjdk-17-jdk-headless",
+        ),
+        (
+            {"java": """echo 'openjdk version "25" 2025-09-16' >&2"""},
+            "missing Java 17 or 21 (found 25); run: apt-get install openjdk-17-jdk-headless",
+        ),
+        ({"g++": None}, "missing g++; run: apt-get install g++"),
+        ({"make": None}, "missing make; run: apt-get install make"),
+        ({"python3": PYTHON_WITHOUT_VENV}, "missing the venv module of python3; run: apt-get install python3-venv"),
+        (
+            {"python3": PYTHON_313, "python3.12": PYTHON_WITHOUT_VENV},
+            "missing the venv module of python3.12; run: apt-get install python3.12-venv",
+        ),
+        ({"python3": PYTHON_313}, "missing Python 3.10 to 3.12; run: apt-get install python3.11 python3.11-venv"),
+        ({"python3": None}, "missing Python 3.10 to 3.12; run: apt-get install python3.11 python3.11-venv"),
+        (
+            {"java": None, "g++": None},
+            "missing Java 17 or 21 (found none), g++; run: apt-get install openjdk-17-jdk-headless g++",
+        ),
+        (
+            {"uname": "echo Darwin arm64"},
+            "needs Linux x86_64 (TensorFlow and Horovod), this is Darwin arm64; use such a machine or container",
+        ),
+    ],
+)
+def test_what_is_missing_is_said_in_one_line(tmp_path, change, line):
+    done = check(tmp_path / "bin", COMPLETE | change)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"setup: {line}\n")
+
+
+def test_a_later_supported_python_beside_an_unsupported_one_is_enough(tmp_path):
+    done = check(tmp_path / "bin", COMPLETE | {"python3": PYTHON_313, "python3.12": PYTHON_311})
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("version", "is_enough"), [("0.9.0", True), ("1.0.2", True), ("0.8.24", False)])
+def test_a_recent_uv_makes_up_for_a_missing_venv_module(tmp_path, version, is_enough):
+    machine = COMPLETE | {"python3": PYTHON_WITHOUT_VENV, "uv": f"echo 'uv {version} (abc 2026-01-01)'"}
+    assert (check(tmp_path / "bin", machine).returncode == 0) is is_enough
+
+
+def test_java_home_goes_before_path(tmp_path):
+    done = check(tmp_path / "bin", COMPLETE, java_home=tmp_path / "gone")
+    assert done.returncode == 1
+    assert f"(found none in JAVA_HOME={tmp_path / 'gone'})" in done.stderr
+    assert done.stderr.endswith("then unset JAVA_HOME\n")
+
+
+def test_a_finished_set_up_is_left_alone(tmp_path):
+    """On a machine that could not be set up, the script is content as long as its stamp fits, and only then."""
+    checkout, machine = tmp_path / "checkout", tmp_path / "machine"
+    for name in ("scripts/setup.sh", "pyproject.toml"):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, checkout / name)
+    venv = checkout / ".venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").symlink_to("/bin/true")
+    (venv / "synced").write_text(f"{checkout.resolve()}\n{(ROOT / 'pyproject.toml').read_text()}")
+    machine.mkdir()
+    (machine / "cat").symlink_to(shutil.which("cat"))
+
+    def is_content() -> bool:
+        script = [BASH, str(checkout / "scripts" / "setup.sh")]
+        return subprocess.run(script, env={"PATH": str(machine)}, capture_output=True, timeout=20).returncode == 0
+
+    assert is_content()
+    (venv / "unfinished").touch()
+    assert not is_content()
+    (venv / "unfinished").unlink()
+    assert is_content()
+    with (checkout / "pyproject.toml").open("a") as config:
+        config.write("# changed\n")
+    assert not is_content()

@@ -63,6 +63,7 @@ def session(folder):
                 .config("spark.ui.enabled", "false")
                 .config("spark.ui.showConsoleProgress", "false")
                 .config("spark.eventLog.enabled", "true")
+                .config("spark.eventLog.compress", "false")
                 .config("spark.eventLog.dir", (folder / "events").as_uri())
                 .getOrCreate()
             )
@@ -80,26 +81,22 @@ def draw(path, history, confusion, samples):
 
     figure = plt.figure(figsize=(15, 8.5), layout="constrained")
     curves, grid = figure.subfigures(2, 1, height_ratios=(1.5, 1))
-    axes = curves.subplots(1, 3)
+    *axes, matrix = curves.subplots(1, 3)
     epochs = [record["epoch"] + 1 for record in history]
-    for axis, name in zip(axes, ("loss", "accuracy"), strict=False):
+    for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
         axis.plot(epochs, [record[name] for record in history], label="train")
         axis.plot(epochs, [record[f"val_{name}"] for record in history], label="validation")
         axis.set(title=name.capitalize(), xlabel="epoch")
-        axis.grid(alpha=0.3)
         axis.legend()
-    axes[2].imshow(confusion, cmap="Blues")
-    axes[2].set(
-        title="Test rows: digit and prediction", xlabel="predicted", ylabel="digit", xticks=range(10), yticks=range(10)
-    )
+    matrix.imshow(confusion, cmap="Blues")
+    matrix.set(title="Test rows", xlabel="predicted", ylabel="digit", xticks=range(10), yticks=range(10))
     for i, j in np.argwhere(confusion):
-        axes[2].text(j, i, confusion[i, j], ha="center", va="center", color="white" if i == j else "black")
+        matrix.text(j, i, confusion[i, j], ha="center", va="center", color="white" if i == j else "black")
     for axis, row in zip(grid.subplots(2, 12).flat, samples, strict=False):
-        axis.imshow(np.reshape(row.pixels, (8, 8)), cmap="gray_r")
         right = row.predicted == row.digit
-        axis.set_title(
-            f"{row.predicted}" if right else f"{row.predicted}, not {row.digit}", color="black" if right else "red"
-        )
+        axis.imshow(np.reshape(row.pixels, (8, 8)), cmap="gray_r")
+        title = f"{row.predicted}" if right else f"{row.predicted}, not {row.digit}"
+        axis.set_title(title, color="black" if right else "red")
         axis.axis("off")
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -110,55 +107,40 @@ def main():
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stdout)
     logging.getLogger("sparkdl.report").setLevel(logging.INFO)
     folder = (Path("build") / "demo" / time.strftime("run-%Y%m%d-%H%M%S")).absolute()
+    data, run, picture = folder / "data", folder / "train", folder / "digits.png"
+    splits = Split.fraction({"train": 0.8, "val": 0.1, "test": 0.1}, seed=7, key="id")
+    inputs = {"features": [Tensor("pixels", shape=(8, 8, 1))], "label": Categorical("digit"), "keep": ["id"]}
     spark = session(folder)
     try:
         print("prepare: Spark reads, divides, encodes and writes Parquet", flush=True)
         began = time.monotonic()
         raw = read(spark)
-        splits = Split.fraction({"train": 0.8, "val": 0.1, "test": 0.1}, seed=7, key="id")
-        features = [Tensor("pixels", shape=(8, 8, 1))]
-        ds = sparkdl.prepare(
-            raw,
-            PrepareConfig(
-                path=str(folder / "data"),
-                features=features,
-                label=Categorical("digit"),
-                keep=["id"],
-                splits=splits,
-                seed=7,
-            ),
-        )
+        ds = sparkdl.prepare(raw, PrepareConfig(path=str(data), splits=splits, seed=7, **inputs))
         speeds = {"prepare": sum(ds.split(name).rows for name in ds.splits) / (time.monotonic() - began)}
+
         print("train: 2 ranks in a barrier stage, fed by Petastorm, reduced by Horovod", flush=True)
-        config = TrainConfig(run_dir=str(folder / "train"), epochs=20, global_batch_size=64, seed=7)
+        config = TrainConfig(run_dir=str(run), epochs=20, global_batch_size=64, seed=7)
         result = sparkdl.fit(build_model, ds, config, launch=LaunchConfig(num_workers=2))
         speeds["train"] = max(record["rows_per_second"] for record in result.history)
+
         print("score: one SQL query over the raw held-out rows", flush=True)
         began = time.monotonic()
         sparkdl.register_udf(spark, "predict_digit", result.model_dir, returns="class")
         sparkdl.split(raw, ds).createOrReplaceTempView("digits")
-        query = (
-            "SELECT id, pixels, digit, predict_digit(pixels) AS predicted FROM digits WHERE split = 'test' ORDER BY id"
-        )
+        query = "SELECT *, predict_digit(pixels) AS predicted FROM digits WHERE split = 'test' ORDER BY id"
         scored = spark.sql(query).collect()
         speeds["score"] = len(scored) / (time.monotonic() - began)
     finally:
         spark.stop()
+
     confusion = np.zeros((10, 10), dtype=int)
     np.add.at(confusion, ([row.digit for row in scored], [row.predicted for row in scored]), 1)
-    draw(folder / "digits.png", result.history, confusion, sorted(scored, key=lambda row: row.digit == row.predicted))
+    draw(picture, result.history, confusion, sorted(scored, key=lambda row: row.digit == row.predicted))
     print(f"\ntest accuracy {np.trace(confusion) / confusion.sum():.4f} over {len(scored)} held-out rows")
     print("confusion matrix (row: digit, column: prediction)", confusion, sep="\n")
-    print(
-        "rows/s, start-up included but for training: "
-        + ", ".join(f"{name} {speed:,.0f}" for name, speed in speeds.items())
-    )
-    places = {
-        "dataset": ds.path,
-        "model": result.model_dir,
-        "picture": folder / "digits.png",
-        "Spark's log": folder / "spark.log",
-    }
+    figures = ", ".join(f"{name} {speed:,.0f}" for name, speed in speeds.items())
+    print(f"rows/s, start-up included but for training: {figures}")
+    places = {"dataset": ds.path, "model": result.model_dir, "picture": picture, "log of Spark": folder / "spark.log"}
     print("\n".join(f"{name}: {place}" for name, place in places.items()))
 
 

@@ -19,7 +19,7 @@ from sparkdl.data.features import Encoder
 from sparkdl.errors import ModelError
 from sparkdl.model.signature import MODEL_NAME, SIGNATURE_NAME, Output, Signature, output_classes
 
-__all__ = ["model_inputs", "write_model"]
+__all__ = ["check_savable", "model_inputs", "write_model"]
 
 
 def model_inputs(encoders: Sequence[Encoder], values: Mapping[str, Any]) -> Any:
@@ -58,6 +58,16 @@ def _sha256(file: str) -> str:
         while block := handle.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def check_savable(model: Any) -> None:
+    """Raise ModelError where Keras cannot serialize the model: before training, not after it."""
+    import keras
+
+    try:
+        keras.saving.serialize_keras_object(model)
+    except Exception as error:
+        raise ModelError(f"Keras cannot save model {model.name!r}: {' '.join(str(error).split())}") from error
 
 
 def _outputs(model: Any, encoders: Sequence[Encoder], label_encoders: Sequence[Encoder]) -> list[Output]:

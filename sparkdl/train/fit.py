@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sparkdl import storage
 from sparkdl.config import LaunchConfig, TrainConfig
 from sparkdl.data.dataset import Dataset
-from sparkdl.errors import ConfigError
+from sparkdl.errors import ConfigError, near_miss, shown
 from sparkdl.launch.run import launch_ranks
 from sparkdl.model.signature import Signature
 from sparkdl.report import TrainingProgress
@@ -58,8 +58,7 @@ def fit(
         WorkerError: a rank failed: its traceback is in the message.
     """
     _check(dataset, launch)
-    if not dataset.label_encoders:
-        raise ConfigError("the dataset has no label; prepare it with PrepareConfig(label=…)")
+    _check_training(build_model, dataset, config)
     run = RunDir(storage.absolute(config.run_dir))
     run.claim()
     config = dataclasses.replace(config, run_dir=run.path)
@@ -112,7 +111,28 @@ def evaluate(
     return dict(results[0])
 
 
-def _check(dataset: Dataset, launch: LaunchConfig) -> None:
+def _check_training(build_model: object, dataset: Dataset, config: TrainConfig) -> None:
+    if not callable(build_model):
+        raise ConfigError(
+            f"build_model={shown(build_model)} must be a function of the dataset; it is called in every rank"
+        )
+    if not isinstance(config, TrainConfig):
+        raise ConfigError(f"config={shown(config)} must be a TrainConfig")
+    if not dataset.label_encoders:
+        raise ConfigError("the dataset has no label; prepare it with PrepareConfig(label=…)")
+    # "val" is the default, and a dataset need not have it.
+    if config.validation not in (None, "val", *dataset.splits):
+        raise ConfigError(
+            f"validation={shown(config.validation)} is no split of {dataset.path}"
+            + near_miss(str(config.validation), dataset.splits)
+        )
+
+
+def _check(dataset: object, launch: object) -> None:
+    if not isinstance(dataset, Dataset):
+        raise ConfigError(f"dataset={shown(dataset)} must be a Dataset; open a path by sparkdl.open_dataset(path)")
+    if not isinstance(launch, LaunchConfig):
+        raise ConfigError(f"launch={shown(launch)} must be a LaunchConfig")
     if launch.num_workers > dataset.lanes:
         raise ConfigError(
             f"num_workers={launch.num_workers} but {dataset.path} has {dataset.lanes} lanes; use at most "

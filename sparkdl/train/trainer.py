@@ -49,7 +49,7 @@ def train_rank(task: TrainTask) -> list[dict[str, Any]]:
     import keras
 
     from sparkdl.data.tensors import step_dataset
-    from sparkdl.model.save import write_model
+    from sparkdl.model.save import check_savable, write_model
     from sparkdl.train.callbacks import rank_callbacks
     from sparkdl.train.collective import broadcast, join_world
     from sparkdl.train.exact_step import build, check_model, exact_steps
@@ -60,6 +60,7 @@ def train_rank(task: TrainTask) -> list[dict[str, Any]]:
     model = task.build_model(dataset)
     check_model(model)
     build(model, _example(dataset))
+    check_savable(model)
     if model.jit_compile:
         log.warning("jit_compile is switched off: Horovod's operations cannot be compiled by XLA")
     broadcast([v.value for v in (*model.variables, *model.optimizer.variables)])

@@ -150,8 +150,28 @@ def own_train_step(ds):
     return model
 
 
+def not_savable(ds):
+    import keras
+
+    class Doubled(keras.layers.Layer):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = factor
+
+        def call(self, x):
+            return x * self.factor
+
+        def get_config(self):
+            raise TypeError("no configuration here")
+
+    model = keras.Sequential([keras.Input((8, 8, 1)), Doubled(2), keras.layers.Flatten(), keras.layers.Dense(10)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
 def refusals(ds, builders):
     """Why each model is refused; in one rank, for starting TensorFlow costs more than all of them."""
+    from sparkdl.model.save import check_savable
     from sparkdl.train.exact_step import build, check_model
     from sparkdl.train.trainer import _example
 
@@ -161,6 +181,7 @@ def refusals(ds, builders):
             model = build_model(ds)
             check_model(model)
             build(model, _example(ds))
+            check_savable(model)
             reasons[name] = "accepted"
         except ModelError as error:
             reasons[name] = str(error)
@@ -174,6 +195,7 @@ def test_what_cannot_be_exact_is_refused_by_name(digits_dataset) -> None:
         "has its own train_step": own_train_step,
         "steps_per_execution=4": compiled_with(steps_per_execution=lambda keras: 4),
         "metric 'odd' (Odd) is not known to be exact": compiled_with(metrics=own_metric),
+        "Keras cannot save": not_savable,
         "reduction='sum'": compiled_with(
             loss=lambda keras: keras.losses.SparseCategoricalCrossentropy(reduction="sum")
         ),
@@ -194,6 +216,30 @@ def test_a_run_dir_is_used_once(digits_dataset, tmp_path) -> None:
 def test_more_workers_than_lanes_are_refused(digits_dataset, tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"num_workers=193 but .* has 192 lanes"):
         sparkdl.fit(small_model, digits_dataset, config(tmp_path), launch=LaunchConfig(num_workers=193, local=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"build_model": "mine:build"}, "build_model='mine:build' must be a function"),
+        ({"dataset": "data"}, "dataset='data' must be a Dataset; open a path"),
+        ({"launch": 2}, "launch=2 must be a LaunchConfig"),
+        ({"config": {"epochs": 2}}, "must be a TrainConfig"),
+        ({"validation": "vall"}, "validation='vall' is no split of .*; did you mean 'val'?"),
+    ],
+)
+def test_a_wrong_call_is_refused_before_any_rank(digits_dataset, tmp_path, arguments, message) -> None:
+    validation = {"validation": arguments.pop("validation")} if "validation" in arguments else {}
+    given = {
+        "build_model": small_model,
+        "dataset": digits_dataset,
+        "config": config(tmp_path, **validation),
+        "launch": TWO,
+    }
+    called = {**given, **arguments}
+    with pytest.raises(ConfigError, match=message):
+        sparkdl.fit(called["build_model"], called["dataset"], called["config"], launch=called["launch"])
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_dataset_without_label_is_refused(spark, tmp_path) -> None:

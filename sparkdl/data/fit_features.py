@@ -17,6 +17,7 @@ from sparkdl.data.features.categorical import CategoricalEncoder
 from sparkdl.data.features.numeric import Moments, NumericEncoder
 from sparkdl.data.features.tensor import TensorEncoder
 from sparkdl.errors import ConfigError, SchemaError
+from sparkdl.spark_columns import column
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -57,7 +58,7 @@ def _first_row(train: DataFrame, names: Sequence[str]) -> dict[str, pa.Array]:
                     stream.write_batch(batch)
                 yield _bytes_row(sink.getvalue().to_pybytes())
 
-    rows = train.select(*[_quoted(name) for name in dict.fromkeys(names)]).limit(1)
+    rows = train.select(*[column(name) for name in dict.fromkeys(names)]).limit(1)
     content = rows.mapInArrow(serialize, "content binary").collect()[0]["content"]
     table = pa.ipc.open_stream(bytes(content)).read_all()
     return {name: as_array(table.column(name)) for name in table.column_names}
@@ -73,14 +74,14 @@ def _moments(train: DataFrame, numeric: dict[str, Numeric], first: dict[str, pa.
         states: dict[str, Moments] = {}
         for batch in batches:
             for name, feature in numeric.items():
-                column = batch.column(batch.schema.get_field_index(name))
-                seen = Moments.of(column, name=name, shape=shapes[name], missing_allowed=feature.fill is not None)
+                values = batch.column(batch.schema.get_field_index(name))
+                seen = Moments.of(values, name=name, shape=shapes[name], missing_allowed=feature.fill is not None)
                 states[name] = states[name].merge(seen) if name in states else seen
         if states:
             task = TaskContext.get()
             yield _bytes_row(cloudpickle.dumps((task.partitionId() if task else 0, states)))
 
-    rows = train.select(*[_quoted(name) for name in numeric]).mapInArrow(observe, "content binary").collect()
+    rows = train.select(*[column(name) for name in numeric]).mapInArrow(observe, "content binary").collect()
     merged: dict[str, Moments] = {}
     for _, states in sorted((cloudpickle.loads(row["content"]) for row in rows), key=lambda pair: int(pair[0])):
         for name, state in states.items():
@@ -98,17 +99,17 @@ def _categorical(train: DataFrame, feature: Categorical, *, is_label: bool) -> C
     from pyspark.sql import functions as F
     from pyspark.sql.types import BooleanType, IntegralType, StringType
 
-    column = F.col(_quoted(feature.name))
+    values = column(feature.name)
     type_ = train.schema[feature.name].dataType
     if isinstance(type_, (BooleanType, IntegralType)):
-        column = column.cast("long")
+        values = values.cast("long")
     elif not isinstance(type_, StringType):
         raise SchemaError(
             f"column {feature.name!r}: values of type {type_.simpleString()} are no categories; "
             "use strings or whole numbers"
         )
     counted = (
-        train.select(column.alias("value"))
+        train.select(values.alias("value"))
         .where(F.col("value").isNotNull())
         .groupBy("value")
         .agg(F.count(F.lit(1)).alias("rows"))
@@ -122,7 +123,3 @@ def _categorical(train: DataFrame, feature: Categorical, *, is_label: bool) -> C
 
 def _bytes_row(content: bytes) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.array([content], type=pa.binary())], names=["content"])
-
-
-def _quoted(name: str) -> str:
-    return "`" + name.replace("`", "``") + "`"

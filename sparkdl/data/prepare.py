@@ -24,6 +24,7 @@ from sparkdl.data.geometry import part_count, rows_per_row_group
 from sparkdl.data.layout import RECORD_COLUMN, Field, RecordLayout
 from sparkdl.data.parts import SPLIT_COLUMN, PartPlan
 from sparkdl.errors import DatasetError, SchemaError, near_miss, shown
+from sparkdl.spark_columns import column as named
 from sparkdl.spark_errors import errors_from_workers
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def _divided(df: DataFrame, config: PrepareConfig, names: Sequence[str]) -> Data
     from pyspark.sql import functions as F
 
     place = F.lit(0) if config.splits is None else config.splits.index(sorted(names))
-    return df.select(*[F.col(_quoted(name)) for name in names], place.alias(SPLIT_COLUMN))
+    return df.select(*[named(name) for name in names], place.alias(SPLIT_COLUMN))
 
 
 def _split_rows(rows: DataFrame, config: PrepareConfig) -> list[int]:
@@ -216,7 +217,7 @@ def _order_key(config: PrepareConfig, names: Sequence[str]) -> Column:
     """A row's place in the stored order: a hash of its values, so that it is the same in every run."""
     from pyspark.sql import functions as F
 
-    return F.xxhash64(F.lit(config.seed), F.lit("order"), *[F.col(_quoted(name)) for name in sorted(names)])
+    return F.xxhash64(F.lit(config.seed), F.lit("order"), *[named(name) for name in sorted(names)])
 
 
 def _write(rows: DataFrame, plan: PartPlan, config: PrepareConfig, names: Sequence[str], parts: int) -> list[Part]:
@@ -253,7 +254,3 @@ def _sweep_attempts(dataset: Dataset, generation: str) -> None:
     for name in storage.listing(folder):
         if name not in listed:
             storage.delete(storage.join(folder, name))
-
-
-def _quoted(name: str) -> str:
-    return "`" + name.replace("`", "``") + "`"

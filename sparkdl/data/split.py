@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparkdl.errors import ConfigError, near_miss, shown
+from sparkdl.spark_columns import column
 
 if TYPE_CHECKING:
     from pyspark.sql import Column
@@ -91,9 +92,9 @@ class Split:
         position = F.lit(None).cast("int")
         if self.kind == "column":
             for place, name in enumerate(self.names):
-                position = F.when(F.col(_quoted(self.name_column)) == name, F.lit(place)).otherwise(position)
+                position = F.when(column(self.name_column) == name, F.lit(place)).otherwise(position)
             return position
-        hashed = F.xxhash64(F.lit(self.seed), *[F.col(_quoted(name)) for name in self.key or sorted(row_columns)])
+        hashed = F.xxhash64(F.lit(self.seed), *[column(name) for name in self.key or sorted(row_columns)])
         unit = F.shiftrightunsigned(hashed, 64 - _MANTISSA_BITS) / F.lit(float(2**_MANTISSA_BITS))
         edges = _edges(self.fractions)
         position = F.lit(len(self.names) - 1)
@@ -132,8 +133,3 @@ def _check_names(names: object) -> None:
     for name in names:  # type: ignore[attr-defined]
         if not (isinstance(name, str) and name.isidentifier()):
             raise ConfigError(f"split name {shown(name)} must be a word of letters, digits and underscores")
-
-
-def _quoted(name: str) -> str:
-    """A column's name for Spark, dots and spaces included."""
-    return "`" + name.replace("`", "``") + "`"

@@ -15,6 +15,7 @@ from sparkdl.errors import ConfigError, LaunchError, SchemaError, shown
 from sparkdl.model.signature import Signature
 from sparkdl.score.outputs import check_returns, spark_type
 from sparkdl.score.predictor import ScoreTask, predict_batches
+from sparkdl.spark_columns import column
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, SparkSession
@@ -51,10 +52,10 @@ def predict_udf(
 
     def predict(*columns: str | Column) -> Column:
         if not columns:
-            columns = tuple(_column(name) for name in names)
+            columns = tuple(column(name) for name in names)
         if len(columns) != len(names):
             raise SchemaError(f"the model takes {len(names)} columns ({', '.join(names)}), {len(columns)} were given")
-        return udf(*[_column(c) if isinstance(c, str) else c for c in columns])
+        return udf(*[column(c) if isinstance(c, str) else c for c in columns])
 
     predict.__doc__ = f"Predict from the columns {', '.join(names)}."
     return predict
@@ -109,8 +110,8 @@ def _pandas_udf(task: ScoreTask) -> Any:
     # One argument comes as a Series, several as a tuple of them.
     def predict(batches: Iterator[Any]) -> Iterator[Any]:
         arrow = ([_series_to_arrow(s) for s in (batch if isinstance(batch, tuple) else (batch,))] for batch in batches)
-        for column in predict_batches(arrow, task):
-            yield _arrow_to_pandas(column)
+        for predictions in predict_batches(arrow, task):
+            yield _arrow_to_pandas(predictions)
 
     # The kind of UDF is read off its hints, which must be classes, not the strings that this module's hints are.
     several_in, several_out = len(task.signature.inputs) > 1, len(task.signature.outputs) > 1
@@ -141,12 +142,6 @@ def _series_to_arrow(series: Any) -> pa.Array:
             [pa.Array.from_pandas(series[name]) for name in series.columns], names=list(series.columns)
         )
     return pa.Array.from_pandas(series)
-
-
-def _column(name: str) -> Column:
-    from pyspark.sql import functions as F
-
-    return F.col(name)
 
 
 def check_input_columns(columns: Sequence[str], signature: Signature) -> None:

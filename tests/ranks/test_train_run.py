@@ -1,5 +1,6 @@
 """What a run does around its steps: stop together, refuse by name, leave a model and a history."""
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -94,14 +95,23 @@ def failing_on_rank_1(ds):
     time.sleep(100)
 
 
+def ranks_alive() -> list[psutil.Process]:
+    """The rank processes below this one."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if "sparkdl.launch.rank" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
 def test_a_failing_build_model_reaches_the_driver_and_leaves_no_process(digits_dataset, tmp_path) -> None:
     began = time.monotonic()
     with pytest.raises(WorkerError, match="rank 1/2.*KeyError: 'no such layer'") as raised:
         sparkdl.fit(failing_on_rank_1, digits_dataset, config(tmp_path), launch=TWO)
     assert raised.value.rank == 1 and "failing_on_rank_1" in raised.value.remote_traceback
     assert time.monotonic() - began < 40
-    left = [p for p in psutil.Process().children(recursive=True) if "sparkdl.launch.rank" in " ".join(p.cmdline())]
-    assert left == []
+    assert ranks_alive() == []
 
 
 def not_compiled(ds):

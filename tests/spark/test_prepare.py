@@ -237,3 +237,19 @@ def test_missing_damaged_and_newer_datasets_are_told_apart(dataset, tmp_path) ->
         sparkdl.open_dataset(str(tmp_path))
     with pytest.raises(DatasetError, match="no split 'tset'; did you mean 'test'?"):
         dataset.split("tset")
+
+
+def test_names_with_dots_spaces_and_umlauts_are_columns_like_others(spark, tmp_path) -> None:
+    names = ["a.b", "c d", "e-f", "größe"]
+    rows = spark.createDataFrame([(float(i), str(i % 3), float(i), i % 2) for i in range(60)], names)
+    config = PrepareConfig(
+        path=str(tmp_path / "d"),
+        features=[Numeric("a.b"), Categorical("c d"), "e-f"],
+        label=Categorical("größe"),
+        keep=["a.b"],
+        splits=Split.fraction({"train": 0.5, "test": 0.5}, key="a.b"),
+    )
+    ds = sparkdl.prepare(rows, config)
+    found = sparkdl.read_prepared(spark, ds.path, "train")
+    assert found.columns == ["a.b", "c d", "e-f", "größe", "a.b_raw"] and found.count() == ds.split("train").rows
+    assert sparkdl.split(rows, ds).where("split = 'train'").count() == ds.split("train").rows

@@ -5,12 +5,16 @@ Runs on the driver.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pyspark.sql import Column
+import pyarrow as pa
 
-__all__ = ["column"]
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+    from pyspark.sql.types import StructType
+
+__all__ = ["column", "map_in_arrow"]
 
 
 def column(name: str) -> Column:
@@ -18,3 +22,15 @@ def column(name: str) -> Column:
     from pyspark.sql import functions as F
 
     return F.col("`" + name.replace("`", "``") + "`")
+
+
+def map_in_arrow(
+    df: DataFrame, function: Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]], schema: StructType | str
+) -> DataFrame:
+    """`df.mapInArrow(function, schema)` for columns of any name; PySpark's own looks `a.b` up as field b of a."""
+    names = df.columns
+
+    def named(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return function(pa.RecordBatch.from_arrays(batch.columns, names=names) for batch in batches)
+
+    return df.toDF(*[f"column_{place}" for place in range(len(names))]).mapInArrow(named, schema)

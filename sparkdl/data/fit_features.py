@@ -17,7 +17,7 @@ from sparkdl.data.features.categorical import CategoricalEncoder
 from sparkdl.data.features.numeric import Moments, NumericEncoder
 from sparkdl.data.features.tensor import TensorEncoder
 from sparkdl.errors import ConfigError, SchemaError
-from sparkdl.spark_columns import column
+from sparkdl.spark_columns import column, map_in_arrow
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -59,7 +59,7 @@ def _first_row(train: DataFrame, names: Sequence[str]) -> dict[str, pa.Array]:
                 yield _bytes_row(sink.getvalue().to_pybytes())
 
     rows = train.select(*[column(name) for name in dict.fromkeys(names)]).limit(1)
-    content = rows.mapInArrow(serialize, "content binary").collect()[0]["content"]
+    content = map_in_arrow(rows, serialize, "content binary").collect()[0]["content"]
     table = pa.ipc.open_stream(bytes(content)).read_all()
     return {name: as_array(table.column(name)) for name in table.column_names}
 
@@ -81,7 +81,7 @@ def _moments(train: DataFrame, numeric: dict[str, Numeric], first: dict[str, pa.
             task = TaskContext.get()
             yield _bytes_row(cloudpickle.dumps((task.partitionId() if task else 0, states)))
 
-    rows = train.select(*[column(name) for name in numeric]).mapInArrow(observe, "content binary").collect()
+    rows = map_in_arrow(train.select(*[column(name) for name in numeric]), observe, "content binary").collect()
     merged: dict[str, Moments] = {}
     for _, states in sorted((cloudpickle.loads(row["content"]) for row in rows), key=lambda pair: int(pair[0])):
         for name, state in states.items():

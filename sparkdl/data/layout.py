@@ -37,15 +37,61 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """Fields that lie side by side in the record and are moved as one array: all scalars of a dtype, or one tensor."""
+
+    fields: tuple[Field, ...]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of every field, little-endian."""
+        return np.dtype(self.fields[0].dtype).newbyteorder("<")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one row: the tensor's shape, or (number of scalars,)."""
+        return self.fields[0].shape or (len(self.fields),)
+
+
+@dataclass(frozen=True, slots=True)
 class RecordLayout:
     """The fields of a record, little-endian, the widest first so that every value is aligned."""
 
     fields: tuple[Field, ...]
 
     @property
+    def groups(self) -> tuple[Group, ...]:
+        """All fields in the order of the record, gathered into groups."""
+        groups: list[list[Field]] = []
+        for field in self._in_record():
+            if groups and field.shape == groups[-1][0].shape == () and field.dtype == groups[-1][0].dtype:
+                groups[-1].append(field)
+            else:
+                groups.append([field])
+        return tuple(Group(tuple(fields)) for fields in groups)
+
+    @property
+    def group_dtype(self) -> np.dtype:
+        """The record again, with a member "0", "1", … for each group instead of one for each field."""
+        groups = self.groups
+        offsets = [self.dtype.fields[group.fields[0].key][1] for group in groups]  # type: ignore[index]
+        return np.dtype(
+            {
+                "names": [str(place) for place in range(len(groups))],
+                "formats": [(group.dtype, group.shape) for group in groups],
+                "offsets": offsets,
+                "itemsize": self.dtype.itemsize,
+            }
+        )
+
+    def _in_record(self) -> list[Field]:
+        """The fields as they lie in the record: widest first, scalars of a dtype side by side."""
+        return sorted(self.fields, key=lambda f: (-np.dtype(f.dtype).itemsize, f.dtype, f.shape != ()))
+
+    @property
     def dtype(self) -> np.dtype:
         """The record as a structured numpy dtype. Its itemsize is a multiple of its widest value's size."""
-        widest_first = sorted(self.fields, key=lambda field: -np.dtype(field.dtype).itemsize)
+        widest_first = self._in_record()
         members: list[tuple[str, np.dtype, tuple[int, ...]]] = [
             (field.key, np.dtype(field.dtype).newbyteorder("<"), field.shape) for field in widest_first
         ]

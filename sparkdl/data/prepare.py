@@ -25,6 +25,7 @@ from sparkdl.data.layout import RECORD_COLUMN, Field, RecordLayout
 from sparkdl.data.parts import SPLIT_COLUMN, PartPlan
 from sparkdl.errors import DatasetError, SchemaError, near_miss, shown
 from sparkdl.spark_columns import column as named
+from sparkdl.spark_columns import map_in_arrow
 from sparkdl.spark_errors import errors_from_workers
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ def _write(rows: DataFrame, plan: PartPlan, config: PrepareConfig, names: Sequen
         .sortWithinPartitions(SPLIT_COLUMN, ORDER_COLUMN)
         .drop(ORDER_COLUMN)
     )
-    found = shuffled.mapInArrow(write, "partition long, part string").collect()
+    found = map_in_arrow(shuffled, write, "partition long, part string").collect()
     described = [json.loads(row["part"]) for row in sorted(found, key=lambda row: row["partition"])]
     return [Part(part["file"], part["split"], tuple(part["row_groups"])) for part in described]
 

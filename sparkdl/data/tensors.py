@@ -1,4 +1,4 @@
-"""Hand a rank's blocks to tf.data as steps: (inputs, targets, weights, rows, wait).
+"""Hand a rank's blocks to tf.data as steps: (inputs, targets, weights, rows).
 
 Runs in rank processes; the only module of `data` that imports TensorFlow.
 """
@@ -8,42 +8,40 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from sparkdl.data.feed import Block, Feed
-from sparkdl.data.layout import Field, RecordLayout
+from sparkdl.data.feed import Feed
+from sparkdl.data.layout import Group, RecordLayout
 
-__all__ = ["STEP_NAMES", "step_dataset"]
-
-# What an element is, in this order. Weights are () where the dataset has none.
-STEP_NAMES = ("inputs", "targets", "weights", "rows", "wait_s")
+__all__ = ["step_dataset"]
 
 
-def step_dataset(feed: Feed, layout: RecordLayout, epochs: Sequence[int], *, target: str = "label") -> tf.data.Dataset:
+def step_dataset(feed: Feed, layout: RecordLayout, epochs: Sequence[int]) -> tf.data.Dataset:
     """The steps of these epochs, each with this rank's rows.
 
     Returns:
-        A dataset of (inputs, targets, weights, rows, wait_s): inputs and targets are a tensor, or a dict by name where
-        there are several, shape ``(rows, *shape)`` with everything but rows static; weights are float32 ``(rows,)`` or
-        (); rows is int32 (), the rows that count (0: the one row is a ghost); wait_s is float64 (), the seconds that
-        the step waited for this element.
+        A dataset of (asked_at, (inputs, targets, weights, rows)): inputs and targets are a tensor, or a dict by name
+        where there are several, shape ``(rows, *shape)`` with everything but rows static; weights are float32
+        ``(rows,)`` or (); rows is int32 (), the rows that count (0: the one row is a ghost); asked_at is float64 (),
+        the time (s since the epoch) at which the consumer asked for this element.
     """
-    fields = layout.fields
+    groups = layout.groups
     signature = (
-        tuple(tf.TensorSpec((None, *field.shape), field.dtype) for field in fields),
+        tuple(tf.TensorSpec((None, *group.shape), group.dtype) for group in groups),
         *(tf.TensorSpec((None,), tf.int32) for _ in range(3)),
     )
 
     def generate() -> Iterator[Any]:
         for block in feed.blocks(epochs):
-            yield _columns(block, fields), block.starts, block.sizes, block.rows
+            yield block.arrays, block.starts, block.sizes, block.rows
 
     blocks = tf.data.Dataset.from_generator(generate, output_signature=signature).prefetch(1)
 
-    def steps_of(columns: Any, starts: Any, sizes: Any, rows: Any) -> tf.data.Dataset:
+    def steps_of(arrays: Any, starts: Any, sizes: Any, rows: Any) -> tf.data.Dataset:
         def step(start: Any, size: Any, count: Any) -> Any:
-            values = {field.key: column[start : start + size] for field, column in zip(fields, columns, strict=True)}
+            values: dict[str, Any] = {}
+            for group, array in zip(groups, arrays, strict=True):
+                values |= _fields(group, array[start : start + size])
             return (*_roles(values, layout), count)
 
         return tf.data.Dataset.from_tensor_slices((starts, sizes, rows)).map(step)
@@ -51,8 +49,11 @@ def step_dataset(feed: Feed, layout: RecordLayout, epochs: Sequence[int], *, tar
     return _timed(blocks.flat_map(steps_of).prefetch(4))
 
 
-def _columns(block: Block, fields: Sequence[Field]) -> tuple[np.ndarray, ...]:
-    return tuple(np.ascontiguousarray(block.records[field.key]) for field in fields)
+def _fields(group: Group, rows: Any) -> dict[str, Any]:
+    """The fields of a group, each of shape ``(rows, *field.shape)``, from its rows ``(rows, *group.shape)``."""
+    if group.fields[0].shape != ():
+        return {group.fields[0].key: rows}
+    return {field.key: column for field, column in zip(group.fields, tf.unstack(rows, axis=1), strict=True)}
 
 
 def _roles(values: dict[str, Any], layout: RecordLayout) -> tuple[Any, Any, Any]:
@@ -62,27 +63,20 @@ def _roles(values: dict[str, Any], layout: RecordLayout) -> tuple[Any, Any, Any]
         named = {field.name: values[field.key] for field in layout.of_role(role)}
         return named if len(named) != 1 else next(iter(named.values()))
 
-    weight = layout.of_role("weight")
-    return (
-        of_role("feature"),
-        () if not layout.of_role("label") else of_role("label"),
-        values[weight[0].key] if weight else (),
-    )
+    weights = values[layout.of_role("weight")[0].key] if layout.of_role("weight") else ()
+    targets = of_role("label") if layout.of_role("label") else ()
+    return of_role("feature"), targets, weights
 
 
 def _timed(steps: tf.data.Dataset) -> tf.data.Dataset:
-    """Add to each element the seconds that its consumer waited for it.
+    """Put before each element the time at which its consumer asked for it.
 
-    `zip` pulls its parts one after the other in the consumer's thread, so the clocks stand right before and after.
+    `zip` pulls its parts one after the other in the consumer's thread: the clock, then the element.
     """
-
-    def clock() -> tf.data.Dataset:
-        return tf.data.Dataset.counter().map(lambda _: tf.timestamp())
-
-    timed = tf.data.Dataset.zip(clock(), steps, clock()).map(lambda before, step, after: (*step, after - before))
+    clock = tf.data.Dataset.counter().map(lambda _: tf.timestamp())
     options = tf.data.Options()
-    # A prefetch injected after the clocks would time itself, not the consumer.
+    # A prefetch injected after the clock would time itself, not the consumer.
     options.experimental_optimization.inject_prefetch = False
     options.autotune.enabled = False
     options.deterministic = True
-    return timed.with_options(options)
+    return tf.data.Dataset.zip(clock, steps).with_options(options)

@@ -14,6 +14,7 @@ from sparkdl.errors import SchemaError
 from sparkdl.score.outputs import spark_type
 from sparkdl.score.predictor import predict_batches
 from sparkdl.score.udf import DEFAULT_BATCH_SIZE, check_input_columns, score_task
+from sparkdl.spark_columns import map_in_arrow
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -63,4 +64,4 @@ def transform(
             yield pa.RecordBatch.from_arrays([*batch.columns, prediction], names=[*batch.schema.names, output_col])
 
     schema = StructType([*df.schema.fields, StructField(output_col, spark_type(task.signature, returns))])
-    return df.mapInArrow(score, schema)
+    return map_in_arrow(df, score, schema)

@@ -117,7 +117,8 @@ def exact_steps(model: Any) -> Iterator[StepNumbers]:
 
 def _unpack(element: tuple[Any, ...]) -> tuple[tuple[Any, ...], tf.Tensor, tf.Tensor]:
     """Keras' (inputs, targets[, weights]), the rows that count, and the seconds waited for the element."""
-    inputs, targets, weights, rows, wait_s = element
+    asked_at, (inputs, targets, weights, rows) = element
+    wait_s = tf.timestamp() - asked_at
     weighted = not (isinstance(weights, tuple) and weights == ())
     return ((inputs, targets, weights) if weighted else (inputs, targets)), rows, wait_s
 

@@ -138,7 +138,7 @@ def test_preparing_again_replaces_the_dataset_and_open_handles_stay_readable(spa
     assert sum(second.split(n).rows for n in second.splits) == 200
     assert sparkdl.open_dataset(str(tmp_path / "d")) == second
     rows = sum(
-        len(b.records)
+        int(b.rows.sum())
         for b in Feed(first, first.split("train"), rank=0, world_size=1, global_batch_size=50, seed=0).blocks([0])
     )
     assert rows == first.split("train").rows
@@ -158,8 +158,9 @@ def test_batches_of_label_sorted_input_are_as_mixed_as_independent_draws(spark, 
     ds = sparkdl.prepare(rows, PrepareConfig(path=str(tmp_path / "d"), features=["x"], label="y", seed=1))
     feed = Feed(ds, ds.split("train"), rank=0, world_size=1, global_batch_size=256, seed=2)
     shares = [
-        block.records["label:y"][start : start + size].mean()
+        labels[start : start + size].mean()
         for block in feed.blocks([0, 1])
+        for labels in [block.arrays[1]]  # (rows, 1): the second group is the only int32
         for start, size in zip(block.starts, block.sizes, strict=True)
         if size == 256
     ]

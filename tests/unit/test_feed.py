@@ -11,7 +11,7 @@ import pytest
 from sparkdl import DatasetError
 from sparkdl.data.dataset import Dataset, Part
 from sparkdl.data.features.tensor import TensorEncoder
-from sparkdl.data.feed import Feed
+from sparkdl.data.feed import Block, Feed
 from sparkdl.data.layout import RECORD_COLUMN, Field, RecordLayout
 
 LAYOUT = RecordLayout(
@@ -50,6 +50,15 @@ def make_dataset(folder: Path, parts: list[list[int]], lanes: int = 8) -> Datase
     )
 
 
+def columns(block: Block, layout: RecordLayout = LAYOUT) -> dict[str, np.ndarray]:
+    """The block's values by field."""
+    values = {}
+    for group, array in zip(layout.groups, block.arrays, strict=True):
+        for place, field in enumerate(group.fields):
+            values[field.key] = array if field.shape else array[:, place]
+    return values
+
+
 def fed_ids(
     dataset: Dataset, world_size: int, batch: int, epochs: list[int], threads: int = 1
 ) -> list[list[np.ndarray]]:
@@ -69,8 +78,9 @@ def fed_ids(
         for block in feed.blocks(epochs):
             for start, size, rows in zip(block.starts, block.sizes, block.rows, strict=True):
                 assert size == max(rows, 1)
-                fed = block.records[start : start + size]
+                fed = {key: values[start : start + size] for key, values in columns(block).items()}
                 assert (fed["feature:x"] == fed["feature:id"][:, None]).all()
+                assert (fed["label:y"] == fed["feature:id"] % 5).all()
                 if rank == 0:
                     steps.append([])
                 steps[step].append(fed["feature:id"][:rows].copy())
@@ -143,3 +153,17 @@ def test_threads_and_files_are_closed_when_the_feed_is_left_early(tmp_path) -> N
     next(blocks)
     blocks.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("sparkdl-reader")]
+
+
+def test_a_buffer_is_used_again_only_when_nobody_holds_it(tmp_path) -> None:
+    dataset = make_dataset(tmp_path, [[50] * 40])
+    feed = Feed(dataset, dataset.split("train"), rank=0, world_size=1, global_batch_size=100, seed=0)
+    held = list(feed.blocks([0, 1, 2]))
+    ids = np.concatenate([columns(block)["feature:id"] for block in held])
+    assert np.bincount(ids).tolist() == [3] * 2000
+    addresses = set()
+    for block in feed.blocks([0] * 30):
+        addresses.add(block.arrays[0].ctypes.data)
+        assert all(array.ctypes.data % 64 == 0 for array in block.arrays)
+        del block
+    assert len(addresses) <= 3

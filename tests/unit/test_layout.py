@@ -49,3 +49,20 @@ def test_a_column_of_another_width_is_refused() -> None:
 def test_a_layout_survives_its_json() -> None:
     layout = RecordLayout(FIELDS)
     assert RecordLayout.from_json(layout.to_json()) == layout
+
+
+def test_scalars_of_one_dtype_are_one_group() -> None:
+    scalars = [Field("feature", f"f{i}", "float32", ()) for i in range(3)]
+    layout = RecordLayout(
+        (scalars[0], Field("label", "y", "int32", ()), scalars[1], Field("feature", "t", "float32", (2,)), scalars[2])
+    )
+    assert [[f.name for f in group.fields] for group in layout.groups] == [["f0", "f1", "f2"], ["t"], ["y"]]
+    packed = {
+        f.key: np.arange(4).reshape(-1, *[1] * len(f.shape)) + np.zeros((4, *f.shape)) + i
+        for i, f in enumerate(layout.fields)
+    }
+    by_group = layout.pack(packed).view(layout.group_dtype)
+    assert by_group["0"].tolist() == [[i, i + 2, i + 4] for i in range(4)]
+    assert by_group["1"].tolist() == [[i + 3] * 2 for i in range(4)] and by_group["2"].tolist() == [
+        [i + 1] for i in range(4)
+    ]

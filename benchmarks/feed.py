@@ -1,0 +1,157 @@
+"""How fast a rank is fed, beside the limits and Petastorm's own ways, on the same rows in one run.
+
+    .venv/bin/python benchmarks/feed.py [--rows 400000] [--repeats 5] [--sets scalars vector tensors] [--json FILE]
+
+Prints a table of rows/s (medians) and ratios. Peers read what Spark's own `df.write.parquet` wrote; our feed reads what
+`sparkdl.prepare` wrote of the same rows, shuffled. Every contender gives batches of 1,024 rows.
+"""
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+warnings.simplefilter("ignore")
+logging.disable(logging.WARNING)
+
+BATCH = 1024
+THREADS = os.cpu_count() or 1
+
+# name: (columns as Spark expressions over `id`, share of --rows)
+SETS = {
+    "scalars": ([f"float(rand({i})) as f{i}" for i in range(40)], 1.0),
+    "vector": (["transform(sequence(1, 128), i -> float(rand(7) * i)) as x"], 1.0),
+    "tensors": (["transform(sequence(1, 12288), i -> cast((id + i) % 100 as tinyint)) as x"], 0.05),
+}
+
+
+def write_sets(spark, name, rows, folder):
+    """The rows as Spark writes them, and prepared. Returns both places."""
+    import sparkdl
+    from sparkdl.features import Tensor
+
+    columns, share = SETS[name]
+    df = spark.range(0, int(rows * share), 1, 8).selectExpr("id", "int(id % 10) as label", *columns)
+    plain = folder / f"{name}-plain"
+    df.drop("id").write.parquet(str(plain))
+    features = [c for c in df.columns if c not in ("id", "label")]
+    dtype = "uint8" if name == "tensors" else None
+    config = sparkdl.PrepareConfig(
+        path=str(folder / f"{name}-prepared"), features=[Tensor(c, dtype=dtype) for c in features], label="label"
+    )
+    return plain, sparkdl.prepare(spark.read.parquet(str(plain)), config)
+
+
+def scan(files):
+    """Row groups read by pyarrow with all threads, and thrown away."""
+    import pyarrow.parquet as pq
+
+    def read(file):
+        part = pq.ParquetFile(file, memory_map=True)
+        return sum(part.read_row_group(g, use_threads=False).num_rows for g in range(part.num_row_groups))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return sum(pool.map(read, files))
+
+
+def consume(dataset):
+    """Rows of a tf.data dataset, counted in the graph, as training consumes it."""
+    import tensorflow as tf
+
+    def rows(*element):
+        return tf.shape(tf.nest.flatten(element)[0])[0]
+
+    return int(dataset.map(rows).reduce(0, lambda total, more: total + more))
+
+
+def our_feed(dataset):
+    from sparkdl.data.feed import Feed
+    from sparkdl.data.tensors import step_dataset
+
+    train = dataset.split("train")
+    feed = Feed(dataset, train, rank=0, world_size=1, global_batch_size=BATCH, seed=0, threads=THREADS)
+    return consume(step_dataset(feed, dataset.layout, [0]).map(lambda _, step: step[:2]))
+
+
+def petastorm_converter(spark, plain, cache):
+    from petastorm.spark import SparkDatasetConverter, make_spark_converter
+
+    spark.conf.set(SparkDatasetConverter.PARENT_CACHE_DIR_URL_CONF, f"file://{cache}")
+    converter = make_spark_converter(spark.read.parquet(str(plain)))
+
+    def run():
+        with converter.make_tf_dataset(batch_size=BATCH, num_epochs=1, workers_count=THREADS) as data:
+            return consume(data)
+
+    return run
+
+
+def petastorm_unbatched(plain):
+    from petastorm import make_batch_reader
+    from petastorm.tf_utils import make_petastorm_dataset
+
+    with make_batch_reader(f"file://{plain}", num_epochs=1, workers_count=THREADS) as reader:
+        return consume(make_petastorm_dataset(reader).unbatch().batch(BATCH))
+
+
+def measured(name, run, repeats):
+    """Rows/s: the median of `repeats` runs after one that warms up."""
+    speeds = []
+    for turn in range(repeats + 1):
+        began = time.perf_counter()
+        rows = run()
+        if turn:
+            speeds.append(rows / (time.perf_counter() - began))
+    print(f"  {name:<46}{statistics.median(speeds):>14,.0f} rows/s", flush=True)
+    return statistics.median(speeds)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=400_000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
+    parser.add_argument("--json")
+    options = parser.parse_args()
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder.master(f"local[{THREADS}]").config("spark.ui.enabled", "false")
+    spark = builder.config("spark.driver.memory", "4g").config("spark.ui.showConsoleProgress", "false").getOrCreate()
+    spark.sparkContext.setLogLevel("ERROR")
+    folder, results = Path(tempfile.mkdtemp(prefix="sparkdl-feed-")), {}
+    try:
+        for name in options.sets:
+            print(name, flush=True)
+            plain, dataset = write_sets(spark, name, options.rows, folder)
+            prepared = [str(Path(dataset.path) / part.file) for part in dataset.parts]
+            contenders = {
+                "our feed, shuffled, into tf.data": lambda dataset=dataset: our_feed(dataset),
+                "plain scan of Spark's Parquet": lambda plain=plain: scan(sorted(plain.glob("*.parquet"))),
+                "scan of the prepared parts": lambda prepared=prepared: scan(prepared),
+                "Petastorm's converter": petastorm_converter(spark, plain, folder / f"{name}-cache"),
+                "make_petastorm_dataset + unbatch + batch": lambda plain=plain: petastorm_unbatched(plain),
+            }
+            results[name] = {title: measured(title, run, options.repeats) for title, run in contenders.items()}
+    finally:
+        spark.stop()
+        shutil.rmtree(folder)
+    ours = "our feed, shuffled, into tf.data"
+    for name, speeds in results.items():
+        ratios = ", ".join(f"{speeds[ours] / speed:.2f} x {title}" for title, speed in speeds.items() if title != ours)
+        print(f"{name}: our feed is {ratios}")
+    if options.json:
+        Path(options.json).write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ Built on the driver by users and jobs; frozen values that travel to ranks. `Trai
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from sparkdl.data.features import Feature, as_feature
 from sparkdl.data.split import Split
 from sparkdl.errors import ConfigError, shown
 
-__all__ = ["LaunchConfig", "PrepareConfig", "TrainConfig"]
+__all__ = ["LaunchConfig", "PrepareConfig", "TrainConfig", "require_positive"]
 
 # Twice the largest worker count of common clusters' powers of two, times three: it divides evenly over 2, 3, 4, 6, 8,
 # 12, 16, 24, 32, 48, 64 workers and to within 5 % over every other number up to 16 (docs/decisions/0003).
@@ -28,9 +29,21 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def _require_positive(name: str, value: object) -> None:
+def require_positive(name: str, value: object) -> None:
+    """Raise ConfigError unless the value is a whole number of at least 1."""
     good = isinstance(value, int) and not isinstance(value, bool) and value >= 1
     _require(good, f"{name}={shown(value)} must be a whole number of at least 1")
+
+
+def _require_seconds(name: str, value: object, *, least: float) -> None:
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= least
+    _require(good, f"{name}={shown(value)} must be at least {least:g} seconds")
+
+
+def _path(name: str, value: object) -> str:
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    _require(isinstance(text, str) and text != "", f"{name}={shown(value)} must be a folder or a URL")
+    return str(text)
 
 
 def _require_seed(value: object) -> None:
@@ -65,9 +78,11 @@ class LaunchConfig:
     failing rank's last lines are in the error)."""
 
     def __post_init__(self) -> None:
-        _require_positive("num_workers", self.num_workers)
-        _require(self.start_timeout_s > 0, f"start_timeout_s={self.start_timeout_s} must be above 0 seconds")
-        _require(self.stall_timeout_s >= 1, f"stall_timeout_s={self.stall_timeout_s} must be at least 1 second")
+        require_positive("num_workers", self.num_workers)
+        _require(isinstance(self.local, bool), f"local={shown(self.local)} must be True or False")
+        _require_seconds("start_timeout_s", self.start_timeout_s, least=0.1)
+        _require_seconds("stall_timeout_s", self.stall_timeout_s, least=1)
+        _require(isinstance(self.env, Mapping), f"env={shown(self.env)} must map names to values")
         _require(self.log in LOG_CHOICES, f"log={shown(self.log)} must be one of {', '.join(LOG_CHOICES)}")
         for name, value in self.env.items():
             good = isinstance(name, str) and isinstance(value, str)
@@ -109,8 +124,10 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__  # the one way to normalise a field of a frozen dataclass
-        _require(isinstance(self.path, str) and self.path != "", f"path={shown(self.path)} must be a folder or a URL")
-        _require(not isinstance(self.features, str), "features must be a list of features, not one string")
+        set_(self, "path", _path("path", self.path))
+        _require(
+            isinstance(self.features, (list, tuple)), f"features={shown(self.features)} must be a list of features"
+        )
         set_(self, "features", tuple(as_feature(f) for f in self.features))
         _require(len(self.features) > 0, "features=[] must name at least one feature")
         if isinstance(self.label, (list, tuple)):
@@ -119,13 +136,23 @@ class PrepareConfig:
             set_(self, "label", labels if len(labels) > 1 else labels[0])
         elif self.label is not None:
             set_(self, "label", as_feature(self.label))
-        _require(not isinstance(self.keep, str), "keep must be a list of column names, not one string")
+        _require(isinstance(self.keep, (list, tuple)), f"keep={shown(self.keep)} must be a list of column names")
         set_(self, "keep", tuple(self.keep))
-        names = [f.name for f in (*self.features, *self.labels)]
-        twice = sorted({n for n in names if names.count(n) > 1} | {n for n in self.keep if self.keep.count(n) > 1})
-        _require(not twice, f"{shown(twice)} is named twice among features, label and keep; name each column once")
+        _require(all(isinstance(name, str) for name in self.keep), f"keep={shown(self.keep)} must hold column names")
+        _require(
+            self.weight is None or isinstance(self.weight, str), f"weight={shown(self.weight)} must be a column name"
+        )
+        good = self.splits is None or isinstance(self.splits, Split)
+        _require(good, f"splits={shown(self.splits)} must be made by Split.fraction or Split.column")
+        for kind, names in (
+            ("features", [feature.name for feature in self.features]),
+            ("label", [feature.name for feature in self.labels]),
+            ("keep", list(self.keep)),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            _require(not twice, f"{shown(twice)} is named twice in {kind}; name each column once")
         _require_seed(self.seed)
-        _require_positive("lanes", self.lanes)
+        require_positive("lanes", self.lanes)
 
     @property
     def labels(self) -> tuple[Feature, ...]:
@@ -162,9 +189,11 @@ class TrainConfig:
     is for rank 0 alone: `sparkdl.world().rank` tells."""
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.run_dir, str) and self.run_dir != "", "run_dir must be a folder or a URL")
-        _require_positive("epochs", self.epochs)
-        _require_positive("global_batch_size", self.global_batch_size)
+        object.__setattr__(self, "run_dir", _path("run_dir", self.run_dir))
+        require_positive("epochs", self.epochs)
+        require_positive("global_batch_size", self.global_batch_size)
         _require_seed(self.seed)
+        good = self.validation is None or isinstance(self.validation, str)
+        _require(good, f"validation={shown(self.validation)} must be the name of a split, or None")
         good = self.callbacks is None or callable(self.callbacks)
         _require(good, "callbacks must be a function that returns a list of Keras callbacks")

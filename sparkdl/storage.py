@@ -8,10 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import posixpath
+import re
 import uuid
 from typing import Any
 
 import fsspec
+
+from sparkdl.errors import ConfigError
 
 __all__ = [
     "absolute",
@@ -39,11 +42,26 @@ def is_local(path: str) -> bool:
     return "://" not in path or path.startswith("file://")
 
 
-def absolute(path: str) -> str:
-    """`path` as every process understands it: local paths absolute (executors have other working folders)."""
+def absolute(path: str | os.PathLike[str]) -> str:
+    """`path` as every process understands it: local paths absolute (executors have other working folders).
+
+    Raises ConfigError for what is no path, and for one that other processes cannot see.
+    """
+    try:
+        path = os.fspath(path)
+    except TypeError:
+        path = ""
+    if not isinstance(path, str) or not path:
+        raise ConfigError("a path must be a non-empty string or a pathlib.Path")
+    if path.startswith("file:"):
+        path = re.sub("^file:(//)?(?=/)", "", path)
+    if path.startswith("memory:"):
+        raise ConfigError(f"{path} exists in one process only; ranks and Spark workers are others")
+    if re.match("[A-Za-z][A-Za-z0-9+.-]+:/(?!/)", path):
+        raise ConfigError(f"{path} has one slash after its scheme; write it with two, as in s3://bucket/folder")
     if not is_local(path):
         return path.rstrip("/")
-    return os.path.abspath(os.path.expanduser(path.removeprefix("file://")))
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def join(path: str, *names: str) -> str:

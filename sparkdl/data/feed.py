@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,7 +85,7 @@ class Feed:
             epoch=epoch,
         )
 
-    def blocks(self, epochs: Sequence[int]) -> Iterator[Block]:
+    def blocks(self, epochs: Sequence[int]) -> Generator[Block, None, None]:
         """The blocks of these epochs, one epoch after the other; a block never crosses an epoch's end.
 
         Raises DatasetError if a row group that comes is not the one that the plan awaits.

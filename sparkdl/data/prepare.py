@@ -58,7 +58,8 @@ def _prepare(df: DataFrame, config: PrepareConfig, path: str) -> Dataset:
     check_columns(df.columns, names, config)
     _check_path(path)
     raw_types = {name: df.schema[name].dataType.simpleString() for name in names}
-    rows = _divided(df, config, names)
+    hashed = hashed_columns(df, names)
+    rows = _divided(df, config, names, hashed)
     counts = _split_rows(rows, config)
     train = rows.where(f"{SPLIT_COLUMN} = {_split_names(config).index('train')}")
     fitted = fit_encoders(train, config.features, config.labels)
@@ -79,7 +80,7 @@ def _prepare(df: DataFrame, config: PrepareConfig, path: str) -> Dataset:
         ),
     )
     try:
-        written = _write(rows, plan, config, names, written_parts)
+        written = _write(rows, plan, config, hashed, written_parts)
         check_counts(written, _split_names(config), counts)
         dataset = Dataset(
             path=path,
@@ -126,7 +127,7 @@ def split(df: DataFrame, dataset: Dataset, *, column: str = "split") -> DataFram
         raise SchemaError(f"the DataFrame already has a column {column!r}; choose another: split(df, ds, column=…)")
     if dataset.rule is None:
         return df.withColumn(column, F.lit("train"))
-    hashed = sorted(dataset.raw_types)
+    hashed = sorted(name for name, type_ in dataset.raw_types.items() if "map<" not in type_)
     for name in dataset.rule.needed_columns or hashed:
         if name not in df.columns:
             raise SchemaError(f"the split is told by column {name!r}, which is missing{near_miss(name, df.columns)}")
@@ -141,6 +142,11 @@ def used_columns(config: PrepareConfig) -> list[str]:
     names += list(config.keep)
     names += list(config.splits.needed_columns) if config.splits else []
     return list(dict.fromkeys(names))
+
+
+def hashed_columns(df: DataFrame, names: Sequence[str]) -> list[str]:
+    """The columns whose values tell a row's split and place: all that Spark can hash, which maps are not."""
+    return sorted(name for name in names if "map<" not in df.schema[name].dataType.simpleString())
 
 
 def check_columns(columns: Sequence[str], names: Sequence[str], config: PrepareConfig) -> None:
@@ -190,11 +196,11 @@ def _split_names(config: PrepareConfig) -> tuple[str, ...]:
     return ("train",) if config.splits is None else config.splits.names
 
 
-def _divided(df: DataFrame, config: PrepareConfig, names: Sequence[str]) -> DataFrame:
+def _divided(df: DataFrame, config: PrepareConfig, names: Sequence[str], hashed: Sequence[str]) -> DataFrame:
     """The used columns and each row's split."""
     from pyspark.sql import functions as F
 
-    place = F.lit(0) if config.splits is None else config.splits.index(sorted(names))
+    place = F.lit(0) if config.splits is None else config.splits.index(hashed)
     return df.select(*[named(name) for name in names], place.alias(SPLIT_COLUMN))
 
 
@@ -214,14 +220,14 @@ def _split_rows(rows: DataFrame, config: PrepareConfig) -> list[int]:
     return by_split
 
 
-def _order_key(config: PrepareConfig, names: Sequence[str]) -> Column:
+def _order_key(config: PrepareConfig, hashed: Sequence[str]) -> Column:
     """A row's place in the stored order: a hash of its values, so that it is the same in every run."""
     from pyspark.sql import functions as F
 
-    return F.xxhash64(F.lit(config.seed), F.lit("order"), *[named(name) for name in sorted(names)])
+    return F.xxhash64(F.lit(config.seed), F.lit("order"), *[named(name) for name in hashed])
 
 
-def _write(rows: DataFrame, plan: PartPlan, config: PrepareConfig, names: Sequence[str], parts: int) -> list[Part]:
+def _write(rows: DataFrame, plan: PartPlan, config: PrepareConfig, hashed: Sequence[str], parts: int) -> list[Part]:
     """Shuffle and write; a part for each task and split."""
 
     def write(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -232,7 +238,7 @@ def _write(rows: DataFrame, plan: PartPlan, config: PrepareConfig, names: Sequen
         yield from part_files.descriptions(part_files.write_parts(batches, plan, partition), partition)
 
     shuffled = (
-        rows.select("*", _order_key(config, names).alias(ORDER_COLUMN))
+        rows.select("*", _order_key(config, hashed).alias(ORDER_COLUMN))
         .repartition(parts, ORDER_COLUMN)
         .sortWithinPartitions(SPLIT_COLUMN, ORDER_COLUMN)
         .drop(ORDER_COLUMN)

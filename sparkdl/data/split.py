@@ -92,7 +92,7 @@ class Split:
         position = F.lit(None).cast("int")
         if self.kind == "column":
             for place, name in enumerate(self.names):
-                position = F.when(column(self.name_column) == name, F.lit(place)).otherwise(position)
+                position = F.when(column(self.name_column).cast("string") == name, F.lit(place)).otherwise(position)
             return position
         hashed = F.xxhash64(F.lit(self.seed), *[column(name) for name in self.key or sorted(row_columns)])
         unit = F.shiftrightunsigned(hashed, 64 - _MANTISSA_BITS) / F.lit(float(2**_MANTISSA_BITS))

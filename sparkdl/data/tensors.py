@@ -5,6 +5,7 @@ Runs in rank processes; the only module of `data` that imports TensorFlow.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import tensorflow as tf
 from sparkdl.data.feed import Feed
 from sparkdl.data.layout import Group, RecordLayout
 
-__all__ = ["step_dataset"]
+__all__ = ["first_rows", "step_dataset"]
 
 
 def step_dataset(feed: Feed, layout: RecordLayout, epochs: Sequence[int]) -> tf.data.Dataset:
@@ -47,6 +48,18 @@ def step_dataset(feed: Feed, layout: RecordLayout, epochs: Sequence[int]) -> tf.
         return tf.data.Dataset.from_tensor_slices((starts, sizes, rows)).map(step)
 
     return _timed(blocks.flat_map(steps_of).prefetch(4))
+
+
+def first_rows(feed: Feed, layout: RecordLayout, *, most: int = 64) -> tuple[Any, ...]:
+    """Some rows that this rank will be fed: (inputs, targets) or (inputs, targets, weights); none if it has none."""
+    with contextlib.closing(feed.blocks([0])) as blocks:
+        block = next(blocks)
+    rows = min(most, int(block.rows.sum()))
+    values: dict[str, Any] = {}
+    for group, array in zip(layout.groups, block.arrays, strict=True):
+        values |= _fields(group, tf.convert_to_tensor(array[:rows]))
+    inputs, targets, weights = _roles(values, layout)
+    return (inputs, targets, weights) if layout.of_role("weight") else (inputs, targets)
 
 
 def _fields(group: Group, rows: Any) -> dict[str, Any]:

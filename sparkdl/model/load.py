@@ -5,6 +5,7 @@ Runs on the driver, in Spark workers (the UDF) and in ranks (evaluate). Keras is
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ from sparkdl.model.signature import MODEL_NAME, Signature
 
 __all__ = ["LoadedModel", "load_keras", "load_model"]
 
+log = logging.getLogger(__name__)
+
 DEFAULT_BATCH_SIZE = 1024
 
 
@@ -28,7 +31,8 @@ class LoadedModel:
     """A trained model in memory. Made by `load_model`.
 
     Attributes:
-        keras_model: the Keras model, compiled as the user compiled it.
+        keras_model: the Keras model, compiled as the user compiled it if its loss, metrics and optimizer can be loaded
+            here; prediction needs none of them.
         signature: its inputs and outputs.
     """
 
@@ -38,7 +42,9 @@ class LoadedModel:
         self.keras_model = keras_model
         self.signature = signature
         # One traced function, with the rows left open, costs a tenth of Model.predict's overhead per call.
-        self._forward = tf.function(lambda inputs: keras_model(inputs, training=False), reduce_retracing=True)
+        self._forward = tf.function(
+            lambda inputs: keras_model(inputs, training=False), reduce_retracing=True, autograph=False
+        )
 
     def encode(self, columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Raw columns (Arrow, or sequences of values) as the model's inputs, each of shape ``(rows, *shape)``.
@@ -109,11 +115,16 @@ def load_model(model_dir: str, *, safe_mode: bool = True) -> LoadedModel:
     """
     model_dir = storage.absolute(model_dir)
     signature = Signature.read(model_dir)
-    return LoadedModel(load_keras(model_dir, signature, safe_mode=safe_mode), signature)
+    try:
+        keras_model = load_keras(model_dir, signature, safe_mode=safe_mode)
+    except ModelError as error:
+        keras_model = load_keras(model_dir, signature, safe_mode=safe_mode, compiled=False)
+        log.warning("the model is loaded for prediction only: %s", error)
+    return LoadedModel(keras_model, signature)
 
 
-def load_keras(model_dir: str, signature: Signature, *, safe_mode: bool = True) -> Any:
-    """The bare Keras model of a model directory, compiled under the float it was trained with. Raises ModelError."""
+def load_keras(model_dir: str, signature: Signature, *, safe_mode: bool = True, compiled: bool = True) -> Any:
+    """The bare Keras model of a model directory, under the float it was trained with. Raises ModelError."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
@@ -123,12 +134,12 @@ def load_keras(model_dir: str, signature: Signature, *, safe_mode: bool = True) 
     keras.config.set_floatx(signature.floatx)
     try:
         if storage.is_local(path):
-            return keras.saving.load_model(path, safe_mode=safe_mode)
+            return keras.saving.load_model(path, safe_mode=safe_mode, compile=compiled)
         with tempfile.TemporaryDirectory(prefix="sparkdl-model-") as folder:
             local = os.path.join(folder, MODEL_NAME)
             with open(local, "wb") as file:
                 file.write(storage.read_bytes(path))
-            return keras.saving.load_model(local, safe_mode=safe_mode)
+            return keras.saving.load_model(local, safe_mode=safe_mode, compile=compiled)
     except Exception as error:
         hint = (
             "; it holds Python code: load it with safe_mode=False if you trust it" if "safe_mode" in str(error) else ""

@@ -45,7 +45,14 @@ def write_model(
             model.save(file)
         except Exception as error:
             raise ModelError(f"Keras cannot save model {model.name!r}: {' '.join(str(error).split())}") from error
-        signature = Signature(tuple(encoders), dict(raw_types), tuple(outputs), _sha256(file), keras.config.floatx())
+        signature = Signature(
+            tuple(encoders),
+            dict(raw_types),
+            tuple(outputs),
+            _sha256(file),
+            keras.config.floatx(),
+            tuple(label_encoders),
+        )
         storage.upload_folder(folder, model_dir)
     text = json.dumps(signature.to_json(), indent=1, ensure_ascii=False)
     storage.write_atomic(storage.join(model_dir, SIGNATURE_NAME), text.encode())
@@ -79,12 +86,22 @@ def _outputs(model: Any, encoders: Sequence[Encoder], label_encoders: Sequence[E
     names = output_names(model, result)
     labels = {e.name: e for e in label_encoders}
     only_label = label_encoders[0] if len(label_encoders) == 1 else None
+    logits = _logit_outputs(model)
     outputs = []
     for name, value in zip(names, keras.tree.flatten(result), strict=True):
         shape = tuple(int(length) for length in value.shape[1:])
         label = labels.get(name, only_label)
-        outputs.append(Output(name, keras.backend.standardize_dtype(value.dtype), shape, output_classes(shape, label)))
+        dtype = keras.backend.standardize_dtype(value.dtype)
+        threshold = 0.0 if name in logits or (len(names) == 1 and logits) else 0.5
+        outputs.append(Output(name, dtype, shape, output_classes(shape, label), threshold))
     return outputs
+
+
+def _logit_outputs(model: Any) -> set[str]:
+    """The names of the losses that were compiled with from_logits=True; they are named after their outputs."""
+    compiled = getattr(model, "_compile_loss", None)
+    losses = (compiled._flat_losses or ()) if compiled is not None else ()
+    return {loss.name for loss in losses if getattr(loss.loss, "from_logits", False)}
 
 
 def output_names(model: Any, result: Any) -> list[str]:

@@ -32,12 +32,15 @@ class Output:
         shape: of one row.
         classes: the label's classes, where the output gives one probability (or score) for each, or, for two classes,
             the one of the second; else None.
+        threshold: above it the one value of a two-class output means the second class: 0.5 for a probability, as in
+            Keras' metrics, 0 for a logit.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     classes: tuple[str | int, ...] | None
+    threshold: float = 0.5
 
     @property
     def numpy_dtype(self) -> np.dtype:
@@ -56,6 +59,7 @@ class Signature:
 
     Attributes:
         raw_types: the Spark type of each raw column, as it was in training.
+        labels: the encoders of the labels it was trained on; none for a model that was not trained here.
         content_hash: SHA-256 of model.keras: what a cache of loaded models goes by.
         floatx: Keras' default float in training; losses and metrics that it compiles use it.
     """
@@ -65,6 +69,7 @@ class Signature:
     outputs: tuple[Output, ...]
     content_hash: str
     floatx: str
+    labels: tuple[Encoder, ...] = ()
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -82,12 +87,14 @@ class Signature:
             "floatx": self.floatx,
             "inputs": [encoder.to_json() for encoder in self.inputs],
             "raw_types": dict(self.raw_types),
+            "labels": [encoder.to_json() for encoder in self.labels],
             "outputs": [
                 {
                     "name": output.name,
                     "dtype": output.dtype,
                     "shape": list(output.shape),
                     "classes": None if output.classes is None else list(output.classes),
+                    "threshold": output.threshold,
                 }
                 for output in self.outputs
             ],
@@ -103,11 +110,17 @@ class Signature:
                 f"{FORMAT_VERSION}: update sparkdl"
             )
         outputs = tuple(
-            Output(o["name"], o["dtype"], tuple(o["shape"]), None if o["classes"] is None else tuple(o["classes"]))
+            Output(
+                name=o["name"],
+                dtype=o["dtype"],
+                shape=tuple(o["shape"]),
+                classes=None if o["classes"] is None else tuple(o["classes"]),
+                threshold=o["threshold"],
+            )
             for o in content["outputs"]
         )
-        inputs = tuple(encoder_from_json(e) for e in content["inputs"])
-        return cls(inputs, content["raw_types"], outputs, content["content_hash"], content["floatx"])
+        inputs, labels = (tuple(encoder_from_json(e) for e in content[key]) for key in ("inputs", "labels"))
+        return cls(inputs, content["raw_types"], outputs, content["content_hash"], content["floatx"], labels)
 
     @classmethod
     def read(cls, model_dir: str) -> Signature:

@@ -22,9 +22,6 @@ __all__ = ["RETURNS", "check_returns", "prediction_column", "prediction_type", "
 
 RETURNS = ("raw", "class")
 
-# A binary classifier's one output is the probability of the second class: chosen above this, as in Keras' metrics.
-BINARY_THRESHOLD = 0.5
-
 
 def check_returns(signature: Signature, returns: str) -> None:
     """Raise ConfigError for an unknown `returns`, ModelError for classes that the model does not have."""
@@ -78,5 +75,5 @@ def _output_column(values: np.ndarray, output: Output, returns: str) -> pa.Array
 def _codes(values: np.ndarray, output: Output) -> np.ndarray:
     """The code of the chosen class of each row, int64."""
     if output.is_scalar:
-        return (values.reshape(len(values)) > BINARY_THRESHOLD).astype(np.int64)
+        return (values.reshape(len(values)) > output.threshold).astype(np.int64)
     return values.argmax(axis=1)

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from sparkdl.errors import ConfigError
 from sparkdl.launch.events import emit
 from sparkdl.launch.world import World
 from sparkdl.train.collective import max_over_ranks, sum_over_ranks
@@ -27,6 +28,8 @@ def rank_callbacks(
     user: Sequence[Any], numbers: StepNumbers, world: World, *, epochs: int, steps: int, rows: int
 ) -> tuple[list[Any], EpochRecorder]:
     """The callbacks of a rank, in their order: sums reset first, the user's, stop agreed, then recorded."""
+    if not isinstance(user, (list, tuple)):
+        raise ConfigError(f"callbacks() must return a list of Keras callbacks, not {type(user).__name__}")
     recorder = EpochRecorder(numbers, world, epochs=epochs, steps=steps, rows=rows)
     return [_StartEpoch(numbers), *user, StopTogether(numbers), recorder], recorder
 
@@ -118,7 +121,7 @@ class EpochRecorder(keras.callbacks.Callback):  # type: ignore[misc]
             "lr": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
             "seconds": float(slowest[0]),
             "rows_per_second": float(self._numbers.row_sum.numpy()) / max(float(slowest[0]), 1e-9),
-            "data_wait_seconds": float(slowest[1]),
+            "data_wait_seconds": max(0.0, float(slowest[1])),
         }
         self.history.append(record)
         if self._world.rank == 0:

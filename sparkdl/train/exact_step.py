@@ -59,6 +59,12 @@ def check_model(model: Any) -> None:
                 f"model {model.name!r} has its own {method}, which sparkdl cannot make exact over ranks yet; "
                 "run it with sparkdl.run and reduce its gradients there"
             )
+    for layer in model._flatten_layers():
+        if getattr(layer, "synchronized", False):
+            raise ModelError(
+                f"layer {layer.name!r} asks for synchronized batch statistics, which are per rank here; build it with "
+                "synchronized=False"
+            )
     if model.steps_per_execution != 1:
         raise ModelError(
             f"steps_per_execution={model.steps_per_execution} would run over the end of an epoch; compile "
@@ -74,6 +80,11 @@ def build(model: Any, example: tuple[Any, ...]) -> None:
     model._symbolic_build(data_batch=example)
     for path_and_loss in model._compile_loss._flat_losses if model._compile_loss is not None else ():
         reduction = getattr(path_and_loss.loss, "reduction", None)
+        if getattr(path_and_loss.loss, "ignore_class", None) is not None:
+            raise ModelError(
+                f"loss {path_and_loss.name!r} has an ignore_class, so it is a mean over valid elements, not over rows; "
+                "give those rows the weight 0 instead"
+            )
         if reduction not in MEAN_REDUCTIONS:
             raise ModelError(
                 f"loss {path_and_loss.name!r} has reduction={reduction!r}; exact over ranks are "
@@ -117,6 +128,9 @@ def exact_steps(model: Any) -> Iterator[StepNumbers]:
 
 def _unpack(element: tuple[Any, ...]) -> tuple[tuple[Any, ...], tf.Tensor, tf.Tensor]:
     """Keras' (inputs, targets[, weights]), the rows that count, and the seconds waited for the element."""
+    ours = isinstance(element, tuple) and len(element) == 2 and isinstance(element[1], tuple) and len(element[1]) == 4
+    if not ours:
+        raise ModelError("within a run, fit and evaluate of the model take the run's own data; use sparkdl.evaluate")
     asked_at, (inputs, targets, weights, rows) = element
     wait_s = tf.timestamp() - asked_at
     weighted = not (isinstance(weights, tuple) and weights == ())

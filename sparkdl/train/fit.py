@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparkdl import storage
-from sparkdl.config import LaunchConfig, TrainConfig
+from sparkdl.config import LaunchConfig, TrainConfig, require_positive
 from sparkdl.data.dataset import Dataset
 from sparkdl.errors import ConfigError, near_miss, shown
 from sparkdl.launch.run import launch_ranks
@@ -97,10 +97,12 @@ def evaluate(
     """
     _check(dataset, launch)
     model_dir = storage.absolute(model_dir)
-    expected = [encoder.to_json() for encoder in Signature.read(model_dir).inputs]
-    if expected != [encoder.to_json() for encoder in dataset.encoders]:
+    require_positive("global_batch_size", global_batch_size)
+    signature = Signature.read(model_dir)
+    trained = [encoder.to_json() for encoder in (*signature.inputs, *signature.labels)]
+    if trained != [encoder.to_json() for encoder in (*dataset.encoders, *dataset.label_encoders)]:
         raise ConfigError(
-            f"the features of {dataset.path} are not encoded as the model in {model_dir} was trained; "
+            f"features and labels of {dataset.path} are not encoded as the model in {model_dir} was trained; "
             "evaluate it on the dataset that it was trained on"
         )
     dataset.split(split)

@@ -48,8 +48,9 @@ def train_rank(task: TrainTask) -> list[dict[str, Any]]:
     here = _start()
     import keras
 
-    from sparkdl.data.tensors import step_dataset
+    from sparkdl.data.tensors import first_rows, step_dataset
     from sparkdl.model.save import check_savable, write_model
+    from sparkdl.train.additive import check_additive
     from sparkdl.train.callbacks import rank_callbacks
     from sparkdl.train.collective import broadcast, join_world
     from sparkdl.train.exact_step import build, check_model, exact_steps
@@ -61,12 +62,13 @@ def train_rank(task: TrainTask) -> list[dict[str, Any]]:
     check_model(model)
     build(model, _example(dataset))
     check_savable(model)
+    feed = _feed(task, dataset.split("train"), here, seed=config.seed)
+    check_additive(model, first_rows(feed, dataset.layout))
     if model.jit_compile:
         log.warning("jit_compile is switched off: Horovod's operations cannot be compiled by XLA")
     broadcast([v.value for v in (*model.variables, *model.optimizer.variables)])
 
     train, validation = dataset.split("train"), _validation(dataset, config)
-    feed = _feed(task, train, here, seed=config.seed)
     steps = feed.plan(0).steps
     with exact_steps(model) as numbers:
         callbacks, recorder = rank_callbacks(
@@ -151,11 +153,13 @@ def _threads() -> int:
 
 
 def _example(dataset: Dataset) -> tuple[Any, ...]:
-    """Two rows of zeros: (inputs, targets) or (inputs, targets, weights)."""
-    zeros = {field.key: np.zeros((2, *field.shape), field.dtype) for field in dataset.layout.fields}
+    """What a batch is, symbolically: (inputs, targets) or (inputs, targets, weights), the rows left open."""
+    import keras
+
+    symbols = {f.key: keras.KerasTensor((None, *f.shape), f.dtype) for f in dataset.layout.fields}
 
     def of_role(role: str) -> Any:
-        named = {field.name: zeros[field.key] for field in dataset.layout.of_role(role)}
+        named = {field.name: symbols[field.key] for field in dataset.layout.of_role(role)}
         return named if len(named) != 1 else next(iter(named.values()))
 
     weights = [of_role("weight")] if dataset.weight else []

@@ -179,12 +179,46 @@ def not_savable(ds):
     return model
 
 
+def root_mean_square(keras):
+    return lambda y, p: keras.ops.sqrt(keras.ops.mean(keras.ops.square(keras.ops.cast(y, p.dtype)[:, None] - p)))
+
+
+def row_error(keras):
+    return lambda y, p: keras.ops.mean(keras.ops.square(keras.ops.cast(y, p.dtype)[:, None] - p), axis=-1)
+
+
+def summing(ds):
+    import keras
+
+    class Summing(keras.layers.Layer):
+        def call(self, x):
+            self.add_loss(keras.ops.sum(keras.ops.square(x)))
+            return x
+
+    model = keras.Sequential([keras.Input((8, 8, 1)), Summing(), keras.layers.Flatten(), keras.layers.Dense(10)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def synchronized(ds):
+    import keras
+
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((8, 8, 1)), layers.BatchNormalization(synchronized=True), layers.Flatten()])
+    model.compile("sgd", "mse")
+    return model
+
+
 def refusals(ds, builders):
     """Why each model is refused; in one rank, for starting TensorFlow costs more than all of them."""
+    from sparkdl.data.feed import Feed
+    from sparkdl.data.tensors import first_rows
     from sparkdl.model.save import check_savable
+    from sparkdl.train.additive import check_additive
     from sparkdl.train.exact_step import build, check_model
     from sparkdl.train.trainer import _example
 
+    feed = Feed(ds, ds.split("train"), rank=0, world_size=1, global_batch_size=100, seed=0)
     reasons = {}
     for name, build_model in builders.items():
         try:
@@ -192,6 +226,7 @@ def refusals(ds, builders):
             check_model(model)
             build(model, _example(ds))
             check_savable(model)
+            check_additive(model, first_rows(feed, ds.layout))
             reasons[name] = "accepted"
         except ModelError as error:
             reasons[name] = str(error)
@@ -209,6 +244,14 @@ def test_what_cannot_be_exact_is_refused_by_name(digits_dataset) -> None:
         "reduction='sum'": compiled_with(
             loss=lambda keras: keras.losses.SparseCategoricalCrossentropy(reduction="sum")
         ),
+        "the loss of model 'sequential": compiled_with(loss=root_mean_square),
+        "has an ignore_class": compiled_with(
+            loss=lambda keras: keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)
+        ),
+        "is no mean over rows": summing,
+        "asks for synchronized": synchronized,
+        "is no sum over rows": compiled_with(metrics=lambda keras: [root_mean_square(keras)]),
+        "accept": compiled_with(loss=row_error, metrics=lambda keras: [row_error(keras), "accuracy"]),
         "accepted": small_model,
     }
     (reasons,) = sparkdl.run(refusals, digits_dataset, builders, launch=LaunchConfig(num_workers=1, local=True))

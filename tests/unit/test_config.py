@@ -30,9 +30,12 @@ def test_a_bad_training_option_is_refused(options: dict, message: str) -> None:
     [
         ({"num_workers": 0}, "num_workers=0"),
         ({"num_workers": 2, "log": "loud"}, "log='loud' must be one of rank0, all, errors"),
-        ({"num_workers": 2, "start_timeout_s": 0}, "start_timeout_s=0"),
+        ({"num_workers": 2, "start_timeout_s": 0}, "start_timeout_s=0 must be at least 0.1 seconds"),
         ({"num_workers": 2, "stall_timeout_s": 0.5}, "stall_timeout_s=0.5"),
         ({"num_workers": 2, "env": {"A": 1}}, "must be strings"),
+        ({"num_workers": 2, "env": "A=1"}, "must map names"),
+        ({"num_workers": 2, "local": "maybe"}, "local='maybe' must be True or False"),
+        ({"num_workers": 2, "stall_timeout_s": "x"}, "stall_timeout_s='x'"),
     ],
 )
 def test_a_bad_launch_option_is_refused(options: dict, message: str) -> None:
@@ -46,10 +49,13 @@ def test_a_bad_launch_option_is_refused(options: dict, message: str) -> None:
         ({"features": []}, "at least one feature"),
         ({"features": "age"}, "must be a list"),
         ({"features": ["a", "a"]}, "named twice"),
-        ({"features": ["a"], "label": "a"}, "named twice"),
+        ({"features": ["a"], "label": ["b", "b"]}, "named twice in label"),
         ({"features": [3]}, "3 is no feature"),
         ({"features": ["a"], "lanes": 0}, "lanes=0"),
-        ({"features": ["a"], "keep": "id"}, "keep must be a list"),
+        ({"features": 5}, "features=5 must be a list"),
+        ({"features": ["a"], "weight": 3}, "weight=3"),
+        ({"features": ["a"], "splits": {"train": 1.0}}, "must be made by Split"),
+        ({"features": ["a"], "keep": "id"}, "keep='id' must be a list"),
         ({"features": ["a"], "keep": ["id", "id"]}, "named twice"),
         ({"features": [{"numerc": "a"}]}, "did you mean 'numeric'"),
         ({"features": [{"numeric": "a", "scal": "none"}]}, "did you mean 'scale'"),
@@ -89,6 +95,8 @@ def test_a_bad_fraction_is_refused(fractions: dict, message: str) -> None:
         (lambda: Numeric("a", fill="median?"), "fill='median\\?'"),
         (lambda: Categorical("a", max_size=0), "max_size=0"),
         (lambda: Categorical("a", min_count=0), "min_count=0"),
+        (lambda: Tensor("a", shape=3), "shape=3 must be a list"),
+        (lambda: Numeric("a", fill=float("nan")), "fill=nan"),
         (lambda: Tensor("a", shape=(0,)), "shape=\\(0,\\)"),
         (lambda: Tensor("a", dtype="complex64"), "dtype='complex64'"),
     ],
@@ -101,3 +109,9 @@ def test_a_bad_feature_is_refused(make, message: str) -> None:
 def test_splits_and_manifests_round_trip() -> None:
     for split in (Split.fraction({"train": 0.9, "val": 0.1}, seed=3, key=["a", "b"]), Split.column("part")):
         assert Split.from_json(split.to_json()) == split
+
+
+def test_a_column_may_be_feature_label_and_kept_and_paths_may_be_paths(tmp_path) -> None:
+    config = PrepareConfig(path=tmp_path, features=["a"], label="a", keep=["a"])
+    assert config.path == str(tmp_path) and config.features == (config.label,)
+    assert TrainConfig(**{**TRAIN, "run_dir": tmp_path}).run_dir == str(tmp_path)

@@ -57,6 +57,26 @@ def test_a_constant_column_is_only_shifted() -> None:
     assert numeric_encoder(Numeric("x"), [column]).encode(column).tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("value", [0.1, 123456.789, 1e-30])
+def test_a_constant_that_is_not_exact_in_binary_is_only_shifted_too(value: float) -> None:
+    batches = [pa.array([value] * 157), pa.array([value] * 31)]
+    encoded = numeric_encoder(Numeric("x"), batches).encode(pa.array([value, value + 1]))
+    assert encoded == pytest.approx([0.0, 1.0], abs=1e-6)
+
+
+def test_a_value_beyond_float32_is_refused() -> None:
+    with pytest.raises(SchemaError, match="beyond the range of float32"):
+        numeric_encoder(Numeric("x", scale="none"), [pa.array([1.0, 2.0])]).encode(pa.array([1e300]))
+    with pytest.raises(SchemaError, match="beyond the range of float32"):
+        TensorEncoder.fit(Tensor("x"), pa.array([1.0])).encode(pa.array([1e300]))
+
+
+@pytest.mark.parametrize("column", [pa.array(["7", None]), pa.array([b"7", None])])
+def test_a_fill_does_not_make_text_a_number(column: pa.Array) -> None:
+    with pytest.raises(SchemaError, match="are no numbers"):
+        numeric_encoder(Numeric("x", fill=0), [pa.array([1.0, 2.0])]).encode(column)
+
+
 def test_arrays_are_scaled_per_last_axis() -> None:
     column = pa.array([[1.0, 10.0], [3.0, 30.0]])
     encoder = numeric_encoder(Numeric("x"), [column], shape=(2,))

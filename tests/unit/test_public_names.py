@@ -16,6 +16,7 @@ RANK_SIDE = {
     "sparkdl.data.reader",
     "sparkdl.data.feed",
     "sparkdl.data.tensors",
+    "sparkdl.train.additive",
     "sparkdl.train.collective",
     "sparkdl.train.metrics",
     "sparkdl.train.exact_step",

@@ -1,10 +1,11 @@
 """Small files and folders on local paths and on fsspec's memory filesystem."""
 
 import os
+from pathlib import Path
 
 import pytest
 
-from sparkdl import storage
+from sparkdl import ConfigError, storage
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -50,5 +51,12 @@ def test_a_failed_write_leaves_nothing(tmp_path) -> None:
 
 def test_local_paths_become_absolute_and_urls_stay() -> None:
     assert storage.absolute("data") == os.path.join(os.getcwd(), "data")
-    assert storage.absolute("file:///tmp/x") == "/tmp/x"
+    assert storage.absolute("file:///tmp/x") == storage.absolute("file:/tmp/x") == "/tmp/x"
+    assert storage.absolute(Path("/tmp/x")) == "/tmp/x"
     assert storage.absolute("s3://bucket/x/") == "s3://bucket/x"
+
+
+@pytest.mark.parametrize("path", [None, "", 3, "memory://x", "dbfs:/x"])
+def test_what_no_other_process_would_find_is_refused(path: object) -> None:
+    with pytest.raises(ConfigError):
+        storage.absolute(path)

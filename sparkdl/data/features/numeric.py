@@ -5,6 +5,7 @@ Declared on the driver, fitted over the train split in Spark, encoded in Spark w
 
 from __future__ import annotations
 
+import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -40,8 +41,11 @@ class Numeric:
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
             raise ConfigError(f"Numeric({self.name!r}): scale={shown(self.scale)} must be one of {', '.join(SCALES)}")
-        if isinstance(self.fill, str) and self.fill != "mean":
-            raise ConfigError(f"Numeric({self.name!r}): fill={shown(self.fill)} must be 'mean', a number or None")
+        number = isinstance(self.fill, (int, float)) and math.isfinite(self.fill)
+        if self.fill not in (None, "mean") and not number:
+            raise ConfigError(
+                f"Numeric({self.name!r}): fill={shown(self.fill)} must be 'mean', a finite number or None"
+            )
 
     @property
     def kind(self) -> str:
@@ -115,7 +119,10 @@ class NumericEncoder:
         """The encoder that these moments of the train split give. Raises SchemaError where all values are missing."""
         if moments.count == 0:
             raise SchemaError(f"column {feature.name!r}: the train split has no value that is not null")
-        std = np.sqrt(moments.squares / moments.count)
+        # A constant column's deviations are rounding errors, not 0; its extremes are equal exactly.
+        std = np.where(moments.low == moments.high, 0.0, np.sqrt(moments.squares / moments.count))
+        if not np.isfinite(std).all():
+            raise SchemaError(f"column {feature.name!r}: its values are too large to be scaled; rescale them before")
         fill = float(moments.mean[0]) if isinstance(feature.fill, str) else feature.fill
         return cls(
             name=feature.name,
@@ -137,10 +144,19 @@ class NumericEncoder:
         if self.fill is not None:
             values = np.where(np.isnan(values), self.fill, values)
         if self.scale == "none":
-            return values.astype(np.float32)
+            return self._narrow(values, column)
         low = np.asarray(self.mean if self.scale == "standardize" else self.low)
         width = np.asarray(self.std) if self.scale == "standardize" else np.asarray(self.high) - low
-        return ((values - low) / np.where(width > 0, width, 1.0)).astype(np.float32)
+        return self._narrow((values - low) / np.where(width > 0, width, 1.0), column)
+
+    def _narrow(self, values: np.ndarray, column: pa.Array) -> np.ndarray:
+        """The values as float32. Raises SchemaError for one beyond its range."""
+        with np.errstate(over="ignore"):
+            encoded = values.astype(np.float32)
+        bad = any_in_row(np.isinf(encoded), rows=len(encoded))
+        if bad.any():
+            raise first_bad(self.name, column, bad, "value beyond the range of float32")
+        return encoded
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -169,8 +185,10 @@ def _plain(values: np.ndarray, shape: tuple[int, ...]) -> float | tuple[float, .
 def _checked(column: pa.Array, *, name: str, shape: tuple[int, ...], missing_allowed: bool) -> np.ndarray:
     """Values as float64, shape ``(rows, *shape)``; a missing scalar is NaN. Infinite values are an error."""
     if shape == () and missing_allowed and column.null_count:
-        if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-            column = column.cast(pa.float64())
+        types = pa.types
+        number = (types.is_integer, types.is_floating, types.is_decimal, types.is_boolean, types.is_null)
+        if not any(holds(column.type) for holds in number):
+            raise SchemaError(f"column {name!r}: values of type {column.type} are no numbers")
         column = pc.cast(column, pa.float64(), safe=False).fill_null(float("nan"))
     values = to_numpy(column, name=name, shape=shape or infer_scalar(column, name)).astype(np.float64)
     bad = any_in_row(np.isinf(values), rows=len(values))

@@ -39,6 +39,8 @@ class Tensor:
 
     def __post_init__(self) -> None:
         if self.shape is not None:
+            if not isinstance(self.shape, (list, tuple)):
+                raise ConfigError(f"Tensor({self.name!r}): shape={shown(self.shape)} must be a list of whole numbers")
             object.__setattr__(self, "shape", tuple(self.shape))
             if not all(isinstance(length, int) and length >= 1 for length in self.shape or ()):
                 raise ConfigError(f"Tensor({self.name!r}): shape={shown(self.shape)} must be whole numbers above 0")
@@ -74,6 +76,10 @@ class TensorEncoder:
         values = to_numpy(column, name=self.name, shape=self.column_shape)
         with np.errstate(over="ignore", invalid="ignore"):
             encoded = values.astype(self.dtype, copy=False)
+        if encoded.dtype.kind == "f" and values.dtype.kind == "f":
+            bad = any_in_row(np.isinf(encoded) & np.isfinite(values), rows=len(values))
+            if bad.any():
+                raise first_bad(self.name, column, bad, f"value beyond the range of {self.dtype}")
         if _may_lose(values.dtype, self.dtype):
             bad = any_in_row(encoded != values, rows=len(values))
             if bad.any():

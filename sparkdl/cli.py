@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import cloudpickle
 import yaml
 
+from sparkdl import storage
 from sparkdl.data.dataset import Dataset
 from sparkdl.data.prepare import split
 from sparkdl.data.split import Split
@@ -117,7 +118,13 @@ def build(kind: type[T], options: Mapping[str, Any]) -> T:
     for name, field in fields.items():
         if name not in options and field.default is missing and field.default_factory is missing:
             raise ConfigError(f"option {name!r} is missing; set it in the YAML file or as {name}=…")
-    return kind(**{key: _FROM_YAML[key](value) if key in _FROM_YAML else value for key, value in options.items()})
+    values = {key: _FROM_YAML[key](value) if key in _FROM_YAML else value for key, value in options.items()}
+    try:
+        return kind(**values)
+    except ConfigError:
+        raise
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{kind.__name__}({shown(dict(options))}): {error}") from error
 
 
 def load_function(name: Any) -> Callable[..., Any]:
@@ -131,7 +138,9 @@ def load_function(name: Any) -> Callable[..., Any]:
         raise ConfigError(f"{name}: {error}; put the module beside the job or send it by --py-files") from error
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise ConfigError(f"{name}: module {module_name} has no such function{near_miss(function_name, vars(module))}")
+        raise ConfigError(
+            f"{name}: module {module_name} has no such function{near_miss(function_name, _functions(module))}"
+        )
     if not _installed(module):
         cloudpickle.register_pickle_by_value(module)
     return function
@@ -177,13 +186,20 @@ def rows_of_split(df: DataFrame, dataset: Dataset, name: str) -> DataFrame:
 
 def write_parquet(df: DataFrame, path: str) -> None:
     """Write a DataFrame as Parquet. Raises ConfigError where something is already there."""
-    from pyspark.errors import AnalysisException
-
+    path = storage.absolute(path)
+    if storage.listing(path):
+        raise ConfigError(f"output={path} already holds files; choose a new folder")
     try:
         with errors_from_workers():
-            df.write.parquet(path)
-    except AnalysisException as error:
-        raise ConfigError(f"output={path} cannot be written: {' '.join(str(error).split())[:300]}") from error
+            df.write.mode("overwrite").parquet(path)
+    except BaseException:
+        # Nothing was there before: a half-written folder would only stand in the way of the next try.
+        storage.delete(path)
+        raise
+
+
+def _functions(module: ModuleType) -> list[str]:
+    return [name for name, value in vars(module).items() if callable(value)]
 
 
 def _mapping(name: str, value: Any) -> dict[str, Any]:
@@ -194,8 +210,12 @@ def _mapping(name: str, value: Any) -> dict[str, Any]:
 
 def _override(options: dict[str, Any], keys: Sequence[str], value: Any) -> None:
     for key in keys[:-1]:
-        inner = options.get(key)
-        options[key] = dict(inner) if isinstance(inner, Mapping) else {}
+        inner = options.get(key, {})
+        if not isinstance(inner, Mapping):
+            raise ConfigError(
+                f"{'.'.join(keys)}: {key} holds {shown(inner)}, which has no keys; override {key} as a whole"
+            )
+        options[key] = dict(inner)
         options = options[key]
     options[keys[-1]] = value
 

@@ -68,7 +68,8 @@ class LaunchConfig:
     """Seconds to wait until every rank has a slot and its process has started."""
 
     stall_timeout_s: float = 300.0
-    """Seconds that a rank waits for its peers in one collective operation before it fails the run."""
+    """Seconds that a rank waits for a peer whose process does not answer (it is stopped, its host is gone) before the
+    run fails. A peer that is busy in Python answers, and is waited for."""
 
     env: Mapping[str, str] = field(default_factory=dict)
     """Environment variables for the rank processes, set before TensorFlow is imported."""
@@ -80,7 +81,7 @@ class LaunchConfig:
     def __post_init__(self) -> None:
         require_positive("num_workers", self.num_workers)
         _require(isinstance(self.local, bool), f"local={shown(self.local)} must be True or False")
-        _require_seconds("start_timeout_s", self.start_timeout_s, least=0.1)
+        _require_seconds("start_timeout_s", self.start_timeout_s, least=0.001)
         _require_seconds("stall_timeout_s", self.stall_timeout_s, least=1)
         _require(isinstance(self.env, Mapping), f"env={shown(self.env)} must map names to values")
         _require(self.log in LOG_CHOICES, f"log={shown(self.log)} must be one of {', '.join(LOG_CHOICES)}")

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from tqdm import tqdm
+
 from sparkdl.errors import LaunchError
 from sparkdl.launch.outcome import Outcome, choose_cause, is_secondary
 
@@ -103,6 +105,11 @@ class Monitor:
         return [outcome for outcome in self._outcomes.values() if outcome.failed]
 
     @property
+    def silent(self) -> list[int]:
+        """The ranks that did not end by themselves."""
+        return [r for r in range(self._size) if r not in self._outcomes or self._outcomes[r].kind == "stopped"]
+
+    @property
     def complete(self) -> bool:
         """Whether every rank returned a value."""
         return len(self._outcomes) == self._size and all(o.kind == "value" for o in self._outcomes.values())
@@ -142,7 +149,8 @@ class Monitor:
             self._lines[rank].append(text)
             line = shown_line(rank, text, self._log)
             if line is not None:
-                sys.stderr.write(line + "\n")
+                # Above a progress bar, if there is one.
+                tqdm.write(line, file=sys.stderr)
                 sys.stderr.flush()
 
     def _tell(self, rank: int, event: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from sparkdl.errors import WorkerError
 
-__all__ = ["Kind", "Outcome", "choose_cause", "headline", "is_secondary", "worker_error"]
+__all__ = ["Kind", "Outcome", "choose_cause", "headline", "is_secondary", "stall_error", "worker_error"]
 
 Kind = Literal["value", "exception", "exit", "signal", "lost", "stopped"]
 
@@ -124,4 +124,17 @@ def worker_error(outcome: Outcome, size: int, last_lines: Sequence[str]) -> Work
         message += f"\n\nits last {len(last_lines)} lines:\n{lines}"
     return WorkerError(
         message, rank=outcome.rank, host=outcome.host, remote_traceback=outcome.traceback, last_lines=lines
+    )
+
+
+def stall_error(silent: Sequence[int], waiting: Outcome, size: int, stall_timeout_s: float) -> WorkerError:
+    """The error for ranks that neither failed nor answered until `waiting` gave up on them."""
+    who = ", ".join(map(str, silent))
+    message = (
+        f"rank {who} of {size} did not answer within stall_timeout_s={stall_timeout_s:g}: it is stopped, or the "
+        f"network to it broke; rank {waiting.rank} waited for it in a collective operation"
+    )
+    traceback = waiting.traceback.rstrip()
+    return WorkerError(
+        f"{message}\n\n{traceback}" if traceback else message, rank=silent[0], remote_traceback=traceback
     )

@@ -32,6 +32,10 @@ DRAIN_S = 2.0
 MAX_LINE_BYTES = 1 << 16
 
 
+# Python puts the working folder before all other places, where any yaml.py of the user's would hide the library's.
+START = "import sys; sys.path.pop(0); from sparkdl.launch.rank import main; sys.exit(main(sys.argv[2:]))"
+
+
 class RankProcess:
     """A rank's process, as a context manager: at its end no process, thread or file of it is left.
 
@@ -101,7 +105,7 @@ class RankProcess:
                 task.seek(0)
                 passed = (task.fileno(), self._result.fileno(), write_end)
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "sparkdl.launch.rank", *map(str, (os.getpid(), *passed))],
+                    [sys.executable, "-c", START, "sparkdl.launch.rank", *map(str, (os.getpid(), *passed))],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,

@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cloudpickle
 
-from sparkdl.errors import ConfigError, SparkDLError
+from sparkdl.config import LaunchConfig
+from sparkdl.errors import ConfigError, SparkDLError, shown
 from sparkdl.launch.barrier import active_session, run_barrier, task_cpus
 from sparkdl.launch.environment import Settings
 from sparkdl.launch.local import cores_per_rank, run_local
 from sparkdl.launch.monitor import Monitor, OnEvent
-from sparkdl.launch.outcome import worker_error
-
-if TYPE_CHECKING:
-    from sparkdl.config import LaunchConfig
+from sparkdl.launch.outcome import is_secondary, stall_error, worker_error
 
 __all__ = ["launch_ranks", "run"]
 
 
-def run(fn: Callable[..., Any], *args: Any, launch: LaunchConfig, **kwargs: Any) -> list[Any]:
+def run(fn: Callable[..., Any], /, *args: Any, launch: LaunchConfig, **kwargs: Any) -> list[Any]:
     """Call `fn(*args, **kwargs)` on every rank; the values in rank order.
 
     Inside, `sparkdl.world()` gives rank and size; the function calls `hvd.init()` itself if it needs Horovod.
@@ -56,6 +54,10 @@ def launch_ranks(
         description: what the Spark UI calls the job.
         on_event: called as `on_event(rank, event)` for each event, live, one at a time, from a background thread.
     """
+    if not callable(fn):
+        raise ConfigError(f"{shown(fn)} is no function; ranks need one to call")
+    if not isinstance(launch, LaunchConfig):
+        raise ConfigError(f"launch={shown(launch)} must be a LaunchConfig")
     task = _pickled(fn, tuple(args), dict(kwargs or {}))
     size = launch.num_workers
     monitor = Monitor(size, log=launch.log, on_event=on_event)
@@ -65,7 +67,7 @@ def launch_ranks(
     else:
         settings = _settings(launch, task_cpus(active_session()))
         results = run_barrier(task, size, settings, monitor, launch.start_timeout_s, description)
-    _raise_cause(monitor, results, size)
+    _raise_cause(monitor, results, launch)
     return [pickle.loads(result) for result in results]
 
 
@@ -81,11 +83,14 @@ def _pickled(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, An
         raise ConfigError(f"{name} and its arguments cannot be sent to the ranks: {error}") from error
 
 
-def _raise_cause(monitor: Monitor, results: Sequence[bytes], size: int) -> None:
+def _raise_cause(monitor: Monitor, results: Sequence[bytes], launch: LaunchConfig) -> None:
     cause = monitor.cause
     if cause is None:
         return
-    failure = worker_error(cause, size, monitor.last_lines(cause.rank))
+    lines = monitor.last_lines(cause.rank)
+    if is_secondary(cause, lines) and monitor.silent:
+        raise stall_error(monitor.silent, cause, launch.num_workers, launch.stall_timeout_s)
+    failure = worker_error(cause, launch.num_workers, lines)
     own = results[cause.rank] if cause.rank < len(results) else b""
     if cause.kind == "exception" and own:
         error = _own_error(own)

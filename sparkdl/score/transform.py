@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from sparkdl.errors import SchemaError
+from sparkdl.errors import ConfigError, SchemaError, shown
 from sparkdl.score.outputs import spark_type
 from sparkdl.score.predictor import predict_batches
 from sparkdl.score.udf import DEFAULT_BATCH_SIZE, check_input_columns, score_task
@@ -45,9 +45,12 @@ def transform(
     """
     from pyspark.sql.types import StructField, StructType
 
-    task = score_task(model_dir, returns=returns, batch_size=batch_size, safe_mode=safe_mode)
+    task = score_task(model_dir, returns=returns, batch_size=batch_size, safe_mode=safe_mode, spark=df.sparkSession)
     check_input_columns(df.columns, task.signature)
-    if output_col in df.columns:
+    if not isinstance(output_col, str) or not output_col:
+        raise ConfigError(f"output_col={shown(output_col)} must be the name of a column")
+    # Spark's names do not tell upper from lower case.
+    if output_col.lower() in (name.lower() for name in df.columns):
         raise SchemaError(f"the DataFrame already has a column {output_col!r}; choose another output_col")
     names = task.signature.input_names
 

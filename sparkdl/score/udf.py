@@ -5,7 +5,7 @@ Called on the driver; the function itself runs in Spark workers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -55,6 +55,11 @@ def predict_udf(
             columns = tuple(column(name) for name in names)
         if len(columns) != len(names):
             raise SchemaError(f"the model takes {len(names)} columns ({', '.join(names)}), {len(columns)} were given")
+        if all(isinstance(c, str) for c in columns) and columns != names and set(columns) == set(names):
+            raise SchemaError(
+                f"the columns {', '.join(map(str, columns))} are in another order than the model's inputs "
+                f"({', '.join(names)})"
+            )
         return udf(*[column(c) if isinstance(c, str) else c for c in columns])
 
     predict.__doc__ = f"Predict from the columns {', '.join(names)}."
@@ -73,12 +78,16 @@ def register_udf(
     """Make the model an SQL function: `SELECT id, income(age, job) FROM people`. Arguments are as in `predict_udf`."""
     if not (isinstance(name, str) and name.isidentifier()):
         raise ConfigError(f"{shown(name)} is no name of an SQL function; use letters, digits and underscores")
-    task = score_task(model_dir, returns=returns, batch_size=batch_size, safe_mode=safe_mode)
+    if spark.sql(f"SHOW SYSTEM FUNCTIONS LIKE '{name.lower()}'").count():
+        raise ConfigError(f"{name!r} is a function of Spark's own, which it would replace; choose another name")
+    task = score_task(model_dir, returns=returns, batch_size=batch_size, safe_mode=safe_mode, spark=spark)
     spark.udf.register(name, _pandas_udf(task))
 
 
-def score_task(model_dir: str, *, returns: str, batch_size: int, safe_mode: bool) -> ScoreTask:
-    """The checked task that travels to the workers."""
+def score_task(
+    model_dir: str, *, returns: str, batch_size: int, safe_mode: bool, spark: SparkSession | None = None
+) -> ScoreTask:
+    """The checked task that travels to the workers; `spark` is the active session if it is not given."""
     model_dir = storage.absolute(model_dir)
     signature = Signature.read(model_dir)
     check_returns(signature, returns)
@@ -90,16 +99,18 @@ def score_task(model_dir: str, *, returns: str, batch_size: int, safe_mode: bool
         returns=returns,
         batch_size=batch_size,
         safe_mode=safe_mode,
-        cores=_task_cores(),
+        cores=_task_cores(spark),
     )
 
 
-def _task_cores() -> int:
+def _task_cores(spark: SparkSession | None) -> int:
+    from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
-    spark = SparkSession.getActiveSession()
-    if spark is None:
-        raise LaunchError("no active SparkSession; start one before you make a UDF")
+    try:
+        spark = spark or SparkSession.active()
+    except PySparkException as error:
+        raise LaunchError("no active SparkSession; start one before you make a UDF") from error
     return int(spark.conf.get("spark.task.cpus", "1") or 1)
 
 
@@ -144,10 +155,12 @@ def _series_to_arrow(series: Any) -> pa.Array:
     return pa.Array.from_pandas(series)
 
 
-def check_input_columns(columns: Sequence[str], signature: Signature) -> None:
+def check_input_columns(columns: list[str], signature: Signature) -> None:
     """Raise SchemaError if a DataFrame lacks a column of the model's inputs."""
     from sparkdl.errors import near_miss
 
     for name in signature.input_names:
+        if columns.count(name) > 1:
+            raise SchemaError(f"the model's input column {name!r} is {columns.count(name)} times in the DataFrame")
         if name not in columns:
             raise SchemaError(f"the model's input column {name!r} is not in the DataFrame{near_miss(name, columns)}")

@@ -334,3 +334,22 @@ def test_a_killed_rank_is_blamed_and_not_the_one_that_lost_its_peer():
     error, pids = run_and_list_pids(allreduce_until_the_peer_is_killed)
     assert "rank 1/2" in str(error) and "SIGKILL" in str(error).splitlines()[0]
     assert not any(map(is_alive, pids.values()))
+
+
+def stop_rank_1():
+    import horovod.tensorflow as hvd
+    import tensorflow as tf
+
+    hvd.init()
+    hvd.allreduce(tf.constant(1.0), name="first")
+    if hvd.rank() == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    hvd.allreduce(tf.constant(1.0), name="second")
+
+
+def test_a_stopped_rank_is_named_after_the_stall_timeout():
+    launch = LaunchConfig(num_workers=2, local=True, stall_timeout_s=4)
+    began = time.monotonic()
+    with pytest.raises(WorkerError, match="rank 1 of 2 did not answer within stall_timeout_s=4") as raised:
+        run(stop_rank_1, launch=launch)
+    assert raised.value.rank == 1 and time.monotonic() - began < 60

@@ -126,6 +126,28 @@ def test_encoders_run_in_the_udf_and_columns_may_be_named_or_ordered(people, peo
     assert all(row.prediction == int(expected[row.id] > 0.5) for row in chosen)
 
 
+def test_columns_in_another_order_than_the_inputs_are_refused(people_dataset, tmp_path) -> None:
+    predict = sparkdl.predict_udf(saved(people_model("binary"), people_dataset, tmp_path / "m"))
+    with pytest.raises(SchemaError, match="in another order than the model's inputs .age, job, hours."):
+        predict("job", "age", "hours")
+
+
+def test_a_logit_above_zero_is_the_second_class(people, people_dataset, tmp_path) -> None:
+    import keras
+
+    model = people_model("binary")
+    shifted = keras.layers.Dense(1, kernel_initializer="ones", bias_initializer=keras.initializers.Constant(-0.4))
+    logits = keras.Model(model.inputs, shifted(model.output))
+    logits.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
+    logits._compile_loss.build(np.zeros((2, 1)), np.zeros((2, 1)))
+    logits.optimizer.build(logits.trainable_variables)
+    model_dir = saved(logits, people_dataset, tmp_path / "m")
+    raw, chosen = sparkdl.predict_udf(model_dir), sparkdl.predict_udf(model_dir, returns="class")
+    rows = people.select(raw().alias("raw"), chosen().alias("chosen")).collect()
+    assert all(-0.4 < row.raw < 0.6 for row in rows)
+    assert all(row.chosen == int(row.raw > 0) for row in rows) and {row.chosen for row in rows} <= {0, 1}
+
+
 def test_unseen_categories_are_scored_as_out_of_vocabulary(people, people_dataset, tmp_path) -> None:
     model_dir = saved(people_model("binary"), people_dataset, tmp_path / "m")
     strange = people.limit(3).withColumn("job", F.lit("astronaut"))
@@ -164,7 +186,14 @@ def test_a_null_names_the_column_and_the_row(spark, digit_model) -> None:
         (lambda model, df: sparkdl.predict_udf(model + "x"), ModelError, "no model at"),
         (lambda model, df: sparkdl.predict_udf(model)("pixels", "id"), SchemaError, "takes 1 columns .pixels., 2 were"),
         (lambda model, df: sparkdl.transform(df.drop("pixels"), model), SchemaError, "input column 'pixels' is not in"),
-        (lambda model, df: sparkdl.transform(df, model, output_col="id"), SchemaError, "already has a column 'id'"),
+        (lambda model, df: sparkdl.transform(df, model, output_col=""), ConfigError, "output_col=''"),
+        (lambda model, df: sparkdl.register_udf(df.sparkSession, "sum", model), ConfigError, "function of Spark's own"),
+        (
+            lambda model, df: sparkdl.transform(df.select("*", "pixels"), model),
+            SchemaError,
+            "is 2 times in the DataFrame",
+        ),
+        (lambda model, df: sparkdl.transform(df, model, output_col="ID"), SchemaError, "already has a column 'ID'"),
         (lambda model, df: sparkdl.register_udf(df.sparkSession, "a b", model), ConfigError, "'a b' is no name"),
     ],
 )
@@ -180,7 +209,7 @@ def test_a_model_without_classes_gives_none(people, people_dataset, tmp_path) ->
 
 
 def loaded_models(batches):
-    """The Python worker, and the models that it holds, by identity."""
+    """The Python worker and the models that it holds, by content and by identity."""
     import os
 
     import pyarrow as pa
@@ -188,21 +217,19 @@ def loaded_models(batches):
     from sparkdl.score import predictor
 
     list(batches)
-    held = [id(model) for model in predictor._LOADED.values()]
-    yield pa.RecordBatch.from_arrays(
-        [pa.array([os.getpid()] * len(held), pa.int64()), pa.array(held, pa.int64())], ["w", "m"]
-    )
+    for key, model in predictor._LOADED.items():
+        row = [pa.array([f"{os.getpid()} {key}"]), pa.array([id(model)], pa.int64())]
+        yield pa.RecordBatch.from_arrays(row, ["held", "model"])
 
 
 def test_a_model_stays_loaded_in_its_worker_when_the_udf_is_made_again(digits, digit_model) -> None:
-    held: dict[int, set[int]] = {}
+    held: dict[str, set[int]] = {}
     for _ in range(3):
         scored = sparkdl.transform(digits.repartition(2), digit_model).where("prediction is not null")
         assert scored.count() == digits.count()
-        for row in digits.repartition(2).mapInArrow(loaded_models, "w long, m long").collect():
-            held.setdefault(row.w, set()).add(row.m)
-    models = len(next(iter(held.values())))
-    assert held and all(len(ids) <= models for ids in held.values()), "a worker loaded a model again"
+        for row in digits.repartition(2).mapInArrow(loaded_models, "held string, model long").collect():
+            held.setdefault(row.held, set()).add(row.model)
+    assert held and all(len(models) == 1 for models in held.values()), "a worker loaded a model again"
 
 
 def test_predict_takes_tables_and_dicts_without_spark(digits, digit_model) -> None:

@@ -30,6 +30,7 @@ def test_overrides_reach_nested_keys_and_keep_the_rest(yaml_file: str) -> None:
         (["nowhere.yaml"], "nowhere.yaml cannot be read"),
         (["FILE", "epochs"], "'epochs' is no override"),
         (["FILE", "x=[1"], "is no YAML value"),
+        (["FILE", "epochs.more=1"], "epochs holds 3, which has no keys"),
     ],
 )
 def test_bad_arguments_are_refused(yaml_file: str, argv: list[str], message: str) -> None:

@@ -30,7 +30,7 @@ def test_a_bad_training_option_is_refused(options: dict, message: str) -> None:
     [
         ({"num_workers": 0}, "num_workers=0"),
         ({"num_workers": 2, "log": "loud"}, "log='loud' must be one of rank0, all, errors"),
-        ({"num_workers": 2, "start_timeout_s": 0}, "start_timeout_s=0 must be at least 0.1 seconds"),
+        ({"num_workers": 2, "start_timeout_s": 0}, "start_timeout_s=0 must be at least 0.001 seconds"),
         ({"num_workers": 2, "stall_timeout_s": 0.5}, "stall_timeout_s=0.5"),
         ({"num_workers": 2, "env": {"A": 1}}, "must be strings"),
         ({"num_workers": 2, "env": "A=1"}, "must map names"),

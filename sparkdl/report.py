@@ -6,6 +6,7 @@ Runs on the driver; fed by the events that ranks emit.
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from collections.abc import Mapping
 from types import TracebackType
@@ -65,7 +66,10 @@ class TrainingProgress:
             from tqdm.auto import tqdm
 
             title = f"epoch {event['epoch'] + 1}/{event['epochs']}"
-            self._bar = tqdm(total=event["steps"], desc=title, unit="step", leave=False, dynamic_ncols=True)
+            # Some terminals (`script`, CI) say that they are 0 x 0, and tqdm would draw nothing there.
+            size = shutil.get_terminal_size(fallback=(100, 24))
+            shape = {"ncols": size.columns, "nrows": size.lines}
+            self._bar = tqdm(total=event["steps"], desc=title, unit="step", leave=False, **shape)
         self._bar.update(event["step"] - self._bar.n)
         self._bar.set_postfix_str(f"loss {event['loss']:.4g}, {event['rows_per_second']:,.0f} rows/s")
 

@@ -5,6 +5,7 @@ The public names. Importing it imports no TensorFlow, Keras, Horovod, Petastorm,
 
 from sparkdl.config import LaunchConfig as LaunchConfig
 from sparkdl.config import PrepareConfig as PrepareConfig
+from sparkdl.config import ReaderConfig as ReaderConfig
 from sparkdl.config import TrainConfig as TrainConfig
 from sparkdl.data.dataset import Dataset as Dataset
 from sparkdl.data.dataset import open_dataset as open_dataset
@@ -44,6 +45,7 @@ __all__ = [
     "LoadedModel",
     "ModelError",
     "PrepareConfig",
+    "ReaderConfig",
     "SchemaError",
     "SparkDLError",
     "Split",

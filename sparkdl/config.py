@@ -15,7 +15,7 @@ from sparkdl.data.features import Feature, as_feature
 from sparkdl.data.split import Split
 from sparkdl.errors import ConfigError, shown
 
-__all__ = ["LaunchConfig", "PrepareConfig", "TrainConfig", "require_positive"]
+__all__ = ["LaunchConfig", "PrepareConfig", "ReaderConfig", "TrainConfig", "require_positive"]
 
 # Twice the largest worker count of common clusters' powers of two, times three: it divides evenly over 2, 3, 4, 6, 8,
 # 12, 16, 24, 32, 48, 64 workers and to within 5 % over every other number up to 16 (docs/decisions/0003).
@@ -164,6 +164,39 @@ class PrepareConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReaderConfig:
+    """How a rank reads the dataset. It never changes what the model sees.
+
+    Raises ConfigError for a value out of range.
+    """
+
+    threads: int | None = None
+    """Threads that read row groups. None: the rank's cores, and at least 16 where the dataset is on remote storage."""
+
+    memory: int | None = None
+    """Bytes that the feed of one split may take in each rank; validation takes as much again while it runs. None: 512
+    MiB, or what the order of an epoch needs if that is more."""
+
+    in_memory: bool | str = "auto"
+    """Keep the whole split in every rank, read and decoded once: True (an error if `memory` is too little), False, or
+    "auto" (if it fits). Every epoch deals the row groups anew, so each rank comes to need all of them."""
+
+    cache: bool | None = None
+    """Keep a copy of what was read on the rank's local disk, for the next epochs. None: where the dataset is on remote
+    storage. The copy is gone when the rank ends, however it ends."""
+
+    def __post_init__(self) -> None:
+        if self.threads is not None:
+            require_positive("reader.threads", self.threads)
+        if self.memory is not None:
+            require_positive("reader.memory", self.memory)
+        good = isinstance(self.in_memory, bool) or self.in_memory == "auto"
+        _require(good, f"reader.in_memory={shown(self.in_memory)} must be True, False or 'auto'")
+        good = self.cache is None or isinstance(self.cache, bool)
+        _require(good, f"reader.cache={shown(self.cache)} must be True, False or None")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """What determines the trained model, together with the dataset and `build_model`.
 
@@ -189,6 +222,9 @@ class TrainConfig:
     """Called in every rank; returns Keras callbacks. They see logs reduced over all ranks. A callback that writes files
     is for rank 0 alone: `sparkdl.world().rank` tells."""
 
+    reader: ReaderConfig = field(default_factory=ReaderConfig)
+    """How the ranks read the dataset: threads, memory, cache."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "run_dir", _path("run_dir", self.run_dir))
         require_positive("epochs", self.epochs)
@@ -198,3 +234,5 @@ class TrainConfig:
         _require(good, f"validation={shown(self.validation)} must be the name of a split, or None")
         good = self.callbacks is None or callable(self.callbacks)
         _require(good, "callbacks must be a function that returns a list of Keras callbacks")
+        good = isinstance(self.reader, ReaderConfig)
+        _require(good, f"reader={shown(self.reader)} must be a ReaderConfig")

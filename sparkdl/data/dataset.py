@@ -108,6 +108,11 @@ class Dataset:
             raise DatasetError(f"the dataset has {len(labels)} categorical labels; use ds.labels[name].vocabulary")
         return labels[0].vocabulary
 
+    def encoder_of(self, field: Field) -> Encoder:
+        """The encoder of a feature or a label of the layout."""
+        encoders = self.encoders if field.role == "feature" else self.label_encoders
+        return next(encoder for encoder in encoders if encoder.name == field.name)
+
     @property
     def splits(self) -> tuple[str, ...]:
         """The names of the splits."""

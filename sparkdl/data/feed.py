@@ -8,22 +8,23 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 
+from sparkdl.config import ReaderConfig
 from sparkdl.data.dataset import Dataset, SplitParts
-from sparkdl.data.layout import RecordLayout
+from sparkdl.data.feed_memory import FeedMemory, feed_memory
+from sparkdl.data.local_cache import LocalCache
 from sparkdl.data.plan import EpochPlan
 from sparkdl.data.reader import RowGroupReader
+from sparkdl.data.row_memory import RowMemory, RowOrders
 from sparkdl.errors import DatasetError
 
 __all__ = ["Block", "Feed"]
 
-# A block costs one call from tf.data into Python (about 0.3 ms); this many bytes make that negligible.
-BLOCK_BYTES = 8 << 20
-# Steps of a block at the most.
-MOST_STEPS = 1 << 12
 # TensorFlow takes over an array without a copy if it begins at such an address (EIGEN_MAX_ALIGN_BYTES).
 ALIGNMENT = 64
 
@@ -35,14 +36,14 @@ class Block:
     Attributes:
         arrays: one for each group of the layout, shape ``(rows of all steps, *group.shape)``, the steps' rows one
             after the other; one row of zeros more if a step has none.
-        starts: int32, shape ``(steps,)``, where each step's rows begin.
-        sizes: int32, shape ``(steps,)``, the rows that the step is fed: 1 ghost row where it has none.
+        starts, stops: int32, shape ``(steps,)``: each step is fed the rows [start, stop), which is a ghost row where
+            it has none.
         rows: int32, shape ``(steps,)``, the rows that count: 0 for a ghost.
     """
 
     arrays: tuple[np.ndarray, ...]
     starts: np.ndarray
-    sizes: np.ndarray
+    stops: np.ndarray
     rows: np.ndarray
 
 
@@ -51,7 +52,11 @@ class Feed:
 
     Args:
         seed: of the epochs' order; None keeps the stored order (validation, evaluation).
-        threads: decoding threads.
+        reader: threads and memory.
+        cores: of the rank: the number of reading threads where `reader` gives none.
+
+    Raises:
+        ConfigError: the memory that `reader` allows is too small for the order of an epoch.
     """
 
     def __init__(
@@ -63,7 +68,8 @@ class Feed:
         world_size: int,
         global_batch_size: int,
         seed: int | None,
-        threads: int = 1,
+        reader: ReaderConfig | None = None,
+        cores: int = 1,
     ) -> None:
         self._dataset = dataset
         self._split = split
@@ -71,9 +77,14 @@ class Feed:
         self._world_size = world_size
         self._batch = global_batch_size
         self._seed = seed
-        self._threads = threads
-        rank_rows = max(1, global_batch_size // world_size)
-        self._block_steps = int(np.clip(BLOCK_BYTES // (rank_rows * dataset.layout.dtype.itemsize), 1, MOST_STEPS))
+        self._reader = reader or ReaderConfig()
+        self._cores = cores
+        self.memory: FeedMemory = feed_memory(
+            dataset, split, self._reader, cores=cores, world_size=world_size, global_batch_size=global_batch_size
+        )
+        self._kept: RowMemory | None = None
+        self._spare: RowMemory | None = None
+        self._cache = LocalCache() if self.memory.cache else None
 
     def plan(self, epoch: int) -> EpochPlan:
         """The order of an epoch."""
@@ -85,112 +96,158 @@ class Feed:
             epoch=epoch,
         )
 
-    def blocks(self, epochs: Sequence[int]) -> Generator[Block, None, None]:
+    def blocks(self, epochs: Sequence[int], *, start_step: int = 0) -> Generator[Block, None, None]:
         """The blocks of these epochs, one epoch after the other; a block never crosses an epoch's end.
+
+        Args:
+            start_step: where the first of the epochs begins (to go on after an interruption).
 
         Raises DatasetError if a row group that comes is not the one that the plan awaits.
         """
-        order = (
-            int(group) for epoch in epochs for group in self.plan(epoch).reading_order(self._rank, self._world_size)
-        )
-        buffers = _Buffers()
-        with RowGroupReader(self._dataset, self._split, order, threads=self._threads) as reader:
-            row_groups = iter(reader)
-            for epoch in epochs:
-                yield from self._epoch(self.plan(epoch), row_groups, buffers)
+        memory = self._row_memory()
+        starts = [start_step, *[0] * (len(epochs) - 1)]
+        with ExitStack() as stack:
+            reader = stack.enter_context(
+                RowGroupReader(
+                    self._dataset,
+                    self._split,
+                    self._order(epochs, starts, memory),
+                    memory,
+                    threads=self.memory.threads,
+                    cache=self._cache,
+                )
+            )
+            decoder: Executor | None = None
+            if self._dataset.layout.stored_as_bytes and not memory.keeps_all:
+                decoder = stack.enter_context(ThreadPoolExecutor(self._cores, thread_name_prefix="sparkdl-decoder"))
+            buffers = _Buffers()
+            for epoch, start in zip(epochs, starts, strict=True):
+                yield from self._epoch(self.plan(epoch), start, reader, memory, buffers, decoder)
+        if not memory.keeps_all:
+            self._spare = memory
+
+    def _row_memory(self) -> RowMemory:
+        """The memory of a pass: the one that keeps the split, or that of a pass that has ended, or a new one."""
+        if self._kept is not None:
+            return self._kept
+        if self._spare is not None:
+            memory, self._spare = self._spare, None
+            return memory
+        encoders = {field.key: self._dataset.encoder_of(field) for field in self._dataset.layout.stored_as_bytes}
+        memory = RowMemory(self._dataset.layout, encoders, self._split.row_group_rows, slots=self.memory.slots)
+        if memory.keeps_all:
+            self._kept = memory
+        return memory
+
+    def _order(self, epochs: Sequence[int], starts: Sequence[int], memory: RowMemory) -> Iterator[int]:
+        """The row groups to read: those of every epoch, or, where they are kept, those that are not there yet."""
+        asked = memory.places >= 0
+        for epoch, start in zip(epochs, starts, strict=True):
+            for row_group in self.plan(epoch).reading_order(self._rank, self._world_size, start).tolist():
+                if not (memory.keeps_all and asked[row_group]):
+                    asked[row_group] = True
+                    yield row_group
 
     def _epoch(
-        self, plan: EpochPlan, row_groups: Iterator[tuple[int, np.ndarray]], buffers: _Buffers
+        self,
+        plan: EpochPlan,
+        start_step: int,
+        reader: RowGroupReader,
+        memory: RowMemory,
+        buffers: _Buffers,
+        decoder: Executor | None,
     ) -> Iterator[Block]:
-        awaited = iter(plan.reading_order(self._rank, self._world_size))
-        # Whole records, for numpy to move as they are.
-        record = np.dtype((np.void, self._dataset.layout.dtype.itemsize))
-        opened: dict[int, _OpenRowGroup] = {}
-        for first in range(0, plan.steps, self._block_steps):
-            shares = plan.shares(self._rank, self._world_size, first, min(first + self._block_steps, plan.steps))
+        lanes = plan.owned_lanes(self._rank, self._world_size)
+        awaited = plan.reading_order(self._rank, self._world_size, start_step)
+        # Row groups that were used up before start_step.
+        passed = self._begun(plan, plan.steps) - len(awaited)
+        orders = RowOrders(plan, memory)
+        opened = freed = 0
+        first = start_step
+        while first < plan.steps:
+            last = self._block_end(plan, first, (memory.slots or len(awaited)) + passed + freed)
+            needed = self._begun(plan, last) - passed
+            if memory.slots is not None and needed - freed > memory.slots:
+                reader.add_slots(needed - freed - memory.slots)
+            for row_group in awaited[opened:needed].tolist():
+                reader.wait_for(row_group)
+                orders.open(row_group)
+            opened = needed
+            shares = plan.shares(self._rank, self._world_size, first, last)
+            runs = plan.runs(lanes, shares[0], shares[-1])
             places, starts, rows = _places(shares)
-            staged = buffers.take(len(places) * record.itemsize, record, (len(places),))
-            filled = 0
-            for place, lane in enumerate(plan.owned_lanes(self._rank, self._world_size)):
-                for run in plan.lane_runs(int(lane), int(shares[0, place]), int(shares[-1, place])):
-                    while run.row_group not in opened:
-                        _open_next(opened, plan, awaited, row_groups)
-                    group = opened[run.row_group]
-                    taken = group.records.view(record).take(group.order[run.start : run.stop])
-                    staged[places[filled : filled + len(taken)]] = taken
-                    filled += len(taken)
-                    if run.stop == len(group.order):
-                        del opened[run.row_group]
-            yield _block(staged, starts, rows, self._dataset.layout, buffers)
-            del staged  # the buffer is free again
-        if opened or next(awaited, None) is not None:
+            sources = np.empty(len(places), dtype=np.int64)
+            sources[places] = orders.rows(runs)
+            block = self._block(sources, starts, rows, memory, buffers, decoder)
+            used_up = runs.row_groups[runs.stops == plan.row_group_rows[runs.row_groups]]
+            memory.free(used_up)
+            reader.read_ahead()
+            freed += len(used_up)
+            first = last
+            yield block
+            del block  # its buffers are free again
+        if opened != len(awaited) or freed != len(awaited):
             raise DatasetError("the epoch ended before all of its row groups were read; this is an error in sparkdl")
 
+    def _begun(self, plan: EpochPlan, step: int) -> int:
+        return plan.row_groups_begun(self._rank, self._world_size, step)
 
-@dataclass(frozen=True, slots=True)
-class _OpenRowGroup:
-    records: np.ndarray
-    order: np.ndarray
+    def _block_end(self, plan: EpochPlan, first: int, most_begun: int) -> int:
+        """The step after a block's last: as many steps as wanted if their row groups fit, but one at least."""
+        last = min(first + self.memory.block_steps, plan.steps)
+        while last > first + 1 and self._begun(plan, last) > most_begun:
+            last = first + (last - first) // 2
+        return last
 
-
-def _open_next(
-    opened: dict[int, _OpenRowGroup],
-    plan: EpochPlan,
-    awaited: Iterator[np.integer],
-    row_groups: Iterator[tuple[int, np.ndarray]],
-) -> None:
-    """Take the next row group from the reader; count it against the plan."""
-    expected = next(awaited, None)
-    group, records = next(row_groups, (None, None))
-    if expected is None or group != expected or records is None:
-        raise DatasetError(
-            f"row group {group} came where the plan awaits {expected}; the dataset was changed or damaged"
-        )
-    opened[int(expected)] = _OpenRowGroup(records, plan.permute(int(expected)))
+    def _block(
+        self,
+        sources: np.ndarray,
+        starts: np.ndarray,
+        rows: np.ndarray,
+        memory: RowMemory,
+        buffers: _Buffers,
+        decoder: Executor | None,
+    ) -> Block:
+        """The block of these rows of the memory: an array a group, a ghost where a step has no rows."""
+        total, has_ghost = len(sources), bool((rows == 0).any())
+        arrays = []
+        for number, group in enumerate(self._dataset.layout.groups):
+            shape = (total + has_ghost, *group.shape)
+            array = buffers.take(math.prod(shape) * group.dtype.itemsize, group.dtype, shape)
+            memory.gather(number, sources, array[:total], decoder)
+            array[total:] = 0
+            arrays.append(array)
+        starts = np.where(rows == 0, total, starts)
+        stops = starts + np.maximum(rows, 1)
+        return Block(tuple(arrays), *(numbers.astype(np.int32) for numbers in (starts, stops, rows)))
 
 
 def _places(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where rows that are read lane after lane belong in a block, step after step.
+    """Where rows that are taken lane after lane belong in a block, step after step.
 
     Args:
         shares: int64, shape ``(steps + 1, lanes)``, as `EpochPlan.shares` gives it.
 
     Returns:
-        The place of each row as it is read, int64, shape ``(rows,)``; where each step begins, and its rows, int64,
+        The place of each row as it is taken, int64, shape ``(rows,)``; where each step begins, and its rows, int64,
         shape ``(steps,)``. Within a step, rows lie lane after lane.
     """
     counts = np.diff(shares, axis=0)  # (steps, lanes)
     rows = counts.sum(axis=1)
-    # Where the rows of each (step, lane) begin in the block, and where they begin among the rows as they are read.
+    # Where the rows of each (step, lane) begin in the block, and where they begin among the rows as they are taken.
     begins = (np.cumsum(counts.reshape(-1)) - counts.reshape(-1)).reshape(counts.shape)
     by_lane = counts.T.reshape(-1)
-    read = np.cumsum(by_lane) - by_lane
-    places = np.repeat(begins.T.reshape(-1) - read, by_lane) + np.arange(int(rows.sum()))
+    taken = np.cumsum(by_lane) - by_lane
+    places = np.repeat(begins.T.reshape(-1) - taken, by_lane) + np.arange(int(rows.sum()))
     return places, np.cumsum(rows) - rows, rows
-
-
-def _block(staged: np.ndarray, starts: np.ndarray, rows: np.ndarray, layout: RecordLayout, buffers: _Buffers) -> Block:
-    """The block of these records, which are in their places: an array a group, a ghost where a step has no rows."""
-    total, has_ghost = len(staged), bool((rows == 0).any())
-    by_group = staged.view(layout.group_dtype)
-    arrays = []
-    for number, group in enumerate(layout.groups):
-        shape = (total + has_ghost, *group.shape)
-        array = buffers.take(math.prod(shape) * group.dtype.itemsize, group.dtype, shape)
-        array[:total] = by_group[str(number)]
-        array[total:] = 0
-        arrays.append(array)
-    starts = np.where(rows == 0, total, starts)
-    counts = (numbers.astype(np.int32) for numbers in (starts, np.maximum(rows, 1), rows))
-    return Block(tuple(arrays), *counts)
 
 
 class _Buffers:
     """Memory that is used again as soon as nobody holds an array in it.
 
-    Fresh pages are what costs in moving rows: filling a new array took 20 times as long as filling a used one on the
-    machine where this was measured. TensorFlow holds the arrays that it took over without a copy, for as long as it
-    needs them; Python's count of references tells.
+    Fresh pages cost: filling a new array took up to 20 times as long as filling a used one on the machines where this
+    was measured. TensorFlow holds the arrays that it took over without a copy for as long as it needs them; Python's
+    count of references tells.
     """
 
     # References to a buffer that nobody uses: this list's, the loop's, and that of the call that counts.

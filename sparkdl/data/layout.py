@@ -2,11 +2,14 @@
 
 Used by prepare (Spark workers, to write), by the feed (ranks) and by `read_prepared` (Spark workers). One binary column
 of fixed size scans 2.6-6 times as fast as `list<float>` and needs one column chunk, one copy and one gather per block
-of rows, however many features there are (docs/decisions/0002).
+of rows, however many features there are (docs/decisions/0002). Fields that are stored as bytes of any length (encoded
+images) lie in columns of their own beside it.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,12 +26,17 @@ RECORD_COLUMN = "__record__"
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One value of the record. Its role is "feature", "label" or "weight"."""
+    """One value of a row. Its role is "feature", "label" or "weight"; dtype and shape are what the model gets.
+
+    Attributes:
+        stored: "values", in the record; or "bytes", in a column of its own that the encoder decodes in the feed.
+    """
 
     role: str
     name: str
     dtype: str
     shape: tuple[int, ...]
+    stored: str = "values"
 
     @property
     def key(self) -> str:
@@ -38,7 +46,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Fields that lie side by side in the record and are moved as one array: all scalars of a dtype, or one tensor."""
+    """Fields that are moved as one array: all scalars of a dtype, side by side in the record, or one tensor."""
 
     fields: tuple[Field, ...]
 
@@ -49,8 +57,13 @@ class Group:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one row: the tensor's shape, or (number of scalars,)."""
-        return self.fields[0].shape or (len(self.fields),)
+        """Of one row: the field's own shape, or (number of scalars,) where there are several."""
+        return self.fields[0].shape if len(self.fields) == 1 else (len(self.fields),)
+
+    @property
+    def stored(self) -> str:
+        """Of every field: "values" or "bytes"."""
+        return self.fields[0].stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +74,37 @@ class RecordLayout:
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """All fields in the order of the record, gathered into groups."""
+        """All fields, gathered into groups: first those of the record, in its order, then those stored as bytes."""
         groups: list[list[Field]] = []
         for field in self._in_record():
             if groups and field.shape == groups[-1][0].shape == () and field.dtype == groups[-1][0].dtype:
                 groups[-1].append(field)
             else:
                 groups.append([field])
+        groups += [[field] for field in self.stored_as_bytes]
         return tuple(Group(tuple(fields)) for fields in groups)
+
+    @property
+    def stored_as_bytes(self) -> tuple[Field, ...]:
+        """The fields that are not in the record, but each in a binary column named by its key."""
+        return tuple(field for field in self.fields if field.stored == "bytes")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The Parquet columns that the feed reads."""
+        return (RECORD_COLUMN, *(field.key for field in self.stored_as_bytes))
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row as the model gets it: of the record, and of what is stored as bytes when it is decoded."""
+        return self.dtype.itemsize + sum(
+            math.prod(field.shape) * np.dtype(field.dtype).itemsize for field in self.stored_as_bytes
+        )
 
     @property
     def group_dtype(self) -> np.dtype:
         """The record again, with a member "0", "1", … for each group instead of one for each field."""
-        groups = self.groups
+        groups = [group for group in self.groups if group.stored == "values"]
         offsets = [self.dtype.fields[group.fields[0].key][1] for group in groups]  # type: ignore[index]
         return np.dtype(
             {
@@ -86,7 +117,8 @@ class RecordLayout:
 
     def _in_record(self) -> list[Field]:
         """The fields as they lie in the record: widest first, scalars of a dtype side by side."""
-        return sorted(self.fields, key=lambda f: (-np.dtype(f.dtype).itemsize, f.dtype, f.shape != ()))
+        in_record = [field for field in self.fields if field.stored == "values"]
+        return sorted(in_record, key=lambda f: (-np.dtype(f.dtype).itemsize, f.dtype, f.shape != ()))
 
     @property
     def dtype(self) -> np.dtype:
@@ -96,15 +128,16 @@ class RecordLayout:
             (field.key, np.dtype(field.dtype).newbyteorder("<"), field.shape) for field in widest_first
         ]
         packed = np.dtype(members)
-        widest = np.dtype(widest_first[0].dtype).itemsize
-        padding = -packed.itemsize % widest
+        widest = np.dtype(widest_first[0].dtype).itemsize if widest_first else 1
+        # A record is never empty, even where all that a row holds is stored as bytes.
+        padding = -packed.itemsize % widest if members else 1
         return np.dtype([*members, ("padding", np.uint8, (padding,))]) if padding else packed
 
     def pack(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
         """Records from arrays by field key, each of shape ``(rows, *field.shape)``. Shape ``(rows,)``."""
         rows = len(next(iter(values.values())))
         records = np.zeros(rows, dtype=self.dtype)
-        for field in self.fields:
+        for field in self._in_record():
             records[field.key] = values[field.key]
         return records
 
@@ -142,12 +175,9 @@ class RecordLayout:
 
     def to_json(self) -> list[dict[str, Any]]:
         """All that `from_json` needs."""
-        return [
-            {"role": field.role, "name": field.name, "dtype": field.dtype, "shape": list(field.shape)}
-            for field in self.fields
-        ]
+        return [{**dataclasses.asdict(field), "shape": list(field.shape)} for field in self.fields]
 
     @classmethod
     def from_json(cls, content: Sequence[Mapping[str, Any]]) -> RecordLayout:
         """The layout that `to_json` described."""
-        return cls(tuple(Field(f["role"], f["name"], f["dtype"], tuple(f["shape"])) for f in content))
+        return cls(tuple(Field(**{**f, "shape": tuple(f["shape"])}) for f in content))

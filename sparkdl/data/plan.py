@@ -10,12 +10,12 @@ the lanes r, r + W, r + 2W, …, so that it opens only its own row groups.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["EpochPlan", "LaneRows", "row_permutation"]
+__all__ = ["EpochPlan", "Runs", "row_permutation"]
 
 # Domains of the random streams, so that no two uses of one seed are the same stream.
 _ORDER_OF_ROW_GROUPS = 1
@@ -28,17 +28,17 @@ def row_permutation(rows: int, *, seed: int, epoch: int, row_group: int) -> np.n
 
 
 @dataclass(frozen=True, slots=True)
-class LaneRows:
-    """A run of consecutive rows of one lane that fall into one row group.
+class Runs:
+    """Runs of consecutive rows, each within one row group.
 
     Attributes:
-        row_group: index into the split's row groups.
-        start, stop: positions in the permuted row group.
+        row_groups: indices into the split's row groups, int64, shape ``(runs,)``.
+        starts, stops: positions in the permuted row group, int64, shape ``(runs,)``.
     """
 
-    row_group: int
-    start: int
-    stop: int
+    row_groups: np.ndarray
+    starts: np.ndarray
+    stops: np.ndarray
 
 
 class EpochPlan:
@@ -69,12 +69,18 @@ class EpochPlan:
         order = np.arange(count)
         if seed is not None:
             order = np.random.default_rng((_ORDER_OF_ROW_GROUPS, seed, epoch)).permutation(count)
-        # lane l holds the row groups order[l], order[l + lanes], …
-        self._groups = [order[lane::lanes] for lane in range(lanes)]
-        # Where each row group of a lane begins, in rows of that lane; the last entry is the lane's length.
-        self._starts = [np.concatenate(([0], np.cumsum(self.row_group_rows[groups]))) for groups in self._groups]
-        self.lane_rows = np.array([starts[-1] for starts in self._starts], dtype=np.int64)
+        # Row groups lane after lane: lane l holds order[l], order[l + lanes], …, which begin at these rows of the lane.
+        dealt = [order[lane::lanes] for lane in range(lanes)]
+        self._groups = np.concatenate(dealt)
+        self._lane_of = np.repeat(np.arange(lanes), [len(groups) for groups in dealt])
+        ends = [np.cumsum(self.row_group_rows[groups]) for groups in dealt]
+        self._ends = np.concatenate(ends)
+        self._begins = self._ends - self.row_group_rows[self._groups]
+        self.lane_rows = np.array([end[-1] if len(end) else 0 for end in ends], dtype=np.int64)
         self.rows = int(self.lane_rows.sum())
+        # (lane, row of the lane) as one number that grows along the list, for one binary search over all lanes.
+        self._stride = int(self.lane_rows.max(initial=0)) + 1
+        self._keys = self._lane_of * self._stride + self._begins
         self._set_rounds()
 
     def _set_rounds(self) -> None:
@@ -131,31 +137,41 @@ class EpochPlan:
         """Rows of a rank in each of the steps, int64, shape ``(stop_step - start_step,)``."""
         return np.diff(self.shares(rank, world_size, start_step, stop_step).sum(axis=1))
 
-    def lane_runs(self, lane: int, start: int, stop: int) -> Iterator[LaneRows]:
-        """The rows [start, stop) of a lane, cut at its row groups."""
-        starts, groups = self._starts[lane], self._groups[lane]
-        place = int(np.searchsorted(starts, start, side="right")) - 1
-        while start < stop:
-            end = min(stop, int(starts[place + 1]))
-            if end > start:
-                begin = int(starts[place])
-                yield LaneRows(int(groups[place]), start - begin, end - begin)
-            start, place = end, place + 1
+    def runs(self, lanes: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> Runs:
+        """The rows [starts[i], stops[i]) of lane lanes[i], cut at its row groups; lane after lane.
+
+        Args: int64, each of shape ``(lanes asked for,)``.
+        """
+        first = np.searchsorted(self._keys, lanes * self._stride + starts, side="right") - 1
+        behind = np.searchsorted(self._keys, lanes * self._stride + stops, side="left")
+        counts = np.where(stops > starts, behind - first, 0)
+        # place: the row group of each run in the list of all lanes; asked: which of the lanes it is for.
+        asked = np.repeat(np.arange(len(lanes)), counts)
+        place = np.arange(len(asked)) - np.repeat(np.cumsum(counts) - counts, counts) + first[asked]
+        begins = self._begins[place]
+        return Runs(
+            self._groups[place],
+            np.maximum(starts[asked], begins) - begins,
+            np.minimum(stops[asked], self._ends[place]) - begins,
+        )
 
     def reading_order(self, rank: int, world_size: int, start_step: int = 0) -> np.ndarray:
         """The row groups that a rank reads from a step on, in the order in which their first rows are needed."""
-        at = self.shares(rank, world_size, start_step, start_step)[0]
-        groups, needed, lanes = [], [], []
-        for lane, given in zip(self.owned_lanes(rank, world_size), at, strict=True):
-            starts = self._starts[lane]
-            remaining = starts[1:] > given
-            groups.append(self._groups[lane][remaining])
-            needed.append(starts[:-1][remaining])
-            lanes.append(np.full(int(remaining.sum()), lane))
-        if not groups:
-            return np.empty(0, dtype=np.int64)
-        order = np.lexsort((np.concatenate(lanes), np.concatenate(needed)))
-        return np.concatenate(groups)[order].astype(np.int64)
+        given = self.shares(rank, world_size, start_step, start_step)[0]
+        # Rows that each of all lanes has given; a lane of another rank counts as finished.
+        done = np.full(self.lanes, self._stride)
+        done[self.owned_lanes(rank, world_size)] = given
+        left = np.flatnonzero(self._ends > done[self._lane_of])
+        order = np.lexsort((self._lane_of[left], self._begins[left]))
+        return self._groups[left[order]]
+
+    def row_groups_begun(self, rank: int, world_size: int, step: int) -> int:
+        """How many row groups of `reading_order(rank, world_size)` have given a row before a step."""
+        lanes = self.owned_lanes(rank, world_size)
+        given = self.shares(rank, world_size, step, step)[0]
+        behind = np.searchsorted(self._keys, lanes * self._stride + given, side="left")
+        first = np.searchsorted(self._keys, lanes * self._stride, side="left")
+        return int((behind - first).sum())
 
     def permute(self, row_group: int) -> np.ndarray:
         """The order of the rows inside a row group in this epoch, int64."""

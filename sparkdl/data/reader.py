@@ -1,9 +1,9 @@
 """Read row groups through Petastorm's `Reader`, in the order of a plan.
 
 Runs in rank processes. The only module that knows Petastorm. Petastorm gives the frame (Reader, worker, pool,
-ventilator); ours are the worker (one row group -> records, no copy of copies), the order (Petastorm shuffles once for
-all epochs and shards by row-group index) and the pool (its own thread pool does not keep an order): see
-docs/decisions/0004.
+ventilator); ours are the worker (one row group into the feed's memory, no copy of copies), the order (Petastorm
+shuffles once for all epochs and shards by row-group index) and the pool (its own thread pool does not keep an order):
+see docs/decisions/0004.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sparkdl import storage
+from sparkdl.data.columns import as_array
 from sparkdl.data.dataset import Dataset, SplitParts
 from sparkdl.data.layout import RECORD_COLUMN, RecordLayout
+from sparkdl.data.local_cache import LocalCache
+from sparkdl.data.row_memory import RowMemory
 from sparkdl.errors import DatasetError
 
 with warnings.catch_warnings():
@@ -34,9 +37,6 @@ with warnings.catch_warnings():
     from pyarrow.filesystem import DaskFileSystem
 
 __all__ = ["RowGroup", "RowGroupReader"]
-
-# Row groups decoded ahead of the consumer, for each thread: enough to hide one read behind another.
-READ_AHEAD_PER_THREAD = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +58,16 @@ class _LegacyFileSystem(DaskFileSystem):  # type: ignore[misc]
         return bool(self.fs.isfile(path))
 
 
-class _RecordWorker(WorkerBase):  # type: ignore[misc]
+class _RowGroupWorker(WorkerBase):  # type: ignore[misc]
     """Reads row groups; called from several threads at once, each with file handles of its own."""
 
-    def __init__(self, worker_id: int, publish: Any, layout: RecordLayout) -> None:
+    def __init__(
+        self, worker_id: int, publish: Any, layout: RecordLayout, memory: RowMemory, cache: LocalCache | None
+    ) -> None:
         super().__init__(worker_id, publish, None)
         self._layout = layout
+        self._memory = memory
+        self._cache = cache
         self._of_thread = threading.local()
         self._footers: dict[str, pq.FileMetaData] = {}
 
@@ -71,20 +75,37 @@ class _RecordWorker(WorkerBase):  # type: ignore[misc]
     def new_results_queue_reader() -> _Results:
         return _Results()
 
-    def process(self, number: int, row_group: RowGroup) -> tuple[int, np.ndarray]:
-        """The records of a row group. Raises DatasetError if the file does not hold what the manifest says."""
-        try:
-            file = self._file(row_group.path)
-            table = file.read_row_group(row_group.place, columns=[RECORD_COLUMN], use_threads=False)
-        except (OSError, ValueError, IndexError) as error:
-            raise DatasetError(f"{row_group.path}, row group {row_group.place} cannot be read: {error}") from error
-        records = self._layout.from_arrow(table.column(0))
+    def process(self, number: int, row_group: RowGroup, place: int) -> tuple[int, int]:
+        """Read a row group to a place in the memory; returns its number and the place.
+
+        Raises DatasetError if the file does not hold what the manifest says.
+        """
+        table = self._table(number, row_group)
+        records = self._layout.from_arrow(table.column(RECORD_COLUMN))
         if len(records) != row_group.rows:
             raise DatasetError(
                 f"{row_group.path}, row group {row_group.place} has {len(records)} rows, the manifest says "
                 f"{row_group.rows}; prepare the dataset again"
             )
-        return number, records
+        encoded = {f.key: as_array(table.column(f.key)) for f in self._layout.stored_as_bytes}
+        self._memory.put(place, records, encoded)
+        return number, place
+
+    def _table(self, number: int, row_group: RowGroup) -> pa.Table:
+        copy = self._cache.get(number) if self._cache else None
+        if copy is not None:
+            return pa.ipc.open_stream(copy).read_all()
+        try:
+            file = self._file(row_group.path)
+            table = file.read_row_group(row_group.place, columns=list(self._layout.columns), use_threads=False)
+        except (OSError, ValueError, IndexError, KeyError) as error:
+            raise DatasetError(f"{row_group.path}, row group {row_group.place} cannot be read: {error}") from error
+        if self._cache:
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, table.schema) as stream:
+                stream.write_table(table)
+            self._cache.put(number, memoryview(sink.getvalue()))
+        return table
 
     def _file(self, path: str) -> pq.ParquetFile:
         files: dict[str, pq.ParquetFile] = self._of_thread.__dict__.setdefault("files", {})
@@ -102,7 +123,7 @@ class _Results:
 
     batched_output = True
 
-    def read_next(self, pool: _OrderedPool, schema: Any, ngram: Any) -> tuple[int, np.ndarray]:
+    def read_next(self, pool: _OrderedPool, schema: Any, ngram: Any) -> tuple[int, int]:
         try:
             return pool.get_results()
         except EmptyResultError:
@@ -114,13 +135,17 @@ class _PlannedOrder(Ventilator):  # type: ignore[misc]
 
     def __init__(self, row_groups: Iterable[tuple[int, RowGroup]]) -> None:
         super().__init__(None)
-        self._rest: Iterator[tuple[int, RowGroup]] | None = iter(row_groups)
+        self._rest = iter(row_groups)
+        self._next = next(self._rest, None)
 
-    def take(self) -> tuple[int, RowGroup] | None:
-        item = next(self._rest, None) if self._rest is not None else None
-        if item is None:
-            self._rest = None
-        return item
+    @property
+    def next(self) -> tuple[int, RowGroup] | None:
+        """The row group to read next, or None at the end."""
+        return self._next
+
+    def advance(self) -> None:
+        """`next` is taken."""
+        self._next = next(self._rest, None)
 
     def start(self) -> None:
         """The pool takes by itself."""
@@ -129,40 +154,49 @@ class _PlannedOrder(Ventilator):  # type: ignore[misc]
         """The pool bounds what is in flight by itself."""
 
     def completed(self) -> bool:
-        return self._rest is None
+        return self._next is None
 
     def stop(self) -> None:
-        self._rest = None
+        self._next, self._rest = None, iter(())
 
 
 class _OrderedPool:
-    """Threads that read ahead; results come in the order that was asked for. Petastorm's pool interface."""
+    """Threads that read ahead; results come in the order that was asked for. Petastorm's pool interface.
 
-    def __init__(self, threads: int, layout: RecordLayout) -> None:
+    What is read ahead is bounded by the memory: a row group is read when there is a place for it.
+    """
+
+    def __init__(self, threads: int, layout: RecordLayout, memory: RowMemory, cache: LocalCache | None) -> None:
         self.workers_count = threads
         self.diagnostics: dict[str, int] = {}
-        self._layout = layout
+        self._setting = layout, memory, cache
+        self._memory = memory
         self._executor: ThreadPoolExecutor | None = None
-        self._pending: deque[Future[tuple[int, np.ndarray]]] = deque()
+        self._pending: deque[Future[tuple[int, int]]] = deque()
 
-    def start(self, worker_class: type[_RecordWorker], worker_args: Any, ventilator: _PlannedOrder) -> None:
+    def start(self, worker_class: type[_RowGroupWorker], worker_args: Any, ventilator: _PlannedOrder) -> None:
         self._executor = ThreadPoolExecutor(self.workers_count, thread_name_prefix="sparkdl-reader")
-        self._worker = worker_class(0, None, self._layout)
+        self._worker = worker_class(0, None, *self._setting)
         self._order = ventilator
-        for _ in range(self.workers_count * (1 + READ_AHEAD_PER_THREAD)):
-            self._submit()
+        self.read_ahead()
 
-    def _submit(self) -> None:
-        item = self._order.take()
-        if item is not None and self._executor is not None:
-            self._pending.append(self._executor.submit(self._worker.process, *item))
+    def read_ahead(self) -> None:
+        """Start to read what there is a place for."""
+        while self._executor is not None and (item := self._order.next) is not None:
+            place = self._memory.reserve(item[0])
+            if place is None:
+                return
+            self._order.advance()
+            self._pending.append(self._executor.submit(self._worker.process, *item, place))
 
-    def get_results(self) -> tuple[int, np.ndarray]:
+    def drain(self) -> None:
+        """Wait until nothing is being read."""
+        wait(self._pending)
+
+    def get_results(self) -> tuple[int, int]:
         if not self._pending:
             raise EmptyResultError
-        result = self._pending.popleft().result()
-        self._submit()
-        return result
+        return self._pending.popleft().result()
 
     def stop(self) -> None:
         self._order.stop()
@@ -185,26 +219,56 @@ class _PlannedReader(Reader):  # type: ignore[misc]
 
 
 class RowGroupReader:
-    """The row groups of a split in a given order, each as records. A context manager.
+    """Reads the row groups of a split into a memory, in a given order. A context manager.
 
     Args:
-        order: indices into the split's row groups; read lazily, so it may go over many epochs.
-        threads: decoding threads.
+        order: indices into the split's row groups to read; taken lazily, so it may go over many epochs.
+        memory: where the rows go; the reader reads ahead as long as it has places.
+        threads: that read and decode.
+        cache: where copies lie for the next epochs, or None.
 
-    Iterating yields (row group index, records), in `order`. Raises DatasetError where a part is missing or is not what
-    the manifest says.
+    Its methods raise DatasetError where a part is missing or is not what the manifest says.
     """
 
-    def __init__(self, dataset: Dataset, split: SplitParts, order: Iterable[int], *, threads: int) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: SplitParts,
+        order: Iterable[int],
+        memory: RowMemory,
+        *,
+        threads: int,
+        cache: LocalCache | None = None,
+    ) -> None:
         places = [
             RowGroup(storage.join(dataset.path, part.file), place, rows)
             for part in split.parts
             for place, rows in enumerate(part.row_groups)
         ]
-        self._reader = _open_reader(places, order, _OrderedPool(threads, dataset.layout))
+        self._memory = memory
+        self._pool = _OrderedPool(threads, dataset.layout, memory, cache)
+        self._reader = _open_reader(places, order, self._pool)
 
-    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
-        return iter(self._reader)
+    def wait_for(self, row_group: int) -> None:
+        """Wait until a row group is in the memory: it must be the next in the order, or be there already."""
+        if self._memory.places[row_group] >= 0:
+            return
+        got, place = next(self._reader, (None, -1))
+        if got != row_group:
+            raise DatasetError(
+                f"row group {got} came where the plan awaits {row_group}; the dataset was changed or damaged"
+            )
+        self._memory.places[row_group] = place
+
+    def read_ahead(self) -> None:
+        """Read more, after places were freed in the memory."""
+        self._pool.read_ahead()
+
+    def add_slots(self, count: int) -> None:
+        """Make the memory larger."""
+        self._pool.drain()
+        self._memory.add_slots(count)
+        self._pool.read_ahead()
 
     def __enter__(self) -> RowGroupReader:
         return self
@@ -227,7 +291,7 @@ def _open_reader(places: Sequence[RowGroup], order: Iterable[int], pool: _Ordere
                 _LegacyFileSystem(fs),
                 [first],
                 schema_fields=[f"^{RECORD_COLUMN}$"],
-                worker_class=_RecordWorker,
+                worker_class=_RowGroupWorker,
                 reader_pool=pool,
                 is_batched_reader=True,
                 shuffle_row_groups=False,

@@ -17,37 +17,41 @@ from sparkdl.data.layout import Group, RecordLayout
 __all__ = ["first_rows", "step_dataset"]
 
 
-def step_dataset(feed: Feed, layout: RecordLayout, epochs: Sequence[int]) -> tf.data.Dataset:
-    """The steps of these epochs, each with this rank's rows.
+def step_dataset(feed: Feed, layout: RecordLayout, epochs: Sequence[int], *, start_step: int = 0) -> tf.data.Dataset:
+    """The steps of these epochs, each with this rank's rows; the first epoch from `start_step` on.
 
     Returns:
-        A dataset of (asked_at, (inputs, targets, weights, rows)): inputs and targets are a tensor, or a dict by name
+        A dataset of (waited, (inputs, targets, weights, rows)): inputs and targets are a tensor, or a dict by name
         where there are several, shape ``(rows, *shape)`` with everything but rows static; weights are float32
-        ``(rows,)`` or (); rows is int32 (), the rows that count (0: the one row is a ghost); asked_at is float64 (),
-        the time (s since the epoch) at which the consumer asked for this element.
+        ``(rows,)`` or (); rows is int32 (), the rows that count (0: the one row is a ghost); waited is float64 (), the
+        seconds that the consumer waited for data before this element.
     """
     groups = layout.groups
     signature = (
         tuple(tf.TensorSpec((None, *group.shape), group.dtype) for group in groups),
-        *(tf.TensorSpec((None,), tf.int32) for _ in range(3)),
+        *(tf.TensorSpec((None, 1), tf.int32) for _ in range(2)),
+        tf.TensorSpec((None,), tf.int32),
     )
 
     def generate() -> Iterator[Any]:
-        for block in feed.blocks(epochs):
-            yield block.arrays, block.starts, block.sizes, block.rows
+        for block in feed.blocks(epochs, start_step=start_step):
+            # As vectors of length 1, starts and stops go into a slice as they are.
+            yield block.arrays, block.starts[:, None], block.stops[:, None], block.rows
 
-    blocks = tf.data.Dataset.from_generator(generate, output_signature=signature).prefetch(1)
+    def steps_of(waited: Any, block: Any) -> tf.data.Dataset:
+        arrays, starts, stops, rows = block
+        waits = tf.concat([[waited], tf.zeros(tf.size(rows) - 1, tf.float64)], axis=0)
 
-    def steps_of(arrays: Any, starts: Any, sizes: Any, rows: Any) -> tf.data.Dataset:
-        def step(start: Any, size: Any, count: Any) -> Any:
+        def step(start: Any, stop: Any, count: Any, wait: Any) -> Any:
             values: dict[str, Any] = {}
             for group, array in zip(groups, arrays, strict=True):
-                values |= _fields(group, array[start : start + size])
-            return (*_roles(values, layout), count)
+                values |= _fields(group, tf.strided_slice(array, start, stop))
+            return wait, (*_roles(values, layout), count)
 
-        return tf.data.Dataset.from_tensor_slices((starts, sizes, rows)).map(step)
+        return tf.data.Dataset.from_tensor_slices((starts, stops, rows, waits)).map(step)
 
-    return _timed(blocks.flat_map(steps_of).prefetch(4))
+    blocks = tf.data.Dataset.from_generator(generate, output_signature=signature).prefetch(1)
+    return _timed(blocks).flat_map(steps_of).with_options(_in_the_consumers_thread())
 
 
 def first_rows(feed: Feed, layout: RecordLayout, *, most: int = 64) -> tuple[Any, ...]:
@@ -64,9 +68,10 @@ def first_rows(feed: Feed, layout: RecordLayout, *, most: int = 64) -> tuple[Any
 
 def _fields(group: Group, rows: Any) -> dict[str, Any]:
     """The fields of a group, each of shape ``(rows, *field.shape)``, from its rows ``(rows, *group.shape)``."""
-    if group.fields[0].shape != ():
+    if len(group.fields) == 1:
         return {group.fields[0].key: rows}
-    return {field.key: column for field, column in zip(group.fields, tf.unstack(rows, axis=1), strict=True)}
+    columns = tf.unstack(rows, num=len(group.fields), axis=1)
+    return {field.key: column for field, column in zip(group.fields, columns, strict=True)}
 
 
 def _roles(values: dict[str, Any], layout: RecordLayout) -> tuple[Any, Any, Any]:
@@ -81,15 +86,20 @@ def _roles(values: dict[str, Any], layout: RecordLayout) -> tuple[Any, Any, Any]
     return of_role("feature"), targets, weights
 
 
-def _timed(steps: tf.data.Dataset) -> tf.data.Dataset:
-    """Put before each element the time at which its consumer asked for it.
+def _timed(blocks: tf.data.Dataset) -> tf.data.Dataset:
+    """Each block with the seconds that its consumer waited for it.
 
-    `zip` pulls its parts one after the other in the consumer's thread: the clock, then the element.
+    `zip` pulls its parts one after the other in the consumer's thread: the clock, then the block. The consumer asks for
+    a block when it has used up the one before; cutting a block into steps waits for nothing.
     """
     clock = tf.data.Dataset.counter().map(lambda _: tf.timestamp())
+    return tf.data.Dataset.zip(clock, blocks).map(lambda asked_at, block: (tf.timestamp() - asked_at, block))
+
+
+def _in_the_consumers_thread() -> tf.data.Options:
     options = tf.data.Options()
     # A prefetch injected after the clock would time itself, not the consumer.
     options.experimental_optimization.inject_prefetch = False
     options.autotune.enabled = False
     options.deterministic = True
-    return tf.data.Dataset.zip(clock, steps).with_options(options)
+    return options

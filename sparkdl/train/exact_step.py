@@ -131,8 +131,7 @@ def _unpack(element: tuple[Any, ...]) -> tuple[tuple[Any, ...], tf.Tensor, tf.Te
     ours = isinstance(element, tuple) and len(element) == 2 and isinstance(element[1], tuple) and len(element[1]) == 4
     if not ours:
         raise ModelError("within a run, fit and evaluate of the model take the run's own data; use sparkdl.evaluate")
-    asked_at, (inputs, targets, weights, rows) = element
-    wait_s = tf.timestamp() - asked_at
+    wait_s, (inputs, targets, weights, rows) = element
     weighted = not (isinstance(weights, tuple) and weights == ())
     return ((inputs, targets, weights) if weighted else (inputs, targets)), rows, wait_s
 

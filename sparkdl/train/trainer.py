@@ -128,7 +128,7 @@ def evaluate_rank(task: EvaluateTask) -> dict[str, Any]:
         world_size=here.size,
         global_batch_size=task.global_batch_size,
         seed=None,
-        threads=_threads(),
+        cores=_cores(),
     )
     steps = feed.plan(0).steps
     with exact_steps(model):
@@ -147,8 +147,8 @@ def _start() -> World:
     return world()
 
 
-def _threads() -> int:
-    """Decoding threads: the rank's cores, which the launcher has set."""
+def _cores() -> int:
+    """The rank's cores, which the launcher has set."""
     return int(os.environ.get("OMP_NUM_THREADS", "1"))
 
 
@@ -182,5 +182,6 @@ def _feed(task: TrainTask, split: Any, here: World, *, seed: int | None) -> Any:
         world_size=here.size,
         global_batch_size=task.config.global_batch_size,
         seed=seed,
-        threads=_threads(),
+        reader=task.config.reader,
+        cores=_cores(),
     )

@@ -89,11 +89,11 @@ def plain_keras(dataset, build_model, epochs: int, batch: int, seed: int) -> dic
     for epoch in range(epochs):
         total = rows = 0.0
         for block in feed.blocks([epoch]):
-            for start, size in zip(block.starts, block.sizes, strict=True):
-                pixels, digits = (array[start : start + size] for array in block.arrays)
+            for start, stop in zip(block.starts, block.stops, strict=True):
+                pixels, digits = (array[start:stop] for array in block.arrays)
                 # train_on_batch returns the loss before the update, and forgets the last batch's.
-                loss = model.train_on_batch(pixels, digits[:, 0], return_dict=True)["loss"]
-                total, rows = total + float(loss) * size, rows + size
+                loss = model.train_on_batch(pixels, digits, return_dict=True)["loss"]
+                total, rows = total + float(loss) * len(digits), rows + len(digits)
                 losses.append(total / rows)
     return {"losses": np.array(losses), **{f"weights_{i}": w for i, w in enumerate(model.get_weights())}}
 

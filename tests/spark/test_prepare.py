@@ -158,11 +158,11 @@ def test_batches_of_label_sorted_input_are_as_mixed_as_independent_draws(spark, 
     ds = sparkdl.prepare(rows, PrepareConfig(path=str(tmp_path / "d"), features=["x"], label="y", seed=1))
     feed = Feed(ds, ds.split("train"), rank=0, world_size=1, global_batch_size=256, seed=2)
     shares = [
-        labels[start : start + size].mean()
+        labels[start:stop].mean()
         for block in feed.blocks([0, 1])
-        for labels in [block.arrays[1]]  # (rows, 1): the second group is the only int32
-        for start, size in zip(block.starts, block.sizes, strict=True)
-        if size == 256
+        for labels in [block.arrays[1]]  # the second group is the only int32
+        for start, stop in zip(block.starts, block.stops, strict=True)
+        if stop - start == 256
     ]
     assert np.std(shares) <= 1.2 * np.sqrt(0.25 / 256)
 

@@ -8,11 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sparkdl import DatasetError
+from sparkdl import ConfigError, DatasetError, ReaderConfig
 from sparkdl.data.dataset import Dataset, Part
 from sparkdl.data.features.tensor import TensorEncoder
 from sparkdl.data.feed import Block, Feed
 from sparkdl.data.layout import RECORD_COLUMN, Field, RecordLayout
+from sparkdl.data.local_cache import LocalCache
 
 LAYOUT = RecordLayout(
     (Field("feature", "id", "int64", ()), Field("feature", "x", "float32", (3,)), Field("label", "y", "int32", ()))
@@ -55,12 +56,17 @@ def columns(block: Block, layout: RecordLayout = LAYOUT) -> dict[str, np.ndarray
     values = {}
     for group, array in zip(layout.groups, block.arrays, strict=True):
         for place, field in enumerate(group.fields):
-            values[field.key] = array if field.shape else array[:, place]
+            values[field.key] = array[:, place] if len(group.fields) > 1 else array
     return values
 
 
 def fed_ids(
-    dataset: Dataset, world_size: int, batch: int, epochs: list[int], threads: int = 1
+    dataset: Dataset,
+    world_size: int,
+    batch: int,
+    epochs: list[int],
+    reader: ReaderConfig | None = None,
+    start_step: int = 0,
 ) -> list[list[np.ndarray]]:
     """Ids by step and rank; also checks that ghosts are single rows that count for nothing."""
     steps: list[list[np.ndarray]] = []
@@ -72,13 +78,13 @@ def fed_ids(
             world_size=world_size,
             global_batch_size=batch,
             seed=9,
-            threads=threads,
+            reader=reader,
         )
         step = 0
-        for block in feed.blocks(epochs):
-            for start, size, rows in zip(block.starts, block.sizes, block.rows, strict=True):
-                assert size == max(rows, 1)
-                fed = {key: values[start : start + size] for key, values in columns(block).items()}
+        for block in feed.blocks(epochs, start_step=start_step):
+            for start, stop, rows in zip(block.starts, block.stops, block.rows, strict=True):
+                assert stop - start == max(rows, 1)
+                fed = {key: values[start:stop] for key, values in columns(block).items()}
                 assert (fed["feature:x"] == fed["feature:id"][:, None]).all()
                 assert (fed["label:y"] == fed["feature:id"] % 5).all()
                 if rank == 0:
@@ -105,8 +111,120 @@ def test_every_row_comes_once_an_epoch_and_the_steps_are_those_of_one_rank(tmp_p
 
 def test_threads_do_not_change_the_order(tmp_path) -> None:
     dataset = make_dataset(tmp_path, [[7] * 40, [7] * 25])
-    one, four = (fed_ids(dataset, 2, 20, [3], threads=threads) for threads in (1, 4))
-    assert all((a == b).all() for x, y in zip(one, four, strict=True) for a, b in zip(x, y, strict=True))
+    one, four = (fed_ids(dataset, 2, 20, [3], ReaderConfig(threads=threads)) for threads in (1, 4))
+    assert_same(one, four)
+
+
+def assert_same(one: list[list[np.ndarray]], other: list[list[np.ndarray]]) -> None:
+    assert all((a == b).all() for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True))
+
+
+# Bytes of a row: its record (24) and its place in the order (8).
+ROW_BYTES = 32
+
+
+@pytest.mark.parametrize("slots", [17, 20, 40])
+def test_memory_does_not_change_the_order(tmp_path, monkeypatch, slots) -> None:
+    monkeypatch.setattr("sparkdl.data.feed_memory.BLOCK_BYTES", 1 << 10)
+    dataset = make_dataset(tmp_path, [[7] * 40, [7] * 25 + [3], [5]])
+    whole = fed_ids(dataset, 2, 20, [3, 4], ReaderConfig(in_memory=True))
+    memory = ReaderConfig(in_memory=False, memory=4 * (1 << 10) + slots * 7 * ROW_BYTES)
+    assert_same(whole, fed_ids(dataset, 2, 20, [3, 4], memory))
+
+
+def test_a_step_of_many_small_row_groups_gets_the_room_it_needs(tmp_path) -> None:
+    # The least memory is reckoned from full row groups; a step may happen to take many shorter ones.
+    dataset = make_dataset(tmp_path, [[40], *[[1]] * 150], lanes=4)
+    whole = fed_ids(dataset, 1, 30, [0, 1], ReaderConfig(in_memory=True))
+    feed = Feed(
+        dataset,
+        dataset.split("train"),
+        rank=0,
+        world_size=1,
+        global_batch_size=30,
+        seed=9,
+        reader=ReaderConfig(in_memory=False, memory=100_000),
+    )
+    slots = feed.memory.slots
+    small = fed_ids(dataset, 1, 30, [0, 1], ReaderConfig(in_memory=False, memory=100_000))
+    assert slots is not None and slots < 140
+    assert_same(whole, small)
+
+
+def test_a_split_that_fits_is_read_once_and_one_that_does_not_every_epoch(tmp_path, monkeypatch) -> None:
+    from sparkdl.data import reader
+
+    read = []
+    process = reader._RowGroupWorker.process
+    monkeypatch.setattr(
+        reader._RowGroupWorker,
+        "process",
+        lambda self, number, *place: (read.append(number), process(self, number, *place))[1],
+    )
+    dataset = make_dataset(tmp_path, [[7] * 40])
+    for in_memory, times in ((True, 1), ("auto", 1), (False, 3)):
+        read.clear()
+        fed_ids(dataset, 1, 20, [0, 1, 2], ReaderConfig(in_memory=in_memory))
+        assert sorted(read) == sorted(list(range(40)) * times)
+    read.clear()
+    feed = Feed(dataset, dataset.split("train"), rank=0, world_size=1, global_batch_size=20, seed=None)
+    for _ in range(3):  # validation after every epoch
+        assert sum(int(block.rows.sum()) for block in feed.blocks([0])) == 280
+    assert sorted(read) == list(range(40))
+
+
+def test_too_little_memory_is_refused_with_what_is_needed(tmp_path) -> None:
+    dataset = make_dataset(tmp_path, [[7000] * 40])
+    with pytest.raises(ConfigError, match=r"reader.memory=1 MiB is too little for split 'train'.* need \d+ MiB"):
+        fed_ids(dataset, 1, 20, [0], ReaderConfig(memory=1 << 20))
+    with pytest.raises(ConfigError, match=r"in_memory=True, but split 'train' needs \d+ MiB in each rank"):
+        fed_ids(dataset, 1, 20, [0], ReaderConfig(memory=1 << 20, in_memory=True))
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_feed_may_begin_at_any_step(tmp_path, monkeypatch, world_size, in_memory) -> None:
+    monkeypatch.setattr("sparkdl.data.feed_memory.BLOCK_BYTES", 1 << 11)
+    dataset = make_dataset(tmp_path, [[9] * 30, [9] * 17 + [4]])
+    reader = ReaderConfig(in_memory=in_memory)
+    whole = fed_ids(dataset, world_size, 20, [5, 6], reader)
+    for start in (1, 7, len(whole) // 2 - 1):
+        assert_same(whole[start:], fed_ids(dataset, world_size, 20, [5, 6], reader, start_step=start))
+
+
+def test_what_is_cached_is_read_from_its_source_once(tmp_path) -> None:
+    dataset = make_dataset(tmp_path, [[7] * 40])
+    feed = Feed(
+        dataset,
+        dataset.split("train"),
+        rank=0,
+        world_size=1,
+        global_batch_size=20,
+        seed=0,
+        reader=ReaderConfig(in_memory=False, cache=True),
+    )
+    first = [columns(block)["feature:id"].copy() for block in feed.blocks([0])]
+    for part in tmp_path.glob("*.parquet"):
+        part.write_bytes(part.read_bytes()[:4] + b"damaged" + part.read_bytes()[11:])
+    again = [columns(block)["feature:id"].copy() for block in feed.blocks([0])]
+    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+
+
+def test_a_full_disk_ends_the_caching_and_nothing_else(monkeypatch, caplog) -> None:
+    def no_space(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    cache = LocalCache()
+    cache.put(1, memoryview(b"one"))
+    monkeypatch.setattr(os, "pwrite", no_space)
+    cache.put(2, memoryview(b"two"))
+    cache.put(3, memoryview(b"three"))
+    assert (cache.get(1), cache.get(2), cache.get(3)) == (b"one", None, None)
+    assert [record.message for record in caplog.records if "no more is cached" in record.message] == [
+        "no more is cached on the local disk ([Errno 28] No space left on device); the rest is read from its source "
+        "each epoch"
+    ]
+    cache.close()
 
 
 def test_ranks_share_full_steps_as_their_lanes_allow(tmp_path) -> None:
@@ -119,9 +237,9 @@ def test_ranks_share_full_steps_as_their_lanes_allow(tmp_path) -> None:
 def test_a_block_is_split_into_steps_whatever_its_size(tmp_path, monkeypatch) -> None:
     dataset = make_dataset(tmp_path, [[9] * 50])
     whole = fed_ids(dataset, 2, 25, [0])
-    monkeypatch.setattr("sparkdl.data.feed.BLOCK_BYTES", 1)  # a block for each step
+    monkeypatch.setattr("sparkdl.data.feed_memory.BLOCK_BYTES", 1)  # a block for each step
     single = fed_ids(dataset, 2, 25, [0])
-    assert all((a == b).all() for x, y in zip(whole, single, strict=True) for a, b in zip(x, y, strict=True))
+    assert_same(whole, single)
 
 
 def test_a_missing_part_is_an_error_that_names_it(tmp_path) -> None:
@@ -148,7 +266,13 @@ def test_threads_and_files_are_closed_when_the_feed_is_left_early(tmp_path) -> N
 
     dataset = make_dataset(tmp_path, [[5] * 200])
     blocks = Feed(
-        dataset, dataset.split("train"), rank=0, world_size=1, global_batch_size=10, seed=0, threads=3
+        dataset,
+        dataset.split("train"),
+        rank=0,
+        world_size=1,
+        global_batch_size=10,
+        seed=0,
+        reader=ReaderConfig(threads=3),
     ).blocks([0] * 50)
     next(blocks)
     blocks.close()

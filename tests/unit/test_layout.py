@@ -63,6 +63,15 @@ def test_scalars_of_one_dtype_are_one_group() -> None:
     }
     by_group = layout.pack(packed).view(layout.group_dtype)
     assert by_group["0"].tolist() == [[i, i + 2, i + 4] for i in range(4)]
-    assert by_group["1"].tolist() == [[i + 3] * 2 for i in range(4)] and by_group["2"].tolist() == [
-        [i + 1] for i in range(4)
-    ]
+    assert by_group["1"].tolist() == [[i + 3] * 2 for i in range(4)]
+    assert by_group["2"].tolist() == [i + 1 for i in range(4)]
+
+
+def test_fields_stored_as_bytes_are_groups_of_their_own_outside_the_record() -> None:
+    image = Field("feature", "image", "uint8", (4, 5, 3), stored="bytes")
+    layout = RecordLayout((image, Field("label", "y", "int32", ())))
+    assert layout.dtype.itemsize == 4 and layout.row_bytes == 4 + 60
+    assert [group.fields[0].name for group in layout.groups] == ["y", "image"]
+    assert layout.columns == ("__record__", "feature:image")
+    assert RecordLayout.from_json(layout.to_json()) == layout
+    assert RecordLayout((image,)).dtype.itemsize == 1

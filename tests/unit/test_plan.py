@@ -9,23 +9,29 @@ from sparkdl.data.geometry import part_count, rows_per_row_group
 from sparkdl.data.plan import EpochPlan, row_permutation
 
 
+def rows_of(plan: EpochPlan, lane: int, start: int, stop: int) -> list[tuple[int, int]]:
+    """The (row group, row) pairs that a lane gives from `start` to `stop`."""
+    runs = plan.runs(np.array([lane]), np.array([start]), np.array([stop]))
+    found = []
+    for row_group, first, last in zip(runs.row_groups, runs.starts, runs.stops, strict=True):
+        found.extend((int(row_group), int(row)) for row in plan.permute(int(row_group))[first:last])
+    return found
+
+
 def rows_of_step(plan: EpochPlan, rank: int, world_size: int, step: int) -> list[tuple[int, int]]:
     """(row group, row) pairs of a rank in a step, by the same calls that the feed makes."""
     shares = plan.shares(rank, world_size, step, step + 1)
-    found = []
-    for place, lane in enumerate(plan.owned_lanes(rank, world_size)):
-        for run in plan.lane_runs(int(lane), int(shares[0, place]), int(shares[1, place])):
-            rows = plan.permute(run.row_group)[run.start : run.stop]
-            found.extend((run.row_group, int(row)) for row in rows)
-    return found
+    owned = plan.owned_lanes(rank, world_size)
+    return [
+        pair
+        for place, lane in enumerate(owned)
+        for pair in rows_of(plan, int(lane), int(shares[0, place]), int(shares[1, place]))
+    ]
 
 
 def written_out(plan: EpochPlan) -> list[tuple[int, int]]:
     """The epoch as its definition says: round after round, every lane that still has rows gives one."""
-    lanes = []
-    for lane in range(plan.lanes):
-        runs = plan.lane_runs(lane, 0, int(plan.lane_rows[lane]))
-        lanes.append([(r.row_group, int(row)) for r in runs for row in plan.permute(r.row_group)[r.start : r.stop]])
+    lanes = [rows_of(plan, lane, 0, int(plan.lane_rows[lane])) for lane in range(plan.lanes)]
     longest = max((len(rows) for rows in lanes), default=0)
     return [rows[turn] for turn in range(longest) for rows in lanes if turn < len(rows)]
 

@@ -1,9 +1,11 @@
 """How fast a rank is fed, beside the limits and Petastorm's own ways, on the same rows in one run.
 
-    .venv/bin/python benchmarks/feed.py [--rows 400000] [--repeats 5] [--sets scalars vector tensors] [--json FILE]
+    .venv/bin/python benchmarks/feed.py [--rows 800000] [--repeats 5] [--sets scalars vector tensors] [--json FILE]
 
-Prints a table of rows/s (medians) and ratios. Peers read what Spark's own `df.write.parquet` wrote; our feed reads what
-`sparkdl.prepare` wrote of the same rows, shuffled. Every contender gives batches of 1,024 rows.
+Prints a table of rows/s (medians of passes over all rows, the contenders taking turns) and ratios. Peers read what
+Spark's own `df.write.parquet` wrote; our feed reads what `sparkdl.prepare` wrote of the same rows, shuffled. Every feed
+gives batches of 1,024 rows to tf.data. The limits beside them: scans (pyarrow row groups, read and thrown away, with
+the same threads) of both folders, and a plain copy of the rows' bytes in memory.
 """
 
 import argparse
@@ -26,6 +28,9 @@ logging.disable(logging.WARNING)
 
 BATCH = 1024
 THREADS = os.cpu_count() or 1
+
+STREAMING = "our feed, streaming"
+IN_MEMORY = "our feed, in memory"
 
 # name: (columns as Spark expressions over `id`, share of --rows)
 SETS = {
@@ -74,13 +79,36 @@ def consume(dataset):
     return int(dataset.map(rows).reduce(0, lambda total, more: total + more))
 
 
-def our_feed(dataset):
+def our_feed(dataset, **options):
+    """One feed, whose passes are epochs, as in training."""
+    from sparkdl import ReaderConfig
     from sparkdl.data.feed import Feed
     from sparkdl.data.tensors import step_dataset
 
     train = dataset.split("train")
-    feed = Feed(dataset, train, rank=0, world_size=1, global_batch_size=BATCH, seed=0, threads=THREADS)
-    return consume(step_dataset(feed, dataset.layout, [0]).map(lambda _, step: step[:2]))
+    reader = ReaderConfig(**options)
+    feed = Feed(dataset, train, rank=0, world_size=1, global_batch_size=BATCH, seed=0, reader=reader, cores=THREADS)
+    return lambda: consume(step_dataset(feed, dataset.layout, [0]).map(lambda _, step: step[:2]))
+
+
+def memory_copy(dataset):
+    """As many bytes as the rows have, copied from one used piece of memory to another, by as many threads."""
+    import numpy as np
+
+    rows, width = 4096, dataset.layout.dtype.itemsize
+    total = dataset.split("train").rows
+    pieces = [np.ones((2, rows * width), np.uint8) for _ in range(THREADS)]
+
+    def copy(piece):
+        for _ in range(total // rows // THREADS):
+            np.copyto(piece[0], piece[1])
+        return total // rows // THREADS * rows
+
+    def run():
+        with ThreadPoolExecutor(THREADS) as pool:
+            return sum(pool.map(copy, pieces))
+
+    return run
 
 
 def petastorm_converter(spark, plain, cache):
@@ -104,21 +132,21 @@ def petastorm_unbatched(plain):
         return consume(make_petastorm_dataset(reader).unbatch().batch(BATCH))
 
 
-def measured(name, run, repeats):
-    """Rows/s: the median of `repeats` runs after one that warms up."""
-    speeds = []
+def measured(contenders, repeats):
+    """Rows/s of each: the median of `repeats` runs, in turns, after one turn that warms up."""
+    speeds = {name: [] for name in contenders}
     for turn in range(repeats + 1):
-        began = time.perf_counter()
-        rows = run()
-        if turn:
-            speeds.append(rows / (time.perf_counter() - began))
-    print(f"  {name:<46}{statistics.median(speeds):>14,.0f} rows/s", flush=True)
-    return statistics.median(speeds)
+        for name, run in contenders.items():
+            began = time.perf_counter()
+            rows = run()
+            if turn:
+                speeds[name].append(rows / (time.perf_counter() - began))
+    return {name: statistics.median(values) for name, values in speeds.items()}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=400_000)
+    parser.add_argument("--rows", type=int, default=800_000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--json")
@@ -135,20 +163,24 @@ def main():
             plain, dataset = write_sets(spark, name, options.rows, folder)
             prepared = [str(Path(dataset.path) / part.file) for part in dataset.parts]
             contenders = {
-                "our feed, shuffled, into tf.data": lambda dataset=dataset: our_feed(dataset),
+                STREAMING: our_feed(dataset, in_memory=False),
+                IN_MEMORY: our_feed(dataset, in_memory=True, memory=16 << 30),
                 "plain scan of Spark's Parquet": lambda plain=plain: scan(sorted(plain.glob("*.parquet"))),
                 "scan of the prepared parts": lambda prepared=prepared: scan(prepared),
+                "copy in memory": memory_copy(dataset),
                 "Petastorm's converter": petastorm_converter(spark, plain, folder / f"{name}-cache"),
                 "make_petastorm_dataset + unbatch + batch": lambda plain=plain: petastorm_unbatched(plain),
             }
-            results[name] = {title: measured(title, run, options.repeats) for title, run in contenders.items()}
+            results[name] = measured(contenders, options.repeats)
+            for title, speed in results[name].items():
+                print(f"  {title:<46}{speed:>14,.0f} rows/s", flush=True)
     finally:
         spark.stop()
         shutil.rmtree(folder)
-    ours = "our feed, shuffled, into tf.data"
     for name, speeds in results.items():
-        ratios = ", ".join(f"{speeds[ours] / speed:.2f} x {title}" for title, speed in speeds.items() if title != ours)
-        print(f"{name}: our feed is {ratios}")
+        for ours in (STREAMING, IN_MEMORY):
+            peers = [title for title in speeds if title not in (STREAMING, IN_MEMORY)]
+            print(f"{name}: {ours} is " + ", ".join(f"{speeds[ours] / speeds[title]:.2f} x {title}" for title in peers))
     if options.json:
         Path(options.json).write_text(json.dumps(results, indent=1))
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparkdl import ConfigError, LaunchConfig, PrepareConfig, Split, TrainConfig
+from sparkdl import ConfigError, LaunchConfig, PrepareConfig, ReaderConfig, Split, TrainConfig
 from sparkdl.cli import build, load_function, read_options, take
 
 
@@ -65,6 +65,10 @@ def test_yaml_forms_of_splits_and_launch_are_understood() -> None:
         build(LaunchConfig, {"num_worker": 3})
     with pytest.raises(ConfigError, match="LaunchConfig must hold keys and values, not 3"):
         build(LaunchConfig, 3)
+    train = {"run_dir": "r", "epochs": 2, "global_batch_size": 8}
+    assert build(TrainConfig, {**train, "reader": {"threads": 3}}).reader == ReaderConfig(threads=3)
+    with pytest.raises(ConfigError, match="did you mean 'memory'"):
+        build(TrainConfig, {**train, "reader": {"memroy": 3}})
     config = build(PrepareConfig, {"path": "p", "features": ["a"], "splits": {"column": "part"}})
     assert config.splits == Split.column("part")
     with pytest.raises(ConfigError, match="did you mean 'seed'"):

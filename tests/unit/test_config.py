@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparkdl import ConfigError, LaunchConfig, PrepareConfig, Split, TrainConfig
+from sparkdl import ConfigError, LaunchConfig, PrepareConfig, ReaderConfig, Split, TrainConfig
 from sparkdl.features import Categorical, Numeric, Tensor
 
 TRAIN = {"run_dir": "run", "epochs": 1, "global_batch_size": 8}
@@ -41,6 +41,22 @@ def test_a_bad_training_option_is_refused(options: dict, message: str) -> None:
 def test_a_bad_launch_option_is_refused(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         LaunchConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threads": 0}, "reader.threads=0 must be a whole number of at least 1"),
+        ({"memory": "1 GiB"}, "reader.memory='1 GiB' must be a whole number"),
+        ({"in_memory": "yes"}, "reader.in_memory='yes' must be True, False or 'auto'"),
+        ({"cache": "auto"}, "reader.cache='auto' must be True, False or None"),
+    ],
+)
+def test_a_bad_reader_option_is_refused(options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ReaderConfig(**options)
+    with pytest.raises(ConfigError, match="must be a ReaderConfig"):
+        TrainConfig(**TRAIN, reader=options)
 
 
 @pytest.mark.parametrize(

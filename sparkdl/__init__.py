@@ -10,9 +10,10 @@ from sparkdl.config import TrainConfig as TrainConfig
 from sparkdl.data.dataset import Dataset as Dataset
 from sparkdl.data.dataset import open_dataset as open_dataset
 from sparkdl.data.prepare import prepare as prepare
-from sparkdl.data.prepare import split as split
 from sparkdl.data.read_prepared import read_prepared as read_prepared
 from sparkdl.data.split import Split as Split
+from sparkdl.data.split_rows import split as split
+from sparkdl.data.windows import windows as windows
 from sparkdl.errors import CheckpointError as CheckpointError
 from sparkdl.errors import ConfigError as ConfigError
 from sparkdl.errors import DatasetError as DatasetError
@@ -64,5 +65,6 @@ __all__ = [
     "run",
     "split",
     "transform",
+    "windows",
     "world",
 ]

@@ -20,8 +20,8 @@ import yaml
 from sparkdl import storage
 from sparkdl.config import ReaderConfig
 from sparkdl.data.dataset import Dataset
-from sparkdl.data.prepare import split
 from sparkdl.data.split import Split
+from sparkdl.data.split_rows import split
 from sparkdl.errors import ConfigError, SparkDLError, WorkerError, near_miss, shown
 from sparkdl.spark_errors import errors_from_workers
 

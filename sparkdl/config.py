@@ -144,7 +144,7 @@ class PrepareConfig:
             self.weight is None or isinstance(self.weight, str), f"weight={shown(self.weight)} must be a column name"
         )
         good = self.splits is None or isinstance(self.splits, Split)
-        _require(good, f"splits={shown(self.splits)} must be made by Split.fraction or Split.column")
+        _require(good, f"splits={shown(self.splits)} must be made by Split.fraction, Split.time or Split.column")
         for kind, names in (
             ("features", [feature.name for feature in self.features]),
             ("label", [feature.name for feature in self.labels]),

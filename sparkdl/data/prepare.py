@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -23,6 +23,7 @@ from sparkdl.data.fit_features import fit_encoders
 from sparkdl.data.geometry import part_count, rows_per_row_group
 from sparkdl.data.layout import RECORD_COLUMN, Field, RecordLayout
 from sparkdl.data.parts import SPLIT_COLUMN, PartPlan
+from sparkdl.data.split_rows import LEFT_OUT, hashed_columns, split_index
 from sparkdl.errors import DatasetError, SchemaError, near_miss, shown
 from sparkdl.spark_columns import column as named
 from sparkdl.spark_columns import map_in_arrow
@@ -31,7 +32,7 @@ from sparkdl.spark_errors import errors_from_workers
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-__all__ = ["prepare", "split"]
+__all__ = ["prepare"]
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +59,8 @@ def _prepare(df: DataFrame, config: PrepareConfig, path: str) -> Dataset:
     check_columns(df.columns, names, config)
     _check_path(path)
     raw_types = {name: df.schema[name].dataType.simpleString() for name in names}
-    hashed = hashed_columns(df, names)
-    rows = _divided(df, config, names, hashed)
+    hashed = hashed_columns(raw_types)
+    rows = _divided(df, config, raw_types)
     counts = _split_rows(rows, config)
     train = rows.where(f"{SPLIT_COLUMN} = {_split_names(config).index('train')}")
     fitted = fit_encoders(train, config.features, config.labels)
@@ -111,42 +112,13 @@ def _prepare(df: DataFrame, config: PrepareConfig, path: str) -> Dataset:
     return dataset
 
 
-def split(df: DataFrame, dataset: Dataset, *, column: str = "split") -> DataFrame:
-    """The raw rows with one more column that names their split, to score the held-out ones, for instance.
-
-    Args:
-        df: raw rows as they were prepared: the split's key columns, or all columns of the dataset if it has no key.
-        column: the name of the new column; null where `Split.column` names no split.
-
-    Raises:
-        SchemaError: a column that the rule reads is missing, or `column` is already there.
-    """
-    from pyspark.sql import functions as F
-
-    if column in df.columns:
-        raise SchemaError(f"the DataFrame already has a column {column!r}; choose another: split(df, ds, column=…)")
-    if dataset.rule is None:
-        return df.withColumn(column, F.lit("train"))
-    hashed = sorted(name for name, type_ in dataset.raw_types.items() if "map<" not in type_)
-    for name in dataset.rule.needed_columns or hashed:
-        if name not in df.columns:
-            raise SchemaError(f"the split is told by column {name!r}, which is missing{near_miss(name, df.columns)}")
-    names = F.array(*[F.lit(name) for name in dataset.rule.names])
-    return df.withColumn(column, F.get(names, dataset.rule.index(hashed)))
-
-
 def used_columns(config: PrepareConfig) -> list[str]:
     """Every raw column that the dataset reads, once each, in a fixed order."""
     names = [f.name for f in (*config.features, *config.labels)]
     names += [config.weight] if config.weight else []
     names += list(config.keep)
-    names += list(config.splits.needed_columns) if config.splits else []
+    names += list(config.splits.columns) if config.splits else []
     return list(dict.fromkeys(names))
-
-
-def hashed_columns(df: DataFrame, names: Sequence[str]) -> list[str]:
-    """The columns whose values tell a row's split and place: all that Spark can hash, which maps are not."""
-    return sorted(name for name in names if "map<" not in df.schema[name].dataType.simpleString())
 
 
 def check_columns(columns: Sequence[str], names: Sequence[str], config: PrepareConfig) -> None:
@@ -196,12 +168,12 @@ def _split_names(config: PrepareConfig) -> tuple[str, ...]:
     return ("train",) if config.splits is None else config.splits.names
 
 
-def _divided(df: DataFrame, config: PrepareConfig, names: Sequence[str], hashed: Sequence[str]) -> DataFrame:
-    """The used columns and each row's split."""
+def _divided(df: DataFrame, config: PrepareConfig, raw_types: Mapping[str, str]) -> DataFrame:
+    """The used columns and each row's split, rows that are left out of all splits included."""
     from pyspark.sql import functions as F
 
-    place = F.lit(0) if config.splits is None else config.splits.index(hashed)
-    return df.select(*[named(name) for name in names], place.alias(SPLIT_COLUMN))
+    place = F.lit(0) if config.splits is None else split_index(config.splits, raw_types)
+    return df.select(*[named(name) for name in raw_types], place.alias(SPLIT_COLUMN))
 
 
 def _split_rows(rows: DataFrame, config: PrepareConfig) -> list[int]:
@@ -210,7 +182,9 @@ def _split_rows(rows: DataFrame, config: PrepareConfig) -> list[int]:
     if not counts:
         raise DatasetError("the DataFrame has no rows")
     if None in counts:
-        raise DatasetError(f"{counts[None]} rows have no split: their column is none of {_split_names(config)}")
+        raise _no_split(rows.where(f"{SPLIT_COLUMN} is null"), config, counts[None])
+    if LEFT_OUT in counts:
+        log.info("%d rows are in no split and are left out", counts[LEFT_OUT])
     by_split = [counts.get(place, 0) for place in range(len(_split_names(config)))]
     for name, count in zip(_split_names(config), by_split, strict=True):
         if count == 0:
@@ -218,6 +192,15 @@ def _split_rows(rows: DataFrame, config: PrepareConfig) -> list[int]:
                 f"split {name!r} is empty ({sum(by_split)} rows in all); give it a larger share, or drop it from splits"
             )
     return by_split
+
+
+def _no_split(rows: DataFrame, config: PrepareConfig, count: int) -> DatasetError:
+    """The error for rows whose columns do not answer the split's rule; shows one of them."""
+    read = config.splits.columns if config.splits else ()
+    one = rows.select(*[named(name) for name in read]).first()
+    values = ", ".join(f"{name!r} is {shown(value)}" for name, value in zip(read, one or (), strict=False))
+    need = f"one of {shown(_split_names(config))}" if config.splits and config.splits.kind == "column" else "a time"
+    return DatasetError(f"{count} rows have no split: in one of them column {values}, which must be {need}")
 
 
 def _order_key(config: PrepareConfig, hashed: Sequence[str]) -> Column:
@@ -238,7 +221,8 @@ def _write(rows: DataFrame, plan: PartPlan, config: PrepareConfig, hashed: Seque
         yield from part_files.descriptions(part_files.write_parts(batches, plan, partition), partition)
 
     shuffled = (
-        rows.select("*", _order_key(config, hashed).alias(ORDER_COLUMN))
+        rows.where(f"{SPLIT_COLUMN} != {LEFT_OUT}")
+        .select("*", _order_key(config, hashed).alias(ORDER_COLUMN))
         .repartition(parts, ORDER_COLUMN)
         .sortWithinPartitions(SPLIT_COLUMN, ORDER_COLUMN)
         .drop(ORDER_COLUMN)

@@ -1,36 +1,43 @@
 """Divide rows into splits by a rule that depends on the rows alone, never on partitions or their order.
 
-Used on the driver by `prepare` and `split`; the rule itself is a Spark expression.
+Declared on the driver, with the rest of the configuration; `split_rows` applies it in Spark.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import date, datetime, timezone
+from itertools import pairwise
+from math import isfinite
+from typing import Any
 
 from sparkdl.errors import ConfigError, near_miss, shown
-from sparkdl.spark_columns import column
-
-if TYPE_CHECKING:
-    from pyspark.sql import Column
 
 __all__ = ["Split"]
-
-# 53 bits of a hash make a double in [0, 1) without rounding.
-_MANTISSA_BITS = 53
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How rows are divided; made by `Split.fraction` or `Split.column`."""
+    """How rows are divided; made by `Split.fraction`, `Split.time` or `Split.column`."""
 
     kind: str
+    """"fraction", "time" or "column"."""
+
     names: tuple[str, ...]
+    """The splits."""
+
+    columns: tuple[str, ...]
+    """What the rule reads: the key (none: the whole row is hashed), the time and the last time, or the name."""
+
     fractions: tuple[float, ...] = ()
+    """The share of each split."""
+
     seed: int = 0
-    key: tuple[str, ...] = ()
-    name_column: str = ""
+    """Of the hash that `fraction` divides by."""
+
+    until: tuple[str | float | None, ...] = ()
+    """The end of each split in time: ISO 8601 in UTC without an offset, or a number; None is no end."""
 
     @classmethod
     def fraction(cls, fractions: Mapping[str, float], *, seed: int = 0, key: str | Sequence[str] = ()) -> Split:
@@ -47,70 +54,92 @@ class Split:
         """
         if not isinstance(fractions, Mapping) or "train" not in fractions:
             raise ConfigError(f"Split.fraction({shown(fractions)}) must name a split 'train'")
-        shares = tuple(float(share) for share in fractions.values())
-        if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-9:
+        shares = tuple(fractions.values())
+        if not all(_is_number(share) and share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-9:
             raise ConfigError(f"Split.fraction({shown(dict(fractions))}): shares must be above 0 and sum to 1")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+            raise ConfigError(f"Split.fraction: seed={shown(seed)} must be a whole number of at most 64 bits")
         _check_names(fractions)
         keys = (key,) if isinstance(key, str) else tuple(key)
-        return cls("fraction", tuple(fractions), fractions=shares, seed=seed, key=keys)
+        for name in keys:
+            _check_column("fraction", "key", name)
+        return cls("fraction", tuple(fractions), keys, fractions=tuple(map(float, shares)), seed=seed)
+
+    @classmethod
+    def time(cls, column: str, until: Mapping[str, str | date | float | None], *, last: str | None = None) -> Split:
+        """Each row to the first split that ends after the row's time: no split sees the future of an earlier one.
+
+        Times without an offset are UTC. A column of TIMESTAMP is compared as the instants it holds, whatever the
+        session's time zone; one of TIMESTAMP_NTZ by what its clock shows; a DATE is its midnight.
+
+        Args:
+            column: a column of timestamps, dates or numbers.
+            until: split name -> its end, exclusive, in ascending order: a date or datetime, ISO 8601 text, or a number
+                where the column holds numbers. None as the last one's end means no end; else rows from that end on are
+                left out of the dataset.
+            last: for `windows`: the column with the time of the window's last step. A window whose first and last step
+                of the horizon lie in two splits is left out.
+
+        Raises:
+            ConfigError: "train" is missing, an end is no time, or the ends do not ascend.
+        """
+        if not isinstance(until, Mapping) or "train" not in until:
+            raise ConfigError(f"Split.time(until={shown(until)}) must name a split 'train'")
+        _check_names(until)
+        _check_column("time", "column", column)
+        ends = tuple(_end(name, value) for name, value in until.items())
+        if None in ends[:-1]:
+            raise ConfigError(f"Split.time(until={shown(dict(until))}): only the last split may have no end (None)")
+        finite = [end for end in ends if end is not None]
+        if len({isinstance(end, str) for end in finite}) > 1:
+            raise ConfigError(f"Split.time(until={shown(dict(until))}) mixes times and numbers")
+        # Text of one format in one time zone sorts as the times do.
+        if any(not a < b for a, b in pairwise(finite)):  # type: ignore[operator]
+            raise ConfigError(f"Split.time(until={shown(dict(until))}): each split must end after the one before it")
+        columns = [column]
+        if last is not None:
+            _check_column("time", "last", last)
+            columns.append(last)
+        return cls("time", tuple(until), tuple(columns), until=ends)
 
     @classmethod
     def column(cls, name: str, names: Sequence[str] = ("train", "val", "test")) -> Split:
         """Each row to the split that its column `name` says. Rows with a value outside `names` are an error."""
-        if "train" not in names:
+        _check_column("column", "name", name)
+        if isinstance(names, str) or "train" not in names:
             raise ConfigError(f"Split.column({name!r}, {shown(names)}) must name a split 'train'")
         _check_names(names)
-        return cls("column", tuple(names), name_column=name)
+        return cls("column", tuple(names), (name,))
 
     @classmethod
     def from_mapping(cls, options: Mapping[str, Any]) -> Split:
-        """A split as YAML writes it: `{fraction: {train: 0.8, test: 0.2}, seed: 7, key: id}` or `{column: name}`."""
-        known = {"fraction": {"seed", "key"}, "column": {"names"}}
-        kinds = [kind for kind in known if kind in options]
-        if len(kinds) != 1:
-            raise ConfigError(f"splits={shown(dict(options))} must have one of: {', '.join(known)}")
-        rest = {key: value for key, value in options.items() if key != kinds[0]}
-        for option in rest:
-            if option not in known[kinds[0]]:
-                raise ConfigError(f"unknown option {option!r} of splits{near_miss(str(option), known[kinds[0]])}")
-        make = cls.fraction if kinds[0] == "fraction" else cls.column
-        return make(options[kinds[0]], **rest)
+        """A split as YAML writes it.
 
-    @property
-    def needed_columns(self) -> tuple[str, ...]:
-        """The columns the rule reads by name (none: it hashes the whole row)."""
-        return (self.name_column,) if self.kind == "column" else self.key
-
-    def index(self, row_columns: Sequence[str]) -> Column:
-        """A Spark column with each row's position in `names`; null where the rule gives none.
-
-        Args:
-            row_columns: what is hashed where the split has no key.
+        `{fraction: {train: 0.8, test: 0.2}, seed: 7, key: id}`, `{time: date, until: {train: 2017-06-26, test: null},
+        last: date_last}` or `{column: name, names: [train, test]}`.
         """
-        from pyspark.sql import functions as F
-
-        position = F.lit(None).cast("int")
-        if self.kind == "column":
-            for place, name in enumerate(self.names):
-                position = F.when(column(self.name_column).cast("string") == name, F.lit(place)).otherwise(position)
-            return position
-        hashed = F.xxhash64(F.lit(self.seed), *[column(name) for name in self.key or sorted(row_columns)])
-        unit = F.shiftrightunsigned(hashed, 64 - _MANTISSA_BITS) / F.lit(float(2**_MANTISSA_BITS))
-        edges = _edges(self.fractions)
-        position = F.lit(len(self.names) - 1)
-        for place in range(len(self.names) - 2, -1, -1):
-            position = F.when(unit < F.lit(edges[place]), F.lit(place)).otherwise(position)
-        return position
+        kinds = [kind for kind in _OPTIONS if kind in options]
+        if len(kinds) != 1:
+            raise ConfigError(f"splits={shown(dict(options))} must have one of: {', '.join(_OPTIONS)}")
+        kind = kinds[0]
+        rest = {key: value for key, value in options.items() if key != kind}
+        for option in rest:
+            if option not in _OPTIONS[kind]:
+                raise ConfigError(f"unknown option {option!r} of splits{near_miss(str(option), _OPTIONS[kind])}")
+        if kind == "time" and "until" not in rest:
+            raise ConfigError(f"splits={shown(dict(options))} must have 'until': split name -> its end")
+        make: Any = {"fraction": cls.fraction, "time": cls.time, "column": cls.column}[kind]
+        return make(options[kind], **rest)
 
     def to_json(self) -> dict[str, Any]:
         """All that `from_json` needs."""
         return {
             "kind": self.kind,
             "names": list(self.names),
+            "columns": list(self.columns),
             "fractions": list(self.fractions),
             "seed": self.seed,
-            "key": list(self.key),
-            "name_column": self.name_column,
+            "until": list(self.until),
         }
 
     @classmethod
@@ -120,16 +149,52 @@ class Split:
         return cls(**fields)
 
 
-def _edges(fractions: Sequence[float]) -> list[float]:
-    """The upper end of each share in [0, 1]."""
-    edges, total = [], 0.0
-    for share in fractions:
-        total += share
-        edges.append(total)
-    return edges
+# What each kind takes in YAML beside its first argument.
+_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "fraction": ("seed", "key"),
+    "time": ("until", "last"),
+    "column": ("names",),
+}
 
 
-def _check_names(names: object) -> None:
-    for name in names:  # type: ignore[attr-defined]
+def _end(name: str, value: object) -> str | float | None:
+    """The end of a split as it is stored: text in one format that sorts as the times do, or a finite number."""
+    if value is None:
+        return None
+    if _is_number(value):
+        return value  # type: ignore[return-value]
+    moment: object = value
+    if isinstance(value, str):
+        try:
+            # Python 3.10 does not know the Z.
+            moment = datetime.fromisoformat(value.strip().removesuffix("Z") + ("+00:00" if value.endswith("Z") else ""))
+        except ValueError:
+            moment = None
+    elif isinstance(value, date) and not isinstance(value, datetime):
+        moment = datetime(value.year, value.month, value.day)
+    # The difference to itself tells pandas' NaT, which is a datetime, from a time.
+    if not isinstance(moment, datetime) or moment != moment:
+        raise ConfigError(
+            f"Split.time: the end of {name!r} is {shown(value)}; write a date, ISO 8601 text or a finite number"
+        )
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(timezone.utc).replace(tzinfo=None)
+    return moment.isoformat(timespec="microseconds")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value) and abs(value) < 2**63
+
+
+def _check_column(kind: str, option: str, name: object) -> None:
+    if not (isinstance(name, str) and name):
+        raise ConfigError(f"Split.{kind}: {option}={shown(name)} must be the name of a column")
+
+
+def _check_names(names: Iterable[object]) -> None:
+    listed = list(names)
+    for name in listed:
         if not (isinstance(name, str) and name.isidentifier()):
             raise ConfigError(f"split name {shown(name)} must be a word of letters, digits and underscores")
+        if listed.count(name) > 1:
+            raise ConfigError(f"split name {name!r} is there twice")

@@ -34,6 +34,8 @@ __all__ = [
 
 # Values in messages come from the user's data: show enough to recognise one, never a whole document.
 SHOWN_CHARACTERS = 80
+# Of the list of known names: a table may have a thousand columns.
+KNOWN_CHARACTERS = 200
 
 
 class SparkDLError(Exception):
@@ -98,4 +100,7 @@ def near_miss(name: str, known: Iterable[str]) -> str:
     """A hint `; did you mean 'epochs'?` for a misspelt name, or the known names where none is near."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
+    if close:
+        return f"; did you mean {shown(close[0])}?"
+    listed = ", ".join(names)
+    return f"; known: {listed if len(listed) <= KNOWN_CHARACTERS else listed[: KNOWN_CHARACTERS - 1] + '…'}"

@@ -5,16 +5,18 @@ Runs on the driver.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+
+from sparkdl.errors import SchemaError, near_miss, shown
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
     from pyspark.sql.types import StructType
 
-__all__ = ["column", "map_in_arrow"]
+__all__ = ["column", "map_in_arrow", "require_column"]
 
 
 def column(name: str) -> Column:
@@ -22,6 +24,17 @@ def column(name: str) -> Column:
     from pyspark.sql import functions as F
 
     return F.col("`" + name.replace("`", "``") + "`")
+
+
+def require_column(columns: Sequence[str], name: str) -> None:
+    """Raise SchemaError unless exactly one of a DataFrame's columns has this name, in Spark's eyes and in ours."""
+    if name not in columns:
+        raise SchemaError(f"column {shown(name)} is not in the DataFrame{near_miss(str(name), columns)}")
+    if columns.count(name) > 1:
+        raise SchemaError(f"column {shown(name)} is {columns.count(name)} times in the DataFrame; rename one")
+    for other in columns:
+        if other != name and other.lower() == name.lower():
+            raise SchemaError(f"column {shown(name)} and {shown(other)} are one name to Spark; rename one")
 
 
 def map_in_arrow(

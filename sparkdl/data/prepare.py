@@ -24,9 +24,9 @@ from sparkdl.data.geometry import part_count, rows_per_row_group
 from sparkdl.data.layout import RECORD_COLUMN, Field, RecordLayout
 from sparkdl.data.parts import SPLIT_COLUMN, PartPlan
 from sparkdl.data.split_rows import LEFT_OUT, hashed_columns, split_index
-from sparkdl.errors import DatasetError, SchemaError, near_miss, shown
+from sparkdl.errors import DatasetError, SchemaError, shown
 from sparkdl.spark_columns import column as named
-from sparkdl.spark_columns import map_in_arrow
+from sparkdl.spark_columns import map_in_arrow, require_column
 from sparkdl.spark_errors import errors_from_workers
 
 if TYPE_CHECKING:
@@ -124,10 +124,7 @@ def used_columns(config: PrepareConfig) -> list[str]:
 def check_columns(columns: Sequence[str], names: Sequence[str], config: PrepareConfig) -> None:
     """Raise SchemaError for a missing, an ambiguous or a reserved column name."""
     for name in names:
-        if name not in columns:
-            raise SchemaError(f"column {name!r} is not in the DataFrame{near_miss(name, columns)}")
-        if columns.count(name) > 1:
-            raise SchemaError(f"column {name!r} is {columns.count(name)} times in the DataFrame; rename one")
+        require_column(columns, name)
     reserved = {RECORD_COLUMN, SPLIT_COLUMN, ORDER_COLUMN} & set(names)
     if reserved:
         raise SchemaError(f"column name {sorted(reserved)[0]!r} is used by sparkdl itself; rename the column")
@@ -154,7 +151,10 @@ def check_counts(parts: Sequence[Part], names: Sequence[str], counts: Sequence[i
 
 def _check_path(path: str) -> None:
     """Refuse a folder that holds something other than a dataset, before any work."""
-    names = storage.listing(path)
+    try:
+        names = storage.listing(path)
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error}") from error
     strange = [name for name in names if name != MANIFEST_NAME and not name.startswith("generation-")]
     if strange:
         raise DatasetError(f"{path} holds {shown(strange[0])}, which is no part of a dataset; choose an empty folder")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from sparkdl.data.dataset import Dataset
 from sparkdl.data.split import Split
-from sparkdl.errors import SchemaError, near_miss, shown
+from sparkdl.errors import SchemaError, shown
 from sparkdl.spark_columns import column as named
+from sparkdl.spark_columns import require_column
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -54,18 +55,15 @@ def split(df: DataFrame, dataset: Dataset, *, column: str = "split") -> DataFram
         return df.select("*", F.lit("train").alias(column))
     types = {}
     for name in dataset.rule.columns or hashed_columns(dataset.raw_types):
-        found = [field.dataType.simpleString() for field in df.schema if field.name == name]
-        if not found:
-            raise SchemaError(f"the split is told by column {name!r}, which is missing{near_miss(name, df.columns)}")
-        if len(found) > 1:
-            raise SchemaError(f"the split is told by column {name!r}, which is there {len(found)} times; rename one")
+        require_column(df.columns, name)
+        now = df.schema[name].dataType.simpleString()
         before = dataset.raw_types[name]
-        if _hashed_as(found[0]) != _hashed_as(before):
+        if _hashed_as(now) != _hashed_as(before):
             raise SchemaError(
                 f"the split is told by column {name!r}, which was {shown(before)} when it was prepared and is "
-                f"{shown(found[0])} now; cast it"
+                f"{shown(now)} now; cast it"
             )
-        types[name] = found[0]
+        types[name] = now
     names = F.array(*[F.lit(name) for name in dataset.rule.names])
     return df.select("*", F.get(names, split_index(dataset.rule, types)).alias(column))
 

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from sparkdl.data.cut_windows import WindowPlan, cut_windows
-from sparkdl.errors import ConfigError, SchemaError, near_miss, shown
+from sparkdl.errors import ConfigError, SchemaError, shown
 from sparkdl.spark_columns import column as named
-from sparkdl.spark_columns import map_in_arrow
+from sparkdl.spark_columns import map_in_arrow, require_column
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -34,7 +34,13 @@ _DTYPES = {
     "double": "float64",
     "decimal": "float64",
 }
-_TIMES = ("timestamp", "timestamp_ntz", "date", "tinyint", "smallint", "int", "bigint")
+# The unit that the times of a column are counted in; whole numbers count themselves.
+_TICKS = {
+    "timestamp": (timedelta(microseconds=1), "microseconds"),
+    "timestamp_ntz": (timedelta(microseconds=1), "microseconds"),
+    "date": (timedelta(days=1), "whole days"),
+}
+_TIMES = (*_TICKS, "tinyint", "smallint", "int", "bigint")
 _KEYS = (*_TIMES, "string", "boolean", "binary", "decimal")
 
 
@@ -123,12 +129,8 @@ def _plan(
         raise ConfigError(f"windows: columns={shown(inputs)}, target={shown(targets)}: name at least one of each")
     schema = {}
     for name in dict.fromkeys((*keys, time, *inputs, *targets)):
-        found = [field.dataType.simpleString() for field in df.schema if field.name == name]
-        if len(found) != 1:
-            problem = f"is {len(found)} times in the DataFrame; rename one"
-            missing = f"is not in the DataFrame{near_miss(str(name), df.columns)}"
-            raise SchemaError(f"column {shown(name)} {problem if found else missing}")
-        schema[name] = found[0]
+        require_column(df.columns, name)
+        schema[name] = df.schema[name].dataType.simpleString()
     _check_types(schema, keys, _KEYS, "no key of a series; use strings, whole numbers, dates or timestamps")
     _check_types(schema, (time,), _TIMES, "no time; cast it to timestamp, date or a whole number")
     _check_types(schema, (*inputs, *targets), tuple(_DTYPES), "no numbers")
@@ -179,14 +181,16 @@ def _distance(every: timedelta | int | None, time_type: str) -> int | None:
     """`every` as `WindowPlan.every` counts. Raises ConfigError if it is no distance of such times."""
     if every is None:
         return None
-    ticks = {"timestamp": timedelta(microseconds=1), "timestamp_ntz": timedelta(microseconds=1), "date": timedelta(1)}
-    if isinstance(every, timedelta) and time_type in ticks and every > timedelta(0):
-        if every % ticks[time_type] == timedelta(0):
-            return every // ticks[time_type]
-    elif isinstance(every, int) and not isinstance(every, bool) and time_type not in ticks and every > 0:
-        return every
-    kind = "a timedelta" if time_type in ticks else "a whole number"
-    raise ConfigError(f"windows: every={shown(every)} must be {kind} above 0 for a time of type {time_type}")
+    if time_type in _TICKS:
+        tick, unit = _TICKS[time_type]
+        if isinstance(every, timedelta) and every > timedelta(0) and every % tick == timedelta(0):
+            return every // tick
+        kind = f"a timedelta of {unit} above 0"
+    else:
+        if isinstance(every, int) and not isinstance(every, bool) and every > 0:
+            return every
+        kind = "a whole number above 0"
+    raise ConfigError(f"windows: every={shown(every)} must be {kind}, for a time of type {time_type}")
 
 
 def _schema(plan: WindowPlan, types: dict[str, DataType]) -> StructType:

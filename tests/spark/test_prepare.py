@@ -191,7 +191,7 @@ def test_vectors_of_spark_ml_are_stored_dense(spark, tmp_path) -> None:
         ({"features": [Tensor("hours", shape=(3,))]}, SchemaError, "declared shape \\(3,\\)"),
         ({"features": [Categorical("hours")]}, SchemaError, "are no categories"),
         ({"weight": "job"}, SchemaError, "column 'job'"),
-        ({"splits": Split.fraction({"train": 0.999, "val": 0.001}, seed=0)}, DatasetError, "split 'val' is empty"),
+        ({"splits": Split.fraction({"train": 1 - 1e-9, "val": 1e-9}, seed=0)}, DatasetError, "split 'val' is empty"),
     ],
 )
 def test_bad_input_is_an_error_of_ours(people, tmp_path, options, kind, message) -> None:

@@ -162,7 +162,8 @@ class EpochPlan:
         done = np.full(self.lanes, self._stride)
         done[self.owned_lanes(rank, world_size)] = given
         left = np.flatnonzero(self._ends > done[self._lane_of])
-        order = np.lexsort((self._lane_of[left], self._begins[left]))
+        needed = np.maximum(self._begins, done[self._lane_of])[left]
+        order = np.lexsort((self._lane_of[left], needed))
         return self._groups[left[order]]
 
     def row_groups_begun(self, rank: int, world_size: int, step: int) -> int:

@@ -59,24 +59,157 @@ def test_every_step_is_its_slice_of_the_epoch_for_any_number_of_workers(plan: Ep
         assert sorted(fed) == sorted(epoch[step * plan.global_batch_size : (step + 1) * plan.global_batch_size])
 
 
-large_plans = st.tuples(
-    st.integers(1, 100_000), st.integers(1, 500), st.integers(1, 16), st.integers(1, 5000), st.integers(0, 2**32)
-)
+@st.composite
+def large_plans(draw: st.DrawFn) -> EpochPlan:
+    """Up to 100,000 rows in up to 500 row groups, equal ones but for the last, or of any sizes."""
+    rows, groups = draw(st.integers(1, 100_000)), draw(st.integers(1, 500))
+    seed = draw(st.integers(0, 2**32))
+    groups = min(groups, rows)
+    if draw(st.booleans()):
+        size = -(-rows // groups)
+        sizes = np.array([size] * (rows // size) + [rows % size] * (rows % size > 0))
+    else:
+        inner = np.random.default_rng(seed).choice(rows - 1, groups - 1, replace=False) + 1 if groups > 1 else []
+        sizes = np.diff(np.concatenate(([0], np.sort(inner), [rows]))).astype(int)
+    lanes = draw(st.sampled_from([16, 64, 192]))
+    return EpochPlan(sizes, lanes=lanes, global_batch_size=draw(st.integers(1, 5000)), seed=seed, epoch=seed % 7)
 
 
-@settings(max_examples=1000, deadline=None)
-@given(large_plans)
-def test_counts_cover_all_rows_once_with_equal_steps(case: tuple[int, int, int, int, int]) -> None:
-    rows, groups, world_size, batch, seed = case
+def positions_in_epoch(plan: EpochPlan) -> list[np.ndarray]:
+    """By its definition, the position in the epoch of each row of each lane, in the lane's order."""
+    # turn, lane: row i of a lane is given in round i, and the lanes of a round in lane order.
+    turns = np.concatenate([np.arange(rows) for rows in plan.lane_rows])
+    lanes = np.repeat(np.arange(plan.lanes), plan.lane_rows)
+    positions = np.empty(plan.rows, dtype=np.int64)
+    positions[np.lexsort((lanes, turns))] = np.arange(plan.rows)
+    return np.split(positions, np.cumsum(plan.lane_rows)[:-1])
+
+
+def check_steps(plan: EpochPlan, world_size: int, start: int, steps: int) -> None:
+    """Every rank takes part in each of these steps, and together they give the step its slice of the epoch, once."""
+    positions = positions_in_epoch(plan)
+    borders = np.minimum(np.arange(start, start + steps + 1) * plan.global_batch_size, plan.rows)
+    total, seen = np.zeros(steps, dtype=int), []
+    for rank in range(world_size):
+        shares = plan.shares(rank, world_size, start, start + steps)
+        assert len(shares) == steps + 1
+        total += np.diff(shares.sum(axis=1))
+        for place, lane in enumerate(plan.owned_lanes(rank, world_size)):
+            # A lane stands at a border where so many of its rows come before it in the epoch.
+            assert (shares[:, place] == np.searchsorted(positions[lane], borders)).all()
+            seen.append(lane)
+    assert sorted(seen) == list(range(plan.lanes)) and (total == np.diff(borders)).all()
+
+
+@settings(max_examples=1500, deadline=None)
+@given(large_plans(), st.data())
+def test_every_row_is_in_its_step_once_for_any_number_of_workers(plan: EpochPlan, data: st.DataObject) -> None:
+    # Of a long epoch: its first steps, its last ones, or some between.
+    steps = min(plan.steps, 40)
+    start = data.draw(st.sampled_from([0, plan.steps - steps, (plan.steps - steps) // 2]))
+    check_steps(plan, data.draw(st.integers(1, 16)), start, steps)
+
+
+@pytest.mark.parametrize("rows", [1, 100_000])
+@pytest.mark.parametrize("groups", [1, 500])
+@pytest.mark.parametrize("batch", [1, 5000])
+@pytest.mark.parametrize("world_size", [1, 16])
+def test_the_smallest_and_the_largest_epochs_are_exact(rows: int, groups: int, batch: int, world_size: int) -> None:
     sizes = np.diff(np.linspace(0, rows, min(groups, rows) + 1).astype(int))
-    plan = EpochPlan(sizes, lanes=64, global_batch_size=batch, seed=seed, epoch=seed % 7)
-    steps = min(plan.steps, 50)  # the borders of a long epoch: its first and its last steps
-    for start in {0, plan.steps - steps}:
-        per_rank = [plan.step_rows(rank, world_size, start, start + steps) for rank in range(world_size)]
-        borders = np.minimum(np.arange(start, start + steps + 1) * batch, rows)
-        assert (np.sum(per_rank, axis=0) == np.diff(borders)).all()
-    ends = plan.counts(np.array([0, rows]))
-    assert (ends[0] == 0).all() and (ends[1] == plan.lane_rows).all() and ends[1].sum() == rows
+    plan = EpochPlan(sizes, lanes=192, global_batch_size=batch, seed=1, epoch=2)
+    check_steps(plan, world_size, 0, min(plan.steps, 5000))
+
+
+@settings(max_examples=200, deadline=None)
+@given(large_plans())
+def test_a_lane_gives_every_row_of_its_row_groups_once(plan: EpochPlan) -> None:
+    runs = plan.runs(np.arange(plan.lanes), np.zeros(plan.lanes, dtype=np.int64), plan.lane_rows)
+    assert sorted(runs.row_groups) == list(range(len(plan.row_group_rows)))
+    assert not runs.starts.any() and (runs.stops == plan.row_group_rows[runs.row_groups]).all()
+    group = int(runs.row_groups[len(runs.row_groups) // 2])
+    assert (np.sort(plan.permute(group)) == np.arange(plan.row_group_rows[group])).all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(small_plans, st.data())
+def test_every_step_is_its_slice_of_the_epoch_for_any_number_of_workers(plan: EpochPlan, data: st.DataObject) -> None:
+    world_size = data.draw(st.integers(1, plan.lanes))
+    epoch = written_out(plan)
+    assert len(set(epoch)) == len(epoch) == plan.rows
+    for step in range(plan.steps):
+        fed = [row for rank in range(world_size) for row in rows_of_step(plan, rank, world_size, step)]
+        assert sorted(fed) == sorted(epoch[step * plan.global_batch_size : (step + 1) * plan.global_batch_size])
+
+
+@st.composite
+def large_plans(draw: st.DrawFn) -> EpochPlan:
+    """Up to 100,000 rows in up to 500 row groups, equal ones but for the last, or of any sizes."""
+    rows, groups = draw(st.integers(1, 100_000)), draw(st.integers(1, 500))
+    seed = draw(st.integers(0, 2**32))
+    groups = min(groups, rows)
+    if draw(st.booleans()):
+        size = -(-rows // groups)
+        sizes = np.array([size] * (rows // size) + [rows % size] * (rows % size > 0))
+    else:
+        inner = np.random.default_rng(seed).choice(rows - 1, groups - 1, replace=False) + 1 if groups > 1 else []
+        sizes = np.diff(np.concatenate(([0], np.sort(inner), [rows]))).astype(int)
+    lanes = draw(st.sampled_from([16, 64, 192]))
+    return EpochPlan(sizes, lanes=lanes, global_batch_size=draw(st.integers(1, 5000)), seed=seed, epoch=seed % 7)
+
+
+def positions_in_epoch(plan: EpochPlan) -> list[np.ndarray]:
+    """By its definition, the position in the epoch of each row of each lane, in the lane's order."""
+    # turn, lane: row i of a lane is given in round i, and the lanes of a round in lane order.
+    turns = np.concatenate([np.arange(rows) for rows in plan.lane_rows])
+    lanes = np.repeat(np.arange(plan.lanes), plan.lane_rows)
+    positions = np.empty(plan.rows, dtype=np.int64)
+    positions[np.lexsort((lanes, turns))] = np.arange(plan.rows)
+    return np.split(positions, np.cumsum(plan.lane_rows)[:-1])
+
+
+def check_steps(plan: EpochPlan, world_size: int, start: int, steps: int) -> None:
+    """Every rank takes part in each of these steps, and together they give the step its slice of the epoch, once."""
+    positions = positions_in_epoch(plan)
+    borders = np.minimum(np.arange(start, start + steps + 1) * plan.global_batch_size, plan.rows)
+    total, seen = np.zeros(steps, dtype=int), []
+    for rank in range(world_size):
+        shares = plan.shares(rank, world_size, start, start + steps)
+        assert len(shares) == steps + 1
+        total += np.diff(shares.sum(axis=1))
+        for place, lane in enumerate(plan.owned_lanes(rank, world_size)):
+            # A lane stands at a border where so many of its rows come before it in the epoch.
+            assert (shares[:, place] == np.searchsorted(positions[lane], borders)).all()
+            seen.append(lane)
+    assert sorted(seen) == list(range(plan.lanes)) and (total == np.diff(borders)).all()
+
+
+@settings(max_examples=1500, deadline=None)
+@given(large_plans(), st.data())
+def test_every_row_is_in_its_step_once_for_any_number_of_workers(plan: EpochPlan, data: st.DataObject) -> None:
+    # Of a long epoch: its first steps, its last ones, or some between.
+    steps = min(plan.steps, 40)
+    start = data.draw(st.sampled_from([0, plan.steps - steps, (plan.steps - steps) // 2]))
+    check_steps(plan, data.draw(st.integers(1, 16)), start, steps)
+
+
+@pytest.mark.parametrize("rows", [1, 100_000])
+@pytest.mark.parametrize("groups", [1, 500])
+@pytest.mark.parametrize("batch", [1, 5000])
+@pytest.mark.parametrize("world_size", [1, 16])
+def test_the_smallest_and_the_largest_epochs_are_exact(rows: int, groups: int, batch: int, world_size: int) -> None:
+    sizes = np.diff(np.linspace(0, rows, min(groups, rows) + 1).astype(int))
+    plan = EpochPlan(sizes, lanes=192, global_batch_size=batch, seed=1, epoch=2)
+    check_steps(plan, world_size, 0, min(plan.steps, 5000))
+
+
+@settings(max_examples=200, deadline=None)
+@given(large_plans())
+def test_a_lane_gives_every_row_of_its_row_groups_once(plan: EpochPlan) -> None:
+    runs = [run for lane in range(plan.lanes) for run in plan.lane_runs(lane, 0, int(plan.lane_rows[lane]))]
+    assert sorted(run.row_group for run in runs) == list(range(len(plan.row_group_rows)))
+    assert all(run.start == 0 and run.stop == plan.row_group_rows[run.row_group] for run in runs)
+    group = runs[len(runs) // 2].row_group
+    assert (np.sort(plan.permute(group)) == np.arange(plan.row_group_rows[group])).all()
 
 
 @settings(max_examples=150, deadline=None)
@@ -94,6 +227,35 @@ def test_each_row_group_is_read_by_one_rank_from_any_step_on(plan: EpochPlan, da
     assert sorted(read) == sorted(rest)
 
 
+@settings(max_examples=150, deadline=None)
+@given(small_plans, st.data())
+def test_an_epoch_goes_on_at_any_step_with_another_number_of_workers(plan: EpochPlan, data: st.DataObject) -> None:
+    stop = data.draw(st.integers(0, plan.steps), label="stop")
+    before, after = (data.draw(st.integers(1, plan.lanes), label="workers") for _ in range(2))
+    fed: list[tuple[int, int]] = []
+    for start, end, world_size in ((0, stop, before), (stop, plan.steps, after)):
+        for step in range(start, end):
+            fed += sorted(row for rank in range(world_size) for row in rows_of_step(plan, rank, world_size, step))
+    epoch = written_out(plan)
+    batch = plan.global_batch_size
+    assert fed == [row for step in range(plan.steps) for row in sorted(epoch[step * batch : (step + 1) * batch])]
+
+
+@settings(max_examples=600, deadline=None)
+@given(small_plans, st.data())
+def test_a_rank_needs_its_row_groups_in_the_order_it_reads_them(plan: EpochPlan, data: st.DataObject) -> None:
+    world_size = data.draw(st.integers(1, plan.lanes))
+    rank = data.draw(st.integers(0, world_size - 1))
+    start = data.draw(st.integers(0, plan.steps))
+    first_needed: dict[int, int] = {}
+    for step in range(start, plan.steps):
+        for group, _ in rows_of_step(plan, rank, world_size, step):
+            first_needed.setdefault(group, step)
+    # Within a step a rank may need several row groups; between steps the order is that of need.
+    needed = [first_needed[int(group)] for group in plan.reading_order(rank, world_size, start)]
+    assert needed == sorted(needed)
+
+
 def test_another_epoch_and_another_seed_give_another_order() -> None:
     def order(seed: int, epoch: int) -> list[tuple[int, int]]:
         return written_out(EpochPlan([7] * 30, lanes=8, global_batch_size=10, seed=seed, epoch=epoch))
@@ -101,6 +263,19 @@ def test_another_epoch_and_another_seed_give_another_order() -> None:
     orders = [order(seed, epoch) for seed in (0, 1) for epoch in (0, 1, 2)]
     assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
     assert order(1, 2) == order(1, 2)
+
+
+def test_no_two_epochs_read_the_row_groups_in_one_order() -> None:
+    orders = [
+        tuple(EpochPlan([5] * 64, lanes=16, global_batch_size=10, seed=3, epoch=epoch).reading_order(0, 1))
+        for epoch in range(50)
+    ]
+    assert len(set(orders)) == 50
+
+
+def test_validation_keeps_the_stored_order() -> None:
+    plan = EpochPlan([3, 4, 2], lanes=1, global_batch_size=10, seed=None, epoch=5)
+    assert written_out(plan) == [(group, row) for group, rows in enumerate([3, 4, 2]) for row in range(rows)]
 
 
 def test_row_permutations_of_two_row_groups_differ() -> None:

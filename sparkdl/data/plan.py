@@ -3,9 +3,9 @@
 Pure numpy; runs in every rank at each epoch, and on the driver for checks. The order is a function of (row groups,
 seed, epoch, lanes) alone: neither workers nor threads nor machines change what the model sees.
 
-The row groups, shuffled by (seed, epoch), are dealt into lanes like cards. The epoch interleaves the lanes row by row:
-round after round, every lane that still has rows gives one. Step k trains on positions [k·B, (k+1)·B). Rank r of W owns
-the lanes r, r + W, r + 2W, …, so that it opens only its own row groups.
+The row groups, shuffled by (seed, epoch), shorter ones last, are dealt into lanes like cards. The epoch interleaves the
+lanes row by row: round after round, every lane that still has rows gives one. Step k trains on positions
+[k·B, (k+1)·B). Rank r of W owns the lanes r, r + W, r + 2W, …, so that it opens only its own row groups.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ class EpochPlan:
         order = np.arange(count)
         if seed is not None:
             order = np.random.default_rng((_ORDER_OF_ROW_GROUPS, seed, epoch)).permutation(count)
+            # Parts end with shorter row groups: dealt last, they cannot make one rank's share larger by chance.
+            order = order[np.argsort(-self.row_group_rows[order], kind="stable")]
         # Row groups lane after lane: lane l holds order[l], order[l + lanes], …, which begin at these rows of the lane.
         dealt = [order[lane::lanes] for lane in range(lanes)]
         self._groups = np.concatenate(dealt)

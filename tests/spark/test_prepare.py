@@ -153,20 +153,6 @@ def test_a_failed_prepare_leaves_the_old_dataset_and_no_files(people, tmp_path) 
     assert sparkdl.open_dataset(first.path) == first
 
 
-def test_batches_of_label_sorted_input_are_as_mixed_as_independent_draws(spark, tmp_path) -> None:
-    rows = spark.range(20_000).selectExpr("id", "int(id >= 10000) as y", "float(id) as x").orderBy("id")
-    ds = sparkdl.prepare(rows, PrepareConfig(path=str(tmp_path / "d"), features=["x"], label="y", seed=1))
-    feed = Feed(ds, ds.split("train"), rank=0, world_size=1, global_batch_size=256, seed=2)
-    shares = [
-        labels[start:stop].mean()
-        for block in feed.blocks([0, 1])
-        for labels in [block.arrays[1]]  # the second group is the only int32
-        for start, stop in zip(block.starts, block.stops, strict=True)
-        if stop - start == 256
-    ]
-    assert np.std(shares) <= 1.2 * np.sqrt(0.25 / 256)
-
-
 def test_vectors_of_spark_ml_are_stored_dense(spark, tmp_path) -> None:
     from pyspark.ml.linalg import Vectors
 

@@ -1,0 +1,53 @@
+"""Shuffling: sorted rows come out of prepare and plan as mixed as rows drawn one by one, another way every epoch."""
+
+import numpy as np
+import pytest
+
+import sparkdl
+from sparkdl import PrepareConfig
+from sparkdl.data.feed import Feed
+
+ROWS = 24_000
+
+
+@pytest.fixture(scope="module", params=[2, 10], ids=["2 classes", "10 classes"])
+def sorted_by_label(request, spark, tmp_path_factory):
+    """The number of classes, and a dataset whose rows came sorted by their class."""
+    classes = request.param
+    rows = spark.range(ROWS).selectExpr("id", f"int(id div {ROWS // classes}) as y", "float(id) as x").orderBy("id")
+    path = str(tmp_path_factory.mktemp("sorted") / "d")
+    return classes, sparkdl.prepare(rows, PrepareConfig(path=path, features=["x"], label="y", keep=["id"], seed=1))
+
+
+def labels_of_batches(dataset, batch, epochs):
+    """The labels of every full batch of these epochs: int, shape (batches, batch)."""
+    feed = Feed(dataset, dataset.split("train"), rank=0, world_size=1, global_batch_size=batch, seed=2)
+    found = [
+        block.arrays[1][start:stop, 0].copy()  # (rows, 1): the second group is the only int32
+        for block in feed.blocks(epochs)
+        for start, stop in zip(block.starts, block.stops, strict=True)
+        if stop - start == batch
+    ]
+    return np.stack(found)
+
+
+@pytest.mark.parametrize("batch", [32, 256, 1024])
+def test_batches_of_label_sorted_rows_are_as_mixed_as_independent_draws(sorted_by_label, batch) -> None:
+    classes, dataset = sorted_by_label
+    # Enough batches that the deviation itself is known to a few percent.
+    labels = labels_of_batches(dataset, batch, range(max(2, 12 * batch // 1024)))
+    share = 1 / classes
+    expected = np.sqrt(share * (1 - share) / batch)
+    # (batches, classes): the share of each class in each batch
+    shares = np.stack([(labels == c).mean(axis=1) for c in range(classes)], axis=1)
+    deviations = np.sqrt(np.square(shares - share).mean(axis=0))
+    assert np.sqrt(np.square(deviations).mean()) <= 1.2 * expected
+    # Nor is any one part of the epoch poorer: no class is missing or doubled for long.
+    assert np.abs(shares - share).max() <= 6 * expected
+
+
+def test_every_epoch_reads_the_row_groups_in_an_order_of_its_own(sorted_by_label) -> None:
+    _, dataset = sorted_by_label
+    feed = Feed(dataset, dataset.split("train"), rank=0, world_size=1, global_batch_size=256, seed=2)
+    orders = [tuple(feed.plan(epoch).reading_order(0, 1)) for epoch in range(5)]
+    assert len(set(orders)) == 5

@@ -23,7 +23,7 @@ def labels_of_batches(dataset, batch, epochs):
     """The labels of every full batch of these epochs: int, shape (batches, batch)."""
     feed = Feed(dataset, dataset.split("train"), rank=0, world_size=1, global_batch_size=batch, seed=2)
     found = [
-        block.arrays[1][start:stop, 0].copy()  # (rows, 1): the second group is the only int32
+        block.arrays[1][start:stop].copy()  # the second group is the only int32
         for block in feed.blocks(epochs)
         for start, stop in zip(block.starts, block.stops, strict=True)
         if stop - start == batch

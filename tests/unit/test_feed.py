@@ -1,12 +1,15 @@
 """The feed over real Parquet parts, through Petastorm's Reader: the plan's rows, on any number of ranks."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sparkdl import ConfigError, DatasetError, ReaderConfig
 from sparkdl.data.dataset import Dataset, Part
@@ -179,6 +182,38 @@ def test_too_little_memory_is_refused_with_what_is_needed(tmp_path) -> None:
         fed_ids(dataset, 1, 20, [0], ReaderConfig(memory=1 << 20))
     with pytest.raises(ConfigError, match=r"in_memory=True, but split 'train' needs \d+ MiB in each rank"):
         fed_ids(dataset, 1, 20, [0], ReaderConfig(memory=1 << 20, in_memory=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    parts=st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=12), min_size=1, max_size=4),
+    lanes=st.integers(1, 8),
+    world_size=st.integers(1, 8),
+    batch=st.integers(1, 60),
+    start=st.integers(0, 5),
+    block_bytes=st.sampled_from([1, 500, 8 << 20]),
+)
+def test_any_row_groups_are_fed_as_the_plan_says(parts, lanes, world_size, batch, start, block_bytes) -> None:
+    world_size = min(world_size, lanes)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sparkdl.data.feed_memory.BLOCK_BYTES", block_bytes)
+        patch.setattr("sparkdl.data.feed_memory.DEFAULT_MEMORY", 1)
+        dataset = make_dataset(Path(folder), parts, lanes)
+        split = dataset.split("train")
+        plan = Feed(dataset, split, rank=0, world_size=1, global_batch_size=batch, seed=9).plan(4)
+        start = min(start, plan.steps - 1)
+        begins = np.cumsum(plan.row_group_rows) - plan.row_group_rows
+        together = fed_ids(dataset, world_size, batch, [4], ReaderConfig(in_memory=False), start)
+    assert len(together) == plan.steps - start
+    for step, by_rank in enumerate(together, start=start):
+        for rank, ids in enumerate(by_rank):
+            borders = plan.shares(rank, world_size, step, step + 1)
+            runs = plan.runs(plan.owned_lanes(rank, world_size), *borders)
+            planned = [
+                begins[group] + plan.permute(group)[first:last]
+                for group, first, last in zip(runs.row_groups.tolist(), runs.starts, runs.stops, strict=True)
+            ]
+            assert ids.tolist() == np.concatenate([*planned, np.empty(0, int)]).tolist()
 
 
 @pytest.mark.parametrize("world_size", [1, 3])

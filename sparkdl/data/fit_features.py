@@ -1,23 +1,26 @@
-"""Fit features: what each encoder must know of the train split, computed in Spark.
+"""Fit features: what each encoder must know of the train split.
 
-Driver; only statistics (moments, vocabularies, one first row) reach it, never the rows.
+Driver; `statistics` computes it in Spark.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
 import pyarrow as pa
 
-from sparkdl.data.columns import as_array, infer_shape
-from sparkdl.data.features import Categorical, Encoder, Feature, Numeric, Tensor
-from sparkdl.data.features.categorical import CategoricalEncoder
-from sparkdl.data.features.numeric import Moments, NumericEncoder
+from sparkdl.data import statistics
+from sparkdl.data.columns import infer_shape, is_nested, unit_of
+from sparkdl.data.features import Categorical, Encoder, Feature, Image, Numeric, Tensor, Text
+from sparkdl.data.features.categorical import CategoricalEncoder, as_categories
+from sparkdl.data.features.image import ImageEncoder
+from sparkdl.data.features.numeric import NumericEncoder
 from sparkdl.data.features.tensor import TensorEncoder
+from sparkdl.data.features.text import TextEncoder, check_text
+from sparkdl.data.statistics import VOCABULARY_LIMIT, NumberColumn
 from sparkdl.errors import ConfigError, SchemaError
-from sparkdl.spark_columns import column, map_in_arrow
+from sparkdl.spark_columns import column
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -29,97 +32,78 @@ def fit_encoders(train: DataFrame, features: Sequence[Feature], labels: Sequence
     """The encoders of all features, then of all labels, fitted over the train split's raw rows.
 
     Raises:
+        ConfigError: a label that cannot be one.
         SchemaError: a column's type or content does not fit its feature.
     """
-    first = _first_row(train, [f.name for f in (*features, *labels)])
-    numeric = {f.name: f for f in (*features, *labels) if isinstance(f, Numeric)}
-    moments = _moments(train, numeric, first) if numeric else {}
+    declared = [*features, *labels]
+    for label in labels:
+        _check_label(label)
+    first = _first_values(train, declared)
+    counted = [f for f in declared if isinstance(f, (Categorical, Text))]
+    for vocabulary in counted:
+        check = check_text if isinstance(vocabulary, Text) else as_categories
+        check(first[vocabulary.name][:0], name=vocabulary.name)
+    numbers = _number_columns([f for f in declared if isinstance(f, Numeric)], first)
+    with_median = {f.name for f in declared if isinstance(f, Numeric) and f.fill == "median"}
+    moments = statistics.moments(train, list(numbers.values())) if numbers else {}
+    medians = statistics.medians(train, [numbers[name] for name in with_median]) if with_median else {}
+    pairs = iter(statistics.frequencies(train, counted)) if counted else iter(())
     fitted: list[Encoder] = []
-    for place, feature in enumerate((*features, *labels)):
+    for place, feature in enumerate(declared):
+        name = feature.name
         if isinstance(feature, Tensor):
-            fitted.append(TensorEncoder.fit(feature, first[feature.name]))
+            fitted.append(TensorEncoder.fit(feature, first[name]))
         elif isinstance(feature, Numeric):
-            fitted.append(NumericEncoder.fit(feature, moments[feature.name]))
+            unit, median = numbers[name].unit, medians.get(name)
+            fitted.append(NumericEncoder.fit(feature, moments[name], median=median, unit=unit))
+        elif isinstance(feature, Image):
+            fitted.append(ImageEncoder.fit(feature, first[name].type))
+        elif isinstance(feature, Text):
+            fitted.append(TextEncoder.fit(feature, next(pairs)))
         elif isinstance(feature, Categorical):
-            fitted.append(_categorical(train, feature, is_label=place >= len(features)))
+            fitted.append(_categorical(feature, next(pairs), is_label=place >= len(features)))
         else:
             raise ConfigError(f"{feature!r} is no feature that prepare knows")
     return fitted
 
 
-def _first_row(train: DataFrame, names: Sequence[str]) -> dict[str, pa.Array]:
-    """The columns of one row, as Arrow sees them in a Spark worker."""
-
-    def serialize(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            if batch.num_rows:
-                sink = pa.BufferOutputStream()
-                with pa.ipc.new_stream(sink, batch.schema) as stream:
-                    stream.write_batch(batch)
-                yield _bytes_row(sink.getvalue().to_pybytes())
-
-    rows = train.select(*[column(name) for name in dict.fromkeys(names)]).limit(1)
-    content = map_in_arrow(rows, serialize, "content binary").collect()[0]["content"]
-    table = pa.ipc.open_stream(bytes(content)).read_all()
-    return {name: as_array(table.column(name)) for name in table.column_names}
+def _check_label(label: Feature) -> None:
+    if isinstance(label, Numeric) and label.fill == "indicator":
+        raise ConfigError(f"label {label.name!r}: fill='indicator' makes two numbers of one; drop rows without a label")
+    if isinstance(label, Image) and label.store == "encoded":
+        raise ConfigError(f"label {label.name!r}: store='encoded' is for inputs; use Image(…, store='pixels')")
 
 
-def _moments(train: DataFrame, numeric: dict[str, Numeric], first: dict[str, pa.Array]) -> dict[str, Moments]:
-    """The moments of every numeric column: one pass, one small state a task, merged in the tasks' order."""
-    shapes = {name: _numeric_shape(first[name], name) for name in numeric}
-
-    def observe(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        from pyspark import TaskContext
-
-        states: dict[str, Moments] = {}
-        for batch in batches:
-            for name, feature in numeric.items():
-                values = batch.column(batch.schema.get_field_index(name))
-                seen = Moments.of(values, name=name, shape=shapes[name], missing_allowed=feature.fill is not None)
-                states[name] = states[name].merge(seen) if name in states else seen
-        if states:
-            task = TaskContext.get()
-            yield _bytes_row(cloudpickle.dumps((task.partitionId() if task else 0, states)))
-
-    rows = map_in_arrow(train.select(*[column(name) for name in numeric]), observe, "content binary").collect()
-    merged: dict[str, Moments] = {}
-    for _, states in sorted((cloudpickle.loads(row["content"]) for row in rows), key=lambda pair: int(pair[0])):
-        for name, state in states.items():
-            merged[name] = merged[name].merge(state) if name in merged else state
-    return merged
+def _first_values(train: DataFrame, declared: Sequence[Feature]) -> dict[str, pa.Array]:
+    """One row of each column, which tells its type and shape; not null where an array's shape must be told by it."""
+    first = statistics.first_row(train, [f.name for f in declared])
+    for feature in declared:
+        value = first[feature.name]
+        if isinstance(feature, Numeric) and feature.fill is not None and is_nested(value.type) and value.null_count:
+            first |= statistics.first_row(train.where(column(feature.name).isNotNull()), [feature.name])
+    return first
 
 
-def _numeric_shape(first: pa.Array, name: str) -> tuple[int, ...]:
-    nested = pa.types.is_nested(first.type)
-    return infer_shape(first, name=name) if nested else ()
+def _number_columns(features: Sequence[Numeric], first: dict[str, pa.Array]) -> dict[str, NumberColumn]:
+    """How to read each column; one that is feature and label may have missing values where either of them fills."""
+    filled = {f.name for f in features if f.fill is not None}
+    numbers: dict[str, NumberColumn] = {}
+    for feature in features:
+        name, value = feature.name, first[feature.name]
+        shape = infer_shape(value, name=name) if is_nested(value.type) else ()
+        if shape and feature.fill == "indicator":
+            raise SchemaError(
+                f"column {name!r}: fill='indicator' is for scalars and rows are of shape {shape}; use 'mean', "
+                "'median' or a number, or select its elements as columns of their own"
+            )
+        numbers[name] = NumberColumn(name, shape, unit_of(value.type), name in filled)
+    return numbers
 
 
-def _categorical(train: DataFrame, feature: Categorical, *, is_label: bool) -> CategoricalEncoder:
-    """Count the values in Spark; what arrives here is the vocabulary, at most `max_size` values if that is given."""
-    from pyspark.sql import functions as F
-    from pyspark.sql.types import BooleanType, IntegralType, StringType
-
-    values = column(feature.name)
-    type_ = train.schema[feature.name].dataType
-    if isinstance(type_, (BooleanType, IntegralType)):
-        values = values.cast("long")
-    elif not isinstance(type_, StringType):
+def _categorical(feature: Categorical, pairs: Sequence[tuple[Any, int]], *, is_label: bool) -> CategoricalEncoder:
+    if feature.max_size is None and len(pairs) > VOCABULARY_LIMIT:
         raise SchemaError(
-            f"column {feature.name!r}: values of type {type_.simpleString()} are no categories; "
-            "use strings or whole numbers"
+            f"column {feature.name!r} has more than {VOCABULARY_LIMIT} values in the train split; is it an id? "
+            "Categorical(max_size=…) keeps the most frequent"
         )
-    counted = (
-        train.select(values.alias("value"))
-        .where(F.col("value").isNotNull())
-        .groupBy("value")
-        .agg(F.count(F.lit(1)).alias("rows"))
-        .where(F.col("rows") >= feature.min_count)
-    )
-    if feature.max_size is not None and not is_label:
-        counted = counted.orderBy(F.desc("rows"), F.asc("value")).limit(feature.max_size)
-    pairs: list[tuple[Any, int]] = [(row["value"], row["rows"]) for row in counted.collect()]
     return CategoricalEncoder.fit(feature, pairs, is_label=is_label)
-
-
-def _bytes_row(content: bytes) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.array([content], type=pa.binary())], names=["content"])

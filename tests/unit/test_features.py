@@ -13,7 +13,8 @@ from sparkdl import SchemaError
 from sparkdl.data.columns import infer_shape, to_arrow, to_numpy
 from sparkdl.data.features import encoder_from_json
 from sparkdl.data.features.categorical import CategoricalEncoder
-from sparkdl.data.features.numeric import Moments, NumericEncoder
+from sparkdl.data.features.moments import Moments, checked_numbers
+from sparkdl.data.features.numeric import NumericEncoder
 from sparkdl.data.features.tensor import TensorEncoder
 from sparkdl.features import Categorical, Numeric, Tensor
 
@@ -21,7 +22,9 @@ numbers = st.floats(-1e6, 1e6, allow_nan=False)
 
 
 def numeric_encoder(feature: Numeric, batches: list[pa.Array], shape: tuple[int, ...] = ()) -> NumericEncoder:
-    moments = [Moments.of(b, name="x", shape=shape, missing_allowed=feature.fill is not None) for b in batches]
+    allowed = feature.fill is not None
+    values = [checked_numbers(b, name="x", shape=shape, unit="number", missing_allowed=allowed) for b in batches]
+    moments = [Moments.of(v, shape) for v in values]
     merged = moments[0]
     for more in moments[1:]:
         merged = merged.merge(more)

@@ -11,14 +11,32 @@ from typing import Any
 
 from sparkdl.data.features.categorical import Categorical, CategoricalEncoder
 from sparkdl.data.features.feature import Encoder, Feature
+from sparkdl.data.features.image import Image, ImageEncoder
 from sparkdl.data.features.numeric import Numeric, NumericEncoder
 from sparkdl.data.features.tensor import Tensor, TensorEncoder
+from sparkdl.data.features.text import Text, TextEncoder
 from sparkdl.errors import ConfigError, DatasetError, near_miss, shown
 
-__all__ = ["Categorical", "Encoder", "Feature", "Numeric", "Tensor", "as_feature", "encoder_from_json"]
+__all__ = [
+    "Categorical",
+    "Encoder",
+    "Feature",
+    "Image",
+    "Numeric",
+    "Tensor",
+    "Text",
+    "as_feature",
+    "encoder_from_json",
+]
 
-_DECLARED: dict[str, Any] = {"numeric": Numeric, "categorical": Categorical, "tensor": Tensor}
-_FITTED: dict[str, Any] = {"numeric": NumericEncoder, "categorical": CategoricalEncoder, "tensor": TensorEncoder}
+# By kind: what users declare, and the encoder fitted from it.
+_KINDS: dict[str, tuple[Any, Any]] = {
+    "numeric": (Numeric, NumericEncoder),
+    "categorical": (Categorical, CategoricalEncoder),
+    "text": (Text, TextEncoder),
+    "image": (Image, ImageEncoder),
+    "tensor": (Tensor, TensorEncoder),
+}
 
 
 def as_feature(declared: object) -> Feature:
@@ -32,29 +50,35 @@ def as_feature(declared: object) -> Feature:
         return declared
     if isinstance(declared, Mapping):
         return _from_mapping(dict(declared))
-    raise ConfigError(f"{shown(declared)} is no feature; use Numeric, Categorical, Tensor or a column's name")
+    kinds = ", ".join(kind.capitalize() for kind in _KINDS)
+    raise ConfigError(f"{shown(declared)} is no feature; use {kinds} or a column's name")
 
 
 def _from_mapping(options: dict[str, Any]) -> Feature:
-    kinds = [key for key in options if key in _DECLARED]
+    kinds = [key for key in options if key in _KINDS]
     if len(kinds) != 1:
         wrong = next((str(key) for key in options), "")
         raise ConfigError(
-            f"feature {shown(options)} must name one kind, as in {{numeric: age}}" + near_miss(wrong, _DECLARED)
+            f"feature {shown(options)} must name one kind, as in {{numeric: age}}" + near_miss(wrong, _KINDS)
         )
     kind = kinds[0]
     name = options.pop(kind)
-    declared = _DECLARED[kind]
-    known = {f.name for f in dataclasses.fields(declared)} - {"name", "_"}
+    if not (isinstance(name, str) and name):
+        raise ConfigError(f"{kind} feature {shown(name)} must be the name of a column")
+    declared = _KINDS[kind][0]
+    known = {f.name: f.default for f in dataclasses.fields(declared) if f.name not in ("name", "_")}
     for option in options:
         if option not in known:
             raise ConfigError(f"unknown option {option!r} of {kind} feature {name!r}{near_miss(str(option), known)}")
+    for option, default in known.items():
+        if default is dataclasses.MISSING and option not in options:
+            raise ConfigError(f"{kind} feature {name!r} needs the option {option!r}")
     return declared(name, **options)
 
 
 def encoder_from_json(content: dict[str, Any]) -> Encoder:
     """The encoder that a manifest or a signature describes."""
     kind = content.get("kind")
-    if kind not in _FITTED:
+    if kind not in _KINDS:
         raise DatasetError(f"encoder of kind {shown(kind)} is not known to this version of sparkdl; update it")
-    return _FITTED[kind].from_json(content)
+    return _KINDS[kind][1].from_json(content)

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sparkdl.data.columns import check_no_nulls, first_bad
-from sparkdl.errors import ConfigError, SchemaError, shown
+from sparkdl.data.columns import as_array, check_no_nulls, first_bad
+from sparkdl.data.features.feature import check_whole
+from sparkdl.errors import SchemaError, shown
 
-__all__ = ["Categorical", "CategoricalEncoder", "as_categories"]
+__all__ = ["Categorical", "CategoricalEncoder", "as_categories", "most_frequent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +39,9 @@ class Categorical:
     """Keep values that come at least this often in the train split."""
 
     def __post_init__(self) -> None:
-        if self.max_size is not None and self.max_size < 1:
-            raise ConfigError(f"Categorical({self.name!r}): max_size={shown(self.max_size)} must be at least 1")
-        if self.min_count < 1:
-            raise ConfigError(f"Categorical({self.name!r}): min_count={shown(self.min_count)} must be at least 1")
+        if self.max_size is not None:
+            check_whole(f"Categorical({self.name!r})", "max_size", self.max_size, least=1)
+        check_whole(f"Categorical({self.name!r})", "min_count", self.min_count, least=1)
 
     @property
     def kind(self) -> str:
@@ -48,17 +49,32 @@ class Categorical:
 
 
 def as_categories(column: pa.Array, *, name: str) -> pa.Array:
-    """The column as string or int64, the two types of categories. Raises SchemaError for other types and nulls."""
-    check_no_nulls(name, column, "give missing values a category of their own, or drop such rows")
-    type_ = column.type
-    if pa.types.is_string(type_) or pa.types.is_large_string(type_):
-        return column.cast(pa.string())
-    if pa.types.is_integer(type_) or pa.types.is_boolean(type_):
+    """The column as strings or int64, the two types of categories. Raises SchemaError for other types and nulls."""
+    type_, types = column.type, pa.types
+    if types.is_integer(type_) or types.is_boolean(type_) or (types.is_null(type_) and not len(column)):
+        check_no_nulls(name, column, "give missing values a category of their own, or drop such rows")
         return column.cast(pa.int64())
-    raise SchemaError(f"column {name!r}: values of type {type_} are no categories; use strings or whole numbers")
+    if not (types.is_string(type_) or types.is_large_string(type_) or types.is_null(type_)):
+        if types.is_date(type_) or types.is_timestamp(type_):
+            way_out = "make a string or a whole number of them (date_format, year, dayofweek)"
+        elif types.is_floating(type_) or types.is_decimal(type_):
+            way_out = "cast them to strings or whole numbers, or take them as Numeric"
+        else:
+            way_out = "use strings or whole numbers"
+        raise SchemaError(f"column {name!r}: values of type {type_!s:.80} are no categories; {way_out}")
+    check_no_nulls(name, column, "give missing values a category of their own, or drop such rows")
+    return column
 
 
-@dataclass(frozen=True, slots=True)
+def most_frequent(name: str, counted: Sequence[tuple[Any, int]], *, max_size: int | None, min_count: int) -> list[Any]:
+    """The values of these (value, count) pairs by frequency, ties by value. Raises SchemaError where none is left."""
+    kept = [(value, count) for value, count in counted if count >= min_count]
+    if not kept:
+        raise SchemaError(f"column {name!r}: no value comes {min_count} times in the train split; lower min_count")
+    return [value for value, _ in sorted(kept, key=lambda pair: (-pair[1], pair[0]))[:max_size]]
+
+
+@dataclass(frozen=True)
 class CategoricalEncoder:
     """A fitted `Categorical`.
 
@@ -79,13 +95,7 @@ class CategoricalEncoder:
 
         Raises SchemaError for a label with a single class.
         """
-        kept = [(value, count) for value, count in counted if count >= feature.min_count]
-        by_frequency = sorted(kept, key=lambda pair: (-pair[1], pair[0]))[: feature.max_size]
-        values = [value for value, _ in by_frequency]
-        if not values:
-            raise SchemaError(
-                f"column {feature.name!r}: no value comes {feature.min_count} times in the train split; lower min_count"
-            )
+        values = most_frequent(feature.name, counted, max_size=feature.max_size, min_count=feature.min_count)
         if is_label and len(values) < 2:
             raise SchemaError(
                 f"label {feature.name!r} has {len(values)} class in the train split ({shown(values)}); a "
@@ -106,20 +116,29 @@ class CategoricalEncoder:
         """The number of codes: the `input_dim` of an embedding, or the number of classes of a label."""
         return len(self.vocabulary) + (0 if self.is_label else 1)
 
+    @property
+    def stored(self) -> Literal["values", "bytes"]:
+        return "values"
+
+    @cached_property
+    def _known(self) -> pa.Array:
+        # An Arrow array of 20,000 strings takes a millisecond to make: once for an encoder, not for every batch.
+        text = bool(self.vocabulary) and isinstance(self.vocabulary[0], str)
+        return pa.array(self.vocabulary, type=pa.string() if text else pa.int64())
+
     def encode(self, column: pa.Array) -> np.ndarray:
+        column = as_array(column)
         values = as_categories(column, name=self.name)
-        known = pa.array(self.vocabulary, type=pa.string() if self._is_text() else pa.int64())
-        if known.type != values.type:
-            raise SchemaError(f"column {self.name!r} was {known.type} when it was fitted and is {column.type} now")
-        codes = pc.index_in(values, value_set=known)
+        if len(values) and pa.types.is_int64(values.type) != pa.types.is_int64(self._known.type):
+            raise SchemaError(
+                f"column {self.name!r} was {self._known.type} when it was fitted and is {column.type} now"
+            )
+        codes = pc.index_in(values, value_set=self._known.cast(values.type))
         if self.is_label and codes.null_count:
             bad = codes.is_null().to_numpy(zero_copy_only=False)
             raise first_bad(self.name, column, bad, "label unseen in the train split")
         offset = 0 if self.is_label else 1
-        return codes.fill_null(-offset).to_numpy(zero_copy_only=False).astype(np.int32) + np.int32(offset)
-
-    def _is_text(self) -> bool:
-        return bool(self.vocabulary) and isinstance(self.vocabulary[0], str)
+        return codes.fill_null(-offset).to_numpy() + np.int32(offset)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -5,12 +5,14 @@ A feature is declared on the driver; the encoder fitted from it runs in Spark wo
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 
-__all__ = ["Encoder", "Feature"]
+from sparkdl.errors import ConfigError, shown
+
+__all__ = ["Encoder", "Feature", "check_whole"]
 
 
 @runtime_checkable
@@ -23,7 +25,7 @@ class Feature(Protocol):
 
     @property
     def kind(self) -> str:
-        """The encoder's kind in manifests and YAML: "numeric", "categorical", "tensor"."""
+        """The encoder's kind in manifests and YAML: "numeric", "categorical", "text", "image", "tensor"."""
 
 
 class Encoder(Protocol):
@@ -41,8 +43,22 @@ class Encoder(Protocol):
     def shape(self) -> tuple[int, ...]:
         """The shape of one encoded row; () is a scalar."""
 
+    @property
+    def stored(self) -> Literal["values", "bytes"]:
+        """What a dataset stores of a row: the encoded values, or bytes that `encode` makes values of in the feed."""
+
     def encode(self, column: pa.Array) -> np.ndarray:
-        """Encode raw values: `dtype`, shape ``(rows, *shape)``. Raises SchemaError naming column and row."""
+        """Encode raw values: `dtype`, shape ``(rows, *shape)``. Raises SchemaError naming column and row.
+
+        The result depends on the values alone: slices, chunked, large, dictionary-encoded arrays and Python sequences
+        give the same bits.
+        """
 
     def to_json(self) -> dict[str, Any]:
         """All that `from_json` needs to make the same encoder again."""
+
+
+def check_whole(declared: str, option: str, value: object, *, least: int) -> None:
+    """Raise ConfigError if an option of a declared feature is not a whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{declared}: {option}={shown(value)} must be a whole number of at least {least}")

@@ -6,12 +6,12 @@ Declared on the driver; shape and dtype come from the declaration or the first r
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from sparkdl.data.columns import any_in_row, first_bad, infer_shape, to_numpy
+from sparkdl.data.columns import any_in_row, as_array, check_unit, first_bad, infer_shape, to_numpy, unit_of
 from sparkdl.errors import ConfigError, SchemaError, shown
 
 __all__ = ["Tensor", "TensorEncoder"]
@@ -23,6 +23,9 @@ DTYPES = ("float32", "float64", "int8", "int16", "int32", "int64", "uint8", "boo
 class Tensor:
     """A scalar, an array, a nested array or an ML vector, as it is. A bare column name means `Tensor(name)`.
 
+    Numbers, booleans, decimals (rounded once to float64), dates as days since 1970-01-01, timestamps as seconds since
+    1970-01-01 UTC (to the microsecond from 1698 to 2242; one without a time zone counts as UTC). NaN and infinite
+    values stay what they are; null is an error.
     Raises ConfigError for an unknown dtype or an axis below 1.
     """
 
@@ -34,8 +37,8 @@ class Tensor:
     elements is reshaped (row-major)."""
 
     dtype: str | None = None
-    """What the model gets. None: float32 for fractions and vectors, int32 or int64 for whole numbers by the column's
-    width, bool for booleans."""
+    """What the model gets. None: float32 for fractions, decimals and vectors, int32 or int64 for whole numbers by the
+    column's width, bool for booleans, int32 for dates, float64 for timestamps, whose seconds float32 cannot hold."""
 
     def __post_init__(self) -> None:
         if self.shape is not None:
@@ -54,12 +57,22 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class TensorEncoder:
-    """A `Tensor` with its shape and dtype known."""
+    """A `Tensor` with its shape and dtype known.
+
+    Attributes:
+        column_shape: of a raw row; `shape` is what the model gets.
+        unit: what the column counts, as in `columns.unit_of`; another one is refused.
+    """
 
     name: str
     column_shape: tuple[int, ...]
     shape: tuple[int, ...]
     dtype: np.dtype
+    unit: str = "number"
+
+    @property
+    def stored(self) -> Literal["values", "bytes"]:
+        return "values"
 
     @classmethod
     def fit(cls, feature: Tensor, first_row: pa.Array) -> TensorEncoder:
@@ -69,14 +82,18 @@ class TensorEncoder:
         if int(np.prod(found)) != int(np.prod(shape)) or (len(found) > 1 and found != shape):
             raise SchemaError(f"column {feature.name!r}: declared shape {shape}, the first row's is {found}")
         values = to_numpy(first_row, name=feature.name, shape=found)
-        dtype = np.dtype(feature.dtype) if feature.dtype else _natural(values.dtype)
-        return cls(feature.name, found, shape, dtype)
+        unit = unit_of(first_row.type)
+        dtype = np.dtype(feature.dtype) if feature.dtype else _natural(values.dtype, unit)
+        return cls(feature.name, found, shape, dtype, unit)
 
     def encode(self, column: pa.Array) -> np.ndarray:
+        column = as_array(column)
+        check_unit(self.name, column.type, self.unit)
         values = to_numpy(column, name=self.name, shape=self.column_shape)
         with np.errstate(over="ignore", invalid="ignore"):
             encoded = values.astype(self.dtype, copy=False)
-        if encoded.dtype.kind == "f" and values.dtype.kind == "f":
+        # Only a narrower float can turn a finite value into an infinite one.
+        if encoded.dtype.kind == "f" and encoded.dtype.itemsize < values.dtype.itemsize and not _all_finite(encoded):
             bad = any_in_row(np.isinf(encoded) & np.isfinite(values), rows=len(values))
             if bad.any():
                 raise first_bad(self.name, column, bad, f"value beyond the range of {self.dtype}")
@@ -93,16 +110,23 @@ class TensorEncoder:
             "column_shape": list(self.column_shape),
             "shape": list(self.shape),
             "dtype": self.dtype.name,
+            "unit": self.unit,
         }
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> TensorEncoder:
         """The encoder that `to_json` described."""
         shapes = tuple(content["column_shape"]), tuple(content["shape"])
-        return cls(content["name"], *shapes, np.dtype(content["dtype"]))
+        return cls(content["name"], *shapes, np.dtype(content["dtype"]), content.get("unit", "number"))
 
 
-def _natural(dtype: np.dtype) -> np.dtype:
+def _all_finite(values: np.ndarray) -> bool:
+    return bool(np.isfinite(values).all())
+
+
+def _natural(dtype: np.dtype, unit: str) -> np.dtype:
+    if unit == "seconds":
+        return np.dtype(np.float64)
     if dtype.kind == "f":
         return np.dtype(np.float32)
     if dtype.kind == "b":

@@ -1,0 +1,179 @@
+"""Images as arrays of bytes.
+
+Declared on the driver; decoded in Spark workers by prepare, in the feed where the encoded bytes are stored, and beside
+the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sparkdl.data.columns import as_array, check_no_nulls, first_bad
+from sparkdl.data.features.feature import check_whole
+from sparkdl.data.features.pixels import IMAGE_FIELDS, Undecodable, as_png, check_image, decode
+from sparkdl.errors import ConfigError, SchemaError, shown
+
+__all__ = ["Image", "ImageEncoder"]
+
+STORES = ("pixels", "encoded")
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A column of images as uint8 of shape (height, width, channels), grey or red, green, blue.
+
+    Taken are encoded bytes (PNG, JPEG, GIF, BMP, TIFF, WebP, PPM), such as `content` of Spark's `binaryFile` source,
+    and the struct of its `image` source. An image of another size is resized (Pillow's bilinear filter), one of the right
+    size is not touched. Transparency is dropped, 16 bits keep their upper 8, of an animation the first frame counts.
+    The orientation that cameras write into EXIF is not applied, as in TensorFlow, Keras and Spark: turn such images
+    before. Raises ConfigError for a wrong size, `store` or `fill`.
+    """
+
+    name: str
+    _: KW_ONLY
+
+    height: int
+    """Pixels of a row of the result from top to bottom."""
+
+    width: int
+    """Pixels from left to right."""
+
+    channels: int = 3
+    """3: red, green, blue. 1: grey (ITU-R 601 luma)."""
+
+    store: str = "pixels"
+    """What the dataset holds: "pixels" are read fastest; "encoded" keeps each image's own bytes, a tenth of the space
+    for photographs, and decodes them in the feed in every epoch."""
+
+    fill: int | None = None
+    """0 to 255: the value of all pixels of an image that is null or cannot be decoded. None: such a row is an error."""
+
+    def __post_init__(self) -> None:
+        declared = f"Image({self.name!r})"
+        check_whole(declared, "height", self.height, least=1)
+        check_whole(declared, "width", self.width, least=1)
+        if self.channels not in (1, 3):
+            raise ConfigError(f"{declared}: channels={shown(self.channels)} must be 3 (colours) or 1 (grey)")
+        if self.store not in STORES:
+            raise ConfigError(f"{declared}: store={shown(self.store)} must be one of {', '.join(STORES)}")
+        if self.fill is not None:
+            check_whole(declared, "fill", self.fill, least=0)
+            if self.fill > 255:
+                raise ConfigError(f"{declared}: fill={self.fill} must be at most 255")
+
+    @property
+    def kind(self) -> str:
+        return "image"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageEncoder:
+    """An `Image`, which learns nothing from the data. Its methods may be called from several threads at once."""
+
+    name: str
+    shape: tuple[int, ...]
+    store: str
+    fill: int | None
+
+    @classmethod
+    def fit(cls, feature: Image, type_: pa.DataType) -> ImageEncoder:
+        """The encoder for a column of this type. Raises SchemaError if it holds no images."""
+        _check_images(type_, feature.name)
+        return cls(feature.name, (feature.height, feature.width, feature.channels), feature.store, feature.fill)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.uint8)
+
+    @property
+    def stored(self) -> Literal["values", "bytes"]:
+        return "bytes" if self.store == "encoded" else "values"
+
+    def encode(self, column: pa.Array) -> np.ndarray:
+        column = as_array(column)
+        height, width, channels = self.shape
+        pixels = np.empty((len(column), *self.shape), np.uint8)
+
+        def decode_row(row: int, image: Any) -> None:
+            pixels[row] = decode(image, height=height, width=width, channels=channels)
+
+        missing = self._each(column, decode_row)
+        if missing.any():
+            pixels[missing] = self.fill
+        return pixels
+
+    def to_bytes(self, column: pa.Array) -> pa.Array:
+        """What a dataset stores of these rows with `store="encoded"`: binary, null for an image that `fill` stands for.
+
+        Encoded bytes stay as they are, a Spark image struct becomes PNG; `encode` gives the same pixels for the result
+        as for `column`. Raises SchemaError as `encode` does.
+        """
+        column = as_array(column)
+        if pa.types.is_struct(column.type):
+            encoded: list[bytes | None] = [None] * len(column)
+
+            def encode_row(row: int, image: Any) -> None:
+                check_image(image, channels=self.shape[2])
+                encoded[row] = as_png(image)
+
+            self._each(column, encode_row)
+            return pa.array(encoded, pa.binary())
+        missing = self._each(column, lambda row, image: check_image(image, channels=self.shape[2]))
+        contents = column.cast(pa.binary())
+        return pc.if_else(pa.array(~missing), contents, pa.scalar(None, pa.binary())) if missing.any() else contents
+
+    def _each(self, column: pa.Array, action: Callable[[int, Any], None]) -> np.ndarray:
+        """Call `action(row, image)` for every image; True where `fill` stands for it, shape ``(rows,)``.
+
+        Raises SchemaError for a null or undecodable image where there is no fill.
+        """
+        _check_images(column.type, self.name)
+        if self.fill is None:
+            check_no_nulls(self.name, column, "Image(fill=…), or drop such rows")
+        undecodable = np.zeros(len(column), dtype=bool)
+        reason = ""
+        # Row by row: all rows as Python objects at once would be a second copy of a batch of photographs.
+        for row, scalar in enumerate(column):
+            if scalar.is_valid:
+                try:
+                    action(row, scalar.as_py())
+                except Undecodable as error:
+                    undecodable[row] = True
+                    reason = reason or str(error)
+        if self.fill is None and undecodable.any():
+            problem = f"image cannot be decoded ({reason}; Image(fill=…) puts a plain one there)"
+            raise first_bad(self.name, column, undecodable, problem)
+        return undecodable | column.is_null().to_numpy(zero_copy_only=False)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": "image",
+            "name": self.name,
+            "shape": list(self.shape),
+            "store": self.store,
+            "fill": self.fill,
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> ImageEncoder:
+        """The encoder that `to_json` described."""
+        return cls(content["name"], tuple(content["shape"]), content["store"], content["fill"])
+
+
+def _check_images(type_: pa.DataType, name: str) -> None:
+    """Raise SchemaError for a column that holds neither encoded images nor Spark's image structs."""
+    types = pa.types
+    if any(holds(type_) for holds in (types.is_binary, types.is_large_binary, types.is_null)):
+        return
+    if types.is_struct(type_) and {field.name for field in type_} >= IMAGE_FIELDS:
+        return
+    way_out = "take its pixels as Tensor" if types.is_list(type_) else "give the encoded bytes or Spark's image struct"
+    if types.is_struct(type_):
+        way_out = "select the encoded bytes of it as a column (df.select('image.content'))"
+    raise SchemaError(f"column {name!r}: values of type {type_!s:.80} are no images; {way_out}")

@@ -1,0 +1,84 @@
+"""Statistics of number columns that merge: count, mean, squared deviations and extremes, per element of the last axis.
+
+Computed in Spark workers, one small state a task, and merged on the driver.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from sparkdl.data.columns import any_in_row, check_unit, first_bad, to_numpy
+
+__all__ = ["Moments", "checked_numbers", "per_last_axis"]
+
+
+def checked_numbers(
+    column: pa.Array, *, name: str, shape: tuple[int, ...], unit: str, missing_allowed: bool
+) -> np.ndarray:
+    """Values as float64, shape ``(rows, *shape)``; null and NaN are NaN.
+
+    Raises SchemaError for infinite values, for missing ones unless they are allowed, and for another unit.
+    """
+    check_unit(name, column.type, unit)
+    numbers = to_numpy(column, name=name, shape=shape, missing=missing_allowed)
+    values = numbers.astype(np.float64, copy=False)
+    finite = np.isfinite(values)
+    if finite.all():
+        return values
+    bad = any_in_row(np.isinf(values), rows=len(values))
+    if bad.any():
+        raise first_bad(name, column, bad, "infinite value")
+    if not missing_allowed:
+        raise first_bad(name, column, any_in_row(~finite, rows=len(values)), "NaN without a policy (Numeric(fill=…))")
+    return values
+
+
+def per_last_axis(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Values of shape ``(rows, *shape)`` as ``(all others, last axis)``; scalars have a last axis of one."""
+    return values.reshape(-1, shape[-1] if shape else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Statistics of the values that are not missing; each array has the shape ``(last axis,)``, one for scalars.
+
+    Merging follows Chan, Golub and LeVeque (1979), which stays accurate where summing squares cancels.
+    """
+
+    shape: tuple[int, ...]
+    count: np.ndarray
+    mean: np.ndarray
+    squares: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    @np.errstate(over="ignore", invalid="ignore")
+    def of(cls, values: np.ndarray, shape: tuple[int, ...]) -> Moments:
+        """The moments of one batch of `checked_numbers`; NaN is left out. What overflows is refused by `fit`."""
+        matrix = per_last_axis(values, shape)
+        missing = np.isnan(matrix)
+        count = len(matrix) - missing.sum(axis=0)
+        mean = np.where(missing, 0.0, matrix).sum(axis=0) / np.maximum(count, 1)
+        squares = np.square(np.where(missing, 0.0, matrix - mean)).sum(axis=0)
+        low = np.where(missing, np.inf, matrix).min(axis=0, initial=np.inf)
+        high = np.where(missing, -np.inf, matrix).max(axis=0, initial=-np.inf)
+        return cls(shape, count, mean, squares, low, high)
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def merge(self, other: Moments) -> Moments:
+        """The moments of both batches together."""
+        count = self.count + other.count
+        share = other.count / np.maximum(count, 1)
+        delta = other.mean - self.mean
+        return Moments(
+            self.shape,
+            count,
+            self.mean + delta * share,
+            self.squares + other.squares + np.square(delta) * (self.count * share),
+            np.minimum(self.low, other.low),
+            np.maximum(self.high, other.high),
+        )

@@ -1,0 +1,156 @@
+"""Text as the ids of its words, from a vocabulary of the train split.
+
+Declared on the driver; `words` counts and encodes, in Spark workers and beside the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sparkdl.data.columns import as_array, check_no_nulls
+from sparkdl.data.features.categorical import most_frequent
+from sparkdl.data.features.feature import check_whole
+from sparkdl.errors import ConfigError, SchemaError, shown
+
+__all__ = ["Text", "TextEncoder", "check_text", "words"]
+
+PAD, UNKNOWN = 0, 1
+# Whatever is no letter, mark (accents of their own), number or underscore in Unicode parts words.
+BETWEEN_WORDS = r"[^\p{L}\p{M}\p{N}_]+"
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A column of text as int32 ids of shape (length,): 0 pads, 1 is out of vocabulary, 2 is the most frequent word.
+
+    A text is lower-cased, character by character as Unicode has it, and split into words: the longest runs of Unicode
+    letters, marks, numbers and underscores. "Don't stop, 2 €!" has the words don, t, stop and 2. The first `length`
+    words count; a shorter text is padded at its end. Raises ConfigError for a size below 1.
+    """
+
+    name: str
+    _: KW_ONLY
+
+    length: int
+    """Words of a row."""
+
+    max_size: int = 20_000
+    """Keep at most this many words, the most frequent; ties go to the smaller one."""
+
+    min_count: int = 1
+    """Keep words that come at least this often in the train split."""
+
+    fill: str | None = None
+    """The text that stands for null; "" makes it all padding. None: null is an error."""
+
+    def __post_init__(self) -> None:
+        for option in ("length", "max_size", "min_count"):
+            check_whole(f"Text({self.name!r})", option, getattr(self, option), least=1)
+        if self.fill is not None and not isinstance(self.fill, str):
+            raise ConfigError(f"Text({self.name!r}): fill={shown(self.fill)} must be a text or None")
+
+    @property
+    def kind(self) -> str:
+        return "text"
+
+
+def check_text(column: pa.Array, *, name: str) -> None:
+    """Raise SchemaError for a column that is no text."""
+    type_, types = column.type, pa.types
+    if not (types.is_string(type_) or types.is_large_string(type_) or types.is_null(type_)):
+        raise SchemaError(f"column {name!r}: values of type {type_!s:.80} are no text; cast them to strings")
+
+
+def words(column: pa.Array, *, name: str, fill: str | None) -> tuple[pa.Array, np.ndarray]:
+    """The lower-cased words of all rows one after the other, and how many each row has: int64, shape ``(rows,)``.
+
+    Raises SchemaError for a column that is no text, and for nulls where `fill` is None.
+    """
+    check_text(column, name=name)
+    if fill is None:
+        check_no_nulls(name, column, "Text(fill=…), or drop such rows")
+    if pa.types.is_null(column.type):
+        column = column.cast(pa.string())
+    texts = column.fill_null(fill) if column.null_count else column
+    split = pc.split_pattern_regex(pc.utf8_lower(texts), BETWEEN_WORDS)
+    pieces = split.flatten()
+    lengths = pc.list_value_length(split).to_numpy().astype(np.int64)
+    # A text that begins or ends between words has an empty piece there.
+    empty = pc.equal(pc.binary_length(pieces), 0).to_numpy(zero_copy_only=False)
+    if not empty.any():
+        return pieces, lengths
+    row_of_empty = np.repeat(np.arange(len(column)), lengths)[empty]
+    return pieces.filter(pa.array(~empty)), lengths - np.bincount(row_of_empty, minlength=len(column))
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A fitted `Text`.
+
+    Attributes:
+        vocabulary: the known words in the order of their ids, which begin at 2.
+    """
+
+    name: str
+    vocabulary: tuple[str, ...]
+    length: int
+    fill: str | None
+
+    @classmethod
+    def fit(cls, feature: Text, counted: Sequence[tuple[str, int]]) -> TextEncoder:
+        """The encoder for these (word, count) pairs of the train split. Raises SchemaError where no word is left."""
+        kept = most_frequent(feature.name, counted, max_size=feature.max_size, min_count=feature.min_count)
+        return cls(feature.name, tuple(kept), feature.length, feature.fill)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.int32)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.length,)
+
+    @property
+    def stored(self) -> Literal["values", "bytes"]:
+        return "values"
+
+    @property
+    def size(self) -> int:
+        """The number of ids: the `input_dim` of an embedding."""
+        return len(self.vocabulary) + 2
+
+    @cached_property
+    def _known(self) -> pa.Array:
+        return pa.array(self.vocabulary, type=pa.string())
+
+    def encode(self, column: pa.Array) -> np.ndarray:
+        flat, counts = words(as_array(column), name=self.name, fill=self.fill)
+        ids = np.full((len(counts), self.length), PAD, dtype=np.int32)
+        if (counts > self.length).any():
+            place = np.arange(len(flat)) - np.repeat(np.cumsum(counts) - counts, counts)
+            flat = flat.filter(pa.array(place < self.length))
+        codes = pc.index_in(flat, value_set=self._known.cast(flat.type))
+        # Row by row, the first places of `ids` take the row's words in turn.
+        ids[np.arange(self.length) < counts[:, None]] = codes.fill_null(UNKNOWN - 2).to_numpy() + np.int32(2)
+        return ids
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": "text",
+            "name": self.name,
+            "vocabulary": list(self.vocabulary),
+            "length": self.length,
+            "fill": self.fill,
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> TextEncoder:
+        """The encoder that `to_json` described."""
+        return cls(content["name"], tuple(content["vocabulary"]), content["length"], content["fill"])

@@ -1,22 +1,28 @@
 """Encoders against plain Python, and what they refuse."""
 
+import datetime
+import json
 import math
+import pickle
 from decimal import Decimal
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparkdl import SchemaError
-from sparkdl.data.columns import infer_shape, to_arrow, to_numpy
-from sparkdl.data.features import encoder_from_json
+from sparkdl import ConfigError, SchemaError
+from sparkdl.data.columns import as_array, infer_shape, to_arrow, to_numpy
+from sparkdl.data.features import as_feature, encoder_from_json
 from sparkdl.data.features.categorical import CategoricalEncoder
+from sparkdl.data.features.image import ImageEncoder
 from sparkdl.data.features.moments import Moments, checked_numbers
 from sparkdl.data.features.numeric import NumericEncoder
 from sparkdl.data.features.tensor import TensorEncoder
-from sparkdl.features import Categorical, Numeric, Tensor
+from sparkdl.data.features.text import TextEncoder
+from sparkdl.features import Categorical, Image, Numeric, Tensor, Text
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -220,9 +226,161 @@ def test_a_value_that_does_not_fit_the_dtype_is_refused() -> None:
         CategoricalEncoder.fit(Categorical("x"), [("a", 2), ("b", 1)], is_label=False),
         CategoricalEncoder.fit(Categorical("x"), [(3, 2), (4, 1)], is_label=True),
         TensorEncoder.fit(Tensor("x", shape=(1, 2)), pa.array([[1.0, 2.0]])),
+        TensorEncoder.fit(Tensor("x"), pa.array([datetime.date(2020, 1, 2)])),
+        numeric_encoder(Numeric("x", fill="indicator"), [pa.array([1.0, None])]),
+        numeric_encoder(Numeric("x", fill="mean"), [pa.array([[1.0, 5.0]])], shape=(2,)),
+        TextEncoder.fit(Text("x", length=3, fill=""), [("a", 2), ("b", 1)]),
+        ImageEncoder.fit(Image("x", height=2, width=3, store="encoded", fill=0), pa.binary()),
     ],
 )
 def test_an_encoder_survives_its_json(encoder) -> None:
-    import json
-
     assert encoder_from_json(json.loads(json.dumps(encoder.to_json()))) == encoder
+
+
+def test_an_encoder_survives_pickling_after_it_encoded() -> None:
+    for encoder in (
+        CategoricalEncoder.fit(Categorical("x"), [("a", 2), ("b", 1)], is_label=False),
+        TextEncoder.fit(Text("x", length=3), [("a", 2)]),
+    ):
+        encoded = encoder.encode(pa.array(["b", "a c"]))
+        again = pickle.loads(pickle.dumps(encoder))
+        assert again == encoder and (again.encode(pa.array(["b", "a c"])) == encoded).all()
+
+
+def test_encoders_of_version_0_1_0_are_read() -> None:
+    """Their JSON names neither a unit nor an indicator."""
+    numeric = {"kind": "numeric", "name": "x", "shape": [], "scale": "none", "mean": 1.0, "std": 1.0, "low": 0.0}
+    assert encoder_from_json({**numeric, "high": 2.0, "fill": 7.0}).encode(pa.array([None, 2.0])).tolist() == [7.0, 2.0]
+    tensor = {"kind": "tensor", "name": "x", "column_shape": [2], "shape": [2, 1], "dtype": "float32"}
+    assert encoder_from_json(tensor).encode(pa.array([[1.0, 2.0]])).tolist() == [[[1.0], [2.0]]]
+
+
+@pytest.mark.parametrize(
+    ("mapping", "feature"),
+    [
+        ({"text": "review", "length": 200}, Text("review", length=200)),
+        (
+            {"image": "content", "height": 28, "width": 28, "channels": 1},
+            Image("content", height=28, width=28, channels=1),
+        ),
+        ({"numeric": "age", "fill": "median"}, Numeric("age", fill="median")),
+        ({"categorical": "job", "max_size": 10}, Categorical("job", max_size=10)),
+        ({"tensor": "pixels", "shape": [8, 8, 1]}, Tensor("pixels", shape=(8, 8, 1))),
+        ("hours", Tensor("hours")),
+    ],
+)
+def test_yaml_declares_features(mapping: object, feature: object) -> None:
+    assert as_feature(mapping) == feature == as_feature(feature)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "problem"),
+    [
+        ({"txt": "review"}, "must name one kind.*did you mean 'text'"),
+        ({"text": "review"}, "text feature 'review' needs the option 'length'"),
+        ({"text": "review", "length": "200"}, "length='200' must be a whole number of at least 1"),
+        ({"text": "review", "length": 2, "max_size": 0}, "max_size=0 must be a whole number"),
+        ({"text": "review", "length": 2, "fill": 0}, "fill=0 must be a text or None"),
+        ({"text": "review", "length": 2, "min": 3}, "unknown option 'min' of text feature 'review'"),
+        ({"image": "content", "height": 28}, "image feature 'content' needs the option 'width'"),
+        ({"text": 3, "length": 2}, "text feature 3 must be the name of a column"),
+        ({"categorical": "c", "min_count": True}, "min_count=True must be a whole number"),
+        (
+            {"numeric": "x", "fill": "mode"},
+            "fill='mode' must be one of mean, median, indicator, a finite number or None",
+        ),
+        (7, "7 is no feature; use Numeric, Categorical, Text, Image, Tensor or a column's name"),
+    ],
+)
+def test_a_wrong_declaration_is_named(mapping: object, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        as_feature(mapping)
+
+
+def test_another_kind_of_time_than_fitted_is_refused() -> None:
+    """Days and seconds differ by a factor that no shape or dtype would show."""
+    days = pa.array([datetime.date(1970, 1, 3)])
+    seconds = pa.array([datetime.datetime(1970, 1, 3)])
+    tensor = TensorEncoder.fit(Tensor("x"), days)
+    assert tensor.encode(days).tolist() == [2] and tensor.dtype == np.int32
+    with pytest.raises(SchemaError, match="'x' held dates when it was fitted and is timestamp"):
+        tensor.encode(seconds)
+    numeric = NumericEncoder.fit(Numeric("x"), Moments.of(np.array([0.0, 2.0]), ()), unit="seconds")
+    with pytest.raises(SchemaError, match="'x' held timestamps when it was fitted and is int64 now"):
+        numeric.encode(pa.array([3]))
+
+
+def test_pandas_nanoseconds_and_sparks_microseconds_give_the_same_seconds() -> None:
+    times = pd.Series(pd.to_datetime(["2024-02-29 12:34:56.789123", "1969-12-31 23:59:59.999999"]))
+    spark = pa.array(times).cast(pa.timestamp("us"))
+    encoder = TensorEncoder.fit(Tensor("x"), spark)
+    assert encoder.encode(times).tobytes() == encoder.encode(spark).tobytes()
+    assert encoder.encode(times).tolist() == [1709210096.789123, -0.000001]
+
+
+def test_nulls_inside_nested_arrays_take_the_fill_of_their_place() -> None:
+    column = pa.array([[[1.0, 2.0], None], None, [[3.0, None], [5.0, 6.0]]])
+    encoder = numeric_encoder(Numeric("x", scale="none", fill="mean"), [column], shape=(2, 2))
+    assert encoder.mean == (3.0, 4.0)
+    expected = [[[1.0, 2.0], [3.0, 4.0]], [[3.0, 4.0], [3.0, 4.0]], [[3.0, 4.0], [5.0, 6.0]]]
+    assert encoder.encode(column).tolist() == expected
+    assert encoder.encode(column.cast(pa.list_(pa.list_(pa.float64(), 2), 2))).tolist() == expected
+
+
+def test_a_position_of_an_array_without_any_value_is_named() -> None:
+    with pytest.raises(SchemaError, match="no value that is not null at position 1 of the last axis"):
+        numeric_encoder(Numeric("x", fill="mean"), [pa.array([[1.0, None], [2.0, None]])], shape=(2,))
+
+
+def test_values_too_large_to_be_averaged_are_refused() -> None:
+    with pytest.raises(SchemaError, match="too large to be scaled"):
+        numeric_encoder(Numeric("x"), [pa.array([1e308, -1e308, 1e308])])
+
+
+@pytest.mark.parametrize(
+    ("column", "way_out"),
+    [
+        (pa.array([{"a": 1}]), "select what is needed of it as columns of their own"),
+        (pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int8())), "select what is needed"),
+        (pa.array(["a"]), "Categorical or Text"),
+        (pa.array([b"a"]), "Image"),
+        (pa.array([["a"]]), "Categorical or Text"),
+        (pa.array([datetime.timedelta(1)]), "cast it to a number before"),
+    ],
+)
+def test_a_type_that_is_no_number_is_named_with_the_way_out(column: pa.Array, way_out: str) -> None:
+    for shape in ((), (1,)):
+        with pytest.raises(SchemaError, match=f"column 'x': values of type .* are no numbers; .*{way_out}"):
+            to_numpy(column, name="x", shape=shape)
+
+
+def test_columns_without_spark_come_as_they_are() -> None:
+    assert as_array(pd.Series(["a", None], dtype="category")).to_pylist() == ["a", None]
+    assert as_array(pd.Series([1.0, math.nan])).null_count == 1
+    assert as_array([1.0, math.nan]).null_count == 0
+    assert as_array(pa.chunked_array([pa.array(["a"]).dictionary_encode(), pa.array(["b"]).dictionary_encode()])) == (
+        pa.array(["a", "b"])
+    )
+    assert as_array(np.array([[1, 2]], np.uint8)).to_pylist() == [[1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("column", "way_out"),
+    [
+        (pa.array([datetime.date(2020, 1, 1)]), "make a string or a whole number of them"),
+        (pa.array([1.5]), "cast them to strings or whole numbers"),
+        (pa.array([Decimal("1.5")]), "cast them to strings or whole numbers"),
+        (pa.array([["a"]]), "use strings or whole numbers"),
+    ],
+)
+def test_what_is_no_category_is_refused_with_the_way_out(column: pa.Array, way_out: str) -> None:
+    encoder = CategoricalEncoder.fit(Categorical("c"), [("a", 1)], is_label=False)
+    with pytest.raises(SchemaError, match=f"are no categories; {way_out}"):
+        encoder.encode(column)
+
+
+def test_every_encoder_of_values_says_that_they_are_stored() -> None:
+    for kind in (CategoricalEncoder("x", ("a",), False), TextEncoder("x", ("a",), 2, None)):
+        assert kind.stored == "values"
+    assert TensorEncoder.fit(Tensor("x"), pa.array([1])).stored == "values"
+    assert numeric_encoder(Numeric("x"), [pa.array([1.0])]).stored == "values"

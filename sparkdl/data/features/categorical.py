@@ -51,7 +51,7 @@ class Categorical:
 def as_categories(column: pa.Array, *, name: str) -> pa.Array:
     """The column as strings or int64, the two types of categories. Raises SchemaError for other types and nulls."""
     type_, types = column.type, pa.types
-    if types.is_integer(type_) or types.is_boolean(type_) or (types.is_null(type_) and not len(column)):
+    if types.is_integer(type_) or types.is_boolean(type_):
         check_no_nulls(name, column, "give missing values a category of their own, or drop such rows")
         return column.cast(pa.int64())
     if not (types.is_string(type_) or types.is_large_string(type_) or types.is_null(type_)):
@@ -128,8 +128,10 @@ class CategoricalEncoder:
 
     def encode(self, column: pa.Array) -> np.ndarray:
         column = as_array(column)
+        if not len(column):
+            return np.empty(0, np.int32)
         values = as_categories(column, name=self.name)
-        if len(values) and pa.types.is_int64(values.type) != pa.types.is_int64(self._known.type):
+        if pa.types.is_int64(values.type) != pa.types.is_int64(self._known.type):
             raise SchemaError(
                 f"column {self.name!r} was {self._known.type} when it was fitted and is {column.type} now"
             )

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from sparkdl.data.columns import as_array, check_no_nulls, first_bad
 from sparkdl.data.features.feature import check_whole
@@ -29,10 +28,10 @@ class Image:
     """A column of images as uint8 of shape (height, width, channels), grey or red, green, blue.
 
     Taken are encoded bytes (PNG, JPEG, GIF, BMP, TIFF, WebP, PPM), such as `content` of Spark's `binaryFile` source,
-    and the struct of its `image` source. An image of another size is resized (Pillow's bilinear filter), one of the right
-    size is not touched. Transparency is dropped, 16 bits keep their upper 8, of an animation the first frame counts.
-    The orientation that cameras write into EXIF is not applied, as in TensorFlow, Keras and Spark: turn such images
-    before. Raises ConfigError for a wrong size, `store` or `fill`.
+    and the struct of its `image` source. An image of another size is resized (Pillow's bilinear filter), one of the
+    right size is not touched. Transparency is dropped, 16 bits keep their upper 8, of an animation the first frame
+    counts. The orientation that cameras write into EXIF is not applied, as in TensorFlow, Keras and Spark: turn such
+    images before. Raises ConfigError for a wrong size, `store` or `fill`.
     """
 
     name: str
@@ -126,7 +125,10 @@ class ImageEncoder:
             return pa.array(encoded, pa.binary())
         missing = self._each(column, lambda row, image: check_image(image, channels=self.shape[2]))
         contents = column.cast(pa.binary())
-        return pc.if_else(pa.array(~missing), contents, pa.scalar(None, pa.binary())) if missing.any() else contents
+        if not missing.any():
+            return contents
+        # Not pc.if_else: with a null scalar it gives zeros for the bytes that stay (pyarrow 14).
+        return contents.take(pa.array(np.arange(len(column)), mask=missing))
 
     def _each(self, column: pa.Array, action: Callable[[int, Any], None]) -> np.ndarray:
         """Call `action(row, image)` for every image; True where `fill` stands for it, shape ``(rows,)``.

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sparkdl.data.column_types import check_numbers, is_list, is_vector
 from sparkdl.errors import SchemaError, shown
 
 __all__ = [
@@ -19,17 +20,13 @@ __all__ = [
     "arrow_type",
     "as_array",
     "check_no_nulls",
-    "check_unit",
     "first_bad",
     "infer_shape",
-    "is_nested",
     "to_arrow",
     "to_numpy",
-    "unit_of",
 ]
 
-# What Spark's ML vectors look like in Arrow (pyspark.ml.linalg.VectorUDT.sqlType): type 0 is sparse, 1 is dense.
-_VECTOR_FIELDS = {"type", "size", "indices", "values"}
+# `type` of an ML vector: 0 is sparse, 1 is dense.
 _SPARSE = 0
 
 # Spark has no unsigned and no half types: the next wider type that holds every value.
@@ -72,35 +69,16 @@ def any_in_row(bad: np.ndarray, *, rows: int) -> np.ndarray:
     return bad.reshape(rows, bad.size // rows if rows else 0).any(axis=1)
 
 
-def is_nested(type_: pa.DataType) -> bool:
-    """Whether the rows of a column of this type are lists or ML vectors."""
-    return _is_list(type_) or _is_vector(type_)
-
-
-def unit_of(type_: pa.DataType) -> str:
-    """What the numbers of a column of this type are: "number", "days" of dates or "seconds" of timestamps."""
-    while _is_list(type_):
-        type_ = type_.value_type
-    return "days" if pa.types.is_date(type_) else "seconds" if pa.types.is_timestamp(type_) else "number"
-
-
-def check_unit(name: str, type_: pa.DataType, unit: str) -> None:
-    """Raise SchemaError if a column counts something else than the one that its encoder was fitted on."""
-    if not pa.types.is_null(type_) and unit_of(type_) != unit:
-        fitted = {"days": "dates", "seconds": "timestamps"}.get(unit, "numbers")
-        raise SchemaError(f"column {name!r} held {fitted} when it was fitted and is {type_} now; cast it back")
-
-
 def infer_shape(column: pa.Array, *, name: str) -> tuple[int, ...]:
     """The shape of one row, taken from the first row: () for scalars, (3,) for arrays of length 3."""
     column = column[:1]
-    if _is_vector(column.type):
+    if is_vector(column.type):
         row = column[0].as_py()
         if row is None:
             raise SchemaError(f"column {name!r}: the first row is null; fill or drop such rows")
         return (row["size"] if row["type"] == _SPARSE else len(row["values"]),)
     shape: tuple[int, ...] = ()
-    while _is_list(column.type):
+    while is_list(column.type):
         if len(column) == 0 or not column[0].is_valid or len(column[0]) == 0:
             raise SchemaError(f"column {name!r}: the first row is, or begins with, an empty or null array; drop it")
         shape = (*shape, len(column[0]))
@@ -116,17 +94,17 @@ def to_numpy(column: pa.Array, *, name: str, shape: tuple[int, ...], missing: bo
     beside them float64. Raises SchemaError for nulls without it, for rows of another shape (with one such row) and for
     types that are no numbers.
     """
-    _check_numbers(column.type, name)
+    check_numbers(column.type, name)
     if missing and pa.types.is_null(column.type):
         return np.full((len(column), *shape), np.nan)
     if not missing:
         check_no_nulls(name, column, "fill it before, or drop such rows")
-    if _is_vector(column.type):
+    if is_vector(column.type):
         return _vectors(column, name=name, shape=shape)
     values = column
     # Flatten axis by axis; after axis i, `values` holds rows * shape[0] * … * shape[i] elements.
     for axis, length in enumerate(shape):
-        if not _is_list(values.type):
+        if not is_list(values.type):
             raise SchemaError(f"column {name!r}: shape {shape} was expected, but values are {values.type}")
         lengths = _lengths(values)
         present = lengths >= 0
@@ -138,38 +116,9 @@ def to_numpy(column: pa.Array, *, name: str, shape: tuple[int, ...], missing: bo
         if values.null_count and not missing:
             per_row = any_in_row(values.is_null().to_numpy(zero_copy_only=False), rows=len(column))
             raise first_bad(name, column, per_row, "null inside an array")
-    if _is_list(values.type):
+    if is_list(values.type):
         raise SchemaError(f"column {name!r}: rows are arrays of more axes than the shape {shape}")
     return _numbers(values).reshape(len(column), *shape)
-
-
-def _is_list(type_: pa.DataType) -> bool:
-    return pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
-
-
-def _is_vector(type_: pa.DataType) -> bool:
-    return pa.types.is_struct(type_) and {f.name for f in type_} == _VECTOR_FIELDS
-
-
-def _check_numbers(type_: pa.DataType, name: str) -> None:
-    """Raise SchemaError, with the way out, for a column whose values cannot be taken as numbers."""
-    if _is_vector(type_):
-        return
-    while _is_list(type_):
-        type_ = type_.value_type
-    types = pa.types
-    numbers = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal, types.is_date)
-    if any(holds(type_) for holds in (*numbers, types.is_timestamp, types.is_null)):
-        return
-    if types.is_string(type_) or types.is_large_string(type_):
-        way_out = "strings need an encoder: Categorical or Text"
-    elif types.is_binary(type_) or types.is_large_binary(type_):
-        way_out = "encoded images need the encoder Image, other bytes must be made numbers before"
-    elif types.is_struct(type_) or types.is_map(type_):
-        way_out = "select what is needed of it as columns of their own (df.select('column.part'))"
-    else:
-        way_out = "cast it to a number before"
-    raise SchemaError(f"column {name!r}: values of type {type_!s:.80} are no numbers; {way_out}")
 
 
 def _lengths(column: pa.Array) -> np.ndarray:
@@ -190,7 +139,7 @@ def _spread(values: pa.Array, present: np.ndarray) -> pa.Array:
 
 
 def _numbers(values: pa.Array) -> np.ndarray:
-    """Scalars that `_check_numbers` lets pass as int, float or bool; a null is NaN, and the others float64 then."""
+    """Scalars that `check_numbers` lets pass as int, float or bool; a null is NaN, and the others float64 then."""
     type_ = values.type
     if pa.types.is_null(type_):
         values = values.cast(pa.float64())

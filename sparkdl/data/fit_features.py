@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from sparkdl.data import statistics
-from sparkdl.data.columns import infer_shape, is_nested, unit_of
+from sparkdl.data.column_types import is_nested, unit_of
+from sparkdl.data.columns import infer_shape
 from sparkdl.data.features import Categorical, Encoder, Feature, Image, Numeric, Tensor, Text
 from sparkdl.data.features.categorical import CategoricalEncoder, as_categories
 from sparkdl.data.features.image import ImageEncoder

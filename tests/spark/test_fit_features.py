@@ -247,3 +247,14 @@ def test_housing_with_missing_bedrooms(spark) -> None:
     assert encoded[:, 1].sum() == 207 and not encoded[encoded[:, 1] == 1, 0].any()
     assert ocean.encode(table["ocean_proximity"].astype("category")).min() == 1
     assert income.encode(table["median_income"]).max() == 1.0
+
+
+def test_moments_are_utc_in_any_session_and_clocks_stay_clocks(spark) -> None:
+    rows = spark.sql("SELECT timestamp_micros(0) AS moment, timestamp_ntz'1970-01-01 00:00:00' AS clock")
+    zone = spark.conf.get("spark.sql.session.timeZone")
+    try:
+        spark.conf.set("spark.sql.session.timeZone", "America/New_York")
+        moment, clock = fit_encoders(rows, [Numeric("moment"), Numeric("clock")], [])
+    finally:
+        spark.conf.set("spark.sql.session.timeZone", zone)
+    assert (moment.mean, moment.unit) == (0.0, "seconds") and (clock.mean, clock.unit) == (0.0, "local seconds")

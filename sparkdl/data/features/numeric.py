@@ -67,7 +67,7 @@ class NumericEncoder:
             float for scalars).
         fill: what stands for a missing value, before it is scaled; one per element of the last axis, or one for all.
         indicator: the shape is (2,): the number, and whether it was missing.
-        unit: what the column counts, as in `columns.unit_of`; another one is refused.
+        unit: what the column counts, as in `column_types.unit_of`; another one is refused.
     """
 
     name: str

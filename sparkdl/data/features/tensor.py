@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from sparkdl.data.columns import any_in_row, as_array, check_unit, first_bad, infer_shape, to_numpy, unit_of
+from sparkdl.data.column_types import check_unit, unit_of
+from sparkdl.data.columns import any_in_row, as_array, first_bad, infer_shape, to_numpy
 from sparkdl.errors import ConfigError, SchemaError, shown
 
 __all__ = ["Tensor", "TensorEncoder"]
@@ -61,7 +62,7 @@ class TensorEncoder:
 
     Attributes:
         column_shape: of a raw row; `shape` is what the model gets.
-        unit: what the column counts, as in `columns.unit_of`; another one is refused.
+        unit: what the column counts, as in `column_types.unit_of`; another one is refused.
     """
 
     name: str
@@ -125,7 +126,7 @@ def _all_finite(values: np.ndarray) -> bool:
 
 
 def _natural(dtype: np.dtype, unit: str) -> np.dtype:
-    if unit == "seconds":
+    if unit in ("seconds", "local seconds"):
         return np.dtype(np.float64)
     if dtype.kind == "f":
         return np.dtype(np.float32)

@@ -52,7 +52,7 @@ def check_unit(name: str, type_: pa.DataType, unit: str) -> None:
             "seconds": "timestamps with a time zone",
             "local seconds": "timestamps without a time zone",
         }[unit]
-        raise SchemaError(f"column {name!r} held {fitted} when it was fitted and is {type_!s:.80} now; give what it was")
+        raise SchemaError(f"column {name!r} held {fitted} when it was fitted, and is {type_!s:.80} now; give the same")
 
 
 def check_numbers(type_: pa.DataType, name: str) -> None:

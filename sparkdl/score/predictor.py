@@ -35,6 +35,8 @@ class ScoreTask:
     safe_mode: bool
     cores: int
     """Cores of a Spark task: the number of TensorFlow's threads."""
+    time_zone: str
+    """The session's: Spark gives pandas UDFs moments as its clock."""
 
 
 # The models of this Python process, by content: defining a UDF again does not load its model again.

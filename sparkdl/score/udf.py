@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from sparkdl import storage
+from sparkdl.data.features import Encoder
 from sparkdl.errors import ConfigError, LaunchError, SchemaError, shown
 from sparkdl.model.signature import Signature
 from sparkdl.score.outputs import check_returns, spark_type
@@ -99,11 +100,12 @@ def score_task(
         returns=returns,
         batch_size=batch_size,
         safe_mode=safe_mode,
-        cores=_task_cores(spark),
+        cores=int(_conf(spark, "spark.task.cpus", "1")),
+        time_zone=_conf(spark, "spark.sql.session.timeZone", "UTC"),
     )
 
 
-def _task_cores(spark: SparkSession | None) -> int:
+def _conf(spark: SparkSession | None, name: str, default: str) -> str:
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
@@ -111,7 +113,7 @@ def _task_cores(spark: SparkSession | None) -> int:
         spark = spark or SparkSession.active()
     except PySparkException as error:
         raise LaunchError("no active SparkSession; start one before you make a UDF") from error
-    return int(spark.conf.get("spark.task.cpus", "1") or 1)
+    return spark.conf.get(name, default) or default
 
 
 def _pandas_udf(task: ScoreTask) -> Any:
@@ -120,7 +122,15 @@ def _pandas_udf(task: ScoreTask) -> Any:
 
     # One argument comes as a Series, several as a tuple of them.
     def predict(batches: Iterator[Any]) -> Iterator[Any]:
-        arrow = ([_series_to_arrow(s) for s in (batch if isinstance(batch, tuple) else (batch,))] for batch in batches)
+        arrow = (
+            [
+                _series_to_arrow(series, encoder, task.time_zone)
+                for series, encoder in zip(
+                    batch if isinstance(batch, tuple) else (batch,), task.signature.inputs, strict=True
+                )
+            ]
+            for batch in batches
+        )
         for predictions in predict_batches(arrow, task):
             yield _arrow_to_pandas(predictions)
 
@@ -144,14 +154,27 @@ def _arrow_to_pandas(column: pa.Array) -> Any:
     return pd.Series(column.to_pylist() if nested else column.to_pandas())
 
 
-def _series_to_arrow(series: Any) -> pa.Array:
-    """A UDF argument as the Arrow column that it came from; a struct (an ML vector) comes as a DataFrame."""
+def _series_to_arrow(series: Any, encoder: Encoder, time_zone: str) -> pa.Array:
+    """A UDF argument as the Arrow column that it came from; a struct (an ML vector) comes as a DataFrame.
+
+    A moment comes as the clock of the session's time zone. Raises SchemaError for a clock time that comes twice, where
+    the zone sets its clocks back: which of the two it was is lost.
+    """
     import pandas as pd
 
     if isinstance(series, pd.DataFrame):
         return pa.StructArray.from_arrays(
             [pa.Array.from_pandas(series[name]) for name in series.columns], names=list(series.columns)
         )
+    if getattr(encoder, "unit", None) == "seconds" and series.dtype.kind == "M" and series.dt.tz is None:
+        known = series.dt.tz_localize(time_zone, ambiguous="NaT", nonexistent="raise")
+        lost = known.isna() & series.notna()
+        if lost.any():
+            raise SchemaError(
+                f"column {encoder.name!r}: {series[lost].iloc[0]} comes twice in time zone {time_zone}; use transform, "
+                "or set spark.sql.session.timeZone to UTC"
+            )
+        series = known
     return pa.Array.from_pandas(series)
 
 

@@ -244,3 +244,30 @@ def test_predict_takes_tables_and_dicts_without_spark(digits, digit_model) -> No
     assert model.predict({"pixels": pa.array([], pa.list_(pa.float32()))}).shape == (0, 10)
     with pytest.raises(SchemaError, match="input column 'pixels' is missing"):
         model.predict({"pixel": pixels})
+
+
+@pytest.mark.parametrize("time_zone", ["UTC", "America/New_York"])
+def test_times_mean_the_same_in_any_time_zone_and_to_both_verbs(spark, tmp_path, time_zone) -> None:
+    import keras
+
+    rows = spark.createDataFrame([(i, 1_000_000_000.0 + 3600 * i) for i in range(48)], "id int, at double")
+    rows = rows.select("id", F.col("at").cast("timestamp").alias("at"))
+    dataset = sparkdl.prepare(rows, PrepareConfig(path=str(tmp_path / "d"), features=[Numeric("at", scale="minmax")]))
+    model = keras.Sequential([keras.Input((), name="at"), keras.layers.Reshape((1,))])
+    model_dir = saved(model, dataset, tmp_path / "model")
+    before = spark.conf.get("spark.sql.session.timeZone")
+    spark.conf.set("spark.sql.session.timeZone", time_zone)
+    try:
+        by_udf = rows.select("id", sparkdl.predict_udf(model_dir)("at").alias("prediction"))
+        for scored in (by_udf, sparkdl.transform(rows, model_dir)):
+            values = [row["prediction"] for row in scored.orderBy("id").collect()]
+            assert close(np.array(values).reshape(-1), np.arange(48) / 47)
+        twice = spark.sql("SELECT timestamp'2001-10-28 05:30:00Z' AS at")
+        again = twice.select(sparkdl.predict_udf(model_dir)("at").alias("prediction"))
+        if time_zone == "UTC":
+            assert again.count() == 1
+        else:
+            with pytest.raises(SchemaError, match="2001-10-28 01:30:00 comes twice"), errors_from_workers():
+                again.collect()
+    finally:
+        spark.conf.set("spark.sql.session.timeZone", before)

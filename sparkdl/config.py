@@ -123,6 +123,10 @@ class PrepareConfig:
     lanes: int = DEFAULT_LANES
     """Sequences that an epoch interleaves, and so the largest number of workers. Part of the epoch's order."""
 
+    version: str | int | None = None
+    """Names the input where its plan cannot (it runs Python, or reads no files): the same config, version and files, if
+    there are any, find the finished dataset. The plan is not looked at; give a changed program another version."""
+
     def __post_init__(self) -> None:
         set_ = object.__setattr__  # the one way to normalise a field of a frozen dataclass
         set_(self, "path", _path("path", self.path))
@@ -154,6 +158,8 @@ class PrepareConfig:
             _require(not twice, f"{shown(twice)} is named twice in {kind}; name each column once")
         _require_seed(self.seed)
         require_positive("lanes", self.lanes)
+        good = isinstance(self.version, (str, int)) and not isinstance(self.version, bool) and self.version != ""
+        _require(self.version is None or good, f"version={shown(self.version)} must be a string or a whole number")
 
     @property
     def labels(self) -> tuple[Feature, ...]:

@@ -1,6 +1,7 @@
 """Read and write small files and folders on any fsspec path, with an atomic write.
 
-Called by all rooms, on the driver, in Spark workers and in ranks. A path is a local path or a URL (`s3://…`).
+Called by all rooms, on the driver, in Spark workers and in ranks. A path is a local path or a URL (`s3://…`; Hadoop's
+`s3a://…` names the same objects). Where a store is and who may read it is told by each process's environment.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import posixpath
 import re
 import uuid
+from datetime import datetime
 from typing import Any
 
 import fsspec
@@ -17,18 +19,32 @@ import fsspec
 from sparkdl.errors import ConfigError
 
 __all__ = [
+    "ASIDE",
     "absolute",
     "delete",
+    "discard",
     "exists",
     "filesystem",
     "is_local",
     "join",
     "listing",
     "make_folder",
+    "modified",
     "read_bytes",
+    "sizes",
+    "touch",
     "upload_folder",
     "write_atomic",
 ]
+
+# How the name of a file ends that waits to be renamed; a killed process leaves it behind.
+ASIDE = ".aside"
+
+# One PUT replaces an object as a whole.
+_ATOMIC_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "az")
+_LOCAL = ("file", "local")
+# A rename that finds its target there is refused.
+_NO_OVERWRITE = ("hdfs", "webhdfs")
 
 
 def filesystem(path: str) -> tuple[Any, str]:
@@ -59,6 +75,8 @@ def absolute(path: str | os.PathLike[str]) -> str:
         raise ConfigError(f"{path} exists in one process only; ranks and Spark workers are others")
     if re.match("[A-Za-z][A-Za-z0-9+.-]+:/(?!/)", path):
         raise ConfigError(f"{path} has one slash after its scheme; write it with two, as in s3://bucket/folder")
+    if re.match("[^/]*://[^/]*:[^/]*@", path):
+        raise ConfigError("a path holds a password; leave it out and give it to the processes by their environment")
     if not is_local(path):
         return path.rstrip("/")
     return os.path.abspath(os.path.expanduser(path))
@@ -72,6 +90,7 @@ def join(path: str, *names: str) -> str:
 def exists(path: str) -> bool:
     """Whether a file or folder is there."""
     fs, inner = filesystem(path)
+    fs.invalidate_cache()
     return bool(fs.exists(inner))
 
 
@@ -85,6 +104,30 @@ def listing(path: str) -> list[str]:
         return []
 
 
+def sizes(path: str) -> dict[str, int]:
+    """The bytes of each file in a folder by name; empty if there is no such folder."""
+    fs, inner = filesystem(path)
+    fs.invalidate_cache()
+    try:
+        found = fs.ls(inner, detail=True)
+    except FileNotFoundError:
+        return {}
+    return {posixpath.basename(entry["name"]): int(entry["size"]) for entry in found if entry["type"] == "file"}
+
+
+def modified(path: str) -> datetime:
+    """When a file was last written, by the clock of its file system. Raises FileNotFoundError."""
+    fs, inner = filesystem(path)
+    fs.invalidate_cache()
+    return fs.modified(inner)
+
+
+def touch(path: str) -> None:
+    """Make an empty file; one that is there counts as written now."""
+    fs, inner = filesystem(path)
+    fs.touch(inner)
+
+
 def make_folder(path: str) -> None:
     """Make a folder and its parents; nothing happens where it exists (object stores have no folders)."""
     fs, inner = filesystem(path)
@@ -94,36 +137,61 @@ def make_folder(path: str) -> None:
 def read_bytes(path: str) -> bytes:
     """A file's content. Raises FileNotFoundError."""
     fs, inner = filesystem(path)
-    with fs.open(inner, "rb") as file:
-        return bytes(file.read())
+    # A listing that is remembered may tell the size that a file had before it was replaced.
+    fs.invalidate_cache()
+    return bytes(fs.cat_file(inner))
 
 
 def write_atomic(path: str, content: bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part.
 
-    Local and HDFS files are written aside and renamed; an object store's PUT is atomic by itself.
+    Local files are written aside and renamed; an object store's PUT is atomic by itself. HDFS refuses to rename over a
+    file: there, a reader may find no file for a moment.
     """
     fs, inner = filesystem(path)
     protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
-    if protocol in ("s3", "s3a", "gs", "gcs", "abfs", "az"):
+    if protocol in _ATOMIC_PUT:
         fs.pipe_file(inner, content)
         return
     fs.makedirs(posixpath.dirname(inner), exist_ok=True)
-    aside = f"{inner}.{uuid.uuid4().hex}.aside"
+    aside = f"{inner}.{uuid.uuid4().hex}{ASIDE}"
     try:
         with fs.open(aside, "wb") as file:
             file.write(content)
             file.flush()
-            if protocol in ("file", "local"):
+            if protocol in _LOCAL:
                 os.fsync(file.fileno())
-        if protocol in ("file", "local"):
+        if protocol in _LOCAL:
             os.replace(aside, inner)
-        else:
-            fs.mv(aside, inner)
+            _sync_folder(posixpath.dirname(inner))
+            return
+        if protocol in _NO_OVERWRITE and fs.exists(inner):
+            fs.rm(inner)
+        fs.mv(aside, inner)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             fs.rm(aside)
         raise
+
+
+def _sync_folder(folder: str) -> None:
+    """Make the names in a local folder survive a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def discard(handle: Any, path: str) -> None:
+    """Close a file that is being written without keeping it; an object store forgets the parts it has so far."""
+    if is_local(path):
+        handle.close()
+        delete(path)
+        return
+    handle.discard()
+    # Its destructor would complete the upload otherwise.
+    handle.closed = True
 
 
 def upload_folder(local_folder: str, path: str) -> None:

@@ -16,9 +16,9 @@ from sparkdl.data.features import Encoder, encoder_from_json
 from sparkdl.data.features.categorical import CategoricalEncoder
 from sparkdl.data.layout import Field, RecordLayout
 from sparkdl.data.split import Split
-from sparkdl.errors import DatasetError, near_miss
+from sparkdl.errors import DatasetError, near_miss, shown
 
-__all__ = ["FORMAT_VERSION", "MANIFEST_NAME", "Dataset", "Part", "SplitParts", "open_dataset"]
+__all__ = ["FORMAT_VERSION", "MANIFEST_NAME", "Dataset", "Part", "Source", "SplitParts", "find_dataset", "open_dataset"]
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "dataset.json"
@@ -31,11 +31,26 @@ class Part:
     Attributes:
         file: its path below the dataset's folder.
         row_groups: the rows of each of its row groups.
+        bytes: its size.
     """
 
     file: str
     split: str
     row_groups: tuple[int, ...]
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a dataset was prepared from.
+
+    Attributes:
+        fingerprint: equal for the same config, plan and files; None if nothing names the input.
+        paths: some of the folders and files that were read, without credentials.
+    """
+
+    fingerprint: str | None = None
+    paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +85,8 @@ class Dataset:
         rule: how rows were divided, or None if all are "train".
         seed, lanes: part of the order of every epoch.
         fingerprint: names this very content: another one means other rows, or another order.
+        source: what it was prepared from.
+        previous: the folder of the dataset that this one replaced; open handles may still read it.
     """
 
     path: str
@@ -84,6 +101,13 @@ class Dataset:
     layout: RecordLayout
     parts: tuple[Part, ...]
     fingerprint: str
+    source: Source = Source()
+    previous: str | None = None
+
+    @property
+    def generation(self) -> str:
+        """The folder, below the dataset's, that holds all parts."""
+        return self.parts[0].file.split("/")[0]
 
     @property
     def features(self) -> dict[str, Encoder]:
@@ -141,8 +165,11 @@ class Dataset:
             "raw_types": dict(self.raw_types),
             "splits": None if self.rule is None else self.rule.to_json(),
             "layout": self.layout.to_json(),
+            "source": {"fingerprint": self.source.fingerprint, "paths": list(self.source.paths)},
+            "previous": self.previous,
             "parts": [
-                {"file": part.file, "split": part.split, "row_groups": list(part.row_groups)} for part in self.parts
+                {"file": part.file, "split": part.split, "row_groups": list(part.row_groups), "bytes": part.bytes}
+                for part in self.parts
             ],
         }
 
@@ -166,8 +193,10 @@ class Dataset:
             seed=content["seed"],
             lanes=content["lanes"],
             layout=RecordLayout.from_json(content["layout"]),
-            parts=tuple(Part(p["file"], p["split"], tuple(p["row_groups"])) for p in content["parts"]),
+            parts=tuple(Part(p["file"], p["split"], tuple(p["row_groups"]), p["bytes"]) for p in content["parts"]),
             fingerprint=content["fingerprint"],
+            source=Source(content["source"]["fingerprint"], tuple(content["source"]["paths"])),
+            previous=content["previous"],
         )
 
     def commit(self) -> None:
@@ -183,10 +212,21 @@ def open_dataset(path: str) -> Dataset:
         DatasetError: there is none, its manifest is damaged, or a newer version wrote it.
     """
     path = storage.absolute(path)
+    found = find_dataset(path)
+    if found is None:
+        raise DatasetError(f"no prepared dataset at {path}: it has no {MANIFEST_NAME}; run prepare first")
+    return found
+
+
+def find_dataset(path: str) -> Dataset | None:
+    """The prepared dataset at an absolute path, or None. Raises DatasetError for one that cannot be read."""
     try:
         content = json.loads(storage.read_bytes(storage.join(path, MANIFEST_NAME)))
-    except FileNotFoundError as error:
-        raise DatasetError(f"no prepared dataset at {path}: it has no {MANIFEST_NAME}; run prepare first") from error
-    except (ValueError, NotADirectoryError) as error:
-        raise DatasetError(f"{path}/{MANIFEST_NAME} cannot be read ({error}); prepare the dataset again") from error
-    return Dataset.from_json(content, path=path)
+        return Dataset.from_json(content, path=path)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError, NotADirectoryError) as error:
+        problem = shown(f"{type(error).__name__}: {error}")
+        raise DatasetError(
+            f"{path}/{MANIFEST_NAME} cannot be read ({problem}); delete the folder and prepare the dataset again"
+        ) from error

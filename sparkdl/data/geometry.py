@@ -1,4 +1,4 @@
-"""Decide how many parts a dataset gets and how many rows a row group.
+"""Decide how many parts a dataset gets, how many rows a row group, and how many an Arrow batch.
 
 Pure; called by prepare on the driver. It depends on rows and bytes alone, not on the cluster, so that the same input
 gives the same dataset everywhere.
@@ -6,7 +6,9 @@ gives the same dataset everywhere.
 
 from __future__ import annotations
 
-__all__ = ["part_count", "rows_per_row_group"]
+from collections.abc import Iterable
+
+__all__ = ["part_count", "rows_per_batch", "rows_per_row_group"]
 
 # A task holds one row group while it writes, a rank holds lanes / workers of them: 192 lanes x 1 MiB fit anywhere.
 ROW_GROUP_BYTES = 1 << 20
@@ -14,6 +16,11 @@ ROW_GROUP_BYTES = 1 << 20
 PART_BYTES = 64 << 20
 # Fewer parts would leave cores idle while even a small dataset is encoded.
 FEWEST_PARTS = 4
+# What a task holds of its input: Arrow's buffers in the JVM and in Python, and a few copies while it encodes.
+BATCH_BYTES = 16 << 20
+# Rows of an Arrow batch by what is in them: numbers and words; arrays of any length; images, sounds, documents, whose
+# decoding takes so long that small batches cost nothing.
+BATCH_ROWS, NESTED_BATCH_ROWS, BINARY_BATCH_ROWS = 10_000, 512, 64
 
 
 def part_count(rows: int, record_bytes: int) -> int:
@@ -30,3 +37,18 @@ def rows_per_row_group(rows: int, record_bytes: int, *, lanes: int, parts: int) 
     rounds = max(1, -(-rows * record_bytes // (lanes * ROW_GROUP_BYTES)))
     full_row_groups = max(1, lanes * rounds - parts)
     return max(1, -(-rows // full_row_groups))
+
+
+def rows_per_batch(raw_types: Iterable[str], record_bytes: int | None = None) -> int:
+    """Rows that are handed to Python at once.
+
+    Args:
+        raw_types: Spark's types of the columns.
+        record_bytes: bytes of an encoded row, or None while nobody knows how long the arrays are.
+    """
+    types = " ".join(raw_types)
+    if "binary" in types:
+        return BINARY_BATCH_ROWS
+    if record_bytes is not None:
+        return max(1, min(BATCH_ROWS, BATCH_BYTES // record_bytes))
+    return NESTED_BATCH_ROWS if "<" in types or "vector" in types else BATCH_ROWS

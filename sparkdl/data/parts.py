@@ -91,9 +91,12 @@ class _OpenPart:
             self.row_groups.append(self.waiting_rows)
             self.waiting, self.waiting_rows = [], 0
 
-    def close(self) -> None:
+    def close(self) -> int:
+        """Complete the file; returns its bytes."""
         self.writer.close()
+        size = self.handle.tell()
         self.handle.close()
+        return int(size)
 
 
 def write_parts(batches: Iterable[pa.RecordBatch], plan: PartPlan, partition: int) -> Iterator[dict[str, Any]]:
@@ -118,7 +121,7 @@ def write_parts(batches: Iterable[pa.RecordBatch], plan: PartPlan, partition: in
             part = None
     finally:
         if part is not None:
-            part.close()
+            _abandon(part, plan)
 
 
 def _by_split(batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -156,8 +159,16 @@ def _open(plan: PartPlan, split: int, partition: int, attempt: str, schema: pa.S
 
 def _finish(part: _OpenPart, plan: PartPlan) -> dict[str, Any]:
     part.flush()
-    part.close()
-    return {"file": part.file_name, "split": plan.splits[part.split], "row_groups": part.row_groups}
+    size = part.close()
+    return {"file": part.file_name, "split": plan.splits[part.split], "row_groups": part.row_groups, "bytes": size}
+
+
+def _abandon(part: _OpenPart, plan: PartPlan) -> None:
+    """Leave nothing of a part that will not be finished: a row was bad, or Spark stops the task."""
+    try:
+        part.writer.close()
+    finally:
+        storage.discard(part.handle, storage.join(plan.folder, part.file_name))
 
 
 def descriptions(parts: Iterator[dict[str, Any]], partition: int) -> Iterator[pa.RecordBatch]:

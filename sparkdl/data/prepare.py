@@ -1,4 +1,4 @@
-"""Turn a DataFrame into a prepared dataset: divide, fit, shuffle once, encode, write, commit.
+"""Turn a DataFrame into a prepared dataset: find it, or divide, fit, shuffle once, encode, write, commit.
 
 Driver; the rows themselves are touched by Spark and its Python workers only.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,15 +15,18 @@ import pyarrow as pa
 
 from sparkdl import storage
 from sparkdl.config import PrepareConfig
+from sparkdl.data import generations
 from sparkdl.data import parts as part_files
-from sparkdl.data.dataset import MANIFEST_NAME, Dataset, Part
+from sparkdl.data.dataset import Dataset, Part, Source, find_dataset
 from sparkdl.data.features import Encoder
 from sparkdl.data.fit_features import fit_encoders
-from sparkdl.data.geometry import part_count, rows_per_row_group
+from sparkdl.data.geometry import part_count, rows_per_batch, rows_per_row_group
 from sparkdl.data.layout import RECORD_COLUMN, Field, RecordLayout
 from sparkdl.data.parts import SPLIT_COLUMN, PartPlan
+from sparkdl.data.source import name_source
 from sparkdl.data.split_rows import LEFT_OUT, hashed_columns, split_index
 from sparkdl.errors import DatasetError, SchemaError, shown
+from sparkdl.spark_batches import arrow_batches
 from sparkdl.spark_columns import column as named
 from sparkdl.spark_columns import map_in_arrow, require_column
 from sparkdl.spark_errors import errors_from_workers
@@ -40,11 +42,12 @@ ORDER_COLUMN = "__order__"
 
 
 def prepare(df: DataFrame, config: PrepareConfig) -> Dataset:
-    """Write a DataFrame as a prepared dataset and open it.
+    """Write a DataFrame as a prepared dataset and open it; find the one that is there, if it was made of the same.
 
     Features are fitted over the train split only. The rows are shuffled once by `config.seed`; the stored order depends
-    on the rows and the seed, not on the cluster. A dataset that is already at the path is replaced when the new one is
-    complete, and stays readable until then.
+    on the rows and the seed, not on the cluster. The same config, plan and input files find the finished dataset and
+    write nothing. Otherwise a dataset that is already at the path is replaced when the new one is complete; handles to
+    it stay readable until it is replaced once more. Several prepares may run at once: the last to finish stays.
 
     Raises:
         SchemaError: a column is missing, twice there, or not what its feature declares (names column and row).
@@ -58,18 +61,54 @@ def _prepare(df: DataFrame, config: PrepareConfig, path: str) -> Dataset:
     names = used_columns(config)
     check_columns(df.columns, names, config)
     _check_path(path)
+    source, obstacle = name_source(df, config)
+    found = _find(path, source, obstacle)
+    if found is not None:
+        return found
+    generation = generations.new_generation()
+    with generations.Lease(path, generation) as lease:
+        generations.sweep(path, lease)
+        try:
+            dataset = generations.commit(_write_dataset(df, config, path, generation, source), lease)
+        except BaseException:
+            generations.abandon(path, generation)
+            raise
+    log.info("prepared %s in %d parts at %s", _rows_by_split(dataset), len(dataset.parts), path)
+    return dataset
+
+
+def _find(path: str, source: Source, obstacle: str) -> Dataset | None:
+    """The dataset at the path, if it is whole and was made of the same."""
+    standing = find_dataset(path)
+    if source.fingerprint is None:
+        log.info("%s is prepared anew, PrepareConfig(version=…) would name its input: %s", path, obstacle)
+        return None
+    if standing is None or standing.source.fingerprint != source.fingerprint:
+        return None
+    damage = generations.damage(standing)
+    if damage:
+        log.warning("%s is prepared anew: %s", path, damage)
+        return None
+    log.info("found %s at %s, prepared from the same input", _rows_by_split(standing), path)
+    return standing
+
+
+def _write_dataset(df: DataFrame, config: PrepareConfig, path: str, generation: str, source: Source) -> Dataset:
+    """Divide, count, fit and write; what comes back is complete but for its commit."""
+    names = used_columns(config)
     raw_types = {name: df.schema[name].dataType.simpleString() for name in names}
     hashed = hashed_columns(raw_types)
     rows = _divided(df, config, raw_types)
     counts = _split_rows(rows, config)
     train = rows.where(f"{SPLIT_COLUMN} = {_split_names(config).index('train')}")
-    fitted = fit_encoders(train, config.features, config.labels)
+    with arrow_batches(df.sparkSession, rows_per_batch(raw_types.values())):
+        fitted = fit_encoders(train, config.features, config.labels)
     encoders, label_encoders = fitted[: len(config.features)], fitted[len(config.features) :]
     layout = record_layout(encoders, label_encoders, config.weight)
     written_parts = part_count(sum(counts), layout.dtype.itemsize)
     plan = PartPlan(
         folder=path,
-        generation=f"generation-{uuid.uuid4().hex[:12]}",
+        generation=generation,
         layout=layout,
         encoders={field.key: encoder for field, encoder in zip(layout.fields, fitted, strict=False)},
         weight=config.weight,
@@ -80,36 +119,24 @@ def _prepare(df: DataFrame, config: PrepareConfig, path: str) -> Dataset:
             for count in counts
         ),
     )
-    try:
+    with arrow_batches(df.sparkSession, rows_per_batch(raw_types.values(), layout.dtype.itemsize)):
         written = _write(rows, plan, config, hashed, written_parts)
-        check_counts(written, _split_names(config), counts)
-        dataset = Dataset(
-            path=path,
-            encoders=tuple(encoders),
-            label_encoders=tuple(label_encoders),
-            weight=config.weight,
-            keep=config.keep,
-            raw_types=raw_types,
-            rule=config.splits,
-            seed=config.seed,
-            lanes=config.lanes,
-            layout=layout,
-            parts=tuple(written),
-            fingerprint=_fingerprint(plan, written),
-        )
-        dataset.commit()
-    except BaseException:
-        storage.delete(storage.join(path, plan.generation))
-        raise
-    _sweep_attempts(dataset, plan.generation)
-    log.info(
-        "prepared %s: %s rows in %d parts at %s",
-        dict(zip(plan.splits, counts, strict=True)),
-        sum(counts),
-        len(written),
-        path,
+    check_counts(written, _split_names(config), counts)
+    return Dataset(
+        path=path,
+        encoders=tuple(encoders),
+        label_encoders=tuple(label_encoders),
+        weight=config.weight,
+        keep=config.keep,
+        raw_types=raw_types,
+        rule=config.splits,
+        seed=config.seed,
+        lanes=config.lanes,
+        layout=layout,
+        parts=tuple(written),
+        fingerprint=_fingerprint(plan, written),
+        source=source,
     )
-    return dataset
 
 
 def used_columns(config: PrepareConfig) -> list[str]:
@@ -155,7 +182,7 @@ def _check_path(path: str) -> None:
         names = storage.listing(path)
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error}") from error
-    strange = [name for name in names if name != MANIFEST_NAME and not name.startswith("generation-")]
+    strange = [name for name in names if not generations.is_ours(name)]
     if strange:
         raise DatasetError(f"{path} holds {shown(strange[0])}, which is no part of a dataset; choose an empty folder")
     try:
@@ -229,7 +256,7 @@ def _write(rows: DataFrame, plan: PartPlan, config: PrepareConfig, hashed: Seque
     )
     found = map_in_arrow(shuffled, write, "partition long, part string").collect()
     described = [json.loads(row["part"]) for row in sorted(found, key=lambda row: row["partition"])]
-    return [Part(part["file"], part["split"], tuple(part["row_groups"])) for part in described]
+    return [Part(part["file"], part["split"], tuple(part["row_groups"]), part["bytes"]) for part in described]
 
 
 def _fingerprint(plan: PartPlan, written: Sequence[Part]) -> str:
@@ -238,10 +265,5 @@ def _fingerprint(plan: PartPlan, written: Sequence[Part]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
-def _sweep_attempts(dataset: Dataset, generation: str) -> None:
-    """Delete files of task attempts that did not count."""
-    listed = {part.file.split("/", 1)[1] for part in dataset.parts}
-    folder = storage.join(dataset.path, generation)
-    for name in storage.listing(folder):
-        if name not in listed:
-            storage.delete(storage.join(folder, name))
+def _rows_by_split(dataset: Dataset) -> dict[str, int]:
+    return {name: dataset.split(name).rows for name in dataset.splits}

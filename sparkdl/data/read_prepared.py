@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 
 from sparkdl import storage
 from sparkdl.data.columns import arrow_type, to_arrow
-from sparkdl.data.dataset import Dataset, open_dataset
+from sparkdl.data.dataset import Dataset, Part, open_dataset
 from sparkdl.data.layout import RECORD_COLUMN
+from sparkdl.errors import DatasetError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -40,7 +41,7 @@ def read_prepared(spark: SparkSession, path: str, split: str) -> DataFrame:
     def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for place in batch.column(0).to_pylist():
-                yield from _read_part(dataset, parts[place].file, schema)
+                yield from _read_part(dataset, parts[place], schema)
 
     numbered = spark.range(0, len(parts), 1, numPartitions=len(parts))
     return numbered.mapInArrow(read, from_arrow_schema(schema))
@@ -65,11 +66,18 @@ def _schema(dataset: Dataset, first_file: str) -> pa.Schema:
     return pa.schema([*encoded, *[f.with_name(f"{f.name}_raw") if f.name in taken else f for f in kept]])
 
 
-def _read_part(dataset: Dataset, file: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    fs, inner = storage.filesystem(storage.join(dataset.path, file))
+def _read_part(dataset: Dataset, part: Part, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    fs, inner = storage.filesystem(storage.join(dataset.path, part.file))
     with fs.open(inner, "rb") as handle:
-        part = pq.ParquetFile(handle)
-        for batch in part.iter_batches():
+        file = pq.ParquetFile(handle)
+        footer = file.metadata
+        rows = tuple(footer.row_group(place).num_rows for place in range(footer.num_row_groups))
+        if rows != part.row_groups:
+            raise DatasetError(
+                f"{dataset.path}/{part.file} has {sum(rows)} rows in {len(rows)} row groups, the manifest says "
+                f"{sum(part.row_groups)} in {len(part.row_groups)}; prepare the dataset again"
+            )
+        for batch in file.iter_batches():
             records = dataset.layout.from_arrow(batch.column(batch.schema.get_field_index(RECORD_COLUMN)))
             columns = [to_arrow(records[field.key]) for field in dataset.layout.fields]
             columns += [batch.column(batch.schema.get_field_index(name)) for name in dataset.keep]

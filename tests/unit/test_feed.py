@@ -37,7 +37,7 @@ def make_dataset(folder: Path, parts: list[list[int]], lanes: int = 8) -> Datase
                 records = LAYOUT.pack({"feature:id": ids, "feature:x": np.stack([ids] * 3, axis=1), "label:y": ids % 5})
                 writer.write_table(pa.table({RECORD_COLUMN: LAYOUT.to_arrow(records)}), row_group_size=rows)
                 start += rows
-        described.append(Part(file.name, "train", tuple(groups)))
+        described.append(Part(file.name, "train", tuple(groups), file.stat().st_size))
     return Dataset(
         path=str(folder),
         encoders=(encoder,),

@@ -1,0 +1,234 @@
+"""Name the input of a dataset, so that the same input is found again: a hash of config, plan and files.
+
+Driver, within prepare. The JVM is asked for the analysed plan as JSON, and for the state of the files once per folder.
+Whatever is not known to be a function of files alone has no name: it is prepared anew unless a version names it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sparkdl.config import PrepareConfig
+from sparkdl.data.dataset import FORMAT_VERSION, Source
+from sparkdl.data.features import Feature
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+__all__ = ["name_source", "normalised", "obstacle_in", "without_secrets"]
+
+# Paths in a manifest are for people to read.
+SHOWN_PATHS = 5
+# Settings by which the same plan over the same files gives other values.
+SETTINGS = ("spark.sql.session.timeZone", "spark.sql.ansi.enabled", "spark.sql.caseSensitive")
+
+_SQL = "org.apache.spark.sql."
+_LOGICAL = _SQL + "catalyst.plans.logical."
+_EXPRESSIONS = _SQL + "catalyst.expressions."
+_EXPRESSION_ID = _EXPRESSIONS + "ExprId"
+_RELATION = _SQL + "execution.datasources.LogicalRelation"
+_FILES = _SQL + "execution.datasources."
+
+# Which rows they give, in any order, depends on their input alone. A limit or a subset without duplicates does not:
+# which row is taken depends on the order of arrival.
+_PURE_NODES = """
+    Aggregate CTERelationDef CTERelationRef Distinct Except Expand Filter Generate Intersect Join OneRowRelation
+    Project Range RebalancePartitions Repartition RepartitionByExpression ResolvedHint Sort SubqueryAlias Union
+    View Window WithCTE
+"""
+_READERS = frozenset(
+    _FILES + name
+    for name in (
+        "binaryfile.BinaryFileFormat",
+        "csv.CSVFileFormat",
+        "json.JsonFileFormat",
+        "orc.OrcFileFormat",
+        "parquet.ParquetFileFormat",
+        "text.TextFileFormat",
+    )
+)
+# User code, the moment, the session, the order of arrival, and plans inside of expressions (whose files are not seen).
+_IMPURE_EXPRESSIONS = """
+    AnyValue ApplyFunctionExpression CallMethodViaReflection CollectList CollectSet CurrentCatalog CurrentDatabase
+    CurrentDate CurrentTime CurrentTimeZone CurrentTimestamp CurrentUser DynamicPruningSubquery Exists First
+    FunctionTableSubqueryArgumentExpression InputFileBlockLength InputFileBlockStart InputFileName Last
+    LateralSubquery ListAgg ListQuery LocalTimestamp MonotonicallyIncreasingID Now PythonUDAF PythonUDF PythonUDTF
+    Rand RandStr Randn ScalaUDF ScalarSubquery Shuffle SparkPartitionID Uniform UserDefinedGenerator Uuid
+    VariableReference
+"""
+# When a view was made, and counters of the session.
+_DROPPED = frozenset({"desc", "catalogTable", "jvmId"})
+
+_FILE_STATUS = re.compile(r"path=(.*?); isDirectory=false; length=(\d+);.*?modification_time=(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Relation:
+    """One place where the plan reads files."""
+
+    reader: str
+    index: str
+    options: str
+    schema: str
+    roots: tuple[str, ...]
+    files: Mapping[str, tuple[int, int]]
+    """Path -> (bytes, milliseconds), as they were when the DataFrame was made."""
+
+    def to_json(self) -> list[Any]:
+        return [self.reader, self.options, self.schema, sorted(self.files.items())]
+
+
+def name_source(df: DataFrame, config: PrepareConfig) -> tuple[Source, str]:
+    """What a dataset of these rows is prepared from, and what keeps it from having a fingerprint ("": nothing)."""
+    plan = df._jdf.queryExecution().analyzed()
+    relations = _relations(plan)
+    roots = dict.fromkeys(without_secrets(root) for relation in relations for root in relation.roots)
+    paths = tuple(roots)[:SHOWN_PATHS]
+    content: dict[str, Any] = {"format_version": FORMAT_VERSION, "config": _config(config)}
+    if config.version is not None:
+        content |= {"version": str(config.version), "files": sorted({f for r in relations for f in r.files.items()})}
+        return Source(_hash(content), paths), ""
+    nodes = json.loads(plan.toJSON())
+    obstacle = obstacle_in(nodes) or _obstacle_of_files(df.sparkSession, nodes, relations)
+    if not obstacle and not plan.deterministic():
+        obstacle = "its plan holds random values"
+    if obstacle:
+        return Source(None, paths), obstacle
+    content |= {"plan": normalised(nodes), "relations": [relation.to_json() for relation in relations]}
+    content["settings"] = {name: df.sparkSession.conf.get(name) for name in SETTINGS}
+    return Source(_hash(content), paths), ""
+
+
+def obstacle_in(nodes: object) -> str:
+    """Why a plan (`TreeNode.toJSON`, parsed) is not known to be a function of files; "" if it is."""
+    if isinstance(nodes, list):
+        return next((found for found in map(obstacle_in, nodes) if found), "")
+    if not isinstance(nodes, dict):
+        return ""
+    name = str(nodes.get("class", _RELATION))
+    simple = name.rsplit(".", 1)[1]
+    if name.startswith(_EXPRESSIONS):
+        pure = simple not in _IMPURE_EXPRESSIONS.split() and not name.startswith(_EXPRESSIONS + "objects.")
+    else:
+        pure = name == _RELATION or (name == _LOGICAL + simple and simple in _PURE_NODES.split())
+    return obstacle_in(list(nodes.values())) if pure else f"its plan holds {simple}"
+
+
+def normalised(content: Any, ids: dict[Any, int] | None = None) -> Any:
+    """A plan without what differs from session to session: numbers of columns, of lambdas and of common tables."""
+    ids = {} if ids is None else ids
+    if isinstance(content, list):
+        return [normalised(item, ids) for item in content]
+    if not isinstance(content, dict):
+        return content
+    if content.get("product-class") == _EXPRESSION_ID:
+        return ids.setdefault(("column", content["id"]), len(ids))
+    kind = str(content.get("class", "")).rsplit(".", 1)[-1]
+    result = {}
+    for key, value in content.items():
+        if key == "cteId" or (key == "id" and kind == "CTERelationDef"):
+            result[key] = ids.setdefault(("table", value), len(ids))
+        elif key not in _DROPPED and not (key == "name" and kind == "NamedLambdaVariable"):
+            result[key] = normalised(value, ids)
+    return result
+
+
+def without_secrets(path: str) -> str:
+    """A path or URL without user, password and query."""
+    return re.sub(r"^([^/]*://)[^/]*@", r"\1", path).split("?")[0] if "://" in path else path
+
+
+def _relations(plan: Any) -> list[_Relation]:
+    """The places where files are read, in the plan's order."""
+    leaves = plan.collectLeaves()
+    found = []
+    for place in range(leaves.size()):
+        leaf = leaves.apply(place)
+        if leaf.getClass().getName() != _RELATION:
+            continue
+        relation = leaf.relation()
+        if relation.getClass().getName() != _FILES + "HadoopFsRelation":
+            continue
+        location = relation.location()
+        index = location.getClass().getSimpleName()
+        # Other indices know more of a table than its files: snapshots, deleted rows.
+        listed = location.allFiles().mkString("\n") if index == "InMemoryFileIndex" else ""
+        found.append(
+            _Relation(
+                reader=relation.fileFormat().getClass().getName(),
+                index=index,
+                options=relation.options().toString(),
+                schema=relation.schema().json(),
+                roots=tuple(location.rootPaths().mkString("\n").split("\n")),
+                files=_statuses(listed),
+            )
+        )
+    return found
+
+
+def _obstacle_of_files(spark: SparkSession, nodes: Sequence[Any], relations: Sequence[_Relation]) -> str:
+    """Why the files do not tell what was read; "" if they do."""
+    if not relations:
+        return "it reads no files"
+    if len(relations) != sum(node["class"] == _RELATION for node in nodes):
+        return "it reads what is no files"
+    for relation in relations:
+        if relation.reader not in _READERS:
+            return f"it reads by {relation.reader.rsplit('.', 1)[1]}"
+        if relation.index != "InMemoryFileIndex":
+            return f"its files are listed by {relation.index}"
+    # The rows may come from a cache, or Spark's list be old: then the files of today do not tell what is in the rows.
+    files = {path: state for relation in relations for path, state in relation.files.items()}
+    now = _listed_now(spark, sorted({path.rsplit("/", 1)[0] for path in files}))
+    changed = next((path for path, state in files.items() if now.get(path) != state), None)
+    return f"{without_secrets(changed)} has changed since the DataFrame was made" if changed else ""
+
+
+def _listed_now(spark: SparkSession, folders: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """The state of the files in some folders. One that is gone counts as empty."""
+    from py4j.protocol import Py4JJavaError
+
+    jvm, hadoop = spark._jvm, spark._jsc.hadoopConfiguration()
+    found: dict[str, tuple[int, int]] = {}
+    for folder in folders:
+        path = jvm.org.apache.hadoop.fs.Path(folder)  # type: ignore[union-attr]
+        try:
+            statuses = path.getFileSystem(hadoop).listStatus(path)
+        except Py4JJavaError as error:
+            if "FileNotFoundException" not in str(error.java_exception):
+                raise
+            continue
+        found.update(_statuses(jvm.scala.Predef.genericWrapArray(statuses).mkString("\n")))  # type: ignore[union-attr]
+    return found
+
+
+def _statuses(text: str) -> dict[str, tuple[int, int]]:
+    """Path -> (bytes, milliseconds) of Hadoop's FileStatus, one in a line."""
+    return {path: (int(size), int(changed)) for path, size, changed in _FILE_STATUS.findall(text)}
+
+
+def _config(config: PrepareConfig) -> dict[str, Any]:
+    """All of a config that decides what is stored."""
+    return {
+        "features": [_declared(feature) for feature in config.features],
+        "labels": [_declared(feature) for feature in config.labels],
+        "weight": config.weight,
+        "keep": config.keep,
+        "splits": config.splits.to_json() if config.splits else None,
+        "seed": config.seed,
+        "lanes": config.lanes,
+    }
+
+
+def _declared(feature: Feature) -> list[Any]:
+    return [type(feature).__name__, {f.name: getattr(feature, f.name) for f in dataclasses.fields(feature)}]  # type: ignore[arg-type]
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,0 +1,32 @@
+"""kill -9 during prepare at 20 random moments: the old dataset or none is readable, and the next prepare succeeds.
+
+    .venv/bin/python -m pytest tests/soak/test_prepare_kill.py -s
+
+Prints the seed and the moment of every trial; about half a minute each.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import kill_prepare  # noqa: E402
+
+MOMENTS = 20
+
+
+@pytest.fixture(scope="module")
+def source(spark, tmp_path_factory):
+    return kill_prepare.write_source(spark, tmp_path_factory.mktemp("kill"))
+
+
+@pytest.fixture(scope="module")
+def seconds(source, tmp_path_factory):
+    return 1.1 * kill_prepare.duration(source, str(tmp_path_factory.mktemp("unharmed") / "data"))
+
+
+@pytest.mark.parametrize("seed", range(100, 100 + MOMENTS))
+def test_a_killed_prepare_leaves_the_old_dataset_or_none(spark, source, seconds, tmp_path, monkeypatch, seed) -> None:
+    has_old = seed % 2 == 0
+    kill_prepare.trial(spark, source, tmp_path, seed=seed, seconds=seconds, has_old=has_old, monkeypatch=monkeypatch)

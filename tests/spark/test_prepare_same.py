@@ -1,0 +1,290 @@
+"""Preparing again: what counts as the same input, and what happens to the dataset before."""
+
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pyspark.sql import functions as F
+
+import sparkdl
+from sparkdl import PrepareConfig
+from sparkdl.data.source import name_source
+from sparkdl.features import Numeric
+from sparkdl.spark_batches import arrow_batches
+
+
+@pytest.fixture
+def folder(spark, tmp_path):
+    """Small tables as Parquet, CSV and JSON."""
+    rows = spark.range(60).selectExpr("id", "id % 3 as k", "double(id) as x")
+    rows.coalesce(2).write.parquet(str(tmp_path / "parquet"))
+    rows.coalesce(1).write.partitionBy("k").csv(str(tmp_path / "csv files"), header=True)
+    rows.coalesce(1).write.json(str(tmp_path / "json"))
+    return tmp_path
+
+
+def table(spark, folder):
+    return spark.read.parquet(str(folder / "parquet"))
+
+
+def config(folder, **options):
+    return PrepareConfig(**{"path": str(folder / "data"), "features": ["x"], **options})
+
+
+def files_below(folder: Path):
+    return {str(f.relative_to(folder)): f.stat().st_mtime_ns for f in folder.rglob("*")}
+
+
+def name(df, folder, **options):
+    return name_source(df, config(folder, **options))[0].fingerprint
+
+
+def viewed(spark, folder, query):
+    table(spark, folder).createOrReplaceTempView("rows_of_test")
+    return spark.sql(query)
+
+
+# Programs over files alone: made twice, they are the same.
+SAME = {
+    "parquet": table,
+    "csv": lambda s, f: s.read.csv(str(f / "csv files"), header=True, inferSchema=True),
+    "json": lambda s, f: s.read.json(str(f / "json")),
+    "filter": lambda s, f: table(s, f).where("x > 3").select("x", (F.col("k") + 1).alias("z")),
+    "join": lambda s, f: table(s, f).join(s.read.json(str(f / "json")).select("id", F.col("x").alias("y")), "id"),
+    "self join": lambda s, f: table(s, f).alias("a").join(table(s, f).alias("b"), "id").selectExpr("a.x"),
+    "column of the frame": lambda s, f: (lambda t: t.where(t.k == 1).select(t["x"]))(table(s, f)),
+    "group": lambda s, f: table(s, f).groupBy("k").agg(F.sum("x").alias("x")),
+    "window": lambda s, f: table(s, f).selectExpr("sum(x) over (partition by k) as x"),
+    "union": lambda s, f: table(s, f).union(table(s, f)),
+    "view": lambda s, f: viewed(s, f, "select * from rows_of_test where k = 1"),
+    "common table": lambda s, f: viewed(s, f, "with a as (select x from rows_of_test) select a.x from a, a b"),
+    "lambda": lambda s, f: table(s, f).select(F.transform(F.array("x"), lambda v: v + 1)[0].alias("x")),
+    "function": lambda s, f: table(s, f).select("x", F.to_date(F.lit("2020-01-01")).alias("d")),
+    "cached": lambda s, f: table(s, f).where("x > 5").cache(),
+}
+
+
+@pytest.mark.parametrize("program", SAME)
+def test_the_same_program_over_the_same_files_has_one_name(spark, folder, program) -> None:
+    first, again = SAME[program](spark, folder), SAME[program](spark, folder)
+    assert name(first, folder) is not None
+    assert name(first, folder) == name(again, folder)
+    spark.catalog.clearCache()
+
+
+def test_every_program_has_a_name_of_its_own(spark, folder) -> None:
+    # a cached table is the table: `cached` is left out where it equals no other program here
+    names = [name(program(spark, folder), folder) for program in SAME.values()]
+    assert len(set(names)) == len(names)
+    spark.catalog.clearCache()
+
+
+DIFFERENT = {
+    "a literal": lambda s, f: table(s, f).where("x > 4").select("x", (F.col("k") + 1).alias("z")),
+    "a column": lambda s, f: table(s, f).where("x > 3").select("x", (F.col("id") + 1).alias("z")),
+    "a name": lambda s, f: table(s, f).where("x > 3").select("x", (F.col("k") + 1).alias("y")),
+    "a file less": lambda s, f: (
+        s.read.parquet(str(next((f / "parquet").glob("*.parquet"))))
+        .where("x > 3")
+        .select("x", (F.col("k") + 1).alias("z"))
+    ),
+}
+
+
+@pytest.mark.parametrize("change", DIFFERENT)
+def test_another_program_has_another_name(spark, folder, change) -> None:
+    other = name(DIFFERENT[change](spark, folder), folder)
+    assert other is not None and other != name(SAME["filter"](spark, folder), folder)
+
+
+def test_options_of_a_reader_count(spark, folder) -> None:
+    def read(**options):
+        return spark.read.csv(str(folder / "csv files"), schema="id long, x double, k int", **options)
+
+    assert len({name(read(header=True), folder), name(read(header=False), folder)}) == 2
+    assert len({name(read(header=True), folder), name(read(header=True, nullValue="7"), folder)}) == 2
+
+
+def test_every_option_of_a_config_but_its_path_counts(spark, folder) -> None:
+    df = table(spark, folder)
+    split = sparkdl.Split.fraction({"train": 0.5, "test": 0.5})
+    options = [{}, {"seed": 1}, {"lanes": 7}, {"label": "k"}, {"keep": ["k"]}, {"weight": "x"}, {"splits": split}]
+    options += [{"features": ["x", "k"]}, {"features": [Numeric("x")]}, {"features": [Numeric("x", fill=1.0)]}]
+    options += [{"version": 1}, {"version": 2}]
+    names = [name(df, folder, **o) for o in options]
+    assert None not in names and len(set(names)) == len(names)
+    assert name(df, folder, path="elsewhere") == names[0]
+
+
+def test_a_setting_that_changes_values_counts(spark, folder) -> None:
+    before = spark.conf.get("spark.sql.session.timeZone")
+    names = set()
+    for zone in ("UTC", "Asia/Tokyo"):
+        spark.conf.set("spark.sql.session.timeZone", zone)
+        names.add(name(table(spark, folder), folder))
+    spark.conf.set("spark.sql.session.timeZone", before)
+    assert len(names) == 2
+
+
+NAMELESS = {
+    "not deterministic": lambda s, f: table(s, f).withColumn("r", F.rand(7)),
+    "not deterministic, nor a function of rows": lambda s, f: table(s, f).selectExpr(
+        "x", "uuid()", "input_file_name()"
+    ),
+    "CurrentTimestamp": lambda s, f: table(s, f).withColumn("r", F.current_timestamp()),
+    "CurrentTimestamp or now": lambda s, f: table(s, f).withColumn("r", F.unix_timestamp()),
+    "PythonUDF": lambda s, f: table(s, f).withColumn("r", F.udf(lambda a: a)("x")),
+    "MapInArrow": lambda s, f: table(s, f).mapInArrow(lambda batches: batches, "id long, k long, x double"),
+    "First": lambda s, f: table(s, f).groupBy("k").agg(F.first("x").alias("x")),
+    "GlobalLimit": lambda s, f: table(s, f).limit(3),
+    "Deduplicate": lambda s, f: table(s, f).dropDuplicates(["k"]),
+    "ListQuery": lambda s, f: viewed(s, f, "select * from rows_of_test where id in (select k from rows_of_test)"),
+    "LogicalRDD": lambda s, f: s.createDataFrame([(1.0,)], "x double"),
+    "reads no files": lambda s, f: s.range(10).selectExpr("double(id) as x"),
+}
+
+
+@pytest.mark.parametrize("obstacle", NAMELESS)
+def test_what_is_no_function_of_files_has_no_name_but_a_version(spark, folder, obstacle) -> None:
+    df = NAMELESS[obstacle](spark, folder)
+    source, problem = name_source(df, config(folder))
+    assert source.fingerprint is None
+    assert re.split(",| or ", obstacle)[0] in problem
+    versions = [name(NAMELESS[obstacle](spark, folder), folder, version=v) for v in ("1", 1, "2")]
+    assert versions[0] == versions[1] != versions[2]
+
+
+def test_a_stream_has_no_name(spark, folder) -> None:
+    rows = spark.readStream.format("rate").load()
+    assert name_source(rows, config(folder))[0].fingerprint is None
+
+
+def test_other_files_of_the_same_plan_have_another_name(spark, folder) -> None:
+    names = [name(table(spark, folder), folder)]
+    file = next((folder / "parquet").glob("*.parquet"))
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 5_000_000))
+    names.append(name(table(spark, folder), folder))
+    spark.range(5).selectExpr("id", "id % 3 as k", "double(id) as x").write.mode("append").parquet(
+        str(folder / "parquet")
+    )
+    names.append(name(table(spark, folder), folder))
+    assert None not in names and len(set(names)) == 3
+
+
+def test_files_that_changed_after_the_dataframe_was_made_do_not_name_its_rows(spark, folder) -> None:
+    df = table(spark, folder)
+    file = next((folder / "parquet").glob("*.parquet"))
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 5_000_000))
+    source, problem = name_source(df, config(folder))
+    assert source.fingerprint is None and problem.endswith("has changed since the DataFrame was made")
+    file.unlink()
+    assert name_source(df, config(folder))[0].fingerprint is None
+
+
+OTHER_SESSION = """
+import sys
+from pathlib import Path
+from pyspark.sql import SparkSession
+sys.path.insert(0, sys.argv[1])
+import test_prepare_same as programs
+spark = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
+spark.range(3).count()
+for program in reversed(programs.SAME):
+    print("name", program, programs.name(programs.SAME[program](spark, Path(sys.argv[2])), Path(sys.argv[2])), sep="|")
+"""
+
+
+def test_another_session_gives_the_same_names(spark, folder) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", OTHER_SESSION, str(Path(__file__).parent), str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
+    theirs = dict(line.split("|")[1:] for line in told.splitlines() if line.startswith("name|"))
+    ours = {program: name(make(spark, folder), folder) for program, make in SAME.items()}
+    spark.catalog.clearCache()
+    assert theirs == ours
+
+
+def test_the_same_input_finds_the_dataset_and_writes_nothing(spark, folder, caplog) -> None:
+    first = sparkdl.prepare(table(spark, folder), config(folder))
+    before = files_below(folder / "data")
+    assert set(before) == {"dataset.json", first.generation, *[part.file for part in first.parts]}
+    with caplog.at_level(logging.INFO, "sparkdl"):
+        again = sparkdl.prepare(table(spark, folder), config(folder))
+    assert again == first and files_below(folder / "data") == before
+    assert "found {'train': 60} at" in caplog.text
+
+
+def test_a_version_names_rows_that_have_no_files(spark, folder, caplog) -> None:
+    rows = spark.range(50).selectExpr("double(id) as x")
+    with caplog.at_level(logging.INFO, "sparkdl"):
+        datasets = [sparkdl.prepare(rows, config(folder, version=v)) for v in (None, None, "a", "a", "b")]
+    generations = [ds.generation for ds in datasets]
+    assert len(set(generations)) == 4 and generations[2] == generations[3]
+    assert caplog.text.count("is prepared anew, PrepareConfig(version=…) would name its input: it reads no files") == 2
+
+
+def test_changed_input_makes_a_dataset_beside_the_one_before_and_drops_older_ones(spark, folder) -> None:
+    made = []
+    for rows in (40, 41, 42):
+        made.append(sparkdl.prepare(table(spark, folder).where(f"id < {rows}"), config(folder)))
+        assert sparkdl.open_dataset(made[-1].path) == made[-1]
+    assert {f.name for f in (folder / "data").iterdir()} == {"dataset.json", *[ds.generation for ds in made[1:]]}
+    assert made[2].previous == made[1].generation
+    kept = Path(made[1].path) / made[1].parts[0].file
+    assert kept.stat().st_size == made[1].parts[0].bytes
+
+
+@pytest.mark.parametrize("damage", ["is missing", "bytes instead of"])
+def test_a_dataset_that_lost_a_part_is_prepared_anew(spark, folder, caplog, damage) -> None:
+    first = sparkdl.prepare(table(spark, folder), config(folder))
+    part = Path(first.path) / first.parts[0].file
+    part.unlink() if damage == "is missing" else os.truncate(part, 100)
+    with caplog.at_level(logging.WARNING, "sparkdl"):
+        again = sparkdl.prepare(table(spark, folder), config(folder))
+    assert again.generation != first.generation and damage in caplog.text
+    assert sparkdl.read_prepared(spark, again.path, "train").count() == 60
+
+
+def test_a_part_with_other_rows_than_the_manifest_says_is_refused(spark, folder) -> None:
+    ds = sparkdl.prepare(table(spark, folder), config(folder))
+    parts = [Path(ds.path) / part.file for part in ds.parts]
+    parts[0].write_bytes(parts[-1].read_bytes())
+    with pytest.raises(Exception, match="the manifest says .*; prepare the dataset again"):
+        sparkdl.read_prepared(spark, ds.path, "train").collect()
+
+
+def test_a_manifest_holds_no_credentials(spark, folder) -> None:
+    ds = sparkdl.prepare(table(spark, folder), config(folder))
+    assert ds.source.paths == (f"file:{folder}/parquet",)
+
+
+def test_an_unfinished_write_and_a_failure_leave_no_lease(spark, folder) -> None:
+    with pytest.raises(sparkdl.SchemaError):
+        sparkdl.prepare(table(spark, folder).withColumn("x", F.expr("if(id = 7, null, x)")), config(folder))
+    assert list((folder / "data").iterdir()) == []
+
+
+def test_batches_are_bounded_for_the_time_of_a_job_alone(spark) -> None:
+    def lengths(batches):
+        import pyarrow as pa
+
+        for batch in batches:
+            yield pa.RecordBatch.from_arrays([pa.array([batch.num_rows])], names=["rows"])
+
+    setting = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    before = spark.conf.get(setting)
+    with pytest.raises(ZeroDivisionError), arrow_batches(spark, 7):
+        found = [row.rows for row in spark.range(100).mapInArrow(lengths, "rows long").collect()]
+        assert max(found) == 7 and sum(found) == 100
+        with arrow_batches(spark, 50):
+            assert spark.conf.get(setting) == "7"
+        raise ZeroDivisionError
+    assert spark.conf.get(setting) == before

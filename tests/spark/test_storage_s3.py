@@ -1,0 +1,154 @@
+"""Prepared datasets on S3: moto's server on loopback; only the environment tells where it is."""
+
+import os
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sparkdl
+from sparkdl import DatasetError, PrepareConfig, SchemaError, Split, storage
+from sparkdl.data.feed import Feed
+from sparkdl.data.reader import RowGroupReader
+from sparkdl.features import Categorical
+
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "test-key",
+    "AWS_SECRET_ACCESS_KEY": "secret-of-the-test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    """A server for this module's own processes: the environment is set before Spark starts its Python workers."""
+    import s3fs
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
+            patch.setenv(key, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield f"http://{host}:{port}"
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+@pytest.fixture
+def bucket(endpoint):
+    """An empty bucket of the test's own."""
+    import s3fs
+
+    name = f"bucket-{uuid.uuid4().hex}"
+    s3fs.S3FileSystem().mkdir(name)
+    return name
+
+
+def client():
+    import boto3
+
+    return boto3.client("s3")
+
+
+@pytest.fixture(scope="module")
+def s3_spark(endpoint, spark):
+    """The session; its Python workers take their environment from the session's, as executors from their host's."""
+    environment = spark.sparkContext.environment
+    given = {**ENVIRONMENT, "AWS_ENDPOINT_URL": endpoint}
+    environment.update(given)
+    yield spark
+    for key in given:
+        del environment[key]
+
+
+@pytest.fixture(scope="module")
+def rows(s3_spark, tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("rows") / "files")
+    s3_spark.range(300).selectExpr("id", "float(id) as x", "int(id % 2) as y").write.parquet(path)
+    return s3_spark.read.parquet(path)
+
+
+def config(path, **options):
+    split = Split.fraction({"train": 0.8, "test": 0.2}, key="id")
+    return PrepareConfig(path=path, features=["x"], label=Categorical("y"), keep=["id"], splits=split, **options)
+
+
+@pytest.mark.parametrize("scheme", ["s3", "s3a"])
+def test_a_dataset_on_s3_is_prepared_found_replaced_and_swept(s3_spark, rows, bucket, scheme) -> None:
+    path = f"{scheme}://{bucket}/people/data"
+    first = sparkdl.prepare(rows, config(path))
+    assert sparkdl.open_dataset(path) == first
+    read = [row for name in first.splits for row in sparkdl.read_prepared(s3_spark, path, name).collect()]
+    assert sorted((row.id, row.x, row.y) for row in read) == [(i, float(i), i % 2) for i in range(300)]
+
+    before = _objects(bucket)
+    assert sparkdl.prepare(rows, config(path)) == first and _objects(bucket) == before
+
+    for seed in (1, 2):
+        last = sparkdl.prepare(rows, config(path, seed=seed))
+    assert last == sparkdl.open_dataset(path)
+    assert storage.listing(path) == sorted(["dataset.json", last.generation, last.previous])
+    assert first.generation not in (last.generation, last.previous)
+
+
+def test_a_rank_reads_from_s3_what_was_stored(rows, bucket) -> None:
+    ds = sparkdl.prepare(rows, config(f"s3://{bucket}/data"))
+    train = ds.split("train")
+    groups = len(train.row_group_rows)
+    with RowGroupReader(ds, train, range(groups), threads=2) as reader:
+        stored = np.concatenate([records[ds.layout.fields[0].key] for _, records in reader])
+    assert len(set(stored.tolist())) == train.rows
+    feed = Feed(ds, train, rank=0, world_size=1, global_batch_size=32, seed=0)
+    assert sum(int(block.rows.sum()) for block in feed.blocks([0])) == train.rows
+
+
+def test_a_listing_that_is_remembered_does_not_hide_what_another_process_wrote(bucket) -> None:
+    file = f"s3://{bucket}/folder/a.json"
+    storage.write_atomic(file, b"one")
+    assert storage.listing(f"s3://{bucket}/folder") == ["a.json"]
+    s3 = client()
+    s3.put_object(Bucket=bucket, Key="folder/a.json", Body=b"something longer")
+    s3.put_object(Bucket=bucket, Key="folder/b.json", Body=b"")
+    assert storage.read_bytes(file) == b"something longer"
+    assert storage.listing(f"s3://{bucket}/folder") == ["a.json", "b.json"]
+    assert storage.sizes(f"s3://{bucket}/folder") == {"a.json": 16, "b.json": 0}
+    s3.delete_object(Bucket=bucket, Key="folder/b.json")
+    assert not storage.exists(f"s3://{bucket}/folder/b.json")
+
+
+def test_a_file_that_is_given_up_leaves_no_object_and_no_upload(bucket) -> None:
+    path = f"s3://{bucket}/part.parquet"
+    for megabytes in (1, 12):
+        fs, inner = storage.filesystem(path)
+        handle = fs.open(inner, "wb", block_size=5 << 20)
+        handle.write(bytes(megabytes << 20))
+        storage.discard(handle, path)
+        del handle
+    assert _objects(bucket) == {}
+    assert "Uploads" not in client().list_multipart_uploads(Bucket=bucket)
+
+
+def test_a_failed_prepare_leaves_nothing_on_s3(rows, bucket) -> None:
+    bad = rows.selectExpr("id", "y", "if(id = 7, null, x) as x")
+    with pytest.raises(SchemaError, match="column 'x': null"):
+        sparkdl.prepare(bad, config(f"s3://{bucket}/data"))
+    assert _objects(bucket) == {}
+    with pytest.raises(DatasetError, match="no prepared dataset at s3://"):
+        sparkdl.open_dataset(f"s3://{bucket}/data")
+
+
+def test_no_secret_enters_the_manifest(rows, bucket) -> None:
+    ds = sparkdl.prepare(rows, config(f"s3://{bucket}/data"))
+    text = storage.read_bytes(storage.join(ds.path, "dataset.json")).decode()
+    assert not any(os.environ[key] in text for key in ("AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"))
+    assert Path(ds.source.paths[0].removeprefix("file:")).is_dir()
+
+
+def _objects(bucket):
+    """Key -> time of every object."""
+    return {item["Key"]: item["LastModified"] for item in client().list_objects_v2(Bucket=bucket).get("Contents", [])}

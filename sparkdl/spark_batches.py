@@ -5,8 +5,10 @@ Used on the driver around Spark actions.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,16 +19,37 @@ __all__ = ["arrow_batches"]
 _SETTING = "spark.sql.execution.arrow.maxRecordsPerBatch"
 
 
+@dataclass(slots=True)
+class _Bounds:
+    """What the user's session had, and the bounds of all blocks that are open on it, of several threads."""
+
+    before: int
+    rows: list[int] = field(default_factory=list)
+
+    def lowest(self) -> int:
+        # 0 and below: no limit.
+        return min([*self.rows, self.before] if self.before > 0 else self.rows, default=self.before)
+
+
+_of_session: dict[SparkSession, _Bounds] = {}
+_lock = threading.Lock()
+
+
 @contextmanager
 def arrow_batches(spark: SparkSession, rows: int) -> Iterator[None]:
     """Within the block, an Arrow batch has at most so many rows: up to Spark 4.0, nothing can bound its bytes.
 
     It is a setting of the session: other jobs that it starts meanwhile get smaller batches, too, and nothing worse.
     """
-    before = str(spark.conf.get(_SETTING))
-    # 0 and below: no limit.
-    spark.conf.set(_SETTING, str(min(rows, int(before)) if int(before) > 0 else rows))
+    with _lock:
+        bounds = _of_session.setdefault(spark, _Bounds(int(str(spark.conf.get(_SETTING)))))
+        bounds.rows.append(rows)
+        spark.conf.set(_SETTING, str(bounds.lowest()))
     try:
         yield
     finally:
-        spark.conf.set(_SETTING, before)
+        with _lock:
+            bounds.rows.remove(rows)
+            spark.conf.set(_SETTING, str(bounds.lowest()))
+            if not bounds.rows:
+                del _of_session[spark]

@@ -53,6 +53,10 @@ def filesystem(path: str) -> tuple[Any, str]:
     return fs, inner
 
 
+def _protocol(fs: Any) -> str:
+    return str(fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0])
+
+
 def is_local(path: str) -> bool:
     """Whether `path` lies on this machine's own filesystem."""
     return "://" not in path or path.startswith("file://")
@@ -149,7 +153,7 @@ def write_atomic(path: str, content: bytes) -> None:
     file: there, a reader may find no file for a moment.
     """
     fs, inner = filesystem(path)
-    protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
+    protocol = _protocol(fs)
     if protocol in _ATOMIC_PUT:
         fs.pipe_file(inner, content)
         return
@@ -185,13 +189,14 @@ def _sync_folder(folder: str) -> None:
 
 def discard(handle: Any, path: str) -> None:
     """Close a file that is being written without keeping it; an object store forgets the parts it has so far."""
-    if is_local(path):
-        handle.close()
-        delete(path)
+    fs, _ = filesystem(path)
+    if _protocol(fs) in _ATOMIC_PUT:
+        handle.discard()
+        # Its destructor would complete the upload otherwise.
+        handle.closed = True
         return
-    handle.discard()
-    # Its destructor would complete the upload otherwise.
-    handle.closed = True
+    handle.close()
+    delete(path)
 
 
 def upload_folder(local_folder: str, path: str) -> None:

@@ -53,14 +53,13 @@ _READERS = frozenset(
         "text.TextFileFormat",
     )
 )
-# User code, the moment, the session, the order of arrival, and plans inside of expressions (whose files are not seen).
+# What Spark takes for deterministic, and is not: user code, the moment, the session, the order of arrival; and plans
+# inside of expressions, whose files are not seen here.
 _IMPURE_EXPRESSIONS = """
     AnyValue ApplyFunctionExpression CallMethodViaReflection CollectList CollectSet CurrentCatalog CurrentDatabase
     CurrentDate CurrentTime CurrentTimeZone CurrentTimestamp CurrentUser DynamicPruningSubquery Exists First
-    FunctionTableSubqueryArgumentExpression InputFileBlockLength InputFileBlockStart InputFileName Last
-    LateralSubquery ListAgg ListQuery LocalTimestamp MonotonicallyIncreasingID Now PythonUDAF PythonUDF PythonUDTF
-    Rand RandStr Randn ScalaUDF ScalarSubquery Shuffle SparkPartitionID Uniform UserDefinedGenerator Uuid
-    VariableReference
+    FunctionTableSubqueryArgumentExpression Last LateralSubquery ListAgg ListQuery LocalTimestamp Now PythonUDAF
+    PythonUDF PythonUDTF ScalaUDF ScalarSubquery UserDefinedGenerator VariableReference
 """
 # When a view was made, and counters of the session.
 _DROPPED = frozenset({"desc", "catalogTable", "jvmId"})
@@ -97,7 +96,7 @@ def name_source(df: DataFrame, config: PrepareConfig) -> tuple[Source, str]:
     nodes = json.loads(plan.toJSON())
     obstacle = obstacle_in(nodes) or _obstacle_of_files(df.sparkSession, nodes, relations)
     if not obstacle and not plan.deterministic():
-        obstacle = "its plan holds random values"
+        obstacle = "its plan is not deterministic"
     if obstacle:
         return Source(None, paths), obstacle
     content |= {"plan": normalised(nodes), "relations": [relation.to_json() for relation in relations]}

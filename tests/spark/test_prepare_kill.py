@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import kill_prepare  # noqa: E402
+import kill_prepare
 
 
 @pytest.mark.parametrize(("seed", "has_old"), [(3, True), (4, False)])

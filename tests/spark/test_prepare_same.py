@@ -132,9 +132,7 @@ def test_a_setting_that_changes_values_counts(spark, folder) -> None:
 
 NAMELESS = {
     "not deterministic": lambda s, f: table(s, f).withColumn("r", F.rand(7)),
-    "not deterministic, nor a function of rows": lambda s, f: table(s, f).selectExpr(
-        "x", "uuid()", "input_file_name()"
-    ),
+    "not deterministic, nor known": lambda s, f: table(s, f).selectExpr("x", "uuid()", "input_file_name()"),
     "CurrentTimestamp": lambda s, f: table(s, f).withColumn("r", F.current_timestamp()),
     "CurrentTimestamp or now": lambda s, f: table(s, f).withColumn("r", F.unix_timestamp()),
     "PythonUDF": lambda s, f: table(s, f).withColumn("r", F.udf(lambda a: a)("x")),
@@ -284,7 +282,10 @@ def test_batches_are_bounded_for_the_time_of_a_job_alone(spark) -> None:
     with pytest.raises(ZeroDivisionError), arrow_batches(spark, 7):
         found = [row.rows for row in spark.range(100).mapInArrow(lengths, "rows long").collect()]
         assert max(found) == 7 and sum(found) == 100
-        with arrow_batches(spark, 50):
-            assert spark.conf.get(setting) == "7"
+        other = arrow_batches(spark, 5)  # of another thread, which ends later
+        other.__enter__()
+        assert spark.conf.get(setting) == "5"
         raise ZeroDivisionError
+    assert spark.conf.get(setting) == "5"
+    other.__exit__(None, None, None)
     assert spark.conf.get(setting) == before

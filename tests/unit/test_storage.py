@@ -1,6 +1,7 @@
 """Small files and folders on local paths and on fsspec's memory filesystem."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -41,12 +42,43 @@ def test_a_folder_is_copied_with_what_is_below(folder: str, tmp_path_factory) ->
     assert storage.listing(storage.join(folder, "copy")) == ["deep", "y"]
 
 
+def test_sizes_are_of_files_and_times_are_of_the_last_write(folder: str) -> None:
+    storage.write_atomic(storage.join(folder, "a"), b"12")
+    storage.write_atomic(storage.join(folder, "deep", "b"), b"1")
+    assert storage.sizes(folder) == {"a": 2}
+    assert storage.sizes(storage.join(folder, "nowhere")) == {}
+    lease = storage.join(folder, "lease")
+    storage.touch(lease)
+    first = storage.modified(lease)
+    time.sleep(0.02)
+    storage.touch(lease)
+    assert storage.modified(lease) > first
+    with pytest.raises(FileNotFoundError):
+        storage.modified(storage.join(folder, "nowhere"))
+
+
+def test_a_file_that_is_given_up_is_not_there(folder: str) -> None:
+    path = storage.join(folder, "part")
+    fs, inner = storage.filesystem(path)
+    handle = fs.open(inner, "wb")
+    handle.write(b"half")
+    storage.discard(handle, path)
+    assert not storage.exists(path) and handle.closed
+
+
 def test_a_failed_write_leaves_nothing(tmp_path) -> None:
     (tmp_path / "target").mkdir()  # a folder cannot be replaced by a file
     (tmp_path / "target" / "inside").write_text("x")
     with pytest.raises(OSError):
         storage.write_atomic(str(tmp_path / "target"), b"x")
     assert os.listdir(tmp_path) == ["target"]
+
+
+def test_a_password_in_a_path_is_refused_and_not_shown() -> None:
+    with pytest.raises(ConfigError, match="holds a password") as raised:
+        storage.absolute("sftp://someone:hidden-word@host/data")
+    assert "hidden-word" not in str(raised.value)
+    assert storage.absolute("sftp://someone@host/data") == "sftp://someone@host/data"
 
 
 def test_local_paths_become_absolute_and_urls_stay() -> None:

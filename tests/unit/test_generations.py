@@ -83,6 +83,25 @@ def test_what_a_dead_prepare_left_is_swept_and_a_living_ones_is_not(folder, monk
     assert storage.listing(folder) == sorted(["dataset.json", standing.generation, living, living + ".lease"])
 
 
+def test_a_generation_that_is_committed_during_a_sweep_stays(folder, monkeypatch) -> None:
+    prepare(folder)
+    other = Lease(folder, new_generation()).__enter__()
+    dataset = written(folder, other.generation)
+    listing, listed = storage.listing, []
+
+    def commits_meanwhile(path):
+        listed.append(path)
+        if listed == [folder, folder]:
+            commit(dataset, other)
+            other.__exit__()
+        return listing(path)
+
+    with Lease(folder, new_generation()) as lease:
+        monkeypatch.setattr(storage, "listing", commits_meanwhile)
+        sweep(folder, lease)
+    assert find_dataset(folder).generation == dataset.generation and damage(dataset) is None
+
+
 def test_a_lease_outlives_its_expiry_by_renewal(folder, monkeypatch) -> None:
     monkeypatch.setattr(generations, "LEASE_INTERVAL_S", 0.02)
     monkeypatch.setattr(generations, "LEASE_EXPIRY_S", 0.5)

@@ -81,7 +81,7 @@ def _find(path: str, source: Source, obstacle: str) -> Dataset | None:
     """The dataset at the path, if it is whole and was made of the same."""
     standing = find_dataset(path)
     if source.fingerprint is None:
-        log.info("%s is prepared anew, PrepareConfig(version=…) would name its input: %s", path, obstacle)
+        log.info("%s is prepared anew whenever asked for: %s; PrepareConfig(version=…) can name it", path, obstacle)
         return None
     if standing is None or standing.source.fingerprint != source.fingerprint:
         return None

@@ -23,7 +23,9 @@ def source(spark, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def seconds(source, tmp_path_factory):
-    return 1.1 * kill_prepare.duration(source, str(tmp_path_factory.mktemp("unharmed") / "data"))
+    # the shorter of two: most moments must lie within a prepare, on a machine that is busy only now and then, too
+    folders = [tmp_path_factory.mktemp("unharmed") for _ in range(2)]
+    return min(kill_prepare.duration(source, str(folder / "data")) for folder in folders)
 
 
 @pytest.mark.parametrize("seed", range(100, 100 + MOMENTS))

@@ -226,7 +226,7 @@ def test_a_version_names_rows_that_have_no_files(spark, folder, caplog) -> None:
         datasets = [sparkdl.prepare(rows, config(folder, version=v)) for v in (None, None, "a", "a", "b")]
     generations = [ds.generation for ds in datasets]
     assert len(set(generations)) == 4 and generations[2] == generations[3]
-    assert caplog.text.count("is prepared anew, PrepareConfig(version=…) would name its input: it reads no files") == 2
+    assert caplog.text.count("anew whenever asked for: it reads no files; PrepareConfig(version=…) can name it") == 2
 
 
 def test_changed_input_makes_a_dataset_beside_the_one_before_and_drops_older_ones(spark, folder) -> None:

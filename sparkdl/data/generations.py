@@ -16,7 +16,7 @@ from sparkdl import storage
 from sparkdl.data.dataset import MANIFEST_NAME, Dataset, find_dataset
 from sparkdl.errors import DatasetError
 
-__all__ = ["Lease", "abandon", "commit", "damage", "is_ours", "new_generation", "sweep"]
+__all__ = ["Lease", "abandon", "commit", "damage", "is_ours", "lease_file", "new_generation", "sweep"]
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,11 @@ def new_generation() -> str:
     return f"{PREFIX}{uuid.uuid4().hex[:12]}"
 
 
+def lease_file(generation: str) -> str:
+    """The name of the file that says that a generation is being written."""
+    return generation + LEASE
+
+
 def is_ours(name: str) -> bool:
     """Whether a name in a dataset's folder is one that prepare gives."""
     return name == MANIFEST_NAME or name.startswith((PREFIX, f"{MANIFEST_NAME}."))
@@ -42,7 +47,7 @@ class Lease:
 
     def __init__(self, path: str, generation: str) -> None:
         self.generation = generation
-        self.file = storage.join(path, generation + LEASE)
+        self.file = storage.join(path, lease_file(generation))
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name=f"lease of {generation}", daemon=True)
 
@@ -86,7 +91,7 @@ def sweep(path: str, lease: Lease) -> None:
     for generation in sorted(dead):
         log.info("deleting %s of %s, which a prepare left unfinished", generation, path)
         # The lease first: a writer that was only slow must see that it was taken for dead.
-        storage.delete(storage.join(path, generation + LEASE))
+        storage.delete(storage.join(path, lease_file(generation)))
         storage.delete(storage.join(path, generation))
     for name in silent:
         storage.delete(storage.join(path, name))
@@ -114,6 +119,8 @@ def commit(dataset: Dataset, lease: Lease) -> Dataset:
 def abandon(path: str, generation: str) -> None:
     """Delete the generation of a prepare that failed, unless it was committed before that."""
     if generation not in _named(find_dataset(path)):
+        # The lease first: tasks that still run see by it that nobody wants their parts any more.
+        storage.delete(storage.join(path, lease_file(generation)))
         storage.delete(storage.join(path, generation))
 
 

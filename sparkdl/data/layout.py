@@ -133,9 +133,8 @@ class RecordLayout:
         padding = -packed.itemsize % widest if members else 1
         return np.dtype([*members, ("padding", np.uint8, (padding,))]) if padding else packed
 
-    def pack(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
+    def pack(self, values: Mapping[str, np.ndarray], *, rows: int) -> np.ndarray:
         """Records from arrays by field key, each of shape ``(rows, *field.shape)``. Shape ``(rows,)``."""
-        rows = len(next(iter(values.values())))
         records = np.zeros(rows, dtype=self.dtype)
         for field in self._in_record():
             records[field.key] = values[field.key]

@@ -9,7 +9,7 @@ import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +17,12 @@ import pyarrow.parquet as pq
 
 from sparkdl import storage
 from sparkdl.data.features import Encoder
-from sparkdl.data.layout import RECORD_COLUMN, RecordLayout
-from sparkdl.errors import SchemaError
+from sparkdl.data.features.feature import BytesEncoder
+from sparkdl.data.generations import lease_file
+from sparkdl.data.layout import RecordLayout
+from sparkdl.errors import DatasetError, SchemaError
 
-__all__ = ["PartPlan", "encode_records", "write_parts"]
+__all__ = ["PartPlan", "encode_columns", "write_parts"]
 
 SPLIT_COLUMN = "__split__"
 
@@ -41,16 +43,22 @@ class PartPlan:
     """Rows of a full row group, per split."""
 
 
-def encode_records(batch: pa.RecordBatch, plan: PartPlan) -> np.ndarray:
-    """The rows of a batch as records. Shape ``(rows,)``. Raises SchemaError naming column and row."""
+def encode_columns(batch: pa.RecordBatch, plan: PartPlan) -> list[pa.Array]:
+    """The rows of a batch as the columns that the feed reads (`RecordLayout.columns`).
+
+    Raises SchemaError naming column and row.
+    """
     values: dict[str, np.ndarray] = {}
+    stored_as_bytes: list[pa.Array] = []
     for field_ in plan.layout.fields:
         column = batch.column(batch.schema.get_field_index(field_.name))
         if field_.role == "weight":
             values[field_.key] = _weights(column, field_.name)
+        elif field_.stored == "bytes":
+            stored_as_bytes.append(cast(BytesEncoder, plan.encoders[field_.key]).to_bytes(column))
         else:
             values[field_.key] = plan.encoders[field_.key].encode(column)
-    return plan.layout.pack(values)
+    return [plan.layout.to_arrow(plan.layout.pack(values, rows=batch.num_rows)), *stored_as_bytes]
 
 
 def _weights(column: pa.Array, name: str) -> np.ndarray:
@@ -134,19 +142,29 @@ def _by_split(batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
 
 
 def _stored(batch: pa.RecordBatch, plan: PartPlan) -> pa.Table:
-    """The columns of a part: the record, then the kept columns as they are."""
-    columns: list[Any] = [plan.layout.to_arrow(encode_records(batch, plan))]
+    """The columns of a part: what the feed reads, then the kept columns as they are."""
+    columns = encode_columns(batch, plan)
     columns += [batch.column(batch.schema.get_field_index(name)) for name in plan.keep]
-    return pa.table(columns, names=[RECORD_COLUMN, *plan.keep])
+    return pa.table(columns, names=[*plan.layout.columns, *plan.keep])
+
+
+def _check_wanted(plan: PartPlan) -> None:
+    """Raise DatasetError if the prepare that this task belongs to has given up: its driver deleted what was written.
+
+    Where one task fails, Spark lets the others run on for a while; what they wrote would stay for ever.
+    """
+    if not storage.exists(storage.join(plan.folder, lease_file(plan.generation))):
+        raise DatasetError(f"{plan.folder}: the prepare that this task belongs to has ended")
 
 
 def _open(plan: PartPlan, split: int, partition: int, attempt: str, schema: pa.Schema) -> _OpenPart:
+    _check_wanted(plan)
     name = f"{plan.generation}/{plan.splits[split]}-{partition:05d}-{attempt}.parquet"
     fs, path = storage.filesystem(storage.join(plan.folder, name))
     fs.makedirs(fs._parent(path), exist_ok=True)
     handle = fs.open(path, "wb")
     # Records neither compress nor repeat; a dictionary would only double the work (docs/decisions/0002).
-    compression = dict.fromkeys(plan.keep, "snappy") | {RECORD_COLUMN: "none"}
+    compression = dict.fromkeys(plan.keep, "snappy") | dict.fromkeys(plan.layout.columns, "none")
     try:
         writer = pq.ParquetWriter(
             handle, schema, compression=compression, use_dictionary=list(plan.keep), write_statistics=list(plan.keep)
@@ -160,6 +178,11 @@ def _open(plan: PartPlan, split: int, partition: int, attempt: str, schema: pa.S
 def _finish(part: _OpenPart, plan: PartPlan) -> dict[str, Any]:
     part.flush()
     size = part.close()
+    try:
+        _check_wanted(plan)
+    except DatasetError:
+        storage.delete(storage.join(plan.folder, part.file_name))
+        raise
     return {"file": part.file_name, "split": plan.splits[part.split], "row_groups": part.row_groups, "bytes": size}
 
 

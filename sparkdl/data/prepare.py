@@ -105,7 +105,7 @@ def _write_dataset(df: DataFrame, config: PrepareConfig, path: str, generation: 
         fitted = fit_encoders(train, config.features, config.labels)
     encoders, label_encoders = fitted[: len(config.features)], fitted[len(config.features) :]
     layout = record_layout(encoders, label_encoders, config.weight)
-    written_parts = part_count(sum(counts), layout.dtype.itemsize)
+    written_parts = part_count(sum(counts), layout.row_bytes)
     plan = PartPlan(
         folder=path,
         generation=generation,
@@ -115,11 +115,10 @@ def _write_dataset(df: DataFrame, config: PrepareConfig, path: str, generation: 
         keep=config.keep,
         splits=_split_names(config),
         row_group_rows=tuple(
-            rows_per_row_group(count, layout.dtype.itemsize, lanes=config.lanes, parts=written_parts)
-            for count in counts
+            rows_per_row_group(count, layout.row_bytes, lanes=config.lanes, parts=written_parts) for count in counts
         ),
     )
-    with arrow_batches(df.sparkSession, rows_per_batch(raw_types.values(), layout.dtype.itemsize)):
+    with arrow_batches(df.sparkSession, rows_per_batch(raw_types.values(), layout.row_bytes)):
         written = _write(rows, plan, config, hashed, written_parts)
     check_counts(written, _split_names(config), counts)
     return Dataset(
@@ -159,8 +158,8 @@ def check_columns(columns: Sequence[str], names: Sequence[str], config: PrepareC
 
 def record_layout(encoders: Sequence[Encoder], labels: Sequence[Encoder], weight: str | None) -> RecordLayout:
     """The record of a row: features, labels, weight."""
-    fields = [Field("feature", e.name, e.dtype.name, e.shape) for e in encoders]
-    fields += [Field("label", e.name, e.dtype.name, e.shape) for e in labels]
+    fields = [Field("feature", e.name, e.dtype.name, e.shape, e.stored) for e in encoders]
+    fields += [Field("label", e.name, e.dtype.name, e.shape, e.stored) for e in labels]
     fields += [Field("weight", weight, "float32", ())] if weight else []
     return RecordLayout(tuple(fields))
 

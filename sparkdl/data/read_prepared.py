@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -27,7 +28,8 @@ def read_prepared(spark: SparkSession, path: str, split: str) -> DataFrame:
     """The rows of a split as the model sees them, and the kept columns, in stored order within a partition.
 
     Columns: the encoded features, the labels (a label that shares a feature's column is named `<name>_label`), the
-    weight, the kept columns; a kept column that is also a feature is named `<name>_raw`.
+    weight, the kept columns; a kept column that is also a feature is named `<name>_raw`. Images that are stored encoded
+    come as their bytes.
 
     Raises:
         DatasetError: no dataset there, or no such split.
@@ -58,7 +60,7 @@ def _schema(dataset: Dataset, first_file: str) -> pa.Schema:
     with fs.open(inner, "rb") as handle:
         stored = pq.read_schema(handle)
     encoded = [
-        pa.field(name, arrow_type(dataset.layout.dtype[field.key].base, field.shape))
+        pa.field(name, pa.binary() if field.stored == "bytes" else arrow_type(np.dtype(field.dtype), field.shape))
         for name, field in zip(_names(dataset), dataset.layout.fields, strict=True)
     ]
     taken = {field.name for field in encoded}
@@ -79,6 +81,9 @@ def _read_part(dataset: Dataset, part: Part, schema: pa.Schema) -> Iterator[pa.R
             )
         for batch in file.iter_batches():
             records = dataset.layout.from_arrow(batch.column(batch.schema.get_field_index(RECORD_COLUMN)))
-            columns = [to_arrow(records[field.key]) for field in dataset.layout.fields]
+            columns = [
+                batch.column(field.key) if field.stored == "bytes" else to_arrow(records[field.key])
+                for field in dataset.layout.fields
+            ]
             columns += [batch.column(batch.schema.get_field_index(name)) for name in dataset.keep]
             yield pa.RecordBatch.from_arrays(columns, schema=schema)

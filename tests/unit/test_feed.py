@@ -34,7 +34,8 @@ def make_dataset(folder: Path, parts: list[list[int]], lanes: int = 8) -> Datase
         ) as writer:
             for rows in groups:
                 ids = np.arange(start, start + rows)
-                records = LAYOUT.pack({"feature:id": ids, "feature:x": np.stack([ids] * 3, axis=1), "label:y": ids % 5})
+                values = {"feature:id": ids, "feature:x": np.stack([ids] * 3, axis=1), "label:y": ids % 5}
+                records = LAYOUT.pack(values, rows=rows)
                 writer.write_table(pa.table({RECORD_COLUMN: LAYOUT.to_arrow(records)}), row_group_size=rows)
                 start += rows
         described.append(Part(file.name, "train", tuple(groups), file.stat().st_size))

@@ -23,7 +23,9 @@ def values(rows: int) -> dict[str, np.ndarray]:
 
 def test_packed_values_come_back_through_arrow() -> None:
     layout, packed = RecordLayout(FIELDS), values(7)
-    column = pa.chunked_array([layout.to_arrow(layout.pack(packed)[:3]), layout.to_arrow(layout.pack(packed)[3:])])
+    column = pa.chunked_array(
+        [layout.to_arrow(layout.pack(packed, rows=7)[:3]), layout.to_arrow(layout.pack(packed, rows=7)[3:])]
+    )
     records = layout.from_arrow(column)
     for field in FIELDS:
         assert (records[field.key] == packed[field.key]).all()
@@ -31,7 +33,9 @@ def test_packed_values_come_back_through_arrow() -> None:
 
 def test_a_sliced_column_gives_its_own_rows() -> None:
     layout, packed = RecordLayout(FIELDS), values(7)
-    assert (layout.from_arrow(layout.to_arrow(layout.pack(packed))[2:5])["weight:w"] == packed["weight:w"][2:5]).all()
+    assert (
+        layout.from_arrow(layout.to_arrow(layout.pack(packed, rows=7))[2:5])["weight:w"] == packed["weight:w"][2:5]
+    ).all()
 
 
 def test_every_value_is_aligned() -> None:
@@ -61,7 +65,7 @@ def test_scalars_of_one_dtype_are_one_group() -> None:
         f.key: np.arange(4).reshape(-1, *[1] * len(f.shape)) + np.zeros((4, *f.shape)) + i
         for i, f in enumerate(layout.fields)
     }
-    by_group = layout.pack(packed).view(layout.group_dtype)
+    by_group = layout.pack(packed, rows=4).view(layout.group_dtype)
     assert by_group["0"].tolist() == [[i, i + 2, i + 4] for i in range(4)]
     assert by_group["1"].tolist() == [[i + 3] * 2 for i in range(4)]
     assert by_group["2"].tolist() == [i + 1 for i in range(4)]

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from sparkdl.errors import ConfigError, shown
 
-__all__ = ["Encoder", "Feature", "check_whole"]
+__all__ = ["BytesEncoder", "Encoder", "Feature", "check_whole"]
 
 
 @runtime_checkable
@@ -56,6 +56,13 @@ class Encoder(Protocol):
 
     def to_json(self) -> dict[str, Any]:
         """All that `from_json` needs to make the same encoder again."""
+
+
+class BytesEncoder(Encoder, Protocol):
+    """An encoder whose rows may be stored as bytes of any length."""
+
+    def to_bytes(self, column: pa.Array) -> pa.Array:
+        """What is stored of raw values: binary, null where a fill stands for a row. `encode` takes it like them."""
 
 
 def check_whole(declared: str, option: str, value: object, *, least: int) -> None:

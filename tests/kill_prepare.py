@@ -95,18 +95,38 @@ def duration(source, path):
     return taken
 
 
-def trial(spark, source, folder, *, seed, seconds, has_old, monkeypatch):
-    """Kill one prepare after a random part of `seconds`; check what is left and what the next prepares make of it."""
+def wait_for_write(path, old):
+    """Until the first part of a new generation is there."""
+    before = {old.generation} if old else set()
+    end = time.monotonic() + 100
+    while time.monotonic() < end:
+        names = os.listdir(path) if os.path.isdir(path) else []
+        if any("." not in name for name in set(names) - before):
+            return
+        time.sleep(0.002)
+    raise TimeoutError("the prepare wrote no part")
+
+
+def trial(spark, source, folder, *, seed, seconds, has_old, in_write, monkeypatch):
+    """Kill one prepare after a random part of `seconds`; check what is left and what the next prepares make of it.
+
+    Args:
+        has_old: begin with a dataset at the path.
+        in_write: count the seconds from the first part on, not from the start.
+    """
     path = str(folder / f"data-{seed}")
     old = sparkdl.prepare(spark.read.parquet(source), config(path, seed=10)) if has_old else None
     delay = random.Random(seed).uniform(0, seconds)
     child = start(source, path)
+    if in_write:
+        wait_for_write(path, old)
     time.sleep(delay)
     kill(child)
     left = standing(path)
     what = "none" if left is None else "old" if left == old else "new"
     names = sorted(os.listdir(path)) if os.path.isdir(path) else []
-    print(f"seed {seed}: killed after {delay:.2f} s of {seconds:.2f} s, found {what}, left {len(names)} names")
+    since = "the first part" if in_write else "the start"
+    print(f"seed {seed}: killed {delay:.2f} s of {seconds:.2f} s after {since}, found {what}, left {len(names)} names")
     assert what != "none" or old is None
     assert left is None or whole(spark, left)
     # Nobody waits a minute in a test: what has been silent for a moment counts as dead.

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import kill_prepare
 
 MOMENTS = 20
+WRITE_SECONDS = 1.0
 
 
 @pytest.fixture(scope="module")
@@ -30,5 +31,7 @@ def seconds(source, tmp_path_factory):
 
 @pytest.mark.parametrize("seed", range(100, 100 + MOMENTS))
 def test_a_killed_prepare_leaves_the_old_dataset_or_none(spark, source, seconds, tmp_path, monkeypatch, seed) -> None:
-    has_old = seed % 2 == 0
-    kill_prepare.trial(spark, source, tmp_path, seed=seed, seconds=seconds, has_old=has_old, monkeypatch=monkeypatch)
+    # every second one while it writes and commits, which is the shorter part of a prepare
+    in_write = seed // 2 % 2 == 0
+    how = {"seconds": WRITE_SECONDS if in_write else seconds, "has_old": seed % 2 == 0, "in_write": in_write}
+    kill_prepare.trial(spark, source, tmp_path, seed=seed, monkeypatch=monkeypatch, **how)

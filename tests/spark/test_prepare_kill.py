@@ -9,7 +9,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import kill_prepare
 
 
-@pytest.mark.parametrize(("seed", "has_old"), [(3, True), (4, False)])
-def test_a_killed_prepare_leaves_what_was_there(spark, tmp_path, monkeypatch, seed, has_old) -> None:
+@pytest.mark.parametrize(("seed", "seconds", "how"), [(3, 4, {"has_old": True}), (4, 0.4, {"in_write": True})])
+def test_a_killed_prepare_leaves_what_was_there(spark, tmp_path, monkeypatch, seed, seconds, how) -> None:
     source = kill_prepare.write_source(spark, tmp_path)
-    kill_prepare.trial(spark, source, tmp_path, seed=seed, seconds=4, has_old=has_old, monkeypatch=monkeypatch)
+    how = {"has_old": False, "in_write": False, **how}
+    kill_prepare.trial(spark, source, tmp_path, seed=seed, seconds=seconds, monkeypatch=monkeypatch, **how)

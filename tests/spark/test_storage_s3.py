@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 import sparkdl
-from sparkdl import DatasetError, PrepareConfig, SchemaError, Split, storage
+from sparkdl import DatasetError, PrepareConfig, ReaderConfig, SchemaError, Split, storage
 from sparkdl.data.feed import Feed
-from sparkdl.data.reader import RowGroupReader
 from sparkdl.features import Categorical
 
 ENVIRONMENT = {
@@ -99,12 +98,16 @@ def test_a_dataset_on_s3_is_prepared_found_replaced_and_swept(s3_spark, rows, bu
 def test_a_rank_reads_from_s3_what_was_stored(rows, bucket) -> None:
     ds = sparkdl.prepare(rows, config(f"s3://{bucket}/data"))
     train = ds.split("train")
-    groups = len(train.row_group_rows)
-    with RowGroupReader(ds, train, range(groups), threads=2) as reader:
-        stored = np.concatenate([records[ds.layout.fields[0].key] for _, records in reader])
-    assert len(set(stored.tolist())) == train.rows
-    feed = Feed(ds, train, rank=0, world_size=1, global_batch_size=32, seed=0)
-    assert sum(int(block.rows.sum()) for block in feed.blocks([0])) == train.rows
+    plan = {"rank": 0, "world_size": 1, "global_batch_size": 32, "seed": 0}
+    for reader in (ReaderConfig(in_memory=True), ReaderConfig(in_memory=False)):
+        feed = Feed(ds, train, **plan, reader=reader)
+        assert feed.memory.cache is (not reader.in_memory)
+        ids = [np.concatenate([block.arrays[0].reshape(len(block.arrays[0]), -1) for block in feed.blocks([0])])]
+        if not reader.in_memory:
+            storage.delete(f"s3://{bucket}/data/{ds.parts[0].file.split('/')[0]}/{ds.parts[-1].file.split('/')[1]}")
+        # The second epoch comes from memory, or from the local disk.
+        ids.append(np.concatenate([block.arrays[0].reshape(len(block.arrays[0]), -1) for block in feed.blocks([0])]))
+        assert len(ids[0]) == train.rows and (ids[0] == ids[1]).all()
 
 
 def test_a_listing_that_is_remembered_does_not_hide_what_another_process_wrote(bucket) -> None:

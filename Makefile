@@ -1,7 +1,7 @@
 # `make` lists the targets. Each one sets up all it needs in .venv first; this is a no-op when nothing has changed.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit lint clean
+.PHONY: help setup demo test unit lint soak clean
 
 PYTHON := .venv/bin/python
 
@@ -23,6 +23,9 @@ unit: setup  ## The tests without Spark and TensorFlow
 lint: setup  ## Lint and types
 	@$(PYTHON) -m ruff check
 	@$(PYTHON) -m mypy sparkdl
+
+soak: setup  ## Long and repeated trials: kills, memory over many epochs (about 10 minutes)
+	@$(PYTHON) -m pytest tests/soak -s
 
 clean:  ## Remove .venv, caches and what Spark left here
 	rm -rf .venv uv.lock build dist spark-warehouse metastore_db derby.log *.egg-info

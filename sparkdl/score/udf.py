@@ -175,7 +175,8 @@ def _series_to_arrow(series: Any, encoder: Encoder, time_zone: str) -> pa.Array:
                 "or set spark.sql.session.timeZone to UTC"
             )
         series = known
-    return pa.Array.from_pandas(series)
+    # Inside arrays NaN is a value; in a column of numbers pandas has nothing else for null.
+    return pa.array(series, from_pandas=series.dtype != object)
 
 
 def check_input_columns(columns: list[str], signature: Signature) -> None:

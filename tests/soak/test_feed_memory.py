@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BUDGET = 450 << 20
 EPOCHS = 20
 
@@ -57,7 +59,7 @@ def write_dataset(folder: Path, rows: int) -> Path:
                 groups.append(min(group, left))
                 left -= groups[-1]
                 writer.write_table(pa.table({RECORD_COLUMN: layout.to_arrow(records[: groups[-1]])}))
-        described.append(Part(name, "train", tuple(groups)))
+        described.append(Part(name, "train", tuple(groups), (folder / name).stat().st_size))
     dataset = Dataset(
         path=str(folder), encoders=(), label_encoders=(), weight=None, keep=(), raw_types={}, rule=None, seed=0,
         lanes=192, layout=layout, parts=tuple(described), fingerprint="soak",
@@ -67,6 +69,7 @@ def write_dataset(folder: Path, rows: int) -> Path:
     return handle
 
 
+@pytest.mark.timeout(1900)
 def test_memory_stays_within_the_budget_and_does_not_grow(tmp_path) -> None:
     handle = write_dataset(tmp_path, 10 * BUDGET // 516)
     ran = subprocess.run(

@@ -1,6 +1,8 @@
 """Images, stored as pixels and as they came: the feed gives the same arrays, and those that scoring decodes."""
 
 import io
+import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -9,8 +11,9 @@ import pytest
 import sparkdl
 from sparkdl import PrepareConfig, ReaderConfig, SchemaError
 from sparkdl.data.feed import Feed
-from sparkdl.features import Image
+from sparkdl.features import Categorical, Image
 
+DATA = Path(os.environ.get("SPARKDL_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
 SIZE = {"height": 6, "width": 5, "channels": 3}
 
 
@@ -101,3 +104,27 @@ def test_a_model_of_encoded_images_alone_has_a_record(pictures, tmp_path) -> Non
     dataset = sparkdl.prepare(pictures, config)
     feed = Feed(dataset, dataset.split("train"), rank=0, world_size=1, global_batch_size=32, seed=0)
     assert sum(int(block.rows.sum()) for block in feed.blocks([0])) == 92
+
+
+def test_the_images_of_mnist_are_those_that_pillow_decodes(spark, tmp_path) -> None:
+    from PIL import Image as Pillow
+
+    if not (DATA / "mnist_train.parquet").exists():
+        pytest.skip(f"no {DATA / 'mnist_train.parquet'}")
+    raw = spark.read.parquet(str(DATA / "mnist_train.parquet"))
+    config = PrepareConfig(
+        path=str(tmp_path / "d"),
+        features=[Image("content", height=28, width=28, channels=1)],
+        label=Categorical("label"),
+        keep=["path"],
+    )
+    dataset = sparkdl.prepare(raw, config)
+    assert dataset.split("train").rows == 60_000 and dataset.classes == tuple(range(10))
+    prepared = sparkdl.read_prepared(spark, dataset.path, "train")
+    by_label = {row.label: row["count"] for row in prepared.groupBy("label").count().collect()}
+    assert by_label == {row.label: row["count"] for row in raw.groupBy("label").count().collect()}
+    some = {row.path: bytes(row.content) for row in raw.where("hash(path) % 200 = 0").collect()}
+    assert len(some) > 100
+    for row in prepared.where("hash(path) % 200 = 0").collect():
+        pixels = np.asarray(Pillow.open(io.BytesIO(some[row.path])))
+        assert (np.array(row.content).reshape(28, 28) == pixels).all()

@@ -21,7 +21,7 @@ from sparkdl.data.local_cache import LocalCache
 from sparkdl.data.plan import EpochPlan
 from sparkdl.data.reader import RowGroupReader
 from sparkdl.data.row_memory import RowMemory, RowOrders
-from sparkdl.errors import DatasetError
+from sparkdl.errors import ConfigError, DatasetError
 
 __all__ = ["Block", "Feed"]
 
@@ -102,8 +102,12 @@ class Feed:
         Args:
             start_step: where the first of the epochs begins (to go on after an interruption).
 
-        Raises DatasetError if a row group that comes is not the one that the plan awaits.
+        Raises:
+            ConfigError: `start_step` lies beyond the epoch.
+            DatasetError: a row group that comes is not the one that the plan awaits.
         """
+        if not 0 <= start_step <= self.plan(epochs[0]).steps:
+            raise ConfigError(f"start_step={start_step} is no step of an epoch of {self.plan(epochs[0]).steps} steps")
         memory = self._row_memory()
         starts = [start_step, *[0] * (len(epochs) - 1)]
         with ExitStack() as stack:

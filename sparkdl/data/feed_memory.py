@@ -63,7 +63,9 @@ def feed_memory(
     row_bytes = dataset.layout.row_bytes
     lanes = -(-dataset.lanes // world_size)
     step_rows = min(-(-lanes * global_batch_size // dataset.lanes), split.rows)
-    block_steps = int(np.clip(BLOCK_BYTES // max(1, step_rows * row_bytes), 1, MOST_STEPS))
+    # A sixteenth of the memory for each of the blocks leaves most of it to row groups.
+    block_bytes = min(BLOCK_BYTES, (reader.memory or DEFAULT_MEMORY) // 16)
+    block_steps = int(np.clip(block_bytes // max(1, step_rows * row_bytes), 1, MOST_STEPS))
     blocks = BLOCKS * min(block_steps * step_rows, split.rows) * row_bytes
     is_remote = not storage.is_local(dataset.path)
     threads = reader.threads or (max(cores, REMOTE_THREADS) if is_remote else cores)

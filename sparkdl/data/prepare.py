@@ -24,21 +24,20 @@ from sparkdl.data.geometry import part_count, rows_per_batch, rows_per_row_group
 from sparkdl.data.layout import RECORD_COLUMN, Field, RecordLayout
 from sparkdl.data.parts import SPLIT_COLUMN, PartPlan
 from sparkdl.data.source import name_source
-from sparkdl.data.split_rows import LEFT_OUT, hashed_columns, split_index
-from sparkdl.errors import DatasetError, SchemaError, shown
+from sparkdl.data.split_rows import LEFT_OUT, split_index
+from sparkdl.data.stored_order import COUNTING_ERROR, ORDER_COLUMN, order_key, repeats, shuffled
+from sparkdl.errors import ConfigError, DatasetError, SchemaError, shown
 from sparkdl.spark_batches import arrow_batches
 from sparkdl.spark_columns import column as named
 from sparkdl.spark_columns import map_in_arrow, require_column
 from sparkdl.spark_errors import errors_from_workers
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import DataFrame
 
 __all__ = ["prepare"]
 
 log = logging.getLogger(__name__)
-
-ORDER_COLUMN = "__order__"
 
 
 def prepare(df: DataFrame, config: PrepareConfig) -> Dataset:
@@ -50,11 +49,23 @@ def prepare(df: DataFrame, config: PrepareConfig) -> Dataset:
     it stay readable until it is replaced once more. Several prepares may run at once: the last to finish stays.
 
     Raises:
+        ConfigError: not a DataFrame of Spark, a stream, or no PrepareConfig.
         SchemaError: a column is missing, twice there, or not what its feature declares (names column and row).
         DatasetError: no rows, an empty split, or a path that holds something else.
     """
+    check_arguments(df, config)
     with errors_from_workers():
         return _prepare(df, config, storage.absolute(config.path))
+
+
+def check_arguments(df: object, config: object) -> None:
+    """Raise ConfigError for what is no batch DataFrame of Spark, or no PrepareConfig."""
+    if not hasattr(df, "sparkSession") or not hasattr(df, "mapInArrow"):
+        raise ConfigError(f"prepare takes a Spark DataFrame, not {type(df).__name__}; spark.createDataFrame makes one")
+    if df.isStreaming:  # type: ignore[attr-defined]
+        raise ConfigError("prepare takes a DataFrame that ends, not a stream")
+    if not isinstance(config, PrepareConfig):
+        raise ConfigError(f"prepare takes a PrepareConfig, not {type(config).__name__}")
 
 
 def _prepare(df: DataFrame, config: PrepareConfig, path: str) -> Dataset:
@@ -97,9 +108,8 @@ def _write_dataset(df: DataFrame, config: PrepareConfig, path: str, generation: 
     """Divide, count, fit and write; what comes back is complete but for its commit."""
     names = used_columns(config)
     raw_types = {name: df.schema[name].dataType.simpleString() for name in names}
-    hashed = hashed_columns(raw_types)
     rows = _divided(df, config, raw_types)
-    counts = _split_rows(rows, config)
+    counts, repeated = _count(rows, config)
     train = rows.where(f"{SPLIT_COLUMN} = {_split_names(config).index('train')}")
     with arrow_batches(df.sparkSession, rows_per_batch(raw_types.values())):
         fitted = fit_encoders(train, config.features, config.labels)
@@ -119,7 +129,7 @@ def _write_dataset(df: DataFrame, config: PrepareConfig, path: str, generation: 
         ),
     )
     with arrow_batches(df.sparkSession, rows_per_batch(raw_types.values(), layout.row_bytes)):
-        written = _write(rows, plan, config, hashed, written_parts)
+        written = _write(rows, plan, written_parts, repeated=repeated)
     check_counts(written, _split_names(config), counts)
     return Dataset(
         path=path,
@@ -195,16 +205,24 @@ def _split_names(config: PrepareConfig) -> tuple[str, ...]:
 
 
 def _divided(df: DataFrame, config: PrepareConfig, raw_types: Mapping[str, str]) -> DataFrame:
-    """The used columns and each row's split, rows that are left out of all splits included."""
+    """The used columns, each row's split (also of rows that are left out of all splits), and its place in the order."""
     from pyspark.sql import functions as F
 
     place = F.lit(0) if config.splits is None else split_index(config.splits, raw_types)
-    return df.select(*[named(name) for name in raw_types], place.alias(SPLIT_COLUMN))
+    columns = [named(name) for name in raw_types]
+    return df.select(*columns, place.alias(SPLIT_COLUMN), order_key(config.seed, raw_types).alias(ORDER_COLUMN))
 
 
-def _split_rows(rows: DataFrame, config: PrepareConfig) -> list[int]:
-    """Rows of each split, in the order of their names. Raises DatasetError for none, an empty or an unknown one."""
-    counts = {row[SPLIT_COLUMN]: row["count"] for row in rows.groupBy(SPLIT_COLUMN).count().collect()}
+def _count(rows: DataFrame, config: PrepareConfig) -> tuple[list[int], bool]:
+    """Rows of each split, in the order of their names, and whether many rows repeat others.
+
+    Raises DatasetError for no rows, an empty split, or rows that have none.
+    """
+    from pyspark.sql import functions as F
+
+    different = F.approx_count_distinct(ORDER_COLUMN, COUNTING_ERROR)
+    found = rows.groupBy(SPLIT_COLUMN).agg(F.count(F.lit(1)).alias("rows"), different.alias("different")).collect()
+    counts = {row[SPLIT_COLUMN]: row["rows"] for row in found}
     if not counts:
         raise DatasetError("the DataFrame has no rows")
     if None in counts:
@@ -217,7 +235,7 @@ def _split_rows(rows: DataFrame, config: PrepareConfig) -> list[int]:
             raise DatasetError(
                 f"split {name!r} is empty ({sum(by_split)} rows in all); give it a larger share, or drop it from splits"
             )
-    return by_split
+    return by_split, any(repeats(row["rows"], row["different"]) for row in found)
 
 
 def _no_split(rows: DataFrame, config: PrepareConfig, count: int) -> DatasetError:
@@ -229,14 +247,7 @@ def _no_split(rows: DataFrame, config: PrepareConfig, count: int) -> DatasetErro
     return DatasetError(f"{count} rows have no split: in one of them column {values}, which must be {need}")
 
 
-def _order_key(config: PrepareConfig, hashed: Sequence[str]) -> Column:
-    """A row's place in the stored order: a hash of its values, so that it is the same in every run."""
-    from pyspark.sql import functions as F
-
-    return F.xxhash64(F.lit(config.seed), F.lit("order"), *[named(name) for name in hashed])
-
-
-def _write(rows: DataFrame, plan: PartPlan, config: PrepareConfig, hashed: Sequence[str], parts: int) -> list[Part]:
+def _write(rows: DataFrame, plan: PartPlan, parts: int, *, repeated: bool) -> list[Part]:
     """Shuffle and write; a part for each task and split."""
 
     def write(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -246,14 +257,8 @@ def _write(rows: DataFrame, plan: PartPlan, config: PrepareConfig, hashed: Seque
         partition = task.partitionId() if task else 0
         yield from part_files.descriptions(part_files.write_parts(batches, plan, partition), partition)
 
-    shuffled = (
-        rows.where(f"{SPLIT_COLUMN} != {LEFT_OUT}")
-        .select("*", _order_key(config, hashed).alias(ORDER_COLUMN))
-        .repartition(parts, ORDER_COLUMN)
-        .sortWithinPartitions(SPLIT_COLUMN, ORDER_COLUMN)
-        .drop(ORDER_COLUMN)
-    )
-    found = map_in_arrow(shuffled, write, "partition long, part string").collect()
+    stored = shuffled(rows.where(f"{SPLIT_COLUMN} != {LEFT_OUT}"), parts, repeated=repeated)
+    found = map_in_arrow(stored, write, "partition long, part string").collect()
     described = [json.loads(row["part"]) for row in sorted(found, key=lambda row: row["partition"])]
     return [Part(part["file"], part["split"], tuple(part["row_groups"]), part["bytes"]) for part in described]
 

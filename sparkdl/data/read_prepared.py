@@ -27,9 +27,9 @@ __all__ = ["read_prepared"]
 def read_prepared(spark: SparkSession, path: str, split: str) -> DataFrame:
     """The rows of a split as the model sees them, and the kept columns, in stored order within a partition.
 
-    Columns: the encoded features, the labels (a label that shares a feature's column is named `<name>_label`), the
-    weight, the kept columns; a kept column that is also a feature is named `<name>_raw`. Images that are stored encoded
-    come as their bytes.
+    Columns: the encoded features, the labels, the weight, the kept columns. Where one name would come twice, the later
+    column is named `<name>_label`, `<name>_weight` or `<name>_raw`, with underscores more if that is taken too. Images
+    that are stored encoded come as their bytes.
 
     Raises:
         DatasetError: no dataset there, or no such split.
@@ -46,26 +46,33 @@ def read_prepared(spark: SparkSession, path: str, split: str) -> DataFrame:
                 yield from _read_part(dataset, parts[place], schema)
 
     numbered = spark.range(0, len(parts), 1, numPartitions=len(parts))
-    return numbered.mapInArrow(read, from_arrow_schema(schema))
+    return numbered.mapInArrow(read, from_arrow_schema(schema, prefer_timestamp_ntz=True))
 
 
 def _names(dataset: Dataset) -> list[str]:
-    """The column name of each field of the record."""
-    features = set(dataset.features)
-    return [f"{f.name}_label" if f.role == "label" and f.name in features else f.name for f in dataset.layout.fields]
+    """The column names of the fields, then of the kept columns, each name once."""
+    names: list[str] = []
+    for name, second in (
+        *((field.name, f"{field.name}_{field.role}") for field in dataset.layout.fields),
+        *((kept, f"{kept}_raw") for kept in dataset.keep),
+    ):
+        name = second if name in names else name
+        while name in names:
+            name += "_"
+        names.append(name)
+    return names
 
 
 def _schema(dataset: Dataset, first_file: str) -> pa.Schema:
     fs, inner = storage.filesystem(storage.join(dataset.path, first_file))
     with fs.open(inner, "rb") as handle:
         stored = pq.read_schema(handle)
-    encoded = [
-        pa.field(name, pa.binary() if field.stored == "bytes" else arrow_type(np.dtype(field.dtype), field.shape))
-        for name, field in zip(_names(dataset), dataset.layout.fields, strict=True)
+    types = [
+        pa.binary() if field.stored == "bytes" else arrow_type(np.dtype(field.dtype), field.shape)
+        for field in dataset.layout.fields
     ]
-    taken = {field.name for field in encoded}
-    kept = [stored.field(name) for name in dataset.keep]
-    return pa.schema([*encoded, *[f.with_name(f"{f.name}_raw") if f.name in taken else f for f in kept]])
+    types += [stored.field(name).type for name in dataset.keep]
+    return pa.schema(list(zip(_names(dataset), types, strict=True)))
 
 
 def _read_part(dataset: Dataset, part: Part, schema: pa.Schema) -> Iterator[pa.RecordBatch]:

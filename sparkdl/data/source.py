@@ -21,12 +21,35 @@ from sparkdl.data.features import Feature
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["name_source", "normalised", "obstacle_in", "without_secrets"]
+__all__ = ["name_source", "normalised", "obstacle_in", "renumbered", "without_secrets"]
 
 # Paths in a manifest are for people to read.
 SHOWN_PATHS = 5
-# Settings by which the same plan over the same files gives other values.
-SETTINGS = ("spark.sql.session.timeZone", "spark.sql.ansi.enabled", "spark.sql.caseSensitive")
+# Settings that change how Spark works, not what it gives. Any other of Spark SQL that is set may change values.
+_HARMLESS_SETTINGS = tuple(
+    "spark.sql." + name
+    for name in (
+        "adaptive.",
+        "autoBroadcastJoinThreshold",
+        "catalogImplementation",
+        "cbo.",
+        "debug.",
+        "event",
+        "execution.arrow.",
+        "execution.pythonUDF",
+        "files.maxPartition",
+        "files.minPartitionNum",
+        "files.openCostInBytes",
+        "repl.",
+        "shuffle.",
+        "sources.parallelPartitionDiscovery.",
+        "streaming.",
+        "ui.",
+        "warehouse.",
+    )
+)
+# Set while a plan is printed, so that nothing of it is left out.
+_PRINTED_FIELDS = "spark.sql.debug.maxToStringFields"
 
 _SQL = "org.apache.spark.sql."
 _LOGICAL = _SQL + "catalyst.plans.logical."
@@ -95,13 +118,47 @@ def name_source(df: DataFrame, config: PrepareConfig) -> tuple[Source, str]:
         return Source(_hash(content), paths), ""
     nodes = json.loads(plan.toJSON())
     obstacle = obstacle_in(nodes) or _obstacle_of_files(df.sparkSession, nodes, relations)
+    if not obstacle and "InMemoryRelation" in df._jdf.queryExecution().withCachedData().toString():
+        obstacle = "its rows may come from a cache, which does not see files that change"
     if not obstacle and not plan.deterministic():
         obstacle = "its plan is not deterministic"
     if obstacle:
         return Source(None, paths), obstacle
     content |= {"plan": normalised(nodes), "relations": [relation.to_json() for relation in relations]}
-    content["settings"] = {name: df.sparkSession.conf.get(name) for name in SETTINGS}
+    # JSON leaves out what it has no form for, patterns and options among them; the printed plan has it.
+    content["printed"] = _printed(df.sparkSession, plan)
+    content["settings"] = _settings(df.sparkSession)
     return Source(_hash(content), paths), ""
+
+
+def _printed(spark: SparkSession, plan: Any) -> str:
+    """The plan as text, without what differs from session to session."""
+    before = spark.conf.get(_PRINTED_FIELDS)
+    spark.conf.set(_PRINTED_FIELDS, str(2**31 - 1))
+    try:
+        text = plan.toString()
+    finally:
+        spark.conf.set(_PRINTED_FIELDS, before or "25")
+    return renumbered(text)
+
+
+def renumbered(text: str) -> str:
+    """A printed plan with its columns, lambdas and common tables counted from 0, in the order of their appearance."""
+    numbers: dict[str, int] = {}
+
+    def number(found: re.Match[str]) -> str:
+        return found[1] + str(numbers.setdefault(found[0], len(numbers)))
+
+    return re.sub(r"(#|CTERelationDef |CTERelationRef |x_)(\d+)", number, text)
+
+
+def _settings(spark: SparkSession) -> dict[str, str]:
+    """What is set of Spark SQL and may change values; the time zone even where it is the machine's."""
+    every = {row["key"]: row["value"] for row in spark.sql("SET").collect()}
+    chosen = {name: value for name, value in every.items() if name.startswith("spark.sql.")}
+    kept = {name: value for name, value in chosen.items() if not name.startswith(_HARMLESS_SETTINGS)}
+    zone = "spark.sql.session.timeZone"
+    return {zone: spark.conf.get(zone) or "", **kept}
 
 
 def obstacle_in(nodes: object) -> str:

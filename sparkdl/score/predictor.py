@@ -36,7 +36,7 @@ class ScoreTask:
     cores: int
     """Cores of a Spark task: the number of TensorFlow's threads."""
     time_zone: str
-    """The session's: Spark gives pandas UDFs moments as its clock."""
+    """The session's when the UDF was made, for queries in which none is set: Spark gives pandas UDFs its clock."""
 
 
 # The models of this Python process, by content: defining a UDF again does not load its model again.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from sparkdl import storage
@@ -124,7 +125,7 @@ def _pandas_udf(task: ScoreTask) -> Any:
     def predict(batches: Iterator[Any]) -> Iterator[Any]:
         arrow = (
             [
-                _series_to_arrow(series, encoder, task.time_zone)
+                _series_to_arrow(series, encoder, _time_zone(task))
                 for series, encoder in zip(
                     batch if isinstance(batch, tuple) else (batch,), task.signature.inputs, strict=True
                 )
@@ -143,6 +144,14 @@ def _pandas_udf(task: ScoreTask) -> Any:
     return make(predict, spark_type(task.signature, task.returns))
 
 
+def _time_zone(task: ScoreTask) -> str:
+    """The session's time zone in the query that runs: Spark tells its tasks what is set; else it is the machine's."""
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    return (context.getLocalProperty("spark.sql.session.timeZone") if context else None) or task.time_zone
+
+
 def _arrow_to_pandas(column: pa.Array) -> Any:
     """Predictions as Spark takes them from a pandas UDF: a struct is a DataFrame, its fields the outputs."""
     import pandas as pd
@@ -154,6 +163,22 @@ def _arrow_to_pandas(column: pa.Array) -> Any:
     return pd.Series(column.to_pylist() if nested else column.to_pandas())
 
 
+# The structs that features take, ML vectors and Spark's images: pandas makes fractions of whole numbers beside a null,
+# and has no type for nulls alone.
+_STRUCT_FIELDS = {
+    "type": pa.int8(),
+    "size": pa.int32(),
+    "indices": pa.list_(pa.int32()),
+    "values": pa.list_(pa.float64()),
+    "origin": pa.string(),
+    "height": pa.int32(),
+    "width": pa.int32(),
+    "nChannels": pa.int32(),
+    "mode": pa.int32(),
+    "data": pa.binary(),
+}
+
+
 def _series_to_arrow(series: Any, encoder: Encoder, time_zone: str) -> pa.Array:
     """A UDF argument as the Arrow column that it came from; a struct (an ML vector) comes as a DataFrame.
 
@@ -163,9 +188,10 @@ def _series_to_arrow(series: Any, encoder: Encoder, time_zone: str) -> pa.Array:
     import pandas as pd
 
     if isinstance(series, pd.DataFrame):
-        return pa.StructArray.from_arrays(
-            [pa.Array.from_pandas(series[name]) for name in series.columns], names=list(series.columns)
-        )
+        fields = [pa.array(series[name], type=_STRUCT_FIELDS.get(name), from_pandas=True) for name in series.columns]
+        # A null struct comes as nulls in all of its fields.
+        missing = np.logical_and.reduce([np.asarray(field.is_null()) for field in fields])
+        return pa.StructArray.from_arrays(fields, names=list(series.columns), mask=pa.array(missing))
     if getattr(encoder, "unit", None) == "seconds" and series.dtype.kind == "M" and series.dt.tz is None:
         known = series.dt.tz_localize(time_zone, ambiguous="NaT", nonexistent="raise")
         lost = known.isna() & series.notna()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import sparkdl
-from sparkdl import DatasetError, PrepareConfig, SchemaError, Split
+from sparkdl import ConfigError, DatasetError, PrepareConfig, SchemaError, Split
 from sparkdl.data.feed import Feed
 from sparkdl.features import Categorical, Numeric, Tensor
 
@@ -240,3 +240,36 @@ def test_names_with_dots_spaces_and_umlauts_are_columns_like_others(spark, tmp_p
     found = sparkdl.read_prepared(spark, ds.path, "train")
     assert found.columns == ["a.b", "c d", "e-f", "größe", "a.b_raw"] and found.count() == ds.split("train").rows
     assert sparkdl.split(rows, ds).where("split = 'train'").count() == ds.split("train").rows
+
+
+def test_prepared_rows_come_back_under_a_name_each_and_keep_clocks_without_a_zone(spark, tmp_path) -> None:
+    rows = spark.sql(
+        "SELECT double(id) AS x, float(1) AS w, int(id) AS x_raw, int(id) AS x_label, "
+        "timestamp_ntz'2020-01-01 12:00:00' AS t FROM range(20)"
+    )
+    config = PrepareConfig(
+        path=str(tmp_path / "d"), features=["x", "w", "x_label"], label="x", weight="w", keep=["x", "x_raw", "t"]
+    )
+    dataset = sparkdl.prepare(rows, config)
+    before = spark.conf.get("spark.sql.session.timeZone")
+    spark.conf.set("spark.sql.session.timeZone", "Asia/Tokyo")
+    try:
+        back = sparkdl.read_prepared(spark, dataset.path, "train")
+        assert back.columns == ["x", "w", "x_label", "x_label_", "w_weight", "x_raw", "x_raw_raw", "t"]
+        assert back.selectExpr("string(t)").distinct().collect()[0][0] == "2020-01-01 12:00:00"
+        assert back.where("x != x_raw or x_raw != x_raw_raw").count() == 0
+    finally:
+        spark.conf.set("spark.sql.session.timeZone", before)
+
+
+def test_what_is_no_dataframe_or_no_config_is_refused(spark, tmp_path) -> None:
+    config = PrepareConfig(path=str(tmp_path / "d"), features=["x"])
+    rows = spark.range(3).selectExpr("double(id) as x")
+    stream = spark.readStream.format("rate").load()
+    for df, options, message in (
+        (rows.toPandas(), config, "prepare takes a Spark DataFrame, not DataFrame"),
+        (stream, config, "not a stream"),
+        (rows, {"path": "x"}, "prepare takes a PrepareConfig, not dict"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            sparkdl.prepare(df, options)

@@ -64,8 +64,19 @@ SAME = {
     "common table": lambda s, f: viewed(s, f, "with a as (select x from rows_of_test) select a.x from a, a b"),
     "lambda": lambda s, f: table(s, f).select(F.transform(F.array("x"), lambda v: v + 1)[0].alias("x")),
     "function": lambda s, f: table(s, f).select("x", F.to_date(F.lit("2020-01-01")).alias("d")),
-    "cached": lambda s, f: table(s, f).where("x > 5").cache(),
+    "patterns": lambda s, f: viewed(s, f, "select x from rows_of_test where string(id) like any ('1%', '2%')"),
+    "options": lambda s, f: table(s, f).select(parsed("dd/MM/yyyy")),
+    "melted": lambda s, f: melted(s, f, ["x", "k"]),
 }
+
+
+def parsed(format_):
+    return F.from_json(F.lit('{"d": "01/02/2020"}'), "d date", {"dateFormat": format_}).alias("x")
+
+
+def melted(spark, folder, columns):
+    rows = table(spark, folder).selectExpr("id", "x", "double(k) as k", "x + 1 as y")
+    return rows.unpivot(["id"], columns, "column", "x")
 
 
 @pytest.mark.parametrize("program", SAME)
@@ -77,7 +88,6 @@ def test_the_same_program_over_the_same_files_has_one_name(spark, folder, progra
 
 
 def test_every_program_has_a_name_of_its_own(spark, folder) -> None:
-    # a cached table is the table: `cached` is left out where it equals no other program here
     names = [name(program(spark, folder), folder) for program in SAME.values()]
     assert len(set(names)) == len(names)
     spark.catalog.clearCache()
@@ -101,6 +111,19 @@ def test_another_program_has_another_name(spark, folder, change) -> None:
     assert other is not None and other != name(SAME["filter"](spark, folder), folder)
 
 
+def test_what_a_plan_has_no_json_for_counts(spark, folder) -> None:
+    like = viewed(spark, folder, "select x from rows_of_test where string(id) like any ('3%')")
+    escaped = [table(spark, folder).where(f"string(id) like '{e}%' escape '{e}'") for e in "#!"]
+    for program, others in (
+        (SAME["patterns"](spark, folder), [like]),
+        (SAME["options"](spark, folder), [table(spark, folder).select(parsed("MM/dd/yyyy"))]),
+        (SAME["melted"](spark, folder), [melted(spark, folder, ["x", "y"])]),
+        (escaped[0], escaped[1:]),
+    ):
+        names = [name(program, folder), *(name(other, folder) for other in others)]
+        assert len(set(names)) == len(names) or set(names) == {None}
+
+
 def test_options_of_a_reader_count(spark, folder) -> None:
     def read(**options):
         return spark.read.csv(str(folder / "csv files"), schema="id long, x double, k int", **options)
@@ -120,14 +143,34 @@ def test_every_option_of_a_config_but_its_path_counts(spark, folder) -> None:
     assert name(df, folder, path="elsewhere") == names[0]
 
 
-def test_a_setting_that_changes_values_counts(spark, folder) -> None:
-    before = spark.conf.get("spark.sql.session.timeZone")
+@pytest.mark.parametrize(
+    ("setting", "values"),
+    [
+        ("spark.sql.session.timeZone", ("UTC", "Asia/Tokyo")),
+        ("spark.sql.legacy.timeParserPolicy", ("LEGACY", "CORRECTED")),
+        ("spark.sql.files.ignoreCorruptFiles", ("true", "false")),
+    ],
+)
+def test_a_setting_that_changes_values_counts_and_another_does_not(spark, folder, setting, values) -> None:
+    harmless = "spark.sql.shuffle.partitions"
+    partitions = spark.conf.get(harmless)
     names = set()
-    for zone in ("UTC", "Asia/Tokyo"):
-        spark.conf.set("spark.sql.session.timeZone", zone)
+    for value in values:
+        spark.conf.set(setting, value)
         names.add(name(table(spark, folder), folder))
-    spark.conf.set("spark.sql.session.timeZone", before)
-    assert len(names) == 2
+        spark.conf.set(harmless, "3")
+        names.add(name(table(spark, folder), folder))
+        spark.conf.set(harmless, partitions)
+    spark.conf.unset(setting)
+    assert len(names) == 2 and None not in names
+
+
+def test_a_table_that_is_cached_has_no_name(spark, folder) -> None:
+    table(spark, folder).cache().count()
+    rows = table(spark, folder)
+    assert name(rows, folder) is None and "cache" in name_source(rows, config(folder))[1]
+    spark.catalog.clearCache()
+    assert name(table(spark, folder), folder) is not None
 
 
 NAMELESS = {

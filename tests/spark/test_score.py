@@ -6,7 +6,7 @@ from pyspark.sql import functions as F
 
 import sparkdl
 from sparkdl import ConfigError, ModelError, PrepareConfig, SchemaError
-from sparkdl.features import Categorical, Numeric
+from sparkdl.features import Categorical, Image, Numeric
 from sparkdl.spark_errors import errors_from_workers
 
 
@@ -256,9 +256,10 @@ def test_times_mean_the_same_in_any_time_zone_and_to_both_verbs(spark, tmp_path,
     model = keras.Sequential([keras.Input((), name="at"), keras.layers.Reshape((1,))])
     model_dir = saved(model, dataset, tmp_path / "model")
     before = spark.conf.get("spark.sql.session.timeZone")
+    made_before = sparkdl.predict_udf(model_dir)
     spark.conf.set("spark.sql.session.timeZone", time_zone)
     try:
-        by_udf = rows.select("id", sparkdl.predict_udf(model_dir)("at").alias("prediction"))
+        by_udf = rows.select("id", made_before("at").alias("prediction"))
         for scored in (by_udf, sparkdl.transform(rows, model_dir)):
             values = [row["prediction"] for row in scored.orderBy("id").collect()]
             assert close(np.array(values).reshape(-1), np.arange(48) / 47)
@@ -271,3 +272,29 @@ def test_times_mean_the_same_in_any_time_zone_and_to_both_verbs(spark, tmp_path,
                 again.collect()
     finally:
         spark.conf.set("spark.sql.session.timeZone", before)
+
+
+def test_nulls_beside_images_and_vectors_do_no_harm_to_the_others(spark, tmp_path) -> None:
+    import keras
+    from pyspark.ml.image import ImageSchema
+    from pyspark.ml.linalg import Vectors, VectorUDT
+    from pyspark.sql.types import StructField, StructType
+
+    image = ("", 2, 2, 1, 0, bytearray([7] * 4))
+    schema = StructType([*ImageSchema.imageSchema.fields, StructField("v", VectorUDT())])
+    rows = spark.createDataFrame([(image, Vectors.dense([1.0, 3.0])), (None, None), (image, None)], schema).coalesce(1)
+    config = PrepareConfig(
+        path=str(tmp_path / "d"),
+        features=[Image("image", height=2, width=2, channels=1, fill=9), Numeric("v", scale="none", fill="mean")],
+    )
+    dataset = sparkdl.prepare(rows, config)
+    inputs = {"image": keras.Input((2, 2, 1), name="image", dtype="uint8"), "v": keras.Input((2,), name="v")}
+    flat = keras.layers.Reshape((4,))(inputs["image"])
+    made = {"pixels": keras.layers.Rescaling(1.0)(flat), "vector": keras.layers.Rescaling(1.0)(inputs["v"])}
+    model_dir = saved(keras.Model(inputs, made), dataset, tmp_path / "model")
+    for scored in (
+        rows.select(sparkdl.predict_udf(model_dir)().alias("p")),
+        sparkdl.transform(rows, model_dir, output_col="p"),
+    ):
+        found = [list(row.p.asDict().values()) for row in scored.collect()]
+        assert found == [[[7.0] * 4, [1.0, 3.0]], [[9.0] * 4, [1.0, 3.0]], [[7.0] * 4, [1.0, 3.0]]]

@@ -1,0 +1,72 @@
+"""The order in which rows are stored: shuffled by their own values and the seed, the same on any cluster.
+
+Driver; it becomes Spark expressions over the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from sparkdl.data.parts import SPLIT_COLUMN
+from sparkdl.spark_columns import column as named
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+__all__ = ["ORDER_COLUMN", "order_key", "repeats", "shuffled"]
+
+ORDER_COLUMN = "__order__"
+
+# Rows of which more than this share repeat others are told apart before they are shuffled. Below it, repeated rows that
+# lie side by side change what a batch holds by less than chance does.
+MOST_REPEATS = 0.02
+# The relative error of the count of different rows, below the share that matters (HyperLogLog++).
+COUNTING_ERROR = 0.01
+
+
+def order_key(seed: int, types: Mapping[str, str]) -> Column:
+    """A row's place in the stored order: a hash of its values.
+
+    Args:
+        types: Spark type (DDL) of each column of the dataset.
+    """
+    from pyspark.sql import functions as F
+
+    values = [value for name in sorted(types) for value in _hashable(name, types[name])]
+    return F.xxhash64(F.lit(seed), F.lit("order"), *values)
+
+
+def _hashable(name: str, type_: str) -> list[Column]:
+    """A column's values as Spark can hash them, and whether they are null: the hash passes over nulls."""
+    from pyspark.sql import functions as F
+
+    column = named(name)
+    if type_.startswith("map<") and "map<" not in type_[1:]:
+        return [F.array_sort(F.map_entries(column)), F.isnull(column)]
+    if "map<" in type_:
+        return [F.to_json(F.struct(column)), F.isnull(column)]
+    return [column, F.isnull(column)]
+
+
+def repeats(rows: int, different: int) -> bool:
+    """Whether so many of the rows repeat others that equal ones must be told apart."""
+    return different < (1 - MOST_REPEATS - COUNTING_ERROR) * rows
+
+
+def shuffled(rows: DataFrame, parts: int, *, repeated: bool) -> DataFrame:
+    """The rows in their stored order within each of `parts` partitions, sorted by split first.
+
+    Args:
+        rows: with SPLIT_COLUMN and ORDER_COLUMN.
+        repeated: equal rows get a number, and a place by it; else they would lie side by side, and in one part. Which
+            of them gets which number is all the same.
+    """
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    if repeated:
+        number = F.row_number().over(Window.partitionBy(ORDER_COLUMN).orderBy(ORDER_COLUMN))
+        others = [named(name) for name in rows.columns if name != ORDER_COLUMN]
+        rows = rows.select(*others, F.xxhash64(ORDER_COLUMN, number).alias(ORDER_COLUMN))
+    return rows.repartition(parts, ORDER_COLUMN).sortWithinPartitions(SPLIT_COLUMN, ORDER_COLUMN).drop(ORDER_COLUMN)

@@ -1,29 +1,23 @@
 """Read row groups through Petastorm's `Reader`, in the order of a plan.
 
-Runs in rank processes. The only module that knows Petastorm. Petastorm gives the frame (Reader, worker, pool,
-ventilator); ours are the worker (one row group into the feed's memory, no copy of copies), the order (Petastorm
-shuffles once for all epochs and shards by row-group index) and the pool (its own thread pool does not keep an order):
-see docs/decisions/0004.
+Runs in rank processes. With `row_group_worker`, the only module that knows Petastorm, which gives the frame (Reader,
+worker, pool, ventilator); ours are the worker, the order (Petastorm shuffles once for all epochs and shards by
+row-group index) and the pool (its own thread pool does not keep an order): see docs/decisions/0004.
 """
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from sparkdl import storage
-from sparkdl.data.columns import as_array
 from sparkdl.data.dataset import Dataset, SplitParts
 from sparkdl.data.layout import RECORD_COLUMN, RecordLayout
 from sparkdl.data.local_cache import LocalCache
+from sparkdl.data.row_group_worker import RowGroup, RowGroupWorker
 from sparkdl.data.row_memory import RowMemory
 from sparkdl.errors import DatasetError
 
@@ -33,19 +27,9 @@ with warnings.catch_warnings():
     from petastorm.reader import Reader
     from petastorm.workers_pool import EmptyResultError
     from petastorm.workers_pool.ventilator import Ventilator
-    from petastorm.workers_pool.worker_base import WorkerBase
     from pyarrow.filesystem import DaskFileSystem
 
-__all__ = ["RowGroup", "RowGroupReader"]
-
-
-@dataclass(frozen=True, slots=True)
-class RowGroup:
-    """Where a row group lies."""
-
-    path: str
-    place: int
-    rows: int
+__all__ = ["RowGroupReader"]
 
 
 class _LegacyFileSystem(DaskFileSystem):  # type: ignore[misc]
@@ -56,78 +40,6 @@ class _LegacyFileSystem(DaskFileSystem):  # type: ignore[misc]
 
     def isfile(self, path: str) -> bool:
         return bool(self.fs.isfile(path))
-
-
-class _RowGroupWorker(WorkerBase):  # type: ignore[misc]
-    """Reads row groups; called from several threads at once, each with file handles of its own."""
-
-    def __init__(
-        self, worker_id: int, publish: Any, layout: RecordLayout, memory: RowMemory, cache: LocalCache | None
-    ) -> None:
-        super().__init__(worker_id, publish, None)
-        self._layout = layout
-        self._memory = memory
-        self._cache = cache
-        self._of_thread = threading.local()
-        self._footers: dict[str, pq.FileMetaData] = {}
-
-    @staticmethod
-    def new_results_queue_reader() -> _Results:
-        return _Results()
-
-    def process(self, number: int, row_group: RowGroup, place: int) -> tuple[int, int]:
-        """Read a row group to a place in the memory; returns its number and the place.
-
-        Raises DatasetError if the file does not hold what the manifest says.
-        """
-        table = self._table(number, row_group)
-        records = self._layout.from_arrow(table.column(RECORD_COLUMN))
-        if len(records) != row_group.rows:
-            raise DatasetError(
-                f"{row_group.path}, row group {row_group.place} has {len(records)} rows, the manifest says "
-                f"{row_group.rows}; prepare the dataset again"
-            )
-        encoded = {f.key: as_array(table.column(f.key)) for f in self._layout.stored_as_bytes}
-        self._memory.put(place, records, encoded)
-        return number, place
-
-    def _table(self, number: int, row_group: RowGroup) -> pa.Table:
-        copy = self._cache.get(number) if self._cache else None
-        if copy is not None:
-            return pa.ipc.open_stream(copy).read_all()
-        try:
-            file = self._file(row_group.path)
-            table = file.read_row_group(row_group.place, columns=list(self._layout.columns), use_threads=False)
-        except (OSError, ValueError, IndexError, KeyError) as error:
-            raise DatasetError(f"{row_group.path}, row group {row_group.place} cannot be read: {error}") from error
-        if self._cache:
-            sink = pa.BufferOutputStream()
-            with pa.ipc.new_stream(sink, table.schema) as stream:
-                stream.write_table(table)
-            self._cache.put(number, memoryview(sink.getvalue()))
-        return table
-
-    def _file(self, path: str) -> pq.ParquetFile:
-        files: dict[str, pq.ParquetFile] = self._of_thread.__dict__.setdefault("files", {})
-        if path not in files:
-            fs, inner = storage.filesystem(path)
-            source = inner if storage.is_local(path) else fs.open(inner, "rb")
-            footer = self._footers.get(path)
-            files[path] = pq.ParquetFile(source, metadata=footer, memory_map=storage.is_local(path))
-            self._footers[path] = files[path].metadata
-        return files[path]
-
-
-class _Results:
-    """What Petastorm's Reader asks for the next result."""
-
-    batched_output = True
-
-    def read_next(self, pool: _OrderedPool, schema: Any, ngram: Any) -> tuple[int, int]:
-        try:
-            return pool.get_results()
-        except EmptyResultError:
-            raise StopIteration from None
 
 
 class _PlannedOrder(Ventilator):  # type: ignore[misc]
@@ -174,7 +86,7 @@ class _OrderedPool:
         self._executor: ThreadPoolExecutor | None = None
         self._pending: deque[Future[tuple[int, int]]] = deque()
 
-    def start(self, worker_class: type[_RowGroupWorker], worker_args: Any, ventilator: _PlannedOrder) -> None:
+    def start(self, worker_class: type[RowGroupWorker], worker_args: Any, ventilator: _PlannedOrder) -> None:
         self._executor = ThreadPoolExecutor(self.workers_count, thread_name_prefix="sparkdl-reader")
         self._worker = worker_class(0, None, *self._setting)
         self._order = ventilator
@@ -291,7 +203,7 @@ def _open_reader(places: Sequence[RowGroup], order: Iterable[int], pool: _Ordere
                 _LegacyFileSystem(fs),
                 [first],
                 schema_fields=[f"^{RECORD_COLUMN}$"],
-                worker_class=_RowGroupWorker,
+                worker_class=RowGroupWorker,
                 reader_pool=pool,
                 is_batched_reader=True,
                 shuffle_row_groups=False,

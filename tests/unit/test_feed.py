@@ -156,12 +156,12 @@ def test_a_step_of_many_small_row_groups_gets_the_room_it_needs(tmp_path) -> Non
 
 
 def test_a_split_that_fits_is_read_once_and_one_that_does_not_every_epoch(tmp_path, monkeypatch) -> None:
-    from sparkdl.data import reader
+    from sparkdl.data.row_group_worker import RowGroupWorker
 
     read = []
-    process = reader._RowGroupWorker.process
+    process = RowGroupWorker.process
     monkeypatch.setattr(
-        reader._RowGroupWorker,
+        RowGroupWorker,
         "process",
         lambda self, number, *place: (read.append(number), process(self, number, *place))[1],
     )

@@ -14,6 +14,7 @@ PACKAGE = Path(sparkdl.__file__).parent
 # Modules of rank processes and the one of Petastorm; nobody imports them at the top of a driver-side module.
 RANK_SIDE = {
     "sparkdl.data.reader",
+    "sparkdl.data.row_group_worker",
     "sparkdl.data.feed",
     "sparkdl.data.tensors",
     "sparkdl.train.additive",

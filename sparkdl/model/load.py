@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 
 from sparkdl import storage
-from sparkdl.data.columns import as_array
 from sparkdl.errors import ModelError, SchemaError, near_miss
 from sparkdl.model.save import model_inputs
 from sparkdl.model.signature import MODEL_NAME, Signature
@@ -54,7 +53,7 @@ class LoadedModel:
         for name in self.signature.input_names:
             if name not in columns:
                 raise SchemaError(f"input column {name!r} is missing{near_miss(name, columns)}")
-        return {encoder.name: encoder.encode(as_array(columns[encoder.name])) for encoder in self.signature.inputs}
+        return {encoder.name: encoder.encode(columns[encoder.name]) for encoder in self.signature.inputs}
 
     def predict_encoded(self, inputs: Mapping[str, np.ndarray], *, batch_size: int) -> dict[str, np.ndarray]:
         """Outputs by name, each of shape ``(rows, *shape)``, for encoded inputs of any number of rows.

@@ -9,11 +9,10 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import cloudpickle
-
 from sparkdl.config import LaunchConfig
 from sparkdl.errors import ConfigError, SparkDLError, shown
 from sparkdl.launch.barrier import active_session, run_barrier, task_cpus
+from sparkdl.launch.closure import pickled_task
 from sparkdl.launch.environment import Settings
 from sparkdl.launch.local import cores_per_rank, run_local
 from sparkdl.launch.monitor import Monitor, OnEvent
@@ -28,6 +27,7 @@ def run(fn: Callable[..., Any], /, *args: Any, launch: LaunchConfig, **kwargs: A
     Inside, `sparkdl.world()` gives rank and size; the function calls `hvd.init()` itself if it needs Horovod.
 
     Raises:
+        ConfigError: the function and its arguments do not pickle, or take more than 10 MB.
         LaunchError: the ranks could not be started.
         WorkerError: a rank failed; it carries rank, host and traceback.
         SparkDLError: a rank raised one of the library's errors: that error, with the WorkerError as its cause.
@@ -58,7 +58,7 @@ def launch_ranks(
         raise ConfigError(f"{shown(fn)} is no function; ranks need one to call")
     if not isinstance(launch, LaunchConfig):
         raise ConfigError(f"launch={shown(launch)} must be a LaunchConfig")
-    task = _pickled(fn, tuple(args), dict(kwargs or {}))
+    task = pickled_task(fn, tuple(args), dict(kwargs or {}))
     size = launch.num_workers
     monitor = Monitor(size, log=launch.log, on_event=on_event)
     if launch.local:
@@ -73,14 +73,6 @@ def launch_ranks(
 
 def _settings(launch: LaunchConfig, cores: int) -> Settings:
     return Settings(env=tuple(launch.env.items()), stall_timeout_s=launch.stall_timeout_s, cores=cores)
-
-
-def _pickled(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    try:
-        return bytes(cloudpickle.dumps((fn, args, kwargs)))
-    except Exception as error:  # any type: it is the user's objects that refuse
-        name = getattr(fn, "__qualname__", repr(fn))
-        raise ConfigError(f"{name} and its arguments cannot be sent to the ranks: {error}") from error
 
 
 def _raise_cause(monitor: Monitor, results: Sequence[bytes], launch: LaunchConfig) -> None:

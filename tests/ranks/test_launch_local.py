@@ -199,6 +199,12 @@ def test_a_function_that_cannot_be_sent_is_refused_on_the_driver():
         run(print, threading.Lock(), launch=TWO)
 
 
+def test_a_function_that_is_too_large_is_refused_on_the_driver():
+    table = bytes(64 << 20)
+    with pytest.raises(ConfigError, match=r"are 64.0 MB, over the limit of 10 MB .* <lambda>'s variable 'table' \("):
+        run(lambda: table, launch=TWO)
+
+
 def test_a_value_that_cannot_be_pickled_is_the_ranks_error():
     with pytest.raises(WorkerError, match="rank ./2 on .* failed: TypeError: cannot pickle"):
         run(threading.Lock, launch=TWO)

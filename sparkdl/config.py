@@ -64,6 +64,14 @@ class LaunchConfig:
     local: bool = False
     """Run the ranks as child processes of the driver, without Spark."""
 
+    gpus_per_worker: int = 0
+    """GPUs of each rank: from its task's own Spark resources or, with `local=True`, from this machine's. A rank sees
+    these alone; with 0 it sees none."""
+
+    allow_unencrypted: bool = False
+    """Run although the Spark session encrypts its connections. What the ranks send each other, and the driver, is not
+    encrypted."""
+
     start_timeout_s: float = 60.0
     """Seconds to wait until every rank has a slot and its process has started."""
 
@@ -81,6 +89,11 @@ class LaunchConfig:
     def __post_init__(self) -> None:
         require_positive("num_workers", self.num_workers)
         _require(isinstance(self.local, bool), f"local={shown(self.local)} must be True or False")
+        good = isinstance(self.gpus_per_worker, int) and not isinstance(self.gpus_per_worker, bool)
+        good = good and self.gpus_per_worker >= 0
+        _require(good, f"gpus_per_worker={shown(self.gpus_per_worker)} must be a whole number of at least 0")
+        good = isinstance(self.allow_unencrypted, bool)
+        _require(good, f"allow_unencrypted={shown(self.allow_unencrypted)} must be True or False")
         _require_seconds("start_timeout_s", self.start_timeout_s, least=0.001)
         _require_seconds("stall_timeout_s", self.stall_timeout_s, least=1)
         _require(isinstance(self.env, Mapping), f"env={shown(self.env)} must map names to values")

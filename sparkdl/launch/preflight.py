@@ -5,9 +5,11 @@ Runs on the driver. The decisions are pure; `check_session` asks the session.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from sparkdl.errors import LaunchError
@@ -15,9 +17,26 @@ from sparkdl.errors import LaunchError
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["check_session", "declared_slots", "is_one_process", "refusal"]
+__all__ = [
+    "check_session",
+    "declared_slots",
+    "encryption_refusal",
+    "gpu_refusal",
+    "is_one_process",
+    "refusal",
+    "unused_gpus",
+    "whole_gpus",
+]
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.2
+
+# What encrypts a session's own connections. `spark.ssl.enabled` alone does not: it is about web pages, and
+# `spark.ssl.rpc.enabled` is the one setting that does not follow it.
+ENCRYPTION = ("spark.network.crypto.enabled", "spark.authenticate.enableSaslEncryption", "spark.ssl.rpc.enabled")
+TASK_GPUS = "spark.task.resource.gpu.amount"
+EXECUTOR_GPUS = "spark.executor.resource.gpu.amount"
 
 
 def is_one_process(master: str) -> bool:
@@ -68,24 +87,90 @@ def too_few(num_workers: int, master: str, slots: int) -> str:
     return f"num_workers={num_workers} but {master} has {slots} slots in all; {use}"
 
 
-def check_session(spark: SparkSession, num_workers: int, start_timeout_s: float) -> None:
-    """Raise LaunchError if the session cannot run so many ranks at once.
+def encryption_refusal(master: str, settings: Mapping[str, str]) -> str | None:
+    """Why ranks do not belong into a session with these settings, in one line; None if it encrypts nothing.
+
+    A master that runs its tasks inside the driver has no connections to encrypt.
+    """
+    found = next((name for name in ENCRYPTION if settings.get(name, "").strip().lower() == "true"), None)
+    if found is None or is_one_process(master):
+        return None
+    return (
+        f"{found}=true encrypts this session's connections, but ranks talk to each other (Gloo) and to the driver "
+        "unencrypted; LaunchConfig(allow_unencrypted=True) lets them"
+    )
+
+
+def gpu_refusal(gpus_per_worker: int, master: str, settings: Mapping[str, str]) -> str | None:
+    """Why the tasks of a session with these settings cannot give each rank its GPUs, in one line, or None."""
+    amount = settings.get(TASK_GPUS, "0")
+    wanted = f"gpus_per_worker={gpus_per_worker}"
+    if is_one_process(master):
+        if float(amount):
+            return f"{TASK_GPUS}={amount} lets no task of {master} start, for its tasks never own GPUs; unset it"
+        if gpus_per_worker:
+            return f"{wanted} but tasks of {master} own no GPUs; use local=True for ranks on this machine's GPUs"
+        return None
+    if not gpus_per_worker:
+        return None
+    if not float(amount):
+        return f"{wanted} but {TASK_GPUS} is not set, so that tasks own no GPUs; set it to {gpus_per_worker}"
+    if float(amount) != gpus_per_worker:
+        shared = ": several tasks share a GPU, which ranks cannot" if float(amount) < 1 else ""
+        return f"{wanted} but {TASK_GPUS}={amount}{shared}; set it to {gpus_per_worker}"
+    if float(settings.get(EXECUTOR_GPUS, "0")) < gpus_per_worker:
+        return f"{wanted} but executors register no GPUs; set {EXECUTOR_GPUS} to the GPUs of one executor"
+    return None
+
+
+def unused_gpus(gpus_per_worker: int, settings: Mapping[str, str]) -> str | None:
+    """The warning, in one line, where tasks own GPUs that their ranks are not to see; else None."""
+    amount = settings.get(TASK_GPUS, "0")
+    if gpus_per_worker or not float(amount):
+        return None
+    whole = whole_gpus(amount)
+    use = f"set gpus_per_worker={whole}" if whole else "set both to 1 where each rank is to have one"
+    return f"{TASK_GPUS}={amount} but gpus_per_worker=0: the ranks use no GPU; {use}"
+
+
+def whole_gpus(amount: str) -> int:
+    """A task's GPUs, given `spark.task.resource.gpu.amount`; 0 where it has none, or a part of one."""
+    number = float(amount)
+    return int(number) if number == int(number) else 0
+
+
+def check_session(
+    spark: SparkSession,
+    num_workers: int,
+    start_timeout_s: float,
+    *,
+    gpus_per_worker: int = 0,
+    allow_unencrypted: bool = False,
+) -> None:
+    """Raise LaunchError if the session cannot run so many ranks at once, or not as they are to run.
 
     Where executors are still arriving it waits for their slots: Spark's own check, done too early, costs 15 seconds.
     """
     context = spark.sparkContext
     master = str(context.master)
-    conf = context.getConf()
+    settings = dict(context.getConf().getAll())
     slots = declared_slots(
         master,
-        task_cpus=int(conf.get("spark.task.cpus", "1")),
-        executor_cores=int(conf.get("spark.executor.cores", "0")),
-        executors=int(conf.get("spark.executor.instances", "0")),
+        task_cpus=int(settings.get("spark.task.cpus", "1")),
+        executor_cores=int(settings.get("spark.executor.cores", "0")),
+        executors=int(settings.get("spark.executor.instances", "0")),
     )
-    dynamic = conf.get("spark.dynamicAllocation.enabled", "false").lower() == "true"
-    message = refusal(num_workers, master, slots=slots, dynamic_allocation=dynamic)
+    dynamic = settings.get("spark.dynamicAllocation.enabled", "false").lower() == "true"
+    message = (
+        (None if allow_unencrypted else encryption_refusal(master, settings))
+        or gpu_refusal(gpus_per_worker, master, settings)
+        or refusal(num_workers, master, slots=slots, dynamic_allocation=dynamic)
+    )
     if message is not None:
         raise LaunchError(message)
+    warning = unused_gpus(gpus_per_worker, settings)
+    if warning is not None:
+        log.warning("%s", warning)
     limit = time.monotonic() + start_timeout_s
     while (registered := _registered_slots(spark)) < num_workers:
         if time.monotonic() >= limit:

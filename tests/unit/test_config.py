@@ -36,6 +36,10 @@ def test_a_bad_training_option_is_refused(options: dict, message: str) -> None:
         ({"num_workers": 2, "env": "A=1"}, "must map names"),
         ({"num_workers": 2, "local": "maybe"}, "local='maybe' must be True or False"),
         ({"num_workers": 2, "stall_timeout_s": "x"}, "stall_timeout_s='x'"),
+        ({"num_workers": 2, "gpus_per_worker": -1}, "gpus_per_worker=-1 must be a whole number of at least 0"),
+        ({"num_workers": 2, "gpus_per_worker": 0.5}, "gpus_per_worker=0.5 must be a whole number"),
+        ({"num_workers": 2, "gpus_per_worker": True}, "gpus_per_worker=True must be a whole number"),
+        ({"num_workers": 2, "allow_unencrypted": "yes"}, "allow_unencrypted='yes' must be True or False"),
     ],
 )
 def test_a_bad_launch_option_is_refused(options: dict, message: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from sparkdl.errors import ConfigError, shown
 
-__all__ = ["announce", "connect", "emit"]
+__all__ = ["announce", "connect", "emit", "is_connected"]
 
 MAX_EVENT_BYTES = 1 << 20
 
@@ -27,6 +27,11 @@ def connect(pipe: int) -> None:
     global _pipe
     os.set_inheritable(pipe, False)
     _pipe = pipe
+
+
+def is_connected() -> bool:
+    """Whether this process is a rank, whose events reach a driver."""
+    return _pipe is not None
 
 
 def emit(event: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import posixpath
 import re
 import uuid
 from datetime import datetime
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 
@@ -22,6 +22,7 @@ __all__ = [
     "ASIDE",
     "absolute",
     "delete",
+    "delete_file",
     "discard",
     "exists",
     "filesystem",
@@ -35,6 +36,7 @@ __all__ = [
     "touch",
     "upload_folder",
     "write_atomic",
+    "write_from",
 ]
 
 # How the name of a file ends that waits to be renamed; a killed process leaves it behind.
@@ -45,6 +47,7 @@ _ATOMIC_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "az")
 _LOCAL = ("file", "local")
 # A rename that finds its target there is refused.
 _NO_OVERWRITE = ("hdfs", "webhdfs")
+_COPY_BYTES = 4 << 20
 
 
 def filesystem(path: str) -> tuple[Any, str]:
@@ -146,11 +149,12 @@ def read_bytes(path: str) -> bytes:
     return bytes(fs.cat_file(inner))
 
 
-def write_atomic(path: str, content: bytes) -> None:
+def write_atomic(path: str, content: bytes, *, durable: bool = True) -> None:
     """Write a file so that a reader sees the old content or the new, never a part.
 
     Local files are written aside and renamed; an object store's PUT is atomic by itself. HDFS refuses to rename over a
-    file: there, a reader may find no file for a moment.
+    file: there, a reader may find no file for a moment. What need not survive a power failure is not `durable`: the
+    write does not wait for a disk that others keep busy.
     """
     fs, inner = filesystem(path)
     protocol = _protocol(fs)
@@ -163,11 +167,12 @@ def write_atomic(path: str, content: bytes) -> None:
         with fs.open(aside, "wb") as file:
             file.write(content)
             file.flush()
-            if protocol in _LOCAL:
+            if protocol in _LOCAL and durable:
                 os.fsync(file.fileno())
         if protocol in _LOCAL:
             os.replace(aside, inner)
-            _sync_folder(posixpath.dirname(inner))
+            if durable:
+                _sync_folder(posixpath.dirname(inner))
             return
         if protocol in _NO_OVERWRITE and fs.exists(inner):
             fs.rm(inner)
@@ -185,6 +190,25 @@ def _sync_folder(folder: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_from(path: str, source: IO[bytes], size: int) -> None:
+    """Write the first `size` bytes of an open local file, which may grow meanwhile; its position does not matter.
+
+    An object store keeps what it had until all of it is there. Elsewhere the file is written in place.
+    """
+    fs, inner = filesystem(path)
+    if _protocol(fs) not in _ATOMIC_PUT:
+        fs.makedirs(posixpath.dirname(inner), exist_ok=True)
+    handle = fs.open(inner, "wb")
+    try:
+        for start in range(0, size, _COPY_BYTES):
+            handle.write(os.pread(source.fileno(), min(_COPY_BYTES, size - start), start))
+        handle.close()
+    except BaseException:
+        with contextlib.suppress(Exception):  # the first error tells more
+            discard(handle, path)
+        raise
 
 
 def discard(handle: Any, path: str) -> None:
@@ -216,3 +240,10 @@ def delete(path: str) -> None:
     fs.invalidate_cache()
     with contextlib.suppress(FileNotFoundError):
         fs.rm(inner, recursive=True)
+
+
+def delete_file(path: str) -> None:
+    """Delete one file, by one request and without looking what is there; nothing happens where there is none."""
+    fs, inner = filesystem(path)
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm_file(inner)

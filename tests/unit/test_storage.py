@@ -66,6 +66,43 @@ def test_a_file_that_is_given_up_is_not_there(folder: str) -> None:
     assert not storage.exists(path)
 
 
+def test_a_file_that_need_not_last_is_replaced_whole_too(folder: str) -> None:
+    file = storage.join(folder, "a", "b")
+    for content in (b"one", b"another"):
+        storage.write_atomic(file, content, durable=False)
+        assert storage.read_bytes(file) == content
+    assert storage.listing(storage.join(folder, "a")) == ["b"]
+
+
+def test_one_file_is_deleted_and_a_missing_one_is_no_surprise(folder: str) -> None:
+    for name in ("a", "b"):
+        storage.write_atomic(storage.join(folder, name), b"x")
+    for _ in range(2):
+        storage.delete_file(storage.join(folder, "a"))
+        assert storage.listing(folder) == ["b"]
+
+
+@pytest.mark.parametrize("size", [0, 3, 9 << 20])
+def test_the_start_of_a_file_that_grows_is_written(folder: str, tmp_path_factory, size: int) -> None:
+    path = storage.join(folder, "deep", "log")
+    with open(tmp_path_factory.mktemp("source") / "file", "w+b") as source:
+        source.write(os.urandom(size) + b"more")
+        source.flush()
+        for _ in range(2):  # the second replaces the first
+            storage.write_from(path, source, size)
+        source.seek(0)
+        assert storage.read_bytes(path) == source.read(size)
+
+
+def test_a_file_that_cannot_be_read_to_its_end_is_given_up(folder: str, tmp_path) -> None:
+    path = storage.join(folder, "log")
+    with open(tmp_path / "source", "w+b") as source:
+        pass
+    with pytest.raises(ValueError, match="closed file"):
+        storage.write_from(path, source, 5)
+    assert not storage.exists(path)
+
+
 def test_a_failed_write_leaves_nothing(tmp_path) -> None:
     (tmp_path / "target").mkdir()  # a folder cannot be replaced by a file
     (tmp_path / "target" / "inside").write_text("x")

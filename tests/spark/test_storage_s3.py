@@ -1,7 +1,6 @@
 """Prepared datasets on S3: moto's server on loopback; only the environment tells where it is."""
 
 import os
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -12,41 +11,6 @@ from sparkdl import DatasetError, PrepareConfig, ReaderConfig, SchemaError, Spli
 from sparkdl.data.feed import Feed
 from sparkdl.features import Categorical
 
-ENVIRONMENT = {
-    "AWS_ACCESS_KEY_ID": "test-key",
-    "AWS_SECRET_ACCESS_KEY": "secret-of-the-test",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_EC2_METADATA_DISABLED": "true",
-}
-
-
-@pytest.fixture(scope="module")
-def endpoint():
-    """A server for this module's own processes: the environment is set before Spark starts its Python workers."""
-    import s3fs
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for key, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
-            patch.setenv(key, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        yield f"http://{host}:{port}"
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
-
-
-@pytest.fixture
-def bucket(endpoint):
-    """An empty bucket of the test's own."""
-    import s3fs
-
-    name = f"bucket-{uuid.uuid4().hex}"
-    s3fs.S3FileSystem().mkdir(name)
-    return name
-
 
 def client():
     import boto3
@@ -55,13 +19,12 @@ def client():
 
 
 @pytest.fixture(scope="module")
-def s3_spark(endpoint, spark):
+def s3_spark(s3_environment, spark):
     """The session; its Python workers take their environment from the session's, as executors from their host's."""
     environment = spark.sparkContext.environment
-    given = {**ENVIRONMENT, "AWS_ENDPOINT_URL": endpoint}
-    environment.update(given)
+    environment.update(s3_environment)
     yield spark
-    for key in given:
+    for key in s3_environment:
         del environment[key]
 
 

@@ -7,6 +7,7 @@ Called by all rooms, on the driver, in Spark workers and in ranks. A path is a l
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import posixpath
 import re
@@ -47,7 +48,8 @@ _ATOMIC_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "az")
 _LOCAL = ("file", "local")
 # A rename that finds its target there is refused.
 _NO_OVERWRITE = ("hdfs", "webhdfs")
-_COPY_BYTES = 4 << 20
+# Of a copy in memory; s3fs would hold 50 MiB.
+_COPY_BYTES = 8 << 20
 
 
 def filesystem(path: str) -> tuple[Any, str]:
@@ -200,7 +202,7 @@ def write_from(path: str, source: IO[bytes], size: int) -> None:
     fs, inner = filesystem(path)
     if _protocol(fs) not in _ATOMIC_PUT:
         fs.makedirs(posixpath.dirname(inner), exist_ok=True)
-    handle = fs.open(inner, "wb")
+    handle = fs.open(inner, "wb", block_size=_COPY_BYTES)
     try:
         for start in range(0, size, _COPY_BYTES):
             handle.write(os.pread(source.fileno(), min(_COPY_BYTES, size - start), start))
@@ -238,6 +240,11 @@ def delete(path: str) -> None:
     """Delete a file or a whole folder; nothing happens where there is none."""
     fs, inner = filesystem(path)
     fs.invalidate_cache()
+    if _protocol(fs) in _ATOMIC_PUT and glob.has_magic(inner):
+        # There, rm takes it for a pattern: of run[1] it would delete run1.
+        for name in fs.find(inner):
+            fs.rm_file(name)
+        return
     with contextlib.suppress(FileNotFoundError):
         fs.rm(inner, recursive=True)
 

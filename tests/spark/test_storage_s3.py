@@ -99,6 +99,19 @@ def test_a_file_that_is_given_up_leaves_no_object_and_no_upload(bucket) -> None:
     assert "Uploads" not in client().list_multipart_uploads(Bucket=bucket)
 
 
+@pytest.mark.parametrize("name", ["run[1]", "run*", "run?"])
+def test_a_folder_whose_name_looks_like_a_pattern_is_deleted_and_no_other(bucket, name) -> None:
+    for folder in ("run1", "run", "runs", name, f"{name}2"):
+        for file in ("a", "deep/b"):
+            storage.write_atomic(f"s3://{bucket}/{folder}/{file}", b"x")
+    for _ in range(2):
+        storage.delete(f"s3://{bucket}/{name}")
+        assert storage.listing(f"s3://{bucket}") == sorted(["run1", "run", "runs", f"{name}2"])
+    assert len(_objects(bucket)) == 8
+    storage.delete(f"s3://{bucket}/{name}2/a")
+    assert len(_objects(bucket)) == 7
+
+
 def test_a_failed_prepare_leaves_nothing_on_s3(rows, bucket) -> None:
     bad = rows.selectExpr("id", "y", "if(id = 7, null, x) as x")
     with pytest.raises(SchemaError, match="column 'x': null"):

@@ -1,7 +1,8 @@
 """The files of a mailbox: their names, their seals, what they hold, and which are to be read next.
 
-Pure; used on the driver and in tasks. A mailbox is one flat folder for both ways: an NFS client that writes into a
-folder sees at once what others wrote there, and one that only reads may see it half a minute later.
+Pure; used on the driver and in tasks. A mailbox is one flat folder for both ways: an NFS client remembers a
+folder for half a minute or longer, unless it writes there itself and so learns that others did.
+
 `rank-00003-0000000017` holds frames of rank 3; the numbers of its files have no gap. `alive-00003-0000000004` is a sign
 of life of rank 3. `driver` holds all that the driver has told the ranks so far; it is replaced, under a higher number,
 to tell more or to show that the driver lives.

@@ -3,10 +3,12 @@
 import hashlib
 import os
 import threading
+import time
 
 import pytest
 
 from sparkdl import storage
+from sparkdl.launch import rank_log
 from sparkdl.launch.mailbox_file import Pace
 from sparkdl.launch.mailbox_folder import mailbox_name
 from sparkdl.launch.mailbox_link import MailboxLink
@@ -52,3 +54,27 @@ def test_a_driver_and_two_ranks_speak_through_a_bucket(bucket):
     assert answers == {0: [{"type": "finish"}, None], 1: [{"type": "finish"}, None]}
     assert lost == []
     assert storage.listing(f"s3://{bucket}/runs") == []
+
+
+def test_a_ranks_log_is_replaced_whole_while_it_grows(bucket, monkeypatch):
+    monkeypatch.setattr(rank_log, "UPLOAD_EVERY_S", 0.05)
+    monkeypatch.setattr(rank_log, "UPLOAD_PAUSES", 0)
+    path = rank_log.rank_log_path(f"s3://{bucket}/logs", 3, 8)
+    line = "x" * 99_999
+    with rank_log.RankLog(path, header="head") as lines:
+        for _ in range(200):  # 20 MB: more than one part of an upload
+            lines.write(line)
+        for _ in range(LIMIT_S * 10):
+            if storage.exists(path) and line in storage.read_bytes(path).decode():
+                break
+            time.sleep(0.1)
+        lines.write("last")
+        partial = storage.read_bytes(path).decode()
+        assert partial.startswith("head\n") and set(partial.splitlines()[1:]) <= {line, "last"}
+    assert storage.read_bytes(path).decode().splitlines() == ["head", *[line] * 200, "last"]
+
+
+def test_a_log_for_a_bucket_that_is_not_there_is_one_warning(s3_environment, caplog):
+    with rank_log.RankLog("s3://no-such-bucket/logs/rank-0000.log", header="head") as lines:
+        lines.write("x")
+    assert sum("cannot be uploaded" in record.getMessage() for record in caplog.records) == 1

@@ -76,8 +76,9 @@ class LaunchConfig:
     """Seconds to wait until every rank has a slot and its process has started."""
 
     stall_timeout_s: float = 300.0
-    """Seconds that a rank waits for a peer whose process does not answer (it is stopped, its host is gone) before the
-    run fails. A peer that is busy in Python answers, and is waited for."""
+    """Seconds that a rank may go without progress before the run fails: its process is stopped, or neither its main
+    thread (1 % of a core) nor all its threads and child processes together (30 %) use the processor, and it emits no
+    event. Waiting for another rank is no progress. `float("inf")` waits for ever."""
 
     env: Mapping[str, str] = field(default_factory=dict)
     """Environment variables for the rank processes, set before TensorFlow is imported."""
@@ -85,6 +86,11 @@ class LaunchConfig:
     log: str = "rank0"
     """Whose output reaches the driver's terminal: "rank0", "all" (each line names its rank) or "errors" (none; a
     failing rank's last lines are in the error)."""
+
+    log_dir: str | None = None
+    """Folder or URL for each rank's whole output, one folder for each launch; all hosts must see it. Where executors
+    cannot reach the driver's port they speak with it through this folder. None: `fit` uses `logs` in its run
+    directory, `run` and `evaluate` keep none."""
 
     def __post_init__(self) -> None:
         require_positive("num_workers", self.num_workers)
@@ -98,9 +104,13 @@ class LaunchConfig:
         _require_seconds("stall_timeout_s", self.stall_timeout_s, least=1)
         _require(isinstance(self.env, Mapping), f"env={shown(self.env)} must map names to values")
         _require(self.log in LOG_CHOICES, f"log={shown(self.log)} must be one of {', '.join(LOG_CHOICES)}")
+        if self.log_dir is not None:
+            object.__setattr__(self, "log_dir", _path("log_dir", self.log_dir))
         for name, value in self.env.items():
             good = isinstance(name, str) and isinstance(value, str)
             _require(good, f"env[{shown(name)}]={shown(value)}: names and values must be strings")
+        own_gpus = self.gpus_per_worker > 0 and "CUDA_VISIBLE_DEVICES" in self.env
+        _require(not own_gpus, "env must not set CUDA_VISIBLE_DEVICES with gpus_per_worker: each rank gets its own")
 
 
 @dataclass(frozen=True, slots=True)

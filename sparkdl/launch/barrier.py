@@ -6,22 +6,31 @@ Runs on the driver. The job itself runs in a thread, so that the driver can watc
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import posixpath
 import re
 import secrets
 import sys
 import time
 import uuid
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from sparkdl import storage
+from sparkdl.config import LaunchConfig
 from sparkdl.errors import LaunchError
-from sparkdl.launch.channel import ControlServer
+from sparkdl.launch import versions
+from sparkdl.launch.channel import ControlServer, OnMessage
 from sparkdl.launch.environment import Settings, search_path
+from sparkdl.launch.mailbox_folder import mailbox_name
+from sparkdl.launch.mailbox_server import MailboxServer
 from sparkdl.launch.monitor import Monitor
 from sparkdl.launch.preflight import check_session, is_one_process
-from sparkdl.launch.task import LOOPBACK, RESULT_SCHEMA, TaskPlan, run_rank
+from sparkdl.launch.task import LOOPBACK, TaskPlan, run_rank
+from sparkdl.launch.values import Values
 
 if TYPE_CHECKING:
     from pyspark import Broadcast
@@ -29,8 +38,12 @@ if TYPE_CHECKING:
 
 __all__ = ["active_session", "run_barrier", "task_cpus"]
 
+log = logging.getLogger(__name__)
+
 # After the job's own end its tasks' last messages may still be under way.
 SETTLE_S = 2.0
+# For what lies in the mailbox when the job has ended: values may be large.
+CATCH_UP_S = 60.0
 # Tasks that were stopped end within three seconds; a job that does not is cancelled.
 END_LIMIT_S = 15.0
 
@@ -68,8 +81,8 @@ class _Job:
         self._monitor = monitor
         self._tag = f"sparkdl-{uuid.uuid4().hex}"
         self._ended: float | None = None
-        self.error: Exception | None = None
-        self.results: list[bytes] = []
+        self._cancelled = False
+        self._error: Exception | None = None
 
     def start(self, description: str) -> None:
         """Submit it."""
@@ -84,6 +97,16 @@ class _Job:
         """Whether it ended, and no more is to be heard of its tasks."""
         return self._ended is not None and time.monotonic() > self._ended + SETTLE_S
 
+    @property
+    def reason(self) -> str:
+        """Why it failed, in one line; nothing if it ended well."""
+        return _reason(self._error) if self._error else ""
+
+    @property
+    def cancelled_by_others(self) -> bool:
+        """Whether somebody else cancelled it."""
+        return not self._cancelled and "cancelled" in str(self._error)
+
     def end(self) -> None:
         """Wait for its end; cancel it if its tasks do not end by themselves."""
         self._thread.join(END_LIMIT_S)
@@ -92,6 +115,7 @@ class _Job:
 
     def cancel(self) -> None:
         """End it and its tasks now."""
+        self._cancelled = True
         with contextlib.suppress(Exception):  # the SparkContext itself may have ended
             self._spark.sparkContext.cancelJobsWithTag(self._tag)
         self._thread.join(END_LIMIT_S)
@@ -99,9 +123,9 @@ class _Job:
     def _run(self, description: str) -> None:
         try:
             with self._described(description):
-                self.results = self._collect()
+                self._collect()
         except Exception as error:  # told to the thread that watches
-            self.error = error
+            self._error = error
         self._ended = time.monotonic()
         self._monitor.wake()
 
@@ -118,64 +142,122 @@ class _Job:
             context.removeJobTag(self._tag)
             context.setLocalProperty("spark.job.description", cast(str, before))  # null removes it
 
-    def _collect(self) -> list[bytes]:
+    def _collect(self) -> None:
         plan, task = self._plan, self._task  # the closure must not hold the session
 
         def rank_task(batches: Iterable[Any]) -> Iterable[Any]:
             for _ in batches:  # Spark reuses a Python worker only if it has read all of its input
                 pass
-            yield from run_rank(plan, task)
+            run_rank(plan, task)
+            return iter(())
 
         ranks = self._spark.range(self._size, numPartitions=self._size)
-        rows = ranks.mapInArrow(rank_task, RESULT_SCHEMA, barrier=True).collect()
-        pieces: dict[int, list[bytes]] = defaultdict(list)
-        for row in sorted(rows, key=lambda row: (row["rank"], row["piece"])):
-            pieces[row["rank"]].append(bytes(row["content"]))
-        return [b"".join(pieces[rank]) for rank in range(self._size)]
+        ranks.mapInArrow(rank_task, "rank int", barrier=True).collect()
 
 
 def run_barrier(
-    task: bytes, size: int, settings: Settings, monitor: Monitor, start_timeout_s: float, description: str
-) -> list[bytes]:
-    """Run the pickled task on every rank; each rank's pickled value in rank order, nothing of it where one failed.
+    task: bytes,
+    launch: LaunchConfig,
+    settings: Settings,
+    monitor: Monitor,
+    values: Values,
+    description: str,
+    log_folder: str | None,
+) -> str:
+    """Run the pickled task on every rank; what the ranks return goes to `values`, how they ended to `monitor`.
 
-    Raises LaunchError if the ranks cannot start, or do not in time.
+    Returns why Spark's job failed, or nothing where it ended well.
+
+    Raises LaunchError if the ranks cannot start, do not in time, or somebody cancelled the job.
     """
     spark = active_session()
-    check_session(spark, size, start_timeout_s)
-    context = spark.sparkContext
-    conf = context.getConf()
-    one_process = is_one_process(str(context.master))
-    address = LOOPBACK if one_process else conf.get("spark.driver.host", LOOPBACK)
-    bind_address = LOOPBACK if one_process else conf.get("spark.driver.bindAddress", address)
+    size = launch.num_workers
+    check_session(
+        spark,
+        num_workers=size,
+        start_timeout_s=launch.start_timeout_s,
+        gpus_per_worker=launch.gpus_per_worker,
+        allow_unencrypted=launch.allow_unencrypted,
+    )
+    master = str(spark.sparkContext.master)
+    one_process = is_one_process(master)
+    address, bind_address = _addresses(spark, one_process)
     key = secrets.token_bytes(32)
-    server = ControlServer(bind_address, key=key, size=size, on_message=monitor.receive, on_lost=monitor.lose)
-    with server, _broadcast(spark, task) as shared:
+    mailbox = None
+    if log_folder is not None and not one_process:
+        parent, name = posixpath.split(log_folder)
+        mailbox = storage.join(parent, mailbox_name(name))
+
+    def on_message(rank: int, message: dict[str, Any], body: bytes) -> None:
+        if message["type"] == "value":
+            values.add(rank, body)
+        else:
+            monitor.receive(rank, message)
+
+    with ExitStack() as stack:
+        server = ControlServer(bind_address, key=key, size=size, on_message=on_message, on_lost=monitor.lose)
+        stack.enter_context(server)
+        box = None
+        if mailbox is not None:
+            hear = partial(_hear_mailbox, on_message, f"{address}:{server.port}", mailbox)
+            box = MailboxServer(mailbox, key=key, size=size, on_message=hear, on_lost=monitor.lose)
+            stack.enter_context(box)
         plan = TaskPlan(
             control=(address, server.port),
             key=key,
             settings=settings,
             one_process=one_process,
             driver_path=search_path(sys.path, folder=os.getcwd()) if one_process else (),
+            gpus_per_worker=launch.gpus_per_worker,
+            gpus_of_hosts=master.startswith(("spark://", "local-cluster[")),
+            versions=versions.installed(),
+            log_folder=log_folder,
+            mailbox=mailbox,
         )
-        job = _Job(spark, plan, shared, size, monitor)
-        _follow(job, server, monitor, start_timeout_s, description)
-        if not job.results and monitor.cause is None:
-            raise LaunchError(f"the Spark job of {size} ranks failed: {_reason(job.error)}") from job.error
-        return job.results
+        job = _Job(spark, plan, stack.enter_context(_broadcast(spark, task)), size, monitor)
+        _follow(job, server, box, monitor, description)
+    if monitor.complete:
+        return ""
+    if job.cancelled_by_others:
+        raise LaunchError(f"the Spark job of {size} ranks was cancelled: {job.reason}")
+    if monitor.cause is None and monitor.stall is None:
+        raise LaunchError(f"the Spark job of {size} ranks failed: {job.reason or 'its tasks ended early'}")
+    return job.reason
 
 
-def _follow(job: _Job, server: ControlServer, monitor: Monitor, start_timeout_s: float, description: str) -> None:
-    def stop() -> None:
-        server.tell_all({"type": "stop"})
+def _addresses(spark: SparkSession, one_process: bool) -> tuple[str, str]:
+    """The address of the driver's control channel for the tasks, and the one it listens on."""
+    if one_process:
+        return LOOPBACK, LOOPBACK
+    conf = spark.sparkContext.getConf()
+    address = conf.get("spark.driver.host", LOOPBACK)
+    return address, conf.get("spark.driver.bindAddress", address)
+
+
+def _hear_mailbox(
+    on_message: OnMessage, address: str, mailbox: str, rank: int, message: dict[str, Any], body: bytes
+) -> None:
+    if message["type"] == "hello":
+        what = f"rank {rank} on {message['host']} cannot reach the driver at {address} ({message['error']})"
+        log.warning("%s; they speak through the folder %s", what, mailbox)
+    on_message(rank, message, body)
+
+
+def _follow(job: _Job, server: ControlServer, box: MailboxServer | None, monitor: Monitor, description: str) -> None:
+    def tell(word: str) -> None:
+        server.tell_all({"type": word})
+        if box is not None:
+            box.tell_all({"type": word})
 
     job.start(description)
     try:
-        monitor.watch(stop=stop, alive=lambda: not job.settled, start_timeout_s=start_timeout_s)
-        server.tell_all({"type": "finish" if monitor.complete else "stop"})
+        monitor.watch(stop=partial(tell, "stop"), ask_stacks=partial(tell, "stacks"), alive=lambda: not job.settled)
+        if job.settled and box is not None:
+            box.catch_up(CATCH_UP_S)
+        tell("finish" if monitor.complete else "stop")
         job.end()
     except BaseException:  # KeyboardInterrupt too: nothing may run on
-        stop()
+        tell("stop")
         job.cancel()
         raise
 
@@ -190,8 +272,10 @@ def _broadcast(spark: SparkSession, task: bytes) -> Iterator[Broadcast[bytes]]:
             shared.destroy()
 
 
-def _reason(error: BaseException | None) -> str:
-    """The line of a Spark error that says most: the Python error of a worker, else the first line."""
-    lines = str(error).strip().splitlines() if error else ["it returned nothing"]
-    told = [line for line in lines if re.match(r"[A-Za-z_]\w*(Error|Exception): .", line)]
-    return (told or lines or [type(error).__name__])[0]
+def _reason(error: BaseException) -> str:
+    """The line of a Spark error that says most, in our words where the executors lack what the driver has."""
+    text = str(error).strip()
+    lines = text.splitlines() or [type(error).__name__]
+    told = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(Error|Exception): .", line)]
+    lost = [line for line in lines if "ExecutorLostFailure" in line]
+    return versions.explain_worker_error(text) or (told or lost or lines)[0].strip()

@@ -9,10 +9,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sparkdl.launch.gpus import gpu_environment
 from sparkdl.launch.world import World, world_environment
 
-__all__ = ["Settings", "interface_of", "rank_environment", "search_path"]
+__all__ = ["Settings", "gloo_timeout_s", "interface_of", "rank_environment", "search_path"]
 
+GLOO_LATER_S = 5
 # Keys to the Spark driver's and the Python worker's own sockets: none of a rank's business.
 PRIVATE_PREFIXES = ("PYTHON_WORKER_FACTORY_", "PYSPARK_GATEWAY_")
 
@@ -25,7 +27,7 @@ class Settings:
     """The user's variables (`LaunchConfig.env`), which override all others."""
 
     stall_timeout_s: float
-    """Seconds that a collective operation waits for a peer."""
+    """Seconds that a rank may go without progress (`LaunchConfig.stall_timeout_s`)."""
 
     cores: int
     """Cores of one rank: the number of its compute threads."""
@@ -39,6 +41,7 @@ def rank_environment(
     rendezvous: tuple[str, int],
     interface: str | None,
     path: Sequence[str],
+    gpus: Sequence[str] = (),
 ) -> dict[str, str]:
     """The environment of one rank process.
 
@@ -49,6 +52,7 @@ def rank_environment(
         rendezvous: address and port of Horovod's rendezvous.
         interface: the network interface for Gloo; None lets Gloo choose.
         path: where the rank finds modules, first to last.
+        gpus: the addresses of the rank's own GPUs; it sees no others.
     """
     env = {name: value for name, value in base.items() if not name.startswith(PRIVATE_PREFIXES)}
     # A variable of an outer Horovod run would be obeyed before ours.
@@ -59,20 +63,28 @@ def rank_environment(
         HOROVOD_GLOO_RENDEZVOUS_PORT=str(rendezvous[1]),
         HOROVOD_CONTROLLER="gloo",
         HOROVOD_CPU_OPERATIONS="gloo",
-        HOROVOD_GLOO_TIMEOUT_SECONDS=str(max(1, int(settings.stall_timeout_s))),
+        HOROVOD_GLOO_TIMEOUT_SECONDS=str(gloo_timeout_s(settings.stall_timeout_s)),
         TF_CPP_MIN_LOG_LEVEL="3",
         PYTHONUNBUFFERED="1",
         # Spark sets OMP_NUM_THREADS=1 for its Python workers.
         OMP_NUM_THREADS=str(settings.cores),
         TF_NUM_INTRAOP_THREADS=str(settings.cores),
         TF_NUM_INTEROP_THREADS=str(settings.cores),
-        CUDA_VISIBLE_DEVICES="",
         PYTHONPATH=os.pathsep.join(path),
     )
+    env.update(gpu_environment(gpus))
     if interface is not None:
         env["HOROVOD_GLOO_IFACE"] = interface
     env.update(settings.env)
     return env
+
+
+def gloo_timeout_s(stall_timeout_s: float) -> int:
+    """Whole seconds that Gloo waits for a peer: longer than the launcher does, which can tell where each rank stands.
+
+    Gloo keeps it in milliseconds as a signed 32-bit number.
+    """
+    return int(min(stall_timeout_s + GLOO_LATER_S, (2**31 - 1) // 1000))
 
 
 def search_path(*paths: Sequence[str], folder: str) -> tuple[str, ...]:

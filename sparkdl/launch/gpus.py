@@ -50,11 +50,8 @@ def too_few(num_workers: int, gpus_per_worker: int, visible: Sequence[str]) -> s
 
 
 def gpu_environment(addresses: Sequence[str]) -> dict[str, str]:
-    """The variables that show a process these GPUs and no others."""
-    if not addresses:
-        return {"CUDA_VISIBLE_DEVICES": ""}
-    # Spark's discovery scripts count as nvidia-smi does. CUDA by itself counts the fastest first.
-    return {"CUDA_VISIBLE_DEVICES": ",".join(addresses), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    """The variable that shows a process these GPUs and no others."""
+    return {"CUDA_VISIBLE_DEVICES": ",".join(addresses)}
 
 
 def shared_addresses(claims: Sequence[tuple[str, Sequence[str]]]) -> str | None:

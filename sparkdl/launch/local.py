@@ -10,14 +10,19 @@ import os
 import socket
 import sys
 from functools import partial
+from typing import Any
 
+from sparkdl.errors import LaunchError
 from sparkdl.launch.environment import Settings, rank_environment, search_path
+from sparkdl.launch.gpus import addresses_for, too_few, visible_gpus
 from sparkdl.launch.monitor import Monitor
 from sparkdl.launch.process import RankProcess
+from sparkdl.launch.rank_log import RankLog
 from sparkdl.launch.rendezvous import Rendezvous
-from sparkdl.launch.world import World, assign_worlds
+from sparkdl.launch.values import Values
+from sparkdl.launch.world import assign_worlds
 
-__all__ = ["run_local"]
+__all__ = ["cores_per_rank", "run_local"]
 
 LOOPBACK = "127.0.0.1"
 
@@ -27,36 +32,59 @@ def cores_per_rank(size: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // size)
 
 
-def run_local(task: bytes, size: int, settings: Settings, monitor: Monitor, start_timeout_s: float) -> list[bytes]:
-    """Run the pickled task on every rank; each rank's pickled value in rank order, empty ones where one failed.
+def run_local(
+    task: bytes,
+    size: int,
+    settings: Settings,
+    monitor: Monitor,
+    values: Values,
+    *,
+    gpus_per_worker: int = 0,
+    log_folder: str | None = None,
+) -> None:
+    """Run the pickled task on every rank; what the ranks return goes to `values`.
 
-    Raises LaunchError if ranks do not start in time.
+    Raises LaunchError if this machine has too few GPUs, or ranks do not start in time.
     """
+    visible = visible_gpus(os.environ) if gpus_per_worker else ()
+    if gpus_per_worker * size > len(visible):
+        raise LaunchError(too_few(size, gpus_per_worker, visible))
     worlds = assign_worlds([socket.gethostname()] * size)
     with Rendezvous(LOOPBACK) as rendezvous, contextlib.ExitStack() as stack:
         rendezvous.open(worlds)
-        start = partial(_process, task=task, settings=settings, port=rendezvous.port, monitor=monitor)
-        # Entering may fail for a later rank: the stack ends those that run.
-        processes = [stack.enter_context(start(place)) for place in worlds]
+        processes: list[RankProcess] = []
 
         def stop() -> None:
             for process in processes:
                 process.stop()
 
+        def ask_stacks() -> None:
+            for process in processes:
+                process.report_stacks()
+
+        for place in worlds:
+            log = stack.enter_context(RankLog.of(log_folder, place)) if log_folder else None
+            env = rank_environment(
+                os.environ,
+                place,
+                settings,
+                rendezvous=(LOOPBACK, rendezvous.port),
+                interface="lo",
+                path=search_path(sys.path, folder=os.getcwd()),
+                gpus=addresses_for(place.local_rank, gpus_per_worker, visible),
+            )
+            report = partial(_report, monitor, log, place.rank)
+            # Entering may fail for a later rank: the stack ends those that run.
+            processes.append(stack.enter_context(RankProcess(place, task=task, env=env, report=report)))
         try:
-            monitor.watch(stop=stop, alive=lambda: True, start_timeout_s=start_timeout_s)
+            monitor.watch(stop=stop, ask_stacks=ask_stacks)
         finally:
             stop()
-        return [process.result.read() for process in processes]
+        for place, process in zip(worlds, processes, strict=True):
+            values.copy(place.rank, process.result)
 
 
-def _process(place: World, *, task: bytes, settings: Settings, port: int, monitor: Monitor) -> RankProcess:
-    env = rank_environment(
-        os.environ,
-        place,
-        settings,
-        rendezvous=(LOOPBACK, port),
-        interface="lo",
-        path=search_path(sys.path, folder=os.getcwd()),
-    )
-    return RankProcess(place, task=task, env=env, report=partial(monitor.receive, place.rank))
+def _report(monitor: Monitor, log: RankLog | None, rank: int, message: dict[str, Any]) -> None:
+    if message["type"] == "line" and log:
+        log.write(message["text"])
+    monitor.receive(rank, message)

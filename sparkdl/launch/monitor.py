@@ -1,4 +1,4 @@
-"""Follow all ranks of one run on the driver: output, events, outcomes, and when to stop.
+"""Follow all ranks of one run on the driver: output, events, progress, outcomes, and when to stop.
 
 Runs on the driver. Messages arrive from any thread; one thread watches.
 """
@@ -10,23 +10,40 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
 
 from sparkdl.errors import LaunchError
 from sparkdl.launch.outcome import Outcome, choose_cause, is_secondary
+from sparkdl.launch.stall import Beat, Stall, stalled_ranks
+from sparkdl.launch.teller import Teller
 
-__all__ = ["Monitor", "OnEvent", "shown_line"]
+__all__ = ["Limits", "Monitor", "OnEvent", "shown_line"]
 
 OnEvent = Callable[[int, dict[str, Any]], None]
+"""Takes an event of a rank. Called one at a time."""
 
 LAST_LINES = 100
 # A rank that lost its peer can be heard before the peer's own failure is.
 SECONDARY_GRACE_S = 3.0
 # Stopping takes two seconds at most; ranks that are silent after this are given up.
 STOP_LIMIT_S = 10.0
-POLL_S = 1.0
+# A rank writes its stacks down within two seconds, or not at all.
+STACKS_LIMIT_S = 4.0
+POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How long a run waits."""
+
+    start_timeout_s: float
+    """Seconds until every rank's process has started."""
+
+    stall_timeout_s: float
+    """Seconds that a rank may go without progress."""
 
 
 def shown_line(rank: int, text: str, log: str) -> str | None:
@@ -36,68 +53,106 @@ def shown_line(rank: int, text: str, log: str) -> str | None:
     return text if log == "rank0" and rank == 0 else None
 
 
-class Monitor:
-    """What the driver knows about the ranks of one run."""
+def _show(line: str) -> None:
+    # Above a progress bar, if there is one.
+    tqdm.write(line, file=sys.stderr)
+    sys.stderr.flush()
 
-    def __init__(self, size: int, *, log: str, on_event: OnEvent | None) -> None:
+
+class Monitor:
+    """What the driver knows about the ranks of one run. A context manager: at its end all that was heard is told."""
+
+    def __init__(self, size: int, limits: Limits, *, log: str, on_event: OnEvent | None) -> None:
         self._size = size
+        self._limits = limits
         self._log = log
-        self._on_event = on_event
         self._changed = threading.Condition()
-        self._telling = threading.Lock()
+        self._teller = Teller(_show, on_event, on_error=self.wake)
         self._outcomes: dict[int, Outcome] = {}
-        self._hosts: dict[int, str] = {}
+        self._beats: dict[int, Beat] = {}
+        self._last_events: dict[int, float] = {}
         self._lines: list[deque[str]] = [deque(maxlen=LAST_LINES) for _ in range(size)]
-        self._callback_error: BaseException | None = None
         self._first_failure: float | None = None
+        self.hosts: dict[int, str] = {}
+        self.stacks: dict[int, str] = {}
+        self.stall: Stall | None = None
+
+    def __enter__(self) -> Monitor:
+        self._teller.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._teller.close()
 
     def receive(self, rank: int, message: dict[str, Any]) -> None:
-        """Take one rank's message, from any thread."""
-        kind = message["type"]
+        """Take one rank's message, from any thread; it never waits for the terminal or the user's function."""
+        kind, now = message["type"], time.monotonic()
         if kind == "line":
-            self._show(rank, message["text"])
-        elif kind == "event":
-            self._tell(rank, message["event"])
-        elif kind == "started":
-            with self._changed:
-                self._hosts[rank] = message.get("host", "")
-                self._changed.notify_all()
-        elif kind == "outcome":
-            self._settle(Outcome.from_data(message["outcome"]))
+            self._lines[rank].append(message["text"])
+            line = shown_line(rank, message["text"], self._log)
+            if line is not None:
+                self._teller.line(line)
+            return
+        if kind == "event":
+            self._teller.event(rank, message["event"])
+        with self._changed:
+            if kind == "event":
+                self._last_events[rank] = now
+            elif kind == "started":
+                self.hosts[rank] = message.get("host", "")
+                self._beats[rank] = Beat(heard_at=now)
+            elif kind == "beat":
+                quiet_s = now - self._last_events.get(rank, -float("inf"))
+                idle_s = min(message["idle_s"], quiet_s)
+                self._beats[rank] = Beat(heard_at=now, idle_s=idle_s, stopped=message["stopped"])
+            elif kind == "stacks":
+                self.stacks[rank] = message["text"]
+            elif kind == "outcome":
+                self._outcomes.setdefault(rank, Outcome.from_data(message["outcome"]))
+            self._changed.notify_all()
 
     def lose(self, rank: int) -> None:
         """Take note that the connection to a rank broke; it failed, unless its outcome is known."""
-        self._settle(Outcome(rank=rank, host=self._hosts.get(rank, ""), kind="lost"))
+        with self._changed:
+            self._outcomes.setdefault(rank, Outcome(rank=rank, host=self.hosts.get(rank, ""), kind="lost"))
+            self._changed.notify_all()
 
     def wake(self) -> None:
         """Have `watch` look again."""
         with self._changed:
             self._changed.notify_all()
 
-    def watch(self, *, stop: Callable[[], None], alive: Callable[[], bool], start_timeout_s: float) -> None:
-        """Return when every rank has an outcome, or no more can come; stop all ranks once one has failed.
+    def watch(
+        self, *, stop: Callable[[], None], ask_stacks: Callable[[], None], alive: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Return when every rank has an outcome, or no more can come; stop all ranks once one has failed or stalled.
 
         Raises LaunchError if ranks have not started in time, and whatever `on_event` raised; the caller stops them.
         """
-        start_limit = time.monotonic() + start_timeout_s
-        stop_time: float | None = None
+        start_limit = time.monotonic() + self._limits.start_timeout_s
+        stopped_at: float | None = None
+        stacks_limit = 0.0
         while True:
             with self._changed:
-                if len(self._outcomes) == self._size or not alive() or self._callback_error:
+                if len(self._outcomes) == self._size or not alive() or self._teller.error:
                     break
                 self._changed.wait(min(POLL_S, max(0.0, start_limit - time.monotonic()) or POLL_S))
                 failures = self.failures
-                missing = self._size - len(self._hosts.keys() | self._outcomes.keys())
+                missing = self._size - len(self.hosts.keys() | self._outcomes.keys())
             now = time.monotonic()
             if missing and not failures and now >= start_limit:
-                raise LaunchError(self._start_failure(missing, start_timeout_s))
-            if stop_time is None and self._must_stop(now):
-                stop_time = now
+                raise LaunchError(self._start_failure(missing))
+            if stopped_at is not None:
+                if now > stopped_at + STOP_LIMIT_S:
+                    break
+            elif self._must_stop(now) or (self.stall and (now >= stacks_limit or self._stacks_are_complete())):
+                stopped_at = now
                 stop()
-            if stop_time is not None and now > stop_time + STOP_LIMIT_S:
-                break
-        if self._callback_error:
-            raise self._callback_error
+            elif self.stall is None and self._notice_stall(now):
+                stacks_limit = now + STACKS_LIMIT_S
+                ask_stacks()
+        if self._teller.error:
+            raise self._teller.error
 
     @property
     def failures(self) -> list[Outcome]:
@@ -110,9 +165,14 @@ class Monitor:
         return [r for r in range(self._size) if r not in self._outcomes or self._outcomes[r].kind == "stopped"]
 
     @property
+    def returned(self) -> list[int]:
+        """The ranks whose function returned."""
+        return sorted(rank for rank, outcome in self._outcomes.items() if outcome.kind == "value")
+
+    @property
     def complete(self) -> bool:
         """Whether every rank returned a value."""
-        return len(self._outcomes) == self._size and all(o.kind == "value" for o in self._outcomes.values())
+        return len(self.returned) == self._size
 
     @property
     def cause(self) -> Outcome | None:
@@ -133,33 +193,22 @@ class Monitor:
                 self._first_failure = now
             return now >= self._first_failure + SECONDARY_GRACE_S
 
-    def _start_failure(self, missing: int, start_timeout_s: float) -> str:
-        return (
-            f"{self._size - missing} of {self._size} ranks started within start_timeout_s={start_timeout_s:g}; "
-            f"free {self._size} task slots at once (other jobs hold them), lower num_workers or raise start_timeout_s"
-        )
-
-    def _settle(self, outcome: Outcome) -> None:
+    def _notice_stall(self, now: float) -> bool:
         with self._changed:
-            self._outcomes.setdefault(outcome.rank, outcome)
-            self._changed.notify_all()
+            if self.failures:
+                return False
+            running = {rank: beat for rank, beat in self._beats.items() if rank not in self._outcomes}
+            idle = stalled_ranks(running, now, self._limits.stall_timeout_s)
+            if idle:
+                self.stall = Stall(beats=running, idle=idle, stall_timeout_s=self._limits.stall_timeout_s)
+            return bool(idle)
 
-    def _show(self, rank: int, text: str) -> None:
-        with self._telling:
-            self._lines[rank].append(text)
-            line = shown_line(rank, text, self._log)
-            if line is not None:
-                # Above a progress bar, if there is one.
-                tqdm.write(line, file=sys.stderr)
-                sys.stderr.flush()
+    def _stacks_are_complete(self) -> bool:
+        return self.stall is not None and self.stall.beats.keys() <= self.stacks.keys() | self._outcomes.keys()
 
-    def _tell(self, rank: int, event: dict[str, Any]) -> None:
-        if self._on_event is None:
-            return
-        try:
-            with self._telling:
-                self._on_event(rank, event)
-        except BaseException as error:  # it belongs to the caller of the run, not to this thread
-            with self._changed:
-                self._callback_error = self._callback_error or error
-                self._changed.notify_all()
+    def _start_failure(self, missing: int) -> str:
+        return (
+            f"{self._size - missing} of {self._size} ranks started within "
+            f"start_timeout_s={self._limits.start_timeout_s:g}; free {self._size} task slots at once (other jobs hold "
+            "them), lower num_workers or raise start_timeout_s"
+        )

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from sparkdl.errors import WorkerError
 
-__all__ = ["Kind", "Outcome", "choose_cause", "headline", "is_secondary", "stall_error", "worker_error"]
+__all__ = ["Kind", "Outcome", "choose_cause", "headline", "is_secondary", "lost_peer_error", "worker_error"]
 
 Kind = Literal["value", "exception", "exit", "signal", "lost", "stopped"]
 
@@ -114,27 +114,53 @@ def _signal_name(number: int) -> str:
         return str(number)
 
 
-def worker_error(outcome: Outcome, size: int, last_lines: Sequence[str]) -> WorkerError:
-    """The error for the driver: the headline, then the traceback, or the last lines where there is none."""
+def worker_error(
+    outcome: Outcome, size: int, last_lines: Sequence[str], *, why: str = "", log: str = ""
+) -> WorkerError:
+    """The error for the driver: the headline, then the traceback, or the last lines where there is none.
+
+    Args:
+        outcome: the failure to blame.
+        size: the world size.
+        last_lines: what the rank printed last.
+        why: what Spark says about a rank that was lost, if it does.
+        log: where the rank's whole output is kept, if it is.
+    """
     lines = "\n".join(last_lines)
     message = headline(outcome, size)
+    if why:
+        message += f" ({why})"
     if outcome.traceback:
         message += f"\n\n{outcome.traceback.rstrip()}"
     elif lines:
         message += f"\n\nits last {len(last_lines)} lines:\n{lines}"
+    if log:
+        message += f"\n\nits whole output: {log}"
     return WorkerError(
         message, rank=outcome.rank, host=outcome.host, remote_traceback=outcome.traceback, last_lines=lines
     )
 
 
-def stall_error(silent: Sequence[int], waiting: Outcome, size: int, stall_timeout_s: float) -> WorkerError:
-    """The error for ranks that neither failed nor answered until `waiting` gave up on them."""
-    who = ", ".join(map(str, silent))
-    message = (
-        f"rank {who} of {size} did not answer within stall_timeout_s={stall_timeout_s:g}: it is stopped, or the "
-        f"network to it broke; rank {waiting.rank} waited for it in a collective operation"
-    )
+def lost_peer_error(waiting: Outcome, size: int, *, returned: Sequence[int], silent: Sequence[int]) -> WorkerError:
+    """The error where every failed rank only lost its peer, and the peer itself did not fail.
+
+    Args:
+        waiting: the first rank that lost its peer; it is not to blame.
+        size: the world size.
+        returned: the ranks whose function returned.
+        silent: the ranks that neither failed nor returned.
+    """
+    if returned:
+        who = returned
+        what = (
+            f"returned while rank {waiting.rank} waited in a collective operation; every rank must call the same ones"
+        )
+    else:
+        who = silent
+        what = f"stopped answering rank {waiting.rank} in a collective operation: the network between them broke"
     traceback = waiting.traceback.rstrip()
-    return WorkerError(
-        f"{message}\n\n{traceback}" if traceback else message, rank=silent[0], remote_traceback=traceback
-    )
+    names = ", ".join(map(str, who))
+    message = f"rank {names} of {size} {what}"
+    if traceback:
+        message += f"\n\nrank {waiting.rank} said:\n{traceback}"
+    return WorkerError(message, rank=who[0], remote_traceback=traceback)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 __all__ = [
+    "arrival_limit",
     "check_session",
     "declared_slots",
     "encryption_refusal",
@@ -31,6 +33,9 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 POLL_S = 0.2
+# Executors of a session that is older than this have arrived; what is still missing is waited for this long.
+ARRIVAL_S = 30.0
+STEADY_S = 3.0
 
 # What encrypts a session's own connections. `spark.ssl.enabled` alone does not: it is about web pages, and
 # `spark.ssl.rpc.enabled` is the one setting that does not follow it.
@@ -45,7 +50,14 @@ def is_one_process(master: str) -> bool:
 
 
 def declared_slots(
-    master: str, *, task_cpus: int = 1, cores: int | None = None, executor_cores: int = 0, executors: int = 0
+    master: str,
+    *,
+    task_cpus: int = 1,
+    cores: int | None = None,
+    executor_cores: int = 0,
+    executors: int = 0,
+    task_gpus: float = 0,
+    executor_gpus: float = 0,
 ) -> int | None:
     """The task slots that a session can ever have, or None where its settings do not tell.
 
@@ -55,17 +67,20 @@ def declared_slots(
         cores: cores of this machine, for `local[*]`.
         executor_cores: `spark.executor.cores`, 0 if not set.
         executors: `spark.executor.instances`, 0 if not set.
+        task_gpus: `spark.task.resource.gpu.amount`, 0 if not set.
+        executor_gpus: `spark.executor.resource.gpu.amount`, 0 if not set.
     """
+    by_gpus = int(executor_gpus / task_gpus) if task_gpus else sys.maxsize
     machine = cores or os.cpu_count() or 1
     if master == "local":
         return 1 // task_cpus
     if match := re.fullmatch(r"local\[\s*(\*|\d+)\s*(?:,\s*\d+\s*)?\]", master):
         return (machine if match[1] == "*" else int(match[1])) // task_cpus
     if match := re.fullmatch(r"local-cluster\[\s*(\d+)\s*,\s*(\d+)\s*,\s*\d+\s*\]", master):
-        return int(match[1]) * (int(match[2]) // task_cpus)
+        return int(match[1]) * min(int(match[2]) // task_cpus, by_gpus)
     # Standalone masters divide cores by other rules and may start more executors than were asked for.
     if master.startswith(("yarn", "k8s")) and executor_cores and executors:
-        return executors * (executor_cores // task_cpus)
+        return executors * min(executor_cores // task_cpus, by_gpus)
     return None
 
 
@@ -83,7 +98,7 @@ def refusal(num_workers: int, master: str, *, slots: int | None, dynamic_allocat
 
 def too_few(num_workers: int, master: str, slots: int) -> str:
     """The line that refuses more workers than slots."""
-    use = f"use num_workers <= {slots} or more executor cores" if slots else "lower spark.task.cpus"
+    use = f"use num_workers <= {slots} or more executor cores (or GPUs)" if slots else "lower spark.task.cpus"
     return f"num_workers={num_workers} but {master} has {slots} slots in all; {use}"
 
 
@@ -159,6 +174,8 @@ def check_session(
         task_cpus=int(settings.get("spark.task.cpus", "1")),
         executor_cores=int(settings.get("spark.executor.cores", "0")),
         executors=int(settings.get("spark.executor.instances", "0")),
+        task_gpus=float(settings.get(TASK_GPUS, "0")),
+        executor_gpus=float(settings.get(EXECUTOR_GPUS, "0")),
     )
     dynamic = settings.get("spark.dynamicAllocation.enabled", "false").lower() == "true"
     message = (
@@ -171,12 +188,24 @@ def check_session(
     warning = unused_gpus(gpus_per_worker, settings)
     if warning is not None:
         log.warning("%s", warning)
-    limit = time.monotonic() + start_timeout_s
+    patience_s = arrival_limit(time.time() - context.startTime / 1000, start_timeout_s, expected=slots is not None)
+    limit = time.monotonic() + patience_s
     while (registered := _registered_slots(spark)) < num_workers:
         if time.monotonic() >= limit:
-            waited = f" after start_timeout_s={start_timeout_s:g}"
+            waited = f" after start_timeout_s={start_timeout_s:g}" if patience_s == start_timeout_s else ""
             raise LaunchError(too_few(num_workers, f"{master}{waited}", registered))
         time.sleep(POLL_S)
+
+
+def arrival_limit(age_s: float, start_timeout_s: float, *, expected: bool) -> float:
+    """Seconds to wait for executors that are not there yet.
+
+    Args:
+        age_s: the session's age.
+        start_timeout_s: `LaunchConfig.start_timeout_s`.
+        expected: whether the session's settings promise enough slots, so that missing executors are on their way.
+    """
+    return start_timeout_s if expected or age_s < ARRIVAL_S else min(STEADY_S, start_timeout_s)
 
 
 def _registered_slots(spark: SparkSession) -> int:

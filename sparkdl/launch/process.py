@@ -8,74 +8,94 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 from sparkdl.launch.outcome import Outcome
+from sparkdl.launch.reaper import KILL, STACKS, TERMINATE
 from sparkdl.launch.world import World
 
 __all__ = ["RankProcess", "Report"]
 
 Report = Callable[[dict[str, Any]], None]
-"""Takes a rank's messages: started, line, event, and at last outcome. Called from several threads."""
+"""Takes a rank's messages: started, beat, line, event, stacks, and at last outcome. Called from several threads."""
 
 TERMINATE_S = 2.0
 # Time for exit handlers after the function returned: Horovod's shutdown, TensorFlow's teardown, the user's threads.
 EXIT_S = 10.0
-# A descendant that left the process group may hold the output open for ever.
+# The reaper's own limit for descendants that do not die, and some more.
+REAPER_LIMIT_S = 8.0
+# The readers' pipes end with the processes that write to them.
 DRAIN_S = 2.0
+STACKS_LIMIT_S = 2.0
 MAX_LINE_BYTES = 1 << 16
 
-
-# Python puts the working folder before all other places, where any yaml.py of the user's would hide the library's.
-START = "import sys; sys.path.pop(0); from sparkdl.launch.rank import main; sys.exit(main(sys.argv[2:]))"
+# The reaper is loaded by its place, without the package around it: it forks before anything else is loaded. Python puts
+# the working folder before all other places (as ''), where any yaml.py of the user's would hide the library's.
+START = """\
+import sys
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+spec = PathFinder.find_spec("reaper", [sys.argv[1]])
+reaper = sys.modules[spec.name] = module_from_spec(spec)
+spec.loader.exec_module(reaper)
+launcher, output, *descriptors = map(int, sys.argv[2:])
+reaper.become_rank(launcher, output)
+del sys.modules[spec.name]
+sys.path[:] = filter(None, sys.path)
+from sparkdl.launch.rank import main
+sys.exit(main(descriptors))
+"""
 
 
 class RankProcess:
     """A rank's process, as a context manager: at its end no process, thread or file of it is left.
 
     The thread that enters the context must live until the process has ended: the kernel ties a child's life to the
-    thread that started it. The task and the result are files without a name, so nothing can stay behind.
+    thread that started it. Task, result and stacks are files without a name, so nothing can stay behind.
     """
 
     def __init__(self, place: World, *, task: bytes, env: Mapping[str, str], report: Report) -> None:
         self._place = place
         self._task = task
-        self._env = dict(env)
+        # Names this rank's processes, should the reaper itself be killed.
+        self._mark = f"SPARKDL_PROCESS={secrets.token_hex(16)}"
+        name, _, value = self._mark.partition("=")
+        self._env = {**env, name: value}
         self._report = report
         self._ended: dict[str, Any] | None = None
         self._stopped = False
-        self._reaped = False
         self._lock = threading.Lock()
         self._done = threading.Event()
         self._timers: list[threading.Timer] = []
 
     def __enter__(self) -> RankProcess:
         self._result: IO[bytes] = tempfile.TemporaryFile()
+        self._stacks: IO[bytes] = tempfile.TemporaryFile()
         try:
-            events = self._start()
+            output, events = self._start()
         except BaseException:
-            self._result.close()
+            self._close_files()
             raise
-        output = self._process.stdout
-        assert output is not None
         readers = [
             threading.Thread(target=self._read_output, args=(output,), daemon=True),
             threading.Thread(target=self._read_events, args=(events,), daemon=True),
         ]
-        for thread in (*readers, threading.Thread(target=self._wait, args=(readers,), daemon=True)):
+        for thread in (*readers, threading.Thread(target=self._follow_reaper, args=(readers,), daemon=True)):
             thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
         self._done.wait()
-        self._result.close()
+        self._close_files()
 
     @property
     def result(self) -> IO[bytes]:
@@ -93,44 +113,54 @@ class RankProcess:
             if self._stopped:
                 return
             self._stopped = True
-        self._signal(signal.SIGTERM)
-        self._after(TERMINATE_S)
+        self._command(TERMINATE)
+        self._after(TERMINATE_S, self._command, KILL)
+        self._after(TERMINATE_S + REAPER_LIMIT_S, self._reaper.kill)
 
-    def _start(self) -> IO[bytes]:
-        read_end, write_end = os.pipe()
-        events = os.fdopen(read_end, "rb")
+    def report_stacks(self) -> None:
+        """Report the Python stacks of all the rank's threads, soon; a stopped process goes on for it."""
+        threading.Thread(target=self._report_stacks, daemon=True).start()
+
+    def _start(self) -> tuple[IO[bytes], IO[bytes]]:
+        output, output_end = os.pipe()
+        events, events_end = os.pipe()
         try:
             with tempfile.TemporaryFile() as task:
                 task.write(self._task)
                 task.seek(0)
-                passed = (task.fileno(), self._result.fileno(), write_end)
-                self._process = subprocess.Popen(
-                    [sys.executable, "-c", START, "sparkdl.launch.rank", *map(str, (os.getpid(), *passed))],
-                    stdin=subprocess.DEVNULL,
+                passed = (output_end, task.fileno(), self._result.fileno(), events_end, self._stacks.fileno())
+                self._reaper = subprocess.Popen(
+                    [sys.executable, "-c", START, os.path.dirname(__file__), str(os.getpid()), *map(str, passed)],
+                    stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
+                    stderr=output_end,
+                    bufsize=0,
                     env=self._env,
                     pass_fds=passed,
                     start_new_session=True,
                 )
         except BaseException:
-            events.close()
+            os.close(output)
+            os.close(events)
             raise
         finally:
-            os.close(write_end)
-        return events
+            os.close(output_end)
+            os.close(events_end)
+        return os.fdopen(output, "rb"), os.fdopen(events, "rb")
 
-    def _signal(self, number: int) -> None:
-        with self._lock:
-            # Until it is reaped the group's number cannot belong to anybody else.
-            if not self._reaped:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, number)
+    def _close_files(self) -> None:
+        self._result.close()
+        self._stacks.close()
 
-    def _after(self, seconds: float) -> None:
+    def _command(self, command: bytes) -> None:
+        with self._lock, contextlib.suppress(OSError, ValueError):  # it has ended
+            assert self._reaper.stdin is not None
+            self._reaper.stdin.write(command)
+
+    def _after(self, seconds: float, function: Callable[..., None], *args: object) -> None:
         if self._done.is_set():
             return
-        timer = threading.Timer(seconds, self._signal, args=(signal.SIGKILL,))
+        timer = threading.Timer(seconds, function, args=args)
         timer.daemon = True
         timer.start()
         self._timers.append(timer)
@@ -152,22 +182,33 @@ class RankProcess:
                     continue
                 self._ended = message
                 if message["kind"] == "value":
-                    self._after(EXIT_S)
+                    self._after(EXIT_S, self._command, KILL)
                 else:  # its peers wait for it: tell at once, do not wait for its exit handlers
                     self._report_outcome()
                     self.stop()
 
-    def _wait(self, readers: list[threading.Thread]) -> None:
-        os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
-        stopped = self._stopped  # before its end, that is: because of it
-        self._signal(signal.SIGKILL)  # descendants that outlived it
-        with self._lock:
-            code = self._process.wait()
-            self._reaped = True
+    def _follow_reaper(self, readers: list[threading.Thread]) -> None:
+        assert self._reaper.stdout is not None and self._reaper.stdin is not None
+        status, stopped = None, False
+        for line in self._reaper.stdout:
+            message = json.loads(line)
+            if message["type"] == "gone":
+                status, stopped = message["status"], self._stopped  # before its end, that is: because of it
+            else:
+                self._report(message)
+        code = self._reaper.wait()
+        if status is None:  # the reaper itself was killed, and the kernel has killed the rank
+            stopped = self._stopped
+            _kill_marked(self._mark)
+        else:
+            code = os.waitstatus_to_exitcode(status)
         for timer in self._timers:
             timer.cancel()
         for reader in readers:
             reader.join(DRAIN_S)
+        with self._lock:
+            self._reaper.stdin.close()
+        self._reaper.stdout.close()
         if self._ended is None:
             self._ended = self._died(code, stopped)
             self._report_outcome()
@@ -186,3 +227,24 @@ class RankProcess:
         fields = {name: value for name, value in self._ended.items() if name != "type"}
         outcome = Outcome(rank=self._place.rank, host=self._place.host, **fields)
         self._report({"type": "outcome", "outcome": outcome.as_data()})
+
+    def _report_stacks(self) -> None:
+        self._command(STACKS)
+        limit, size = time.monotonic() + STACKS_LIMIT_S, 0
+        with contextlib.suppress(ValueError, OSError):  # the process has ended meanwhile, and its files are closed
+            while time.monotonic() < limit:
+                time.sleep(0.2)
+                grown = os.fstat(self._stacks.fileno()).st_size
+                if grown and grown == size:
+                    break
+                size = grown
+            text = os.pread(self._stacks.fileno(), MAX_LINE_BYTES, 0).decode(errors="replace")
+            self._report({"type": "stacks", "text": text})
+
+
+def _kill_marked(mark: str) -> None:
+    """Kill the processes that have this variable in the environment they were started with."""
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
+            if mark.encode() in file.read().split(b"\0"):
+                os.kill(int(name), signal.SIGKILL)

@@ -1,12 +1,13 @@
 """The entry point of a rank process: read the function, call it, write down how it ended.
 
-Runs in the rank process, as `python -m sparkdl.launch.rank`; it imports no TensorFlow itself.
+Runs in the rank process, which `reaper.become_rank` has forked; it imports no TensorFlow itself.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import os
 import pickle
 import signal
@@ -19,21 +20,21 @@ import cloudpickle
 
 from sparkdl.errors import SparkDLError
 from sparkdl.launch import events
+from sparkdl.launch.reaper import PR_SET_PDEATHSIG, STACKS_SIGNAL
 from sparkdl.launch.world import world
 from sparkdl.log import log_as_rank
 
 __all__ = ["main"]
-
-PR_SET_PDEATHSIG = 1
 # A recursion error's traceback can be endless; its head and its tail say enough.
 MAX_TRACEBACK_CHARACTERS = 60_000
 NOISY_MODULES = r"(petastorm|tensorflow|keras|horovod|pyarrow|pkg_resources|flatbuffers|google|h5py|ml_dtypes)(\.|$)"
 
 
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies, or end now if it already has."""
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent, the reaper, dies; end now if it already has."""
+    parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
+    if os.getppid() != parent or parent == 1:
         os._exit(1)
 
 
@@ -97,12 +98,14 @@ def call(task: IO[bytes], result: IO[bytes]) -> dict[str, Any]:
         return {"kind": "exception", **exception_record(error)}
 
 
-def main(arguments: list[str]) -> int:
-    """Run one rank. `arguments`: the parent's process id; file descriptors of task, result and events."""
-    parent, task_fd, result_fd, events_fd = map(int, arguments)
-    die_with(parent)
+def main(descriptors: list[int]) -> int:
+    """Run one rank. `descriptors`: the file descriptors of task, result, events and stacks."""
+    task_fd, result_fd, events_fd, stacks_fd = descriptors
+    die_with_parent()
     events.connect(events_fd)
-    os.set_inheritable(result_fd, False)
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    faulthandler.register(STACKS_SIGNAL, file=stacks_fd, all_threads=True)
     quiet_libraries()
     log_as_rank(world())
     events.announce({"type": "started", "pid": os.getpid()})
@@ -112,7 +115,3 @@ def main(arguments: list[str]) -> int:
     sys.stderr.flush()
     events.announce({"type": "ended", **ended})
     return 0 if ended["kind"] == "value" else int(ended.get("code", 1))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

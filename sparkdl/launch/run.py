@@ -5,18 +5,22 @@ Runs on the driver.
 
 from __future__ import annotations
 
-import pickle
+import secrets
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
 from typing import Any
 
+from sparkdl import storage
 from sparkdl.config import LaunchConfig
 from sparkdl.errors import ConfigError, SparkDLError, shown
 from sparkdl.launch.barrier import active_session, run_barrier, task_cpus
-from sparkdl.launch.closure import pickled_task
+from sparkdl.launch.closure import MAX_CLOSURE_BYTES, pickled_task
 from sparkdl.launch.environment import Settings
 from sparkdl.launch.local import cores_per_rank, run_local
-from sparkdl.launch.monitor import Monitor, OnEvent
-from sparkdl.launch.outcome import is_secondary, stall_error, worker_error
+from sparkdl.launch.monitor import Limits, Monitor, OnEvent
+from sparkdl.launch.outcome import is_secondary, lost_peer_error, worker_error
+from sparkdl.launch.rank_log import launch_folder_name, rank_log_path
+from sparkdl.launch.values import Values
 
 __all__ = ["launch_ranks", "run"]
 
@@ -43,6 +47,8 @@ def launch_ranks(
     launch: LaunchConfig,
     description: str = "sparkdl run",
     on_event: OnEvent | None = None,
+    log_dir: str | None = None,
+    closure_limit: int = MAX_CLOSURE_BYTES,
 ) -> list[Any]:
     """Call a function on every rank, as `run` does, and hear what the ranks emit.
 
@@ -53,47 +59,74 @@ def launch_ranks(
         launch: where the ranks run.
         description: what the Spark UI calls the job.
         on_event: called as `on_event(rank, event)` for each event, live, one at a time, from a background thread.
+        log_dir: where each rank's output is kept, unless `launch.log_dir` says so.
+        closure_limit: the bytes that the function and its arguments may take together.
     """
     if not callable(fn):
         raise ConfigError(f"{shown(fn)} is no function; ranks need one to call")
     if not isinstance(launch, LaunchConfig):
         raise ConfigError(f"launch={shown(launch)} must be a LaunchConfig")
-    task = pickled_task(fn, tuple(args), dict(kwargs or {}))
+    task = pickled_task(fn, tuple(args), dict(kwargs or {}), limit=closure_limit)
     size = launch.num_workers
-    monitor = Monitor(size, log=launch.log, on_event=on_event)
+    limits = Limits(start_timeout_s=launch.start_timeout_s, stall_timeout_s=launch.stall_timeout_s)
+    log_dir = launch.log_dir or log_dir
+    log_folder = None
+    if log_dir:
+        name = launch_folder_name(datetime.now(timezone.utc), secrets.token_hex(2))
+        log_folder = storage.join(storage.absolute(log_dir), name)
+    with Values(size) as values:
+        with Monitor(size, limits, log=launch.log, on_event=on_event) as monitor:
+            job_error = _run(task, launch, monitor, values, description, log_folder)
+        _raise_cause(monitor, values, size, job_error, log_folder)
+        return [values.load(rank) for rank in range(size)]
+
+
+def _run(
+    task: bytes, launch: LaunchConfig, monitor: Monitor, values: Values, description: str, log_folder: str | None
+) -> str:
+    """Run the ranks; what Spark says about the end of its job, nothing where that ended well."""
     if launch.local:
-        settings = _settings(launch, cores_per_rank(size))
-        results = run_local(task, size, settings, monitor, launch.start_timeout_s)
-    else:
-        settings = _settings(launch, task_cpus(active_session()))
-        results = run_barrier(task, size, settings, monitor, launch.start_timeout_s, description)
-    _raise_cause(monitor, results, launch)
-    return [pickle.loads(result) for result in results]
+        settings = _settings(launch, cores_per_rank(launch.num_workers))
+        run_local(
+            task,
+            launch.num_workers,
+            settings,
+            monitor,
+            values,
+            gpus_per_worker=launch.gpus_per_worker,
+            log_folder=log_folder,
+        )
+        return ""
+    settings = _settings(launch, task_cpus(active_session()))
+    return run_barrier(task, launch, settings, monitor, values, description, log_folder)
 
 
 def _settings(launch: LaunchConfig, cores: int) -> Settings:
     return Settings(env=tuple(launch.env.items()), stall_timeout_s=launch.stall_timeout_s, cores=cores)
 
 
-def _raise_cause(monitor: Monitor, results: Sequence[bytes], launch: LaunchConfig) -> None:
+def _raise_cause(monitor: Monitor, values: Values, size: int, job_error: str, log_folder: str | None) -> None:
+    if monitor.stall:
+        raise monitor.stall.error(size, monitor.hosts, monitor.stacks)
     cause = monitor.cause
     if cause is None:
         return
     lines = monitor.last_lines(cause.rank)
-    if is_secondary(cause, lines) and monitor.silent:
-        raise stall_error(monitor.silent, cause, launch.num_workers, launch.stall_timeout_s)
-    failure = worker_error(cause, launch.num_workers, lines)
-    own = results[cause.rank] if cause.rank < len(results) else b""
-    if cause.kind == "exception" and own:
-        error = _own_error(own)
+    if is_secondary(cause, lines) and (monitor.returned or monitor.silent):
+        raise lost_peer_error(cause, size, returned=monitor.returned, silent=monitor.silent)
+    why = job_error if cause.kind == "lost" else ""
+    log = rank_log_path(log_folder, cause.rank, size) if log_folder else ""
+    failure = worker_error(cause, size, lines, why=why, log=log)
+    if cause.kind == "exception":
+        error = _own_error(values, cause.rank)
         if error is not None:
             raise error from failure
     raise failure
 
 
-def _own_error(pickled: bytes) -> SparkDLError | None:
+def _own_error(values: Values, rank: int) -> SparkDLError | None:
     try:
-        error = pickle.loads(pickled)
+        error = values.load(rank)
     except Exception:  # its class may live only where the rank ran; the WorkerError says everything
         return None
     return error if isinstance(error, SparkDLError) else None

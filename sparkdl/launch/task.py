@@ -1,4 +1,4 @@
-"""What a Spark task does for its rank: meet the other tasks, start the rank's process, return its pickled value.
+"""What a Spark task does for its rank: meet the other tasks, start the rank's process, send home what it returned.
 
 Runs in the Spark worker, inside the barrier job. A failed rank is no failed task: outcomes are data.
 """
@@ -11,27 +11,30 @@ import pickle
 import socket
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from multiprocessing import AuthenticationError
+from typing import IO, TYPE_CHECKING, Any
 
 from sparkdl.errors import LaunchError
-from sparkdl.launch.channel import Link
+from sparkdl.launch import versions
+from sparkdl.launch.channel import Link, SocketLink
 from sparkdl.launch.environment import Settings, interface_of, rank_environment, search_path
+from sparkdl.launch.frame import MAX_BODY_BYTES
+from sparkdl.launch.gpus import shared_addresses
+from sparkdl.launch.mailbox_link import MailboxLink
 from sparkdl.launch.outcome import Outcome
 from sparkdl.launch.process import RankProcess
+from sparkdl.launch.rank_log import RankLog
 from sparkdl.launch.rendezvous import Rendezvous
 from sparkdl.launch.world import World, assign_worlds
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from pyspark import BarrierTaskContext, Broadcast
 
-__all__ = ["RESULT_SCHEMA", "TaskPlan", "run_rank"]
+__all__ = ["TaskPlan", "run_rank"]
 
-RESULT_SCHEMA = "rank int, piece int, content binary"
-PIECE_BYTES = 16 << 20
 LOOPBACK = "127.0.0.1"
 
 
@@ -53,6 +56,21 @@ class TaskPlan:
     driver_path: tuple[str, ...]
     """The driver's module search path, where it is the tasks' machine too."""
 
+    gpus_per_worker: int
+    """GPUs that each rank sees, of those that its task owns."""
+
+    gpus_of_hosts: bool
+    """Whether a GPU's address means the same to all tasks of a host; in containers each counts its own."""
+
+    versions: Mapping[str, str]
+    """What the driver has installed."""
+
+    log_folder: str | None
+    """Where this run's log files go, or None."""
+
+    mailbox: str | None
+    """The folder through which to speak with the driver where its port cannot be reached, or None."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meeting:
@@ -62,6 +80,8 @@ class Meeting:
     address: str
     port: int
     name_is_loopback: bool
+    versions: Mapping[str, str]
+    gpus: Sequence[str]
 
 
 def resolve(host: str) -> str:
@@ -72,14 +92,22 @@ def resolve(host: str) -> str:
         return host
 
 
-def unreachable_hosts(meetings: Iterable[Meeting]) -> str | None:
+def refusal(plan: TaskPlan, meetings: Sequence[Meeting]) -> str | None:
+    """Why these tasks cannot run the ranks, in one line, or None. Every task comes to the same answer."""
+    return (
+        versions.mismatch(plan.versions, [(meeting.host, meeting.versions) for meeting in meetings])
+        or unreachable_hosts(meetings)
+        or (shared_addresses([(meeting.host, meeting.gpus) for meeting in meetings]) if plan.gpus_of_hosts else None)
+    )
+
+
+def unreachable_hosts(meetings: Sequence[Meeting]) -> str | None:
     """Why ranks on several hosts cannot reach each other, or None.
 
     Gloo looks up each host's own name, whatever interface it is told; with a loopback address it aborts natively.
     """
-    told = list(meetings)
-    hosts = sorted({meeting.host for meeting in told if meeting.name_is_loopback})
-    if len({meeting.host for meeting in told}) == 1 or not hosts:
+    hosts = sorted({meeting.host for meeting in meetings if meeting.name_is_loopback})
+    if len({meeting.host for meeting in meetings}) == 1 or not hosts:
         return None
     return (
         f"the own name of {', '.join(hosts)} resolves to 127.x there, where other hosts cannot reach it; "
@@ -93,50 +121,105 @@ def meet(context: BarrierTaskContext, mine: Meeting) -> list[Meeting]:
     return [Meeting(**json.loads(text)) for text in context.allGather(json.dumps(note))]
 
 
-def run_rank(plan: TaskPlan, task: Broadcast[bytes]) -> Iterator[pa.RecordBatch]:
-    """Run this task's rank to its end; its pickled value, or its own pickled error, in pieces."""
+def run_rank(plan: TaskPlan, task: Broadcast[bytes]) -> None:
+    """Run this task's rank to its end; its pickled value, or its own pickled error, goes to the driver.
+
+    Raises LaunchError if the driver cannot be reached.
+    """
     from pyspark import BarrierTaskContext
 
     context = BarrierTaskContext.get()
     rank = context.partitionId()
     host = context.getTaskInfos()[rank].address.rpartition(":")[0]
     address = LOOPBACK if plan.one_process else resolve(host)
+    gpus = own_gpus(context, plan.gpus_per_worker)
     with ExitStack() as stack:
-        link = Link.to(plan.control, plan.key)
+        link = connect(plan, rank, host)
         stack.callback(link.close)
-        link.send({"type": "hello", "rank": rank})
         # A host whose own name is a loopback address still knows itself by the address that others use.
         served = "" if address.startswith("127.") and not plan.one_process else address
         rendezvous = stack.enter_context(Rendezvous(served)) if rank == 0 else None
-        port = rendezvous.port if rendezvous else 0
-        loopback = resolve(socket.gethostname()).startswith("127.")
-        meetings = meet(context, Meeting(host=host, address=address, port=port, name_is_loopback=loopback))
+        mine = Meeting(
+            host=host,
+            address=address,
+            port=rendezvous.port if rendezvous else 0,
+            name_is_loopback=resolve(socket.gethostname()).startswith("127."),
+            versions=versions.installed(),
+            gpus=gpus,
+        )
+        meetings = meet(context, mine)
         worlds = assign_worlds([meeting.host for meeting in meetings])
-        problem = unreachable_hosts(meetings)
+        problem = refusal(plan, meetings)
         if problem is not None:
-            yield _refuse(link, worlds[rank], problem)
+            _refuse(link, worlds[rank], problem)
             return
         if rendezvous:
             rendezvous.open(worlds)
-        env = _environment(plan, worlds, rank, (meetings[0].address, meetings[0].port))
-        process = stack.enter_context(RankProcess(worlds[rank], task=task.value, env=env, report=link.send))
-        _follow(link, process)
-        yield from _pieces(rank, process)
+        log = None
+        if plan.log_folder is not None:
+            log = stack.enter_context(RankLog.of(plan.log_folder, worlds[rank]))
+        env = _environment(plan, worlds, rank, (meetings[0].address, meetings[0].port), gpus)
+        _run_process(link, worlds[rank], task.value, env, log)
 
 
-def _environment(plan: TaskPlan, worlds: tuple[World, ...], rank: int, rendezvous: tuple[str, int]) -> dict[str, str]:
+def connect(plan: TaskPlan, rank: int, host: str) -> Link:
+    """The way to the driver: its port, or else the run's folder. Raises LaunchError where there is neither."""
+    try:
+        return SocketLink.to(plan.control, plan.key, rank)
+    except (OSError, EOFError, AuthenticationError) as error:
+        if plan.mailbox is None:
+            name, port = plan.control
+            raise LaunchError(
+                f"{host} cannot reach the driver at {name}:{port} ({error}); set spark.driver.host to an address that "
+                "executors reach, open the driver's ports to them, or set log_dir to a folder that all hosts see"
+            ) from error
+        link = MailboxLink(plan.mailbox, rank=rank, key=plan.key)
+        link.send({"type": "hello", "rank": rank, "host": host, "error": str(error)})
+        return link
+
+
+def own_gpus(context: BarrierTaskContext, wanted: int) -> tuple[str, ...]:
+    """The addresses of the GPUs that Spark gave this task, if its rank is to see any."""
+    resource = context.resources().get("gpu") if wanted else None
+    return tuple(resource.addresses) if resource else ()
+
+
+def _environment(
+    plan: TaskPlan, worlds: tuple[World, ...], rank: int, rendezvous: tuple[str, int], gpus: Sequence[str]
+) -> dict[str, str]:
     import psutil
 
     one_host = worlds[rank].local_size == worlds[rank].size
     interfaces = {name: [entry.address for entry in entries] for name, entries in psutil.net_if_addrs().items()}
+    # Spark's discovery scripts count as nvidia-smi does; CUDA by itself counts the fastest first.
+    counting = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if gpus else {}
     return rank_environment(
-        os.environ,
+        {**counting, **os.environ},
         worlds[rank],
         plan.settings,
         rendezvous=rendezvous,
         interface="lo" if one_host else interface_of(resolve(worlds[rank].host), interfaces),
         path=search_path(sys.path, plan.driver_path, folder=os.getcwd()),
+        gpus=gpus,
     )
+
+
+def _run_process(link: Link, place: World, task: bytes, env: Mapping[str, str], log: RankLog | None) -> None:
+    def report(message: dict[str, Any]) -> None:
+        if message["type"] == "line" and log:
+            log.write(message["text"])
+        if message["type"] == "outcome":
+            _send_value(link, process.result)
+        link.send(message)
+
+    process = RankProcess(place, task=task, env=env, report=report)
+    with process:
+        _follow(link, process)
+
+
+def _send_value(link: Link, result: IO[bytes]) -> None:
+    while content := result.read(MAX_BODY_BYTES):
+        link.send({"type": "value"}, content)
 
 
 def _follow(link: Link, process: RankProcess) -> None:
@@ -145,7 +228,9 @@ def _follow(link: Link, process: RankProcess) -> None:
 
     def obey() -> None:
         while (message := link.receive()) is not None and message["type"] != "stop":
-            if message["type"] == "finish":
+            if message["type"] == "stacks":
+                process.report_stacks()
+            elif message["type"] == "finish":
                 dismissed.set()
                 return
         process.stop()
@@ -157,23 +242,9 @@ def _follow(link: Link, process: RankProcess) -> None:
     dismissed.wait()
 
 
-def _refuse(link: Link, place: World, message: str) -> pa.RecordBatch:
+def _refuse(link: Link, place: World, message: str) -> None:
     outcome = Outcome(
         rank=place.rank, host=place.host, kind="exception", error_type=LaunchError.__name__, message=message
     )
+    link.send({"type": "value"}, pickle.dumps(LaunchError(message)))
     link.send({"type": "outcome", "outcome": outcome.as_data()})
-    return _batch(place.rank, 0, pickle.dumps(LaunchError(message)))
-
-
-def _pieces(rank: int, process: RankProcess) -> Iterator[pa.RecordBatch]:
-    result, piece = process.result, 0
-    while content := result.read(PIECE_BYTES):
-        yield _batch(rank, piece, content)
-        piece += 1
-
-
-def _batch(rank: int, piece: int, content: bytes) -> pa.RecordBatch:
-    import pyarrow as pa
-
-    columns: list[Any] = [pa.array([rank], pa.int32()), pa.array([piece], pa.int32()), pa.array([content], pa.binary())]
-    return pa.RecordBatch.from_arrays(columns, names=["rank", "piece", "content"])

@@ -10,10 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
+
 from sparkdl import storage
 from sparkdl.config import LaunchConfig, TrainConfig, require_positive
 from sparkdl.data.dataset import Dataset
 from sparkdl.errors import ConfigError, near_miss, shown
+from sparkdl.launch.closure import MAX_CLOSURE_BYTES
 from sparkdl.launch.run import launch_ranks
 from sparkdl.model.signature import Signature
 from sparkdl.report import TrainingProgress
@@ -65,7 +68,13 @@ def fit(
     task = TrainTask(build_model=build_model, dataset=dataset, config=config, model_dir=run.model)
     with TrainingProgress() as progress:
         histories = launch_ranks(
-            train_rank, (task,), launch=launch, description=f"sparkdl fit {run.path}", on_event=progress.on_event
+            train_rank,
+            (task,),
+            launch=launch,
+            description=f"sparkdl fit {run.path}",
+            on_event=progress.on_event,
+            log_dir=run.logs,
+            closure_limit=_closure_limit(dataset),
         )
     run.write_history(histories[0])
     return TrainResult(histories[0], run.model)
@@ -109,7 +118,13 @@ def evaluate(
     task = EvaluateTask(
         model_dir=model_dir, dataset=dataset, split=split, global_batch_size=global_batch_size, safe_mode=safe_mode
     )
-    results = launch_ranks(evaluate_rank, (task,), launch=launch, description=f"sparkdl evaluate {model_dir}")
+    results = launch_ranks(
+        evaluate_rank,
+        (task,),
+        launch=launch,
+        description=f"sparkdl evaluate {model_dir}",
+        closure_limit=_closure_limit(dataset),
+    )
     return dict(results[0])
 
 
@@ -140,3 +155,8 @@ def _check(dataset: object, launch: object) -> None:
             f"num_workers={launch.num_workers} but {dataset.path} has {dataset.lanes} lanes; use at most "
             f"{dataset.lanes} workers or prepare with PrepareConfig(lanes=…)"
         )
+
+
+def _closure_limit(dataset: Dataset) -> int:
+    """The limit for what a user sends to the ranks does not count the library's own: a vocabulary may be large."""
+    return MAX_CLOSURE_BYTES + len(cloudpickle.dumps(dataset))

@@ -28,6 +28,11 @@ class RunDir:
         return storage.join(self.path, "model")
 
     @property
+    def logs(self) -> str:
+        """The ranks' output, a folder for each launch."""
+        return storage.join(self.path, "logs")
+
+    @property
     def history(self) -> str:
         """The history as JSON: a list of dicts, one per epoch."""
         return storage.join(self.path, "history.json")

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 
 from sparkdl.config import LaunchConfig
@@ -72,6 +73,54 @@ def test_after_an_error_on_one_rank_no_rank_is_left_and_the_session_runs_the_nex
     assert run(rank_number, launch=TWO) == [0, 1]
 
 
+def wait_in_all_ranks():
+    emit({"pid": os.getpid()})
+    threading.Event().wait()
+
+
+def test_a_cancelled_job_is_told_as_that_and_the_session_runs_the_next(spark):
+    pids = {}
+
+    def on_event(rank, event):
+        pids[rank] = event["pid"]
+        if len(pids) == 2:
+            spark.sparkContext.cancelAllJobs()
+
+    with pytest.raises(LaunchError, match="the Spark job of 2 ranks was cancelled: "):
+        launch_ranks(wait_in_all_ranks, launch=TWO, on_event=on_event)
+    wait_until(lambda: not any(map(is_alive, pids.values())), 10)
+    assert run(rank_number, launch=TWO) == [0, 1]
+
+
+def test_a_killed_python_worker_is_a_lost_rank_and_leaves_no_process(spark):
+    pids = {}
+
+    def on_event(rank, event):
+        pids[rank] = event["pid"]
+        if len(pids) == 2:
+            os.kill(psutil.Process(pids[1]).parent().ppid(), signal.SIGKILL)
+
+    with pytest.raises(WorkerError, match="rank 1/2 on .* was lost: its executor or host died") as raised:
+        launch_ranks(wait_in_all_ranks, launch=TWO, on_event=on_event)
+    assert raised.value.rank == 1
+    wait_until(lambda: not any(map(is_alive, pids.values())), 10)
+    assert run(rank_number, launch=TWO) == [0, 1]
+
+
+def test_four_runs_from_four_threads_all_finish(spark):
+    values = {}
+
+    def one(number):
+        values[number] = run(rank_number, launch=TWO)
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(90)
+    assert values == {number: [0, 1] for number in range(4)}
+
+
 def exit_3_on_rank_0():
     if world().rank == 0:
         os._exit(3)
@@ -83,8 +132,9 @@ def test_a_rank_that_exits_is_named(spark):
         run(exit_3_on_rank_0, launch=TWO)
 
 
-def test_large_values_come_back_in_pieces(spark):
-    assert [len(value) for value in run(lambda: bytes(40 << 20), launch=TWO)] == [40 << 20] * 2
+def test_large_values_come_back(spark):
+    # 512 MB together, by far more than the JVM of this session could hold.
+    assert [len(value) for value in run(lambda: bytes(256 << 20), launch=TWO)] == [256 << 20] * 2
 
 
 def test_too_many_workers_are_refused_before_anything_runs(spark):
@@ -125,8 +175,8 @@ def test_ranks_that_find_no_slots_in_time_are_a_launch_error(spark, tmp_path):
 
 
 def test_the_reused_python_workers_environment_is_unchanged(spark):
-    def parent():
-        return os.getppid(), os.environ["HOROVOD_RANK"]
+    def worker():
+        return psutil.Process().parent().ppid()  # the rank's parent is its reaper
 
     def worker_environment(batches):
         import os
@@ -137,7 +187,7 @@ def test_the_reused_python_workers_environment_is_unchanged(spark):
             text = "\n".join(name for name in sorted(os.environ) if "HOROVOD" in name)
             yield pa.RecordBatch.from_arrays([pa.array([os.getpid()]), pa.array([text])], names=["pid", "text"])
 
-    workers = {pid for pid, _ in run(parent, launch=TWO)}
+    workers = set(run(worker, launch=TWO))
     rows = spark.range(2, numPartitions=2).mapInArrow(worker_environment, "pid long, text string").collect()
     assert workers & {row["pid"] for row in rows}, "no worker was reused"
     assert {row["text"] for row in rows} == {""}

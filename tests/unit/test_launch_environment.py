@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparkdl.launch.environment import Settings, interface_of, rank_environment, search_path
+from sparkdl.launch.environment import Settings, gloo_timeout_s, interface_of, rank_environment, search_path
 from sparkdl.launch.monitor import shown_line
 from sparkdl.launch.task import Meeting, unreachable_hosts
 from sparkdl.launch.world import assign_worlds
@@ -10,10 +10,10 @@ from sparkdl.launch.world import assign_worlds
 SETTINGS = Settings(env=(("TF_CPP_MIN_LOG_LEVEL", "0"), ("MINE", "1")), stall_timeout_s=12.7, cores=3)
 
 
-def environment(base=None, interface=None):
+def environment(base=None, interface=None, gpus=()):
     place = assign_worlds(["a", "b"])[1]
     return rank_environment(
-        base or {}, place, SETTINGS, rendezvous=("10.0.0.1", 77), interface=interface, path=("/x", "/y")
+        base or {}, place, SETTINGS, rendezvous=("10.0.0.1", 77), interface=interface, path=("/x", "/y"), gpus=gpus
     )
 
 
@@ -23,7 +23,7 @@ def environment(base=None, interface=None):
         ("HOROVOD_RANK", "1"),
         ("HOROVOD_GLOO_RENDEZVOUS_ADDR", "10.0.0.1"),
         ("HOROVOD_GLOO_RENDEZVOUS_PORT", "77"),
-        ("HOROVOD_GLOO_TIMEOUT_SECONDS", "12"),
+        ("HOROVOD_GLOO_TIMEOUT_SECONDS", "17"),
         ("HOROVOD_CONTROLLER", "gloo"),
         ("OMP_NUM_THREADS", "3"),
         ("TF_NUM_INTRAOP_THREADS", "3"),
@@ -34,6 +34,17 @@ def environment(base=None, interface=None):
 )
 def test_a_rank_gets_its_variables(name, value):
     assert environment({"OMP_NUM_THREADS": "1", "HOROVOD_RANK": "7"})[name] == value
+
+
+def test_a_rank_sees_its_own_gpus_alone():
+    env = environment({"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, gpus=("2", "3"))
+    assert env["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert environment({"CUDA_VISIBLE_DEVICES": "0,1,2,3"})["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_gloo_waits_longer_than_the_launcher_and_never_longer_than_it_can_count():
+    assert gloo_timeout_s(300) == 305
+    assert gloo_timeout_s(float("inf")) == 2_147_483
 
 
 def test_the_users_variables_come_last():
@@ -75,7 +86,7 @@ def test_the_log_option_decides_whose_lines_are_shown(rank, log, line):
 
 
 def meeting(host, loopback):
-    return Meeting(host=host, address=host, port=0, name_is_loopback=loopback)
+    return Meeting(host=host, address=host, port=0, name_is_loopback=loopback, versions={}, gpus=())
 
 
 def test_on_several_hosts_a_name_that_is_a_loopback_address_is_refused():

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from sparkdl.launch.outcome import Outcome, choose_cause, headline, is_secondary, worker_error
+from sparkdl.launch.outcome import Outcome, choose_cause, headline, is_secondary, lost_peer_error, worker_error
 
 VALUE = Outcome(rank=0, host="a", kind="value")
 STOPPED = Outcome(rank=0, host="a", kind="stopped")
@@ -72,6 +72,35 @@ def test_the_error_carries_rank_host_and_traceback():
 def test_without_a_traceback_the_last_lines_are_in_the_message():
     message = str(worker_error(EXITED, 8, ["one", "two"]))
     assert message == "rank 1/8 on b exited with code 3 before its function returned\n\nits last 2 lines:\none\ntwo"
+
+
+def test_a_lost_rank_brings_what_spark_says_and_where_its_output_is():
+    error = worker_error(GONE, 8, ["one"], why="ExecutorLostFailure (executor 0 exited)", log="s3://b/logs/rank-4.log")
+    assert str(error) == (
+        "rank 4/8 on c was lost: its executor or host died, or the network to it broke "
+        "(ExecutorLostFailure (executor 0 exited))\n\nits last 1 lines:\none\n\nits whole output: s3://b/logs/rank-4.log"
+    )
+
+
+@pytest.mark.parametrize(
+    ("returned", "silent", "line"),
+    [
+        (
+            [0],
+            [],
+            "rank 0 of 4 returned while rank 2 waited in a collective operation; every rank must call the same ones",
+        ),
+        (
+            [],
+            [1, 3],
+            "rank 1, 3 of 4 stopped answering rank 2 in a collective operation: the network between them broke",
+        ),
+    ],
+)
+def test_where_all_failures_are_of_lost_peers_the_peers_are_named(returned, silent, line):
+    error = lost_peer_error(WRAPPED, 4, returned=returned, silent=silent)
+    assert str(error).startswith(line) and error.rank == (returned or silent)[0]
+    assert "rank 2 said:\nHorovodInternalError: x" in str(error)
 
 
 def test_an_outcome_survives_json():

@@ -3,6 +3,7 @@
 import pytest
 
 from sparkdl.launch.preflight import (
+    arrival_limit,
     declared_slots,
     encryption_refusal,
     gpu_refusal,
@@ -26,6 +27,9 @@ TASK, EXECUTOR = "spark.task.resource.gpu.amount", "spark.executor.resource.gpu.
         ("local[5]", {"task_cpus": 2}, 2),
         ("local-cluster[2,3,1024]", {}, 6),
         ("local-cluster[2,3,1024]", {"task_cpus": 2}, 2),
+        ("local-cluster[2,3,1024]", {"task_gpus": 1, "executor_gpus": 2}, 4),
+        ("local-cluster[2,3,1024]", {"task_gpus": 0.25, "executor_gpus": 1}, 6),
+        ("yarn", {"executors": 4, "executor_cores": 5, "task_gpus": 2, "executor_gpus": 4}, 8),
         ("yarn", {"executors": 4, "executor_cores": 5, "task_cpus": 2}, 8),
         ("k8s://https://host", {"executors": 4, "executor_cores": 1}, 4),
         ("yarn", {"executor_cores": 5}, None),
@@ -44,7 +48,7 @@ def test_slots_are_counted_only_where_the_settings_are_sure(master, settings, sl
             "local[5]",
             5,
             False,
-            "num_workers=8 but local[5] has 5 slots in all; use num_workers <= 5 or more executor cores",
+            "num_workers=8 but local[5] has 5 slots in all; use num_workers <= 5 or more executor cores (or GPUs)",
         ),
         (1, "local[2]", 0, False, "num_workers=1 but local[2] has 0 slots in all; lower spark.task.cpus"),
         (5, "local[5]", 5, False, None),
@@ -59,6 +63,13 @@ def test_too_many_workers_are_refused_in_one_line(num_workers, master, slots, dy
 def test_dynamic_allocation_is_refused_with_the_setting_to_change():
     message = refusal(2, "yarn", slots=None, dynamic_allocation=True)
     assert message is not None and "spark.dynamicAllocation.enabled=false" in message
+
+
+@pytest.mark.parametrize(
+    ("age_s", "expected", "seconds"), [(5, False, 60), (31, False, 3), (31, True, 60), (10_000, True, 60)]
+)
+def test_an_old_session_whose_settings_promise_no_more_slots_is_not_waited_for(age_s, expected, seconds):
+    assert arrival_limit(age_s, 60, expected=expected) == seconds
 
 
 @pytest.mark.parametrize(

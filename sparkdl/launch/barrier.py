@@ -220,6 +220,8 @@ def run_barrier(
         return ""
     if job.cancelled_by_others:
         raise LaunchError(f"the Spark job of {size} ranks was cancelled: {job.reason}")
+    if refused := re.match(rf"{LaunchError.__module__}.LaunchError: (.*)", job.reason):
+        raise LaunchError(refused[1])  # a task's own, before it could speak with the driver
     if monitor.cause is None and monitor.stall is None:
         raise LaunchError(f"the Spark job of {size} ranks failed: {job.reason or 'its tasks ended early'}")
     return job.reason
@@ -276,6 +278,6 @@ def _reason(error: BaseException) -> str:
     """The line of a Spark error that says most, in our words where the executors lack what the driver has."""
     text = str(error).strip()
     lines = text.splitlines() or [type(error).__name__]
-    told = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(Error|Exception): .", line)]
+    told = [line for line in lines if re.match(r"(?!org\.|java\.|py4j\.)[A-Za-z_][\w.]*(Error|Exception): .", line)]
     lost = [line for line in lines if "ExecutorLostFailure" in line]
     return versions.explain_worker_error(text) or (told or lost or lines)[0].strip()

@@ -14,7 +14,7 @@ from sparkdl.launch.world import World, world_environment
 
 __all__ = ["Settings", "gloo_timeout_s", "interface_of", "rank_environment", "search_path"]
 
-GLOO_LATER_S = 5
+GLOO_LATER_S = 4
 # Keys to the Spark driver's and the Python worker's own sockets: none of a rank's business.
 PRIVATE_PREFIXES = ("PYTHON_WORKER_FACTORY_", "PYSPARK_GATEWAY_")
 

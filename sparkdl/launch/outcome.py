@@ -7,13 +7,13 @@ words it.
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from sparkdl.errors import WorkerError
 
-__all__ = ["Kind", "Outcome", "choose_cause", "headline", "is_secondary", "lost_peer_error", "worker_error"]
+__all__ = ["Kind", "Outcome", "choose_cause", "headline", "is_secondary", "lost_peer_error", "named", "worker_error"]
 
 Kind = Literal["value", "exception", "exit", "signal", "lost", "stopped"]
 
@@ -91,7 +91,13 @@ def choose_cause(outcomes: Sequence[Outcome], last_lines: Sequence[Sequence[str]
 
 def headline(outcome: Outcome, size: int) -> str:
     """One line that says which rank failed, where and how."""
-    return f"rank {outcome.rank}/{size} on {outcome.host or 'an unknown host'} {_what_happened(outcome)}"
+    return f"{named([outcome.rank], size, outcome.host)} {_what_happened(outcome)}"
+
+
+def named(ranks: Sequence[int], size: int, host: str) -> str:
+    """One rank or several, and the first one's host, as an error names them."""
+    who = f"rank {ranks[0]}/{size}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))} of {size}"
+    return f"{who} on {host or 'an unknown host'}"
 
 
 def _what_happened(outcome: Outcome) -> str:
@@ -141,12 +147,15 @@ def worker_error(
     )
 
 
-def lost_peer_error(waiting: Outcome, size: int, *, returned: Sequence[int], silent: Sequence[int]) -> WorkerError:
+def lost_peer_error(
+    waiting: Outcome, size: int, hosts: Mapping[int, str], *, returned: Sequence[int], silent: Sequence[int]
+) -> WorkerError:
     """The error where every failed rank only lost its peer, and the peer itself did not fail.
 
     Args:
         waiting: the first rank that lost its peer; it is not to blame.
         size: the world size.
+        hosts: each rank's host.
         returned: the ranks whose function returned.
         silent: the ranks that neither failed nor returned.
     """
@@ -159,8 +168,8 @@ def lost_peer_error(waiting: Outcome, size: int, *, returned: Sequence[int], sil
         who = silent
         what = f"stopped answering rank {waiting.rank} in a collective operation: the network between them broke"
     traceback = waiting.traceback.rstrip()
-    names = ", ".join(map(str, who))
-    message = f"rank {names} of {size} {what}"
+    host = hosts.get(who[0], "")
+    message = f"{named(who, size, host)} {what}"
     if traceback:
         message += f"\n\nrank {waiting.rank} said:\n{traceback}"
-    return WorkerError(message, rank=who[0], remote_traceback=traceback)
+    return WorkerError(message, rank=who[0], host=host, remote_traceback=traceback)

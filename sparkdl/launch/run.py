@@ -113,7 +113,7 @@ def _raise_cause(monitor: Monitor, values: Values, size: int, job_error: str, lo
         return
     lines = monitor.last_lines(cause.rank)
     if is_secondary(cause, lines) and (monitor.returned or monitor.silent):
-        raise lost_peer_error(cause, size, returned=monitor.returned, silent=monitor.silent)
+        raise lost_peer_error(cause, size, monitor.hosts, returned=monitor.returned, silent=monitor.silent)
     why = job_error if cause.kind == "lost" else ""
     log = rank_log_path(log_folder, cause.rank, size) if log_folder else ""
     failure = worker_error(cause, size, lines, why=why, log=log)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sparkdl.errors import WorkerError
+from sparkdl.launch.outcome import named
 
 __all__ = ["Beat", "Stall", "culprits", "stalled_ranks", "waits_in_collective"]
 
@@ -95,17 +96,17 @@ def culprits(beats: Mapping[int, Beat], idle: Sequence[int], stacks: Mapping[int
 
 
 def _headline(stall: Stall, who: Sequence[int], size: int, host: str) -> str:
-    names = ", ".join(map(str, who))
+    names = named(who, size, host)
     limit = f"stall_timeout_s={stall.stall_timeout_s:g}"
     stopped = stall.beats[who[0]].stopped
     if not stopped and any(rank not in stall.idle for rank in who):
         waiting = ", ".join(map(str, stall.idle))
         return (
-            f"rank {names} of {size} on {host} did not come to the collective operation in which rank {waiting} waited "
+            f"{names} did not come to the collective operation in which rank {waiting} waited "
             f"longer than {limit}; it is busy elsewhere, see its stack; raise stall_timeout_s if that is meant"
         )
     what = "its process is stopped" if stopped else "see its stack"
-    return f"rank {names} of {size} on {host} made no progress for {limit} seconds: {what}"
+    return f"{names} made no progress for {limit} seconds: {what}"
 
 
 def _stacks_of(rank: int, stacks: Mapping[int, str]) -> str:

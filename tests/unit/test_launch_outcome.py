@@ -88,17 +88,17 @@ def test_a_lost_rank_brings_what_spark_says_and_where_its_output_is():
         (
             [0],
             [],
-            "rank 0 of 4 returned while rank 2 waited in a collective operation; every rank must call the same ones",
+            "rank 0/4 on a returned while rank 2 waited in a collective operation; every rank must call the same ones",
         ),
         (
             [],
             [1, 3],
-            "rank 1, 3 of 4 stopped answering rank 2 in a collective operation: the network between them broke",
+            "ranks 1, 3 of 4 on b stopped answering rank 2 in a collective operation: the network between them broke",
         ),
     ],
 )
 def test_where_all_failures_are_of_lost_peers_the_peers_are_named(returned, silent, line):
-    error = lost_peer_error(WRAPPED, 4, returned=returned, silent=silent)
+    error = lost_peer_error(WRAPPED, 4, {0: "a", 1: "b"}, returned=returned, silent=silent)
     assert str(error).startswith(line) and error.rank == (returned or silent)[0]
     assert "rank 2 said:\nHorovodInternalError: x" in str(error)
 

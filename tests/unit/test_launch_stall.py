@@ -86,7 +86,7 @@ def test_the_error_names_the_culprit_first_and_shows_every_ranks_stacks():
     stall = Stall(beats={0: beat(20), 1: beat(20, stopped=True)}, idle=[0, 1], stall_timeout_s=20)
     error = stall.error(2, {0: "a", 1: "b"}, {0: IN_ALLREDUCE, 1: ELSEWHERE})
     assert str(error).splitlines()[0] == (
-        "rank 1 of 2 on b made no progress for stall_timeout_s=20 seconds: its process is stopped"
+        "rank 1/2 on b made no progress for stall_timeout_s=20 seconds: its process is stopped"
     )
     assert (error.rank, error.host, error.remote_traceback) == (1, "b", ELSEWHERE)
     assert str(error).index("in augment") < str(error).index("in horovod_allreduce")
@@ -96,6 +96,6 @@ def test_a_busy_rank_that_others_wait_for_is_told_apart_from_an_idle_one():
     stall = Stall(beats={0: beat(20), 1: beat(0)}, idle=[0], stall_timeout_s=20)
     error = stall.error(2, {0: "a", 1: "b"}, {0: IN_ALLREDUCE, 1: ELSEWHERE})
     assert str(error).startswith(
-        "rank 1 of 2 on b did not come to the collective operation in which rank 0 waited longer than "
+        "rank 1/2 on b did not come to the collective operation in which rank 0 waited longer than "
         "stall_timeout_s=20; it is busy elsewhere"
     )

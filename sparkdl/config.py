@@ -72,6 +72,10 @@ class LaunchConfig:
     """Run although the Spark session encrypts its connections. What the ranks send each other, and the driver, is not
     encrypted."""
 
+    min_workers: int | None = None
+    """The fewest ranks to run with where the session has too few slots, at the start or at a restart; None:
+    `num_workers`. Local ranks always find their place."""
+
     start_timeout_s: float = 60.0
     """Seconds to wait until every rank has a slot and its process has started."""
 
@@ -95,6 +99,10 @@ class LaunchConfig:
     def __post_init__(self) -> None:
         require_positive("num_workers", self.num_workers)
         _require(isinstance(self.local, bool), f"local={shown(self.local)} must be True or False")
+        if self.min_workers is not None:
+            require_positive("min_workers", self.min_workers)
+            fewer = self.min_workers <= self.num_workers
+            _require(fewer, f"min_workers={self.min_workers} must not be more than num_workers={self.num_workers}")
         good = isinstance(self.gpus_per_worker, int) and not isinstance(self.gpus_per_worker, bool)
         good = good and self.gpus_per_worker >= 0
         _require(good, f"gpus_per_worker={shown(self.gpus_per_worker)} must be a whole number of at least 0")

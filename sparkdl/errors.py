@@ -62,6 +62,8 @@ class WorkerError(SparkDLError):
     """A rank failed while it ran.
 
     Attributes:
+        kind: how it failed: "exception", "exit" (its process ended by itself), "signal", "lost" (its executor, its host
+            or the network to it), "stall" (no progress) or "returned" (while others waited for it).
         rank: the rank whose failure is the cause (never one that only lost its peer).
         host: the host it ran on.
         remote_traceback: its Python traceback, or "" if the process died without one.
@@ -69,17 +71,24 @@ class WorkerError(SparkDLError):
     """
 
     def __init__(
-        self, message: str, rank: int = -1, host: str = "", remote_traceback: str = "", last_lines: str = ""
+        self,
+        message: str,
+        rank: int = -1,
+        host: str = "",
+        remote_traceback: str = "",
+        last_lines: str = "",
+        kind: str = "exception",
     ) -> None:
         super().__init__(message)
+        self.kind = kind
         self.rank = rank
         self.host = host
         self.remote_traceback = remote_traceback
         self.last_lines = last_lines
 
-    def __reduce__(self) -> tuple[type[WorkerError], tuple[str, int, str, str, str]]:
+    def __reduce__(self) -> tuple[type[WorkerError], tuple[str, int, str, str, str, str]]:
         # Exception's own pickling calls the class with the message alone and would lose the rest.
-        return type(self), (str(self.args[0]), self.rank, self.host, self.remote_traceback, self.last_lines)
+        return type(self), (str(self.args[0]), self.rank, self.host, self.remote_traceback, self.last_lines, self.kind)
 
 
 class CheckpointError(SparkDLError):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sparkdl import storage
 from sparkdl.config import LaunchConfig
-from sparkdl.errors import LaunchError
+from sparkdl.errors import LaunchError, SparkDLError
 from sparkdl.launch import versions
 from sparkdl.launch.channel import ControlServer, OnMessage
 from sparkdl.launch.environment import Settings, search_path
@@ -31,12 +31,13 @@ from sparkdl.launch.monitor import Monitor
 from sparkdl.launch.preflight import check_session, is_one_process
 from sparkdl.launch.task import LOOPBACK, TaskPlan, run_rank
 from sparkdl.launch.values import Values
+from sparkdl.spark_errors import own_error_in
 
 if TYPE_CHECKING:
     from pyspark import Broadcast
     from pyspark.sql import SparkSession
 
-__all__ = ["active_session", "run_barrier", "task_cpus"]
+__all__ = ["active_session", "available_workers", "run_barrier", "task_cpus"]
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +104,11 @@ class _Job:
         return _reason(self._error) if self._error else ""
 
     @property
+    def own_error(self) -> SparkDLError | None:
+        """What a task itself raised, if it is an error of ours."""
+        return own_error_in(str(self._error)) if self._error else None
+
+    @property
     def cancelled_by_others(self) -> bool:
         """Whether somebody else cancelled it."""
         return not self._cancelled and "cancelled" in str(self._error)
@@ -155,8 +161,21 @@ class _Job:
         ranks.mapInArrow(rank_task, "rank int", barrier=True).collect()
 
 
+def available_workers(launch: LaunchConfig) -> int:
+    """The ranks to start. Raises LaunchError if the session cannot run them."""
+    return check_session(
+        active_session(),
+        num_workers=launch.num_workers,
+        start_timeout_s=launch.start_timeout_s,
+        min_workers=launch.min_workers,
+        gpus_per_worker=launch.gpus_per_worker,
+        allow_unencrypted=launch.allow_unencrypted,
+    )
+
+
 def run_barrier(
     task: bytes,
+    size: int,
     launch: LaunchConfig,
     settings: Settings,
     monitor: Monitor,
@@ -171,14 +190,6 @@ def run_barrier(
     Raises LaunchError if the ranks cannot start, do not in time, or somebody cancelled the job.
     """
     spark = active_session()
-    size = launch.num_workers
-    check_session(
-        spark,
-        num_workers=size,
-        start_timeout_s=launch.start_timeout_s,
-        gpus_per_worker=launch.gpus_per_worker,
-        allow_unencrypted=launch.allow_unencrypted,
-    )
     master = str(spark.sparkContext.master)
     one_process = is_one_process(master)
     address, bind_address = _addresses(spark, one_process)
@@ -220,8 +231,9 @@ def run_barrier(
         return ""
     if job.cancelled_by_others:
         raise LaunchError(f"the Spark job of {size} ranks was cancelled: {job.reason}")
-    if refused := re.match(rf"{LaunchError.__module__}.LaunchError: (.*)", job.reason):
-        raise LaunchError(refused[1])  # a task's own, before it could speak with the driver
+    own_error = job.own_error
+    if isinstance(own_error, LaunchError):
+        raise own_error  # a task's, before it could speak with the driver
     if monitor.cause is None and monitor.stall is None:
         raise LaunchError(f"the Spark job of {size} ranks failed: {job.reason or 'its tasks ended early'}")
     return job.reason

@@ -143,7 +143,12 @@ def worker_error(
     if log:
         message += f"\n\nits whole output: {log}"
     return WorkerError(
-        message, rank=outcome.rank, host=outcome.host, remote_traceback=outcome.traceback, last_lines=lines
+        message,
+        rank=outcome.rank,
+        host=outcome.host,
+        remote_traceback=outcome.traceback,
+        last_lines=lines,
+        kind=outcome.kind,
     )
 
 
@@ -172,4 +177,5 @@ def lost_peer_error(
     message = f"{named(who, size, host)} {what}"
     if traceback:
         message += f"\n\nrank {waiting.rank} said:\n{traceback}"
-    return WorkerError(message, rank=who[0], host=host, remote_traceback=traceback)
+    kind = "returned" if returned else "lost"
+    return WorkerError(message, rank=who[0], host=host, remote_traceback=traceback, kind=kind)

@@ -84,7 +84,9 @@ def declared_slots(
     return None
 
 
-def refusal(num_workers: int, master: str, *, slots: int | None, dynamic_allocation: bool) -> str | None:
+def refusal(
+    num_workers: int, master: str, *, slots: int | None, dynamic_allocation: bool, option: str = "num_workers"
+) -> str | None:
     """Why this run cannot start, in one line; None if nothing is known against it."""
     if dynamic_allocation and not is_one_process(master):
         return (
@@ -92,14 +94,14 @@ def refusal(num_workers: int, master: str, *, slots: int | None, dynamic_allocat
             "set spark.dynamicAllocation.enabled=false and ask for enough executors"
         )
     if slots is not None and num_workers > slots:
-        return too_few(num_workers, master, slots)
+        return too_few(num_workers, master, slots, option)
     return None
 
 
-def too_few(num_workers: int, master: str, slots: int) -> str:
-    """The line that refuses more workers than slots."""
-    use = f"use num_workers <= {slots} or more executor cores (or GPUs)" if slots else "lower spark.task.cpus"
-    return f"num_workers={num_workers} but {master} has {slots} slots in all; {use}"
+def too_few(num_workers: int, master: str, slots: int, option: str = "num_workers") -> str:
+    """The line that refuses more workers than slots; `option` is the one that asks for them."""
+    use = f"use {option} <= {slots} or more executor cores (or GPUs)" if slots else "lower spark.task.cpus"
+    return f"{option}={num_workers} but {master} has {slots} slots in all; {use}"
 
 
 def encryption_refusal(master: str, settings: Mapping[str, str]) -> str | None:
@@ -159,13 +161,17 @@ def check_session(
     num_workers: int,
     start_timeout_s: float,
     *,
+    min_workers: int | None = None,
     gpus_per_worker: int = 0,
     allow_unencrypted: bool = False,
-) -> None:
-    """Raise LaunchError if the session cannot run so many ranks at once, or not as they are to run.
+) -> int:
+    """The ranks that the session can run at once: `num_workers`, or fewer if `min_workers` allows it.
 
     Where executors are still arriving it waits for their slots: Spark's own check, done too early, costs 15 seconds.
+
+    Raises LaunchError if it can run too few, or not as they are to run.
     """
+    least, option = (min_workers, "min_workers") if min_workers else (num_workers, "num_workers")
     context = spark.sparkContext
     master = str(context.master)
     settings = dict(context.getConf().getAll())
@@ -181,20 +187,24 @@ def check_session(
     message = (
         (None if allow_unencrypted else encryption_refusal(master, settings))
         or gpu_refusal(gpus_per_worker, master, settings)
-        or refusal(num_workers, master, slots=slots, dynamic_allocation=dynamic)
+        or refusal(least, master, slots=slots, dynamic_allocation=dynamic, option=option)
     )
     if message is not None:
         raise LaunchError(message)
     warning = unused_gpus(gpus_per_worker, settings)
     if warning is not None:
         log.warning("%s", warning)
+    wanted = num_workers if slots is None else min(num_workers, slots)
     patience_s = arrival_limit(time.time() - context.startTime / 1000, start_timeout_s, expected=slots is not None)
     limit = time.monotonic() + patience_s
-    while (registered := _registered_slots(spark)) < num_workers:
-        if time.monotonic() >= limit:
-            waited = f" after start_timeout_s={start_timeout_s:g}" if patience_s == start_timeout_s else ""
-            raise LaunchError(too_few(num_workers, f"{master}{waited}", registered))
+    while (registered := _registered_slots(spark)) < wanted and time.monotonic() < limit:
         time.sleep(POLL_S)
+    if registered < least:
+        waited = f" after start_timeout_s={start_timeout_s:g}" if patience_s == start_timeout_s else ""
+        raise LaunchError(too_few(least, f"{master}{waited}", registered, option))
+    if registered < num_workers:
+        log.warning("num_workers=%d but %s has %d slots; the run goes on with them", num_workers, master, registered)
+    return min(num_workers, registered)
 
 
 def arrival_limit(age_s: float, start_timeout_s: float, *, expected: bool) -> float:

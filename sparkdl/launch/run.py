@@ -13,7 +13,7 @@ from typing import Any
 from sparkdl import storage
 from sparkdl.config import LaunchConfig
 from sparkdl.errors import ConfigError, SparkDLError, shown
-from sparkdl.launch.barrier import active_session, run_barrier, task_cpus
+from sparkdl.launch.barrier import active_session, available_workers, run_barrier, task_cpus
 from sparkdl.launch.closure import MAX_CLOSURE_BYTES, pickled_task
 from sparkdl.launch.environment import Settings
 from sparkdl.launch.local import cores_per_rank, run_local
@@ -67,7 +67,7 @@ def launch_ranks(
     if not isinstance(launch, LaunchConfig):
         raise ConfigError(f"launch={shown(launch)} must be a LaunchConfig")
     task = pickled_task(fn, tuple(args), dict(kwargs or {}), limit=closure_limit)
-    size = launch.num_workers
+    size = launch.num_workers if launch.local else available_workers(launch)
     limits = Limits(start_timeout_s=launch.start_timeout_s, stall_timeout_s=launch.stall_timeout_s)
     log_dir = launch.log_dir or log_dir
     log_folder = None
@@ -76,20 +76,26 @@ def launch_ranks(
         log_folder = storage.join(storage.absolute(log_dir), name)
     with Values(size) as values:
         with Monitor(size, limits, log=launch.log, on_event=on_event) as monitor:
-            job_error = _run(task, launch, monitor, values, description, log_folder)
+            job_error = _run(task, size, launch, monitor, values, description, log_folder)
         _raise_cause(monitor, values, size, job_error, log_folder)
         return [values.load(rank) for rank in range(size)]
 
 
 def _run(
-    task: bytes, launch: LaunchConfig, monitor: Monitor, values: Values, description: str, log_folder: str | None
+    task: bytes,
+    size: int,
+    launch: LaunchConfig,
+    monitor: Monitor,
+    values: Values,
+    description: str,
+    log_folder: str | None,
 ) -> str:
     """Run the ranks; what Spark says about the end of its job, nothing where that ended well."""
     if launch.local:
-        settings = _settings(launch, cores_per_rank(launch.num_workers))
+        settings = _settings(launch, cores_per_rank(size))
         run_local(
             task,
-            launch.num_workers,
+            size,
             settings,
             monitor,
             values,
@@ -98,7 +104,7 @@ def _run(
         )
         return ""
     settings = _settings(launch, task_cpus(active_session()))
-    return run_barrier(task, launch, settings, monitor, values, description, log_folder)
+    return run_barrier(task, size, launch, settings, monitor, values, description, log_folder)
 
 
 def _settings(launch: LaunchConfig, cores: int) -> Settings:

@@ -61,7 +61,11 @@ class Stall:
         told = [*who, *(rank for rank in sorted(self.beats) if rank not in who)]
         pieces = [_headline(self, who, size, hosts.get(first, "")), *(_stacks_of(rank, stacks) for rank in told)]
         return WorkerError(
-            "\n\n".join(pieces), rank=first, host=hosts.get(first, ""), remote_traceback=stacks.get(first, "")
+            "\n\n".join(pieces),
+            rank=first,
+            host=hosts.get(first, ""),
+            remote_traceback=stacks.get(first, ""),
+            kind="stall",
         )
 
 

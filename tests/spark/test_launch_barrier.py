@@ -144,6 +144,11 @@ def test_too_many_workers_are_refused_before_anything_runs(spark):
     assert time.monotonic() - started < 2
 
 
+def test_fewer_ranks_than_wanted_run_where_that_is_allowed(spark, caplog):
+    assert run(rank_number, launch=LaunchConfig(num_workers=5, min_workers=2, log="errors")) == [0, 1]
+    assert "num_workers=5 but local[2] has 2 slots; the run goes on with them" in caplog.text
+
+
 def slot_holder(folder):
     """A function for Spark that holds its slot until a file appears. Workers lack this module."""
 

@@ -30,6 +30,13 @@ def test_a_bad_training_option_is_refused(options: dict, message: str) -> None:
     [
         ({"num_workers": 0}, "num_workers=0"),
         ({"num_workers": 2, "log": "loud"}, "log='loud' must be one of rank0, all, errors"),
+        ({"num_workers": 2, "min_workers": 3}, "min_workers=3 must not be more than num_workers=2"),
+        ({"num_workers": 2, "min_workers": 0}, "min_workers=0 must be a whole number of at least 1"),
+        ({"num_workers": 2, "log_dir": ""}, "log_dir='' must be a folder or a URL"),
+        (
+            {"num_workers": 2, "gpus_per_worker": 1, "env": {"CUDA_VISIBLE_DEVICES": "0"}},
+            "env must not set CUDA_VISIBLE_DEVICES with gpus_per_worker",
+        ),
         ({"num_workers": 2, "start_timeout_s": 0}, "start_timeout_s=0 must be at least 0.001 seconds"),
         ({"num_workers": 2, "stall_timeout_s": 0.5}, "stall_timeout_s=0.5"),
         ({"num_workers": 2, "env": {"A": 1}}, "must be strings"),

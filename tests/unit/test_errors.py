@@ -20,14 +20,10 @@ def test_an_error_survives_pickling(kind: type[errors.SparkDLError]) -> None:
 
 
 def test_a_worker_error_keeps_all_it_carries() -> None:
-    error = errors.WorkerError("rank 3 failed", 3, "host-a", "Traceback …", "last line")
+    error = errors.WorkerError("rank 3 failed", 3, "host-a", "Traceback …", "last line", "signal")
     again = pickle.loads(pickle.dumps(error))
-    assert (again.rank, again.host, again.remote_traceback, again.last_lines) == (
-        3,
-        "host-a",
-        "Traceback …",
-        "last line",
-    )
+    kept = (again.rank, again.host, again.remote_traceback, again.last_lines, again.kind)
+    assert kept == (3, "host-a", "Traceback …", "last line", "signal")
 
 
 @pytest.mark.parametrize("kind", ALL)

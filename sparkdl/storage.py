@@ -11,7 +11,10 @@ import glob
 import os
 import posixpath
 import re
+import shutil
+import tempfile
 import uuid
+from collections.abc import Iterator
 from datetime import datetime
 from typing import IO, Any
 
@@ -22,9 +25,11 @@ from sparkdl.errors import ConfigError
 __all__ = [
     "ASIDE",
     "absolute",
+    "committed_folder",
     "delete",
     "delete_file",
     "discard",
+    "download",
     "exists",
     "filesystem",
     "is_local",
@@ -174,7 +179,7 @@ def write_atomic(path: str, content: bytes, *, durable: bool = True) -> None:
         if protocol in _LOCAL:
             os.replace(aside, inner)
             if durable:
-                _sync_folder(posixpath.dirname(inner))
+                _sync(posixpath.dirname(inner))
             return
         if protocol in _NO_OVERWRITE and fs.exists(inner):
             fs.rm(inner)
@@ -185,9 +190,9 @@ def write_atomic(path: str, content: bytes, *, durable: bool = True) -> None:
         raise
 
 
-def _sync_folder(folder: str) -> None:
-    """Make the names in a local folder survive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: str) -> None:
+    """Make a local file's content, or the names in a local folder, survive a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -225,15 +230,78 @@ def discard(handle: Any, path: str) -> None:
     delete(path)
 
 
-def upload_folder(local_folder: str, path: str) -> None:
-    """Copy every file below `local_folder` to `path` (made if needed), file by file."""
+def upload_folder(local_folder: str, path: str, *, last: str | None = None) -> None:
+    """Copy every file below `local_folder` to `path` (made if needed), file by file, and `last` at the end."""
     fs, inner = filesystem(path)
-    for folder, _, names in os.walk(local_folder):
-        relative = os.path.relpath(folder, local_folder)
-        target = inner if relative == "." else posixpath.join(inner, relative)
-        fs.makedirs(target, exist_ok=True)
-        for name in sorted(names):
-            fs.put_file(os.path.join(folder, name), posixpath.join(target, name))
+    fs.makedirs(inner, exist_ok=True)
+    files = _files_below(local_folder)
+    for folder in sorted({posixpath.dirname(name) for name in files} - {""}):
+        fs.makedirs(posixpath.join(inner, folder), exist_ok=True)
+    for name in sorted(files, key=lambda name: (name == last, name)):
+        fs.put_file(os.path.join(local_folder, name), posixpath.join(inner, name))
+
+
+def _files_below(folder: str) -> list[str]:
+    """The paths of all files in a local folder and its folders, relative to it."""
+    return [os.path.relpath(os.path.join(below, name), folder) for below, _, names in os.walk(folder) for name in names]
+
+
+def download(path: str, local_file: str) -> None:
+    """Copy a file to this machine, piece by piece: it may be larger than the memory. Raises FileNotFoundError."""
+    fs, inner = filesystem(path)
+    fs.invalidate_cache()
+    # Some filesystems leave an empty file where there is nothing to copy.
+    if not fs.exists(inner):
+        raise FileNotFoundError(path)
+    fs.get_file(inner, local_file)
+
+
+@contextlib.contextmanager
+def committed_folder(path: str, *, last: str) -> Iterator[str]:
+    """A local folder to write files into; when the block ends they are the folder `path`, in place of one there.
+
+    Args:
+        path: what to make.
+        last: the file without which readers see nothing in the folder; elsewhere than on local disks it is taken away
+            first and uploaded last. A local folder is written beside and renamed.
+
+    If the block raises, the files are gone and a folder that was there is as before.
+    """
+    if is_local(path):
+        with _local_committed_folder(os.path.realpath(path)) as folder:
+            yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="sparkdl-") as folder:
+        yield folder
+        delete(join(path, last))
+        try:
+            upload_folder(folder, path, last=last)
+        except BaseException:
+            for name in _files_below(folder):
+                delete(join(path, name))
+            raise
+
+
+@contextlib.contextmanager
+def _local_committed_folder(target: str) -> Iterator[str]:
+    aside, replaced = (f"{target}.{uuid.uuid4().hex}{ASIDE}" for _ in range(2))
+    os.makedirs(aside)
+    try:
+        yield aside
+        for folder, _, names in os.walk(aside):
+            for name in names:
+                _sync(os.path.join(folder, name))
+            _sync(folder)
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(target, replaced)
+        os.rename(aside, target)
+        _sync(os.path.dirname(target))
+        shutil.rmtree(replaced, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.rename(replaced, target)
+        raise
 
 
 def delete(path: str) -> None:

@@ -17,6 +17,7 @@ from sparkdl.data.features.categorical import CategoricalEncoder
 from sparkdl.data.layout import Field, RecordLayout
 from sparkdl.data.split import Split
 from sparkdl.errors import DatasetError, near_miss, shown
+from sparkdl.format_version import check_format_version
 
 __all__ = ["FORMAT_VERSION", "MANIFEST_NAME", "Dataset", "Part", "Source", "SplitParts", "find_dataset", "open_dataset"]
 
@@ -176,12 +177,7 @@ class Dataset:
     @classmethod
     def from_json(cls, content: Mapping[str, Any], *, path: str) -> Dataset:
         """The dataset that a manifest at `path` describes. Raises DatasetError for a newer format."""
-        version = content.get("format_version")
-        if not isinstance(version, int) or version > FORMAT_VERSION:
-            raise DatasetError(
-                f"{path} has format_version {version}; this version of sparkdl reads up to "
-                f"{FORMAT_VERSION}: update sparkdl"
-            )
+        check_format_version(content, path=path, newest=FORMAT_VERSION, error=DatasetError)
         return cls(
             path=path,
             encoders=tuple(encoder_from_json(e) for e in content["features"]),

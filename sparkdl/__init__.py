@@ -25,8 +25,10 @@ from sparkdl.errors import WorkerError as WorkerError
 from sparkdl.launch.run import run as run
 from sparkdl.launch.world import World as World
 from sparkdl.launch.world import world as world
+from sparkdl.model.export import export_saved_model as export_saved_model
 from sparkdl.model.load import LoadedModel as LoadedModel
 from sparkdl.model.load import load_model as load_model
+from sparkdl.model.wrap import save_model as save_model
 from sparkdl.score.transform import transform as transform
 from sparkdl.score.udf import predict_udf as predict_udf
 from sparkdl.score.udf import register_udf as register_udf
@@ -55,6 +57,7 @@ __all__ = [
     "WorkerError",
     "World",
     "evaluate",
+    "export_saved_model",
     "fit",
     "load_model",
     "open_dataset",
@@ -63,6 +66,7 @@ __all__ = [
     "read_prepared",
     "register_udf",
     "run",
+    "save_model",
     "split",
     "transform",
     "windows",

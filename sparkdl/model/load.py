@@ -5,10 +5,12 @@ Runs on the driver, in Spark workers (the UDF) and in ranks (evaluate). Keras is
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,8 @@ import pyarrow as pa
 
 from sparkdl import storage
 from sparkdl.errors import ModelError, SchemaError, near_miss
-from sparkdl.model.save import model_inputs
+from sparkdl.model.custom_objects import check_custom_objects, found_objects, missing_objects
+from sparkdl.model.save import model_inputs, one_line
 from sparkdl.model.signature import MODEL_NAME, Signature
 
 __all__ = ["LoadedModel", "load_keras", "load_model"]
@@ -102,47 +105,81 @@ def _padded(values: np.ndarray, rows: int) -> np.ndarray:
     return np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)]) if missing else values
 
 
-def load_model(model_dir: str, *, safe_mode: bool = True) -> LoadedModel:
-    """The model in a directory that training wrote.
+def load_model(
+    model_dir: str, *, custom_objects: Mapping[str, Any] | None = None, safe_mode: bool = True
+) -> LoadedModel:
+    """The model in a directory that training, or `save_model`, wrote.
 
     Args:
         model_dir: a folder or URL, as in `result.model_dir`.
-        safe_mode: Keras' own: False allows models that hold Python lambdas, which run code when they are loaded.
+        custom_objects: your own classes and functions in the model, by name; not needed for those that are registered
+            with `keras.saving.register_keras_serializable` in a module that is imported already.
+        safe_mode: True runs no code that comes with the model. False allows Python lambdas, as in Keras, and imports
+            the modules of your own classes and functions.
 
     Raises:
         ModelError: there is no model, it is not whole, or Keras cannot load it.
+        ConfigError: `custom_objects` are none.
     """
+    check_custom_objects(custom_objects)
     model_dir = storage.absolute(model_dir)
     signature = Signature.read(model_dir)
     try:
-        keras_model = load_keras(model_dir, signature, safe_mode=safe_mode)
+        keras_model = load_keras(model_dir, signature, custom_objects=custom_objects, safe_mode=safe_mode)
     except ModelError as error:
-        keras_model = load_keras(model_dir, signature, safe_mode=safe_mode, compiled=False)
+        keras_model = load_keras(
+            model_dir, signature, custom_objects=custom_objects, safe_mode=safe_mode, compiled=False
+        )
         log.warning("the model is loaded for prediction only: %s", error)
     return LoadedModel(keras_model, signature)
 
 
-def load_keras(model_dir: str, signature: Signature, *, safe_mode: bool = True, compiled: bool = True) -> Any:
+def load_keras(
+    model_dir: str,
+    signature: Signature,
+    *,
+    custom_objects: Mapping[str, Any] | None = None,
+    safe_mode: bool = True,
+    compiled: bool = True,
+) -> Any:
     """The bare Keras model of a model directory, under the float it was trained with. Raises ModelError."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
 
     path = storage.join(model_dir, MODEL_NAME)
+    objects = found_objects(signature.custom_objects, custom_objects, import_modules=not safe_mode)
     own_floatx = keras.config.floatx()
     keras.config.set_floatx(signature.floatx)
     try:
-        if storage.is_local(path):
-            return keras.saving.load_model(path, safe_mode=safe_mode, compile=compiled)
-        with tempfile.TemporaryDirectory(prefix="sparkdl-model-") as folder:
-            local = os.path.join(folder, MODEL_NAME)
-            with open(local, "wb") as file:
-                file.write(storage.read_bytes(path))
-            return keras.saving.load_model(local, safe_mode=safe_mode, compile=compiled)
+        with keras.saving.custom_object_scope(objects), _unpacked(path) as unpacked:
+            return keras.saving.load_model(unpacked, safe_mode=safe_mode, compile=compiled)
     except Exception as error:
-        hint = (
-            "; it holds Python code: load it with safe_mode=False if you trust it" if "safe_mode" in str(error) else ""
-        )
-        raise ModelError(f"Keras cannot load {path}: {' '.join(str(error).split())}{hint}") from error
+        missing = missing_objects(signature.custom_objects, objects)
+        hint = "; it holds Python code: load it with safe_mode=False if you trust it" if _is_lambda(error) else ""
+        raise ModelError(f"Keras cannot load {path}: {missing or one_line(error) + hint}") from error
     finally:
         keras.config.set_floatx(own_floatx)
+
+
+def _is_lambda(error: Exception) -> bool:
+    return "safe_mode" in str(error)
+
+
+@contextlib.contextmanager
+def _unpacked(path: str) -> Iterator[str]:
+    """A local folder, or a file, that holds the model and that Keras reads without the whole of it in memory."""
+    with tempfile.TemporaryDirectory(prefix="sparkdl-model-") as folder:
+        file, unpacked = path, os.path.join(folder, "model")
+        if not storage.is_local(path):
+            file = os.path.join(folder, MODEL_NAME)
+            storage.download(path, file)
+        with zipfile.ZipFile(file) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                # Not written here: Keras has its own guards against files that swell when they are unpacked.
+                yield file
+                return
+            archive.extractall(unpacked)
+        if file != path:
+            os.remove(file)
+        yield unpacked

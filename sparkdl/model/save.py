@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,9 +18,20 @@ import numpy as np
 from sparkdl import storage
 from sparkdl.data.features import Encoder
 from sparkdl.errors import ModelError
+from sparkdl.model.custom_objects import custom_objects_of
 from sparkdl.model.signature import MODEL_NAME, SIGNATURE_NAME, Output, Signature, output_classes
 
-__all__ = ["check_savable", "model_inputs", "write_model"]
+__all__ = ["check_savable", "model_inputs", "one_line", "write_model"]
+
+
+# Keras puts whole configurations into its messages: what happened stands at their begin or end.
+_HALF_MESSAGE = 250
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error of Keras as it may stand in a message of ours: one line, cut in its middle if it is long."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 2 * _HALF_MESSAGE else f"{text[:_HALF_MESSAGE]} … {text[-_HALF_MESSAGE:]}"
 
 
 def model_inputs(encoders: Sequence[Encoder], values: Mapping[str, Any]) -> Any:
@@ -35,28 +47,50 @@ def write_model(
     label_encoders: Sequence[Encoder],
     raw_types: Mapping[str, str],
 ) -> Signature:
-    """Save a Keras model with its signature. Raises ModelError where Keras cannot save it."""
+    """Make `model_dir` hold a Keras model and its signature, in place of one there.
+
+    Raises ModelError where Keras cannot save it, it cannot be called with the encoders' values, or nothing can be
+    written there.
+    """
     import keras
 
     outputs = _outputs(model, encoders, label_encoders)
-    with tempfile.TemporaryDirectory(prefix="sparkdl-model-") as folder:
-        file = os.path.join(folder, MODEL_NAME)
-        try:
-            model.save(file)
-        except Exception as error:
-            raise ModelError(f"Keras cannot save model {model.name!r}: {' '.join(str(error).split())}") from error
-        signature = Signature(
-            tuple(encoders),
-            dict(raw_types),
-            tuple(outputs),
-            _sha256(file),
-            keras.config.floatx(),
-            tuple(label_encoders),
-        )
-        storage.upload_folder(folder, model_dir)
-    text = json.dumps(signature.to_json(), indent=1, ensure_ascii=False)
-    storage.write_atomic(storage.join(model_dir, SIGNATURE_NAME), text.encode())
+    try:
+        with storage.committed_folder(model_dir, last=SIGNATURE_NAME) as folder:
+            file = os.path.join(folder, MODEL_NAME)
+            _save_keras(model, file)
+            signature = Signature(
+                inputs=tuple(encoders),
+                raw_types=dict(raw_types),
+                outputs=tuple(outputs),
+                content_hash=_sha256(file),
+                floatx=keras.config.floatx(),
+                labels=tuple(label_encoders),
+                custom_objects=custom_objects_of(model),
+            )
+            with open(os.path.join(folder, SIGNATURE_NAME), "w", encoding="utf-8") as text:
+                json.dump(signature.to_json(), text, indent=1, ensure_ascii=False)
+    except OSError as error:
+        raise ModelError(f"the model cannot be written to {model_dir}: {error}") from error
     return signature
+
+
+def _save_keras(model: Any, file: str) -> None:
+    """Write `model.keras` as Keras does, without holding the file in memory: Keras would, before it packs it."""
+    import keras
+
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(file)) as folder:
+        try:
+            keras.saving.save_model(model, folder, zipped=False)
+        except Exception as error:
+            raise ModelError(f"Keras cannot save model {model.name!r}: {one_line(error)}") from error
+        # Stored as it is: weights hardly shrink, and loading it unpacks them by copying.
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for below, _, names in os.walk(folder):
+                for name in sorted(names):
+                    path = os.path.join(below, name)
+                    archive.write(path, os.path.relpath(path, folder))
+                    os.remove(path)
 
 
 def _sha256(file: str) -> str:
@@ -74,7 +108,7 @@ def check_savable(model: Any) -> None:
     try:
         keras.saving.serialize_keras_object(model)
     except Exception as error:
-        raise ModelError(f"Keras cannot save model {model.name!r}: {' '.join(str(error).split())}") from error
+        raise ModelError(f"Keras cannot save model {model.name!r}: {one_line(error)}") from error
 
 
 def _outputs(model: Any, encoders: Sequence[Encoder], label_encoders: Sequence[Encoder]) -> list[Output]:
@@ -82,7 +116,11 @@ def _outputs(model: Any, encoders: Sequence[Encoder], label_encoders: Sequence[E
     import keras
 
     zeros = {e.name: np.zeros((2, *e.shape), e.dtype) for e in encoders}
-    result = model(model_inputs(encoders, zeros), training=False)
+    try:
+        result = model(model_inputs(encoders, zeros), training=False)
+    except Exception as error:
+        given = ", ".join(f"{e.name} {e.dtype} {e.shape}" for e in encoders)
+        raise ModelError(f"model {model.name!r} cannot be called with rows of {given}: {one_line(error)}") from error
     names = output_names(model, result)
     labels = {e.name: e for e in label_encoders}
     only_label = label_encoders[0] if len(label_encoders) == 1 else None

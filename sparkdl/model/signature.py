@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ import numpy as np
 from sparkdl import storage
 from sparkdl.data.features import Encoder, encoder_from_json
 from sparkdl.data.features.categorical import CategoricalEncoder
-from sparkdl.errors import ModelError
+from sparkdl.errors import ModelError, shown
+from sparkdl.format_version import check_format_version
 
 __all__ = ["FORMAT_VERSION", "MODEL_NAME", "SIGNATURE_NAME", "Output", "Signature", "output_classes"]
 
@@ -53,7 +54,7 @@ class Output:
         return self.shape in ((), (1,))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
     """The inputs, in the order of the UDF's arguments, and the outputs of a model.
 
@@ -62,6 +63,8 @@ class Signature:
         labels: the encoders of the labels it was trained on; none for a model that was not trained here.
         content_hash: SHA-256 of model.keras: what a cache of loaded models goes by.
         floatx: Keras' default float in training; losses and metrics that it compiles use it.
+        custom_objects: the user's own classes and functions in the model, by the name under which Keras looks for them,
+            each with its module; None for a function that is not registered, of which Keras keeps the name alone.
     """
 
     inputs: tuple[Encoder, ...]
@@ -70,6 +73,7 @@ class Signature:
     content_hash: str
     floatx: str
     labels: tuple[Encoder, ...] = ()
+    custom_objects: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -88,6 +92,7 @@ class Signature:
             "inputs": [encoder.to_json() for encoder in self.inputs],
             "raw_types": dict(self.raw_types),
             "labels": [encoder.to_json() for encoder in self.labels],
+            "custom_objects": dict(self.custom_objects),
             "outputs": [
                 {
                     "name": output.name,
@@ -103,12 +108,7 @@ class Signature:
     @classmethod
     def from_json(cls, content: Mapping[str, Any], *, path: str) -> Signature:
         """The signature that `to_json` described. Raises ModelError for a newer format."""
-        version = content.get("format_version")
-        if not isinstance(version, int) or version > FORMAT_VERSION:
-            raise ModelError(
-                f"{path} has format_version {version}; this version of sparkdl reads up to "
-                f"{FORMAT_VERSION}: update sparkdl"
-            )
+        check_format_version(content, path=path, newest=FORMAT_VERSION, error=ModelError)
         outputs = tuple(
             Output(
                 name=o["name"],
@@ -120,19 +120,27 @@ class Signature:
             for o in content["outputs"]
         )
         inputs, labels = (tuple(encoder_from_json(e) for e in content[key]) for key in ("inputs", "labels"))
-        return cls(inputs, content["raw_types"], outputs, content["content_hash"], content["floatx"], labels)
+        return cls(
+            inputs=inputs,
+            raw_types=content["raw_types"],
+            outputs=outputs,
+            content_hash=content["content_hash"],
+            floatx=content["floatx"],
+            labels=labels,
+            custom_objects=content["custom_objects"],
+        )
 
     @classmethod
     def read(cls, model_dir: str) -> Signature:
         """The signature of a model directory. Raises ModelError if there is none."""
         path = storage.join(model_dir, SIGNATURE_NAME)
         try:
-            content = json.loads(storage.read_bytes(path))
+            return cls.from_json(json.loads(storage.read_bytes(path)), path=path)
         except FileNotFoundError as error:
             raise ModelError(f"no model at {model_dir}: it has no {SIGNATURE_NAME}") from error
-        except (ValueError, NotADirectoryError) as error:
-            raise ModelError(f"{path} cannot be read: {error}") from error
-        return cls.from_json(content, path=path)
+        except (ValueError, KeyError, TypeError, AttributeError, NotADirectoryError) as error:
+            problem = shown(f"{type(error).__name__}: {error}")
+            raise ModelError(f"{path} cannot be read ({problem}); save the model again") from error
 
 
 def output_classes(shape: Sequence[int], label: Encoder | None) -> tuple[str | int, ...] | None:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import cloudpickle
 import pyarrow as pa
 
 from sparkdl.errors import SchemaError
@@ -33,6 +34,8 @@ class ScoreTask:
     returns: str
     batch_size: int
     safe_mode: bool
+    custom_objects: bytes
+    """The user's own classes and functions by name, pickled once, so that equal ones are seen to be equal."""
     cores: int
     """Cores of a Spark task: the number of TensorFlow's threads."""
     time_zone: str
@@ -40,15 +43,16 @@ class ScoreTask:
 
 
 # The models of this Python process, by content: defining a UDF again does not load its model again.
-_LOADED: dict[tuple[str, bool], LoadedModel] = {}
+_LOADED: dict[tuple[str, bool, bytes], LoadedModel] = {}
 
 
 def loaded_model(task: ScoreTask) -> LoadedModel:
     """The task's model, loaded at its first use in this process."""
-    key = (task.signature.content_hash, task.safe_mode)
+    key = (task.signature.content_hash, task.safe_mode, task.custom_objects)
     if key not in _LOADED:
         _quiet_and_pin_tensorflow(task.cores)
-        _LOADED[key] = load_model(task.model_dir, safe_mode=task.safe_mode)
+        own = cloudpickle.loads(task.custom_objects)
+        _LOADED[key] = load_model(task.model_dir, custom_objects=own, safe_mode=task.safe_mode)
         # PySpark collects garbage at each task's end, over every object that TensorFlow made: 0.17 s. Frozen ones are
         # passed over.
         gc.collect()

@@ -5,8 +5,8 @@ Called on the driver; the rows pass through Spark workers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -29,6 +29,7 @@ def transform(
     output_col: str = "prediction",
     returns: str = "raw",
     batch_size: int = DEFAULT_BATCH_SIZE,
+    custom_objects: Mapping[str, Any] | None = None,
     safe_mode: bool = True,
 ) -> DataFrame:
     """The DataFrame with one more column, the prediction; every other column and every row stays.
@@ -37,7 +38,7 @@ def transform(
         df: raw rows, with a column for each of the model's inputs.
         model_dir: as in `result.model_dir`.
         output_col: the new column's name.
-        returns, batch_size, safe_mode: as in `predict_udf`.
+        returns, batch_size, custom_objects, safe_mode: as in `predict_udf`.
 
     Raises:
         ModelError: no model there, or it has no classes.
@@ -45,7 +46,14 @@ def transform(
     """
     from pyspark.sql.types import StructField, StructType
 
-    task = score_task(model_dir, returns=returns, batch_size=batch_size, safe_mode=safe_mode, spark=df.sparkSession)
+    task = score_task(
+        model_dir,
+        returns=returns,
+        batch_size=batch_size,
+        custom_objects=custom_objects,
+        safe_mode=safe_mode,
+        spark=df.sparkSession,
+    )
     check_input_columns(df.columns, task.signature)
     if not isinstance(output_col, str) or not output_col:
         raise ConfigError(f"output_col={shown(output_col)} must be the name of a column")

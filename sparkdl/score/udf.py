@@ -5,15 +5,17 @@ Called on the driver; the function itself runs in Spark workers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 import numpy as np
 import pyarrow as pa
 
 from sparkdl import storage
 from sparkdl.data.features import Encoder
 from sparkdl.errors import ConfigError, LaunchError, SchemaError, shown
+from sparkdl.model.custom_objects import check_custom_objects
 from sparkdl.model.signature import Signature
 from sparkdl.score.outputs import check_returns, spark_type
 from sparkdl.score.predictor import ScoreTask, predict_batches
@@ -28,7 +30,12 @@ DEFAULT_BATCH_SIZE = 1024
 
 
 def predict_udf(
-    model_dir: str, *, returns: str = "raw", batch_size: int = DEFAULT_BATCH_SIZE, safe_mode: bool = True
+    model_dir: str,
+    *,
+    returns: str = "raw",
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    custom_objects: Mapping[str, Any] | None = None,
+    safe_mode: bool = True,
 ) -> Callable[..., Column]:
     """The model as a function of the raw columns, for `select`, `withColumn` and `filter`.
 
@@ -37,7 +44,8 @@ def predict_udf(
         returns: "raw", the model's output: a number for an output of one unit, else a (nested) array, a struct by
             output name for several outputs; or "class", the class of a categorical label.
         batch_size: rows of one call of the model.
-        safe_mode: Keras' own; see `load_model`.
+        custom_objects, safe_mode: as in `load_model`. The objects travel to the workers as functions do in Spark:
+            those of modules by name, so that the workers must have the module.
 
     Returns:
         A function of column names or Columns, in the order of the features; without arguments it takes the columns by
@@ -48,7 +56,9 @@ def predict_udf(
         ConfigError: an option is wrong.
         SchemaError: when called with another number of columns than the model has inputs.
     """
-    task = score_task(model_dir, returns=returns, batch_size=batch_size, safe_mode=safe_mode)
+    task = score_task(
+        model_dir, returns=returns, batch_size=batch_size, custom_objects=custom_objects, safe_mode=safe_mode
+    )
     udf = _pandas_udf(task)
     names = task.signature.input_names
 
@@ -75,6 +85,7 @@ def register_udf(
     *,
     returns: str = "raw",
     batch_size: int = DEFAULT_BATCH_SIZE,
+    custom_objects: Mapping[str, Any] | None = None,
     safe_mode: bool = True,
 ) -> None:
     """Make the model an SQL function: `SELECT id, income(age, job) FROM people`. Arguments are as in `predict_udf`."""
@@ -82,17 +93,31 @@ def register_udf(
         raise ConfigError(f"{shown(name)} is no name of an SQL function; use letters, digits and underscores")
     if spark.sql(f"SHOW SYSTEM FUNCTIONS LIKE '{name.lower()}'").count():
         raise ConfigError(f"{name!r} is a function of Spark's own, which it would replace; choose another name")
-    task = score_task(model_dir, returns=returns, batch_size=batch_size, safe_mode=safe_mode, spark=spark)
+    task = score_task(
+        model_dir,
+        returns=returns,
+        batch_size=batch_size,
+        custom_objects=custom_objects,
+        safe_mode=safe_mode,
+        spark=spark,
+    )
     spark.udf.register(name, _pandas_udf(task))
 
 
 def score_task(
-    model_dir: str, *, returns: str, batch_size: int, safe_mode: bool, spark: SparkSession | None = None
+    model_dir: str,
+    *,
+    returns: str,
+    batch_size: int,
+    custom_objects: Mapping[str, Any] | None,
+    safe_mode: bool,
+    spark: SparkSession | None = None,
 ) -> ScoreTask:
     """The checked task that travels to the workers; `spark` is the active session if it is not given."""
     model_dir = storage.absolute(model_dir)
     signature = Signature.read(model_dir)
     check_returns(signature, returns)
+    check_custom_objects(custom_objects)
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ConfigError(f"batch_size={shown(batch_size)} must be a whole number of at least 1")
     return ScoreTask(
@@ -101,6 +126,7 @@ def score_task(
         returns=returns,
         batch_size=batch_size,
         safe_mode=safe_mode,
+        custom_objects=cloudpickle.dumps(dict(custom_objects or {})),
         cores=int(_conf(spark, "spark.task.cpus", "1")),
         time_zone=_conf(spark, "spark.sql.session.timeZone", "UTC"),
     )

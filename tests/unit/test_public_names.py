@@ -11,12 +11,13 @@ import sparkdl
 
 HEAVY = {"tensorflow", "keras", "horovod", "petastorm"}
 PACKAGE = Path(sparkdl.__file__).parent
-# Modules of rank processes and the one of Petastorm; nobody imports them at the top of a driver-side module.
+# Modules of rank processes, of Petastorm and of graphs; nobody imports them at the top of a driver-side module.
 RANK_SIDE = {
     "sparkdl.data.reader",
     "sparkdl.data.row_group_worker",
     "sparkdl.data.feed",
     "sparkdl.data.tensors",
+    "sparkdl.model.graph_encoders",
     "sparkdl.train.additive",
     "sparkdl.train.collective",
     "sparkdl.train.metrics",

@@ -5,13 +5,14 @@ Declared on the driver; shape and dtype come from the declaration or the first r
 
 from __future__ import annotations
 
+import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from sparkdl.data.column_types import check_unit, unit_of
+from sparkdl.data.column_types import check_unit, is_list, is_vector, unit_of
 from sparkdl.data.columns import any_in_row, as_array, first_bad, infer_shape, to_numpy
 from sparkdl.errors import ConfigError, SchemaError, shown
 
@@ -90,7 +91,7 @@ class TensorEncoder:
     def encode(self, column: pa.Array) -> np.ndarray:
         column = as_array(column)
         check_unit(self.name, column.type, self.unit)
-        values = to_numpy(column, name=self.name, shape=self.column_shape)
+        values = to_numpy(column, name=self.name, shape=self._shape_in(column.type))
         with np.errstate(over="ignore", invalid="ignore"):
             encoded = values.astype(self.dtype, copy=False)
         # Only a narrower float can turn a finite value into an infinite one.
@@ -103,6 +104,11 @@ class TensorEncoder:
             if bad.any():
                 raise first_bad(self.name, column, bad, f"value does not fit {self.dtype}")
         return encoded.reshape(len(values), *self.shape)
+
+    def _shape_in(self, type_: pa.DataType) -> tuple[int, ...]:
+        """The shape of a raw row of this type: a flat array stands for a nested one of as many elements."""
+        flat = is_vector(type_) or (is_list(type_) and not is_list(type_.value_type))
+        return (math.prod(self.column_shape),) if flat and len(self.column_shape) > 1 else self.column_shape
 
     def to_json(self) -> dict[str, Any]:
         return {

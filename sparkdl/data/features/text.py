@@ -19,7 +19,7 @@ from sparkdl.data.features.categorical import most_frequent
 from sparkdl.data.features.feature import check_whole
 from sparkdl.errors import ConfigError, SchemaError, shown
 
-__all__ = ["Text", "TextEncoder", "check_text", "words"]
+__all__ = ["BETWEEN_WORDS", "UNKNOWN", "Text", "TextEncoder", "check_text", "words"]
 
 PAD, UNKNOWN = 0, 1
 # Whatever is no letter, mark (accents of their own), number or underscore in Unicode parts words.

@@ -1,0 +1,210 @@
+"""Make a model directory of any Keras model: `save_model`.
+
+Called on the driver, or wherever Keras is; checks the features against the model's inputs before anything is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sparkdl import storage
+from sparkdl.data.dataset import Dataset
+from sparkdl.data.features import Encoder, Feature, Image, Numeric, Tensor, as_feature
+from sparkdl.data.features.categorical import CategoricalEncoder
+from sparkdl.data.features.image import ImageEncoder
+from sparkdl.data.features.numeric import NumericEncoder
+from sparkdl.data.features.tensor import DTYPES, TensorEncoder
+from sparkdl.data.features.text import TextEncoder
+from sparkdl.errors import ConfigError, ModelError, near_miss, shown
+from sparkdl.model.save import write_model
+from sparkdl.model.signature import Signature
+
+if TYPE_CHECKING:
+    from keras import Model
+
+__all__ = ["save_model"]
+
+_ENCODERS = (CategoricalEncoder, ImageEncoder, NumericEncoder, TensorEncoder, TextEncoder)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInput:
+    """An input that the model itself declares; an axis of any length is None."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+def save_model(
+    keras_model: Model,
+    model_dir: str,
+    *,
+    inputs: Dataset | Sequence[str | Mapping[str, Any] | Feature | Encoder],
+    label: Encoder | Sequence[Encoder | str | int] | None = None,
+) -> Signature:
+    """Make a model directory of any Keras model: predict_udf, transform and load_model then take raw rows for it.
+
+    Args:
+        keras_model: a model with weights: functional, Sequential, or subclassed and called once.
+        model_dir: a new or empty folder, or a URL.
+        inputs: what makes the model's inputs of raw columns, one for each input and named after it (of a model with
+            one input the name does not matter). A prepared dataset gives its features, its labels and its columns'
+            types. Else a list of features that need no statistics (column names, `Tensor`, `Image`,
+            `Numeric(scale="none")`) and of fitted ones, such as `ds.features["age"]`. Shape and dtype that a feature
+            leaves open are the model's; an input of shape (1,) takes scalars.
+        label: for classes: fitted labels, such as `ds.labels["income"]`, or the classes in the order of the outputs.
+
+    Returns:
+        What the model takes and gives.
+
+    Raises:
+        ConfigError: an argument is wrong; a feature needs statistics and is not fitted.
+        ModelError: the folder holds something; the features are not the model's inputs; Keras cannot save the model.
+    """
+    import keras
+
+    if not isinstance(keras_model, keras.Model):
+        raise ConfigError(f"keras_model={shown(keras_model)} must be a Keras model")
+    model_dir = storage.absolute(model_dir)
+    found = storage.listing(model_dir)
+    if found:
+        raise ModelError(f"{model_dir} is not empty: it holds {shown(found[0])}; delete it or choose another folder")
+    if not keras_model.built:
+        raise ModelError(f"model {keras_model.name!r} has no weights yet; train it, load it or call it on data before")
+    declared = _declared_inputs(keras_model)
+    raw_types: Mapping[str, str] = {}
+    if isinstance(inputs, Dataset):
+        raw_types = {name: inputs.raw_types[name] for name in inputs.features}
+        label = inputs.label_encoders if label is None else label
+        inputs = inputs.encoders
+    given = _features(inputs)
+    _check_names([feature.name for feature in given], declared)
+    encoders = [_encoder(feature, _input_of(feature.name, declared)) for feature in given]
+    optimizer = keras_model.optimizer
+    if optimizer is not None and not optimizer.built:
+        # Keras builds it when it loads the model, and then wants the file to hold all of its variables.
+        optimizer.build(keras_model.trainable_variables)
+    return write_model(
+        keras_model, model_dir, encoders=encoders, label_encoders=_label_encoders(label), raw_types=raw_types
+    )
+
+
+def _features(inputs: object) -> list[Feature | Encoder]:
+    """The inputs as features and encoders, each with a name of its own."""
+    if isinstance(inputs, str) or not isinstance(inputs, Sequence) or not inputs:
+        raise ConfigError(f"inputs={shown(inputs)} must be a list of features, or a prepared dataset")
+    given: list[Feature | Encoder] = [f if isinstance(f, _ENCODERS) else as_feature(f) for f in inputs]
+    names = [feature.name for feature in given]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"inputs name the column {twice!r} twice")
+    return given
+
+
+def _declared_inputs(model: Any) -> list[ModelInput]:
+    """The inputs that a functional or Sequential model declares; none of a subclassed one."""
+    tensors = getattr(model, "inputs", None) or []
+    names = [tensor.name for tensor in tensors]
+    if len(tensors) > 1 and isinstance(model.input, Mapping):
+        names, tensors = list(model.input), list(model.input.values())
+    return [
+        ModelInput(name=name, dtype=tensor.dtype, shape=tuple(tensor.shape[1:]))
+        for name, tensor in zip(names, tensors, strict=True)
+    ]
+
+
+def _check_names(names: Sequence[str], declared: Sequence[ModelInput]) -> None:
+    """Raise ModelError unless there is a feature for each input that the model declares, and none besides."""
+    known = [declared_input.name for declared_input in declared]
+    if len(known) == len(names) == 1 or not known:
+        return
+    for name in names:
+        if name not in known:
+            raise ModelError(f"feature {name!r} is no input of the model{near_miss(name, known)}")
+    for name in known:
+        if name not in names:
+            raise ModelError(f"the model's input {name!r} has no feature; inputs name {', '.join(names)}")
+
+
+def _input_of(name: str, declared: Sequence[ModelInput]) -> ModelInput | None:
+    return declared[0] if len(declared) == 1 else next((d for d in declared if d.name == name), None)
+
+
+def _encoder(feature: Any, declared: ModelInput | None) -> Encoder:
+    """The encoder of a feature that needs no statistics, or the fitted one itself. Raises ConfigError, ModelError."""
+    encoder: Encoder
+    if isinstance(feature, _ENCODERS):
+        encoder = feature
+    elif isinstance(feature, Image):
+        pixels = (feature.height, feature.width, feature.channels)
+        encoder = ImageEncoder(feature.name, pixels, feature.store, feature.fill)
+    elif isinstance(feature, Tensor):
+        shape = _row_shape(feature.name, declared) if feature.shape is None else feature.shape
+        natural = declared.dtype if declared is not None and declared.dtype in DTYPES else "float32"
+        encoder = TensorEncoder(feature.name, shape, shape, np.dtype(feature.dtype or natural))
+    elif isinstance(feature, Numeric) and feature.scale == "none" and not isinstance(feature.fill, str):
+        # The statistics are not known, and nothing asks for them.
+        unknown: dict[str, Any] = {"mean": 0.0, "std": 1.0, "low": 0.0, "high": 1.0}
+        fill = None if feature.fill is None else float(feature.fill)
+        encoder = NumericEncoder(feature.name, _row_shape(feature.name, declared), "none", **unknown, fill=fill)
+    else:
+        raise ConfigError(
+            f"{type(feature).__name__}({feature.name!r}) needs statistics of the rows that the model was trained on; "
+            f"give it fitted, as ds.features[{feature.name!r}]"
+        )
+    if declared is not None:
+        _check_fits(encoder, declared)
+    return encoder
+
+
+def _row_shape(name: str, declared: ModelInput | None) -> tuple[int, ...]:
+    """The shape of a row that the feature leaves to the model."""
+    if declared is None:
+        raise ModelError(f"feature {name!r}: the model declares no inputs; give Tensor({name!r}, shape=…, dtype=…)")
+    if None in declared.shape:
+        raise ModelError(
+            f"feature {name!r}: the model's input has the open shape {declared.shape}; give Tensor(shape=…)"
+        )
+    shape = tuple(length for length in declared.shape if length is not None)
+    # Keras makes (rows, 1) of scalars, and a raw row is seldom a list of one number.
+    return () if shape == (1,) else shape
+
+
+def _check_fits(encoder: Encoder, declared: ModelInput) -> None:
+    """Raise ModelError if the model's input does not take what the encoder makes."""
+    shapes = {encoder.shape, (*encoder.shape, 1)} | ({encoder.shape[:-1]} if encoder.shape[-1:] == (1,) else set())
+    if not any(_matches(shape, declared.shape) for shape in shapes):
+        raise ModelError(
+            f"feature {encoder.name!r} has rows of shape {encoder.shape}, the model's input {declared.name!r} is "
+            f"{declared.shape}"
+        )
+    taken = np.dtype("float32" if declared.dtype == "bfloat16" else declared.dtype)
+    # Whole numbers may become fractions, as in Keras; the other way digits would be lost.
+    if not np.can_cast(encoder.dtype, taken, "same_kind"):
+        raise ModelError(
+            f"feature {encoder.name!r} is {encoder.dtype}, the model's input {declared.name!r} is {declared.dtype}"
+        )
+
+
+def _matches(shape: tuple[int, ...], declared: tuple[int | None, ...]) -> bool:
+    same = (length in (None, given) for given, length in zip(shape, declared, strict=False))
+    return len(shape) == len(declared) and all(same)
+
+
+def _label_encoders(label: object) -> tuple[Encoder, ...]:
+    """The encoders of the labels: the fitted ones that were given, or one of the classes."""
+    if label is None:
+        return ()
+    labels = (label,) if isinstance(label, _ENCODERS) else label
+    if isinstance(labels, Sequence) and not isinstance(labels, str):
+        if all(isinstance(encoder, _ENCODERS) for encoder in labels):
+            return tuple(labels)
+        types = {type(name) for name in labels}
+        if types in ({str}, {int}) and 1 < len(labels) == len(set(labels)):
+            return (CategoricalEncoder("label", tuple(labels), True),)
+    raise ConfigError(f"label={shown(label)} must be fitted labels (ds.labels[…]) or at least two classes, each once")

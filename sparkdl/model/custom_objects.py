@@ -6,13 +6,14 @@ code, only for callers who asked for it with `safe_mode=False`.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sparkdl.errors import ConfigError, ModelError, shown
 
-__all__ = ["check_custom_objects", "custom_objects_of", "found_objects", "missing_objects"]
+__all__ = ["check_custom_objects", "custom_objects_of", "found_objects", "missing_objects", "registered"]
 
 # Modules of Keras where it looks for functions that are named without one.
 _KERAS_FUNCTIONS = ("activations", "losses", "metrics", "initializers", "regularizers", "constraints")
@@ -98,6 +99,25 @@ def _imported(module: str) -> Any:
         raise ModelError(
             f"module {module}, which the model names, fails when it is imported: {' '.join(str(error).split())}"
         ) from error
+
+
+@contextlib.contextmanager
+def registered(objects: Mapping[str, Any]) -> Iterator[None]:
+    """Keras takes these for their names in the block, before what it has registered under them.
+
+    Its own `custom_object_scope` would let what is registered come first in all layers.
+    """
+    import keras
+
+    registry = keras.saving.get_custom_objects()
+    before = {name: registry[name] for name in objects if name in registry}
+    registry.update(objects)
+    try:
+        yield
+    finally:
+        for name in objects:
+            registry.pop(name, None)
+        registry.update(before)
 
 
 def missing_objects(saved: Mapping[str, str | None], objects: Mapping[str, Any]) -> str:

@@ -67,7 +67,7 @@ class GraphEncoders(tf.Module):  # type: ignore[misc]
         if isinstance(encoder, CategoricalEncoder):
             codes = self.tables[encoder.name].lookup(raw)
             if encoder.is_label:
-                _check(tf.reduce_all(codes >= 0), f"column {encoder.name!r}: label unseen in the train split")
+                _check(tf.reduce_all(codes >= 0), f"column {encoder.name}: label unseen in the train split")
             return codes
         if isinstance(encoder, TextEncoder):
             return _word_ids(encoder, raw, self.tables[encoder.name])
@@ -75,6 +75,7 @@ class GraphEncoders(tf.Module):  # type: ignore[misc]
 
 
 def _check(holds: tf.Tensor, problem: str) -> None:
+    """Fail where this does not hold; without quotes in `problem`, which TensorFlow would escape."""
     tf.debugging.Assert(holds, [problem])
 
 
@@ -91,7 +92,7 @@ def _table(encoder: CategoricalEncoder | TextEncoder) -> Any:
 
 def _numbers(encoder: NumericEncoder, raw: tf.Tensor) -> tf.Tensor:
     """NaN stands for a missing value."""
-    column = f"column {encoder.name!r}"
+    column = f"column {encoder.name}"
     missing = tf.math.is_nan(raw)
     _check(tf.logical_not(tf.reduce_any(tf.math.is_inf(raw))), f"{column}: infinite value")
     if encoder.fill is None:

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from sparkdl import storage
 from sparkdl.errors import ModelError, SchemaError, near_miss
-from sparkdl.model.custom_objects import check_custom_objects, found_objects, missing_objects
+from sparkdl.model.custom_objects import check_custom_objects, found_objects, missing_objects, registered
 from sparkdl.model.save import model_inputs, one_line
 from sparkdl.model.signature import MODEL_NAME, Signature
 
@@ -152,7 +152,7 @@ def load_keras(
     own_floatx = keras.config.floatx()
     keras.config.set_floatx(signature.floatx)
     try:
-        with keras.saving.custom_object_scope(objects), _unpacked(path) as unpacked:
+        with registered(objects), _unpacked(path) as unpacked:
             return keras.saving.load_model(unpacked, safe_mode=safe_mode, compile=compiled)
     except Exception as error:
         missing = missing_objects(signature.custom_objects, objects)

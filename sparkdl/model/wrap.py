@@ -85,7 +85,7 @@ def save_model(
     given = _features(inputs)
     _check_names([feature.name for feature in given], declared)
     encoders = [_encoder(feature, _input_of(feature.name, declared)) for feature in given]
-    optimizer = keras_model.optimizer
+    optimizer = getattr(keras_model, "optimizer", None)
     if optimizer is not None and not optimizer.built:
         # Keras builds it when it loads the model, and then wants the file to hold all of its variables.
         optimizer.build(keras_model.trainable_variables)
@@ -151,7 +151,8 @@ def _encoder(feature: Any, declared: ModelInput | None) -> Encoder:
         # The statistics are not known, and nothing asks for them.
         unknown: dict[str, Any] = {"mean": 0.0, "std": 1.0, "low": 0.0, "high": 1.0}
         fill = None if feature.fill is None else float(feature.fill)
-        encoder = NumericEncoder(feature.name, _row_shape(feature.name, declared), "none", **unknown, fill=fill)
+        shape = () if declared is None else _row_shape(feature.name, declared)
+        encoder = NumericEncoder(feature.name, shape, "none", **unknown, fill=fill)
     else:
         raise ConfigError(
             f"{type(feature).__name__}({feature.name!r}) needs statistics of the rows that the model was trained on; "

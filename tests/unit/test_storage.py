@@ -129,3 +129,65 @@ def test_local_paths_become_absolute_and_urls_stay() -> None:
 def test_what_no_other_process_would_find_is_refused(path: object) -> None:
     with pytest.raises(ConfigError):
         storage.absolute(path)
+
+
+def test_a_large_file_is_downloaded(folder: str, tmp_path_factory) -> None:
+    content = os.urandom(3 << 20)
+    storage.write_atomic(storage.join(folder, "a"), content)
+    local = tmp_path_factory.mktemp("local") / "b"
+    storage.download(storage.join(folder, "a"), str(local))
+    assert local.read_bytes() == content
+    with pytest.raises(FileNotFoundError):
+        storage.download(storage.join(folder, "nowhere"), str(local.with_name("c")))
+    assert os.listdir(local.parent) == ["b"]
+
+
+def test_a_folder_is_committed_whole_in_place_of_the_one_there(folder: str) -> None:
+    target = storage.join(folder, "deep", "model")
+    for content in (b"one", b"two"):
+        with storage.committed_folder(target, last="last.json") as aside:
+            Path(aside, "last.json").write_bytes(content)
+            Path(aside, "below").mkdir()
+            Path(aside, "below", content.decode()).write_bytes(content)
+            # Until the block ends, readers see what was there.
+            before = storage.read_bytes(storage.join(target, "last.json")) if content == b"two" else None
+            assert before == (b"one" if content == b"two" else None)
+        assert storage.read_bytes(storage.join(target, "last.json")) == content
+        assert storage.read_bytes(storage.join(target, "below", content.decode())) == content
+        assert storage.listing(storage.join(folder, "deep")) == ["model"]
+
+
+def test_a_folder_that_is_given_up_leaves_the_one_there(folder: str) -> None:
+    target = storage.join(folder, "model")
+    storage.write_atomic(storage.join(target, "last.json"), b"old")
+    with pytest.raises(KeyError), storage.committed_folder(target, last="last.json") as aside:
+        Path(aside, "last.json").write_bytes(b"new")
+        raise KeyError
+    assert storage.listing(folder) == ["model"] and storage.read_bytes(storage.join(target, "last.json")) == b"old"
+
+
+def test_a_folder_whose_upload_fails_leaves_no_half(tmp_path, monkeypatch) -> None:
+    target = f"memory://{tmp_path}/model"
+    fs, _ = storage.filesystem(target)
+    copied = []
+
+    def put_file(local, path, **options):
+        copied.append(path)
+        if len(copied) == 3:
+            raise OSError("the network is down")
+        type(fs).put_file(fs, local, path, **options)
+
+    monkeypatch.setattr(fs, "put_file", put_file)
+    with pytest.raises(OSError, match="network"), storage.committed_folder(target, last="a.json") as aside:
+        for name in ("a.json", "b", "c"):
+            Path(aside, name).write_bytes(b"x")
+    assert [path.rsplit("/")[-1] for path in copied] == ["b", "c", "a.json"]
+    assert storage.listing(target) == []
+
+
+def test_files_are_uploaded_with_the_last_one_last(folder: str, tmp_path_factory) -> None:
+    source = tmp_path_factory.mktemp("source")
+    for name in ("a", "b"):
+        (source / name).write_bytes(name.encode())
+    storage.upload_folder(str(source), folder, last="a")
+    assert storage.listing(folder) == ["a", "b"] and storage.read_bytes(storage.join(folder, "a")) == b"a"

@@ -232,6 +232,29 @@ def test_a_model_stays_loaded_in_its_worker_when_the_udf_is_made_again(digits, d
     assert held and all(len(models) == 1 for models in held.values()), "a worker loaded a model again"
 
 
+def test_own_classes_travel_to_the_workers(spark, tmp_path) -> None:
+    import keras
+
+    # A class of a function: workers cannot import it, so that it travels by value.
+    class Twice(keras.layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+    model_dir = str(tmp_path / "m")
+    sparkdl.save_model(keras.Sequential([keras.Input((1,)), Twice()]), model_dir, inputs=["x"])
+    rows = spark.createDataFrame([(float(i),) for i in range(5)], "x double").coalesce(1)
+    with pytest.raises(ModelError, match="the model holds Twice of module"), errors_from_workers():
+        sparkdl.transform(rows, model_dir).collect()
+    own = {"Twice": Twice}
+    for scored in (
+        sparkdl.transform(rows, model_dir, custom_objects=own),
+        rows.select(sparkdl.predict_udf(model_dir, custom_objects=own)("x").alias("prediction")),
+    ):
+        assert [row.prediction for row in scored.collect()] == [0.0, 2.0, 4.0, 6.0, 8.0]
+    with pytest.raises(ConfigError, match="custom_objects"):
+        sparkdl.predict_udf(model_dir, custom_objects=[Twice])
+
+
 def test_predict_takes_tables_and_dicts_without_spark(digits, digit_model) -> None:
     import pyarrow as pa
 

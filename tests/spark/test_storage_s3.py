@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import sparkdl
-from sparkdl import DatasetError, PrepareConfig, ReaderConfig, SchemaError, Split, storage
+from sparkdl import DatasetError, ModelError, PrepareConfig, ReaderConfig, SchemaError, Split, storage
 from sparkdl.data.feed import Feed
 from sparkdl.features import Categorical
 
@@ -119,6 +119,27 @@ def test_a_failed_prepare_leaves_nothing_on_s3(rows, bucket) -> None:
     assert _objects(bucket) == {}
     with pytest.raises(DatasetError, match="no prepared dataset at s3://"):
         sparkdl.open_dataset(f"s3://{bucket}/data")
+
+
+def test_a_model_is_saved_loaded_and_exported_on_s3(bucket, tmp_path) -> None:
+    import keras
+    import tensorflow as tf
+
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    path, out = f"s3://{bucket}/models/one", f"s3a://{bucket}/exported"
+    sparkdl.save_model(model, path, inputs=["x"])
+    assert sorted(_objects(bucket)) == ["models/one/model.keras", "models/one/signature.json"]
+    found = sparkdl.load_model(path).predict({"x": [[1.0, 2.0]]})
+    assert np.allclose(found, model(np.array([[1.0, 2.0]])), rtol=1e-5, atol=1e-6)
+    sparkdl.export_saved_model(path, out)
+    for call in (lambda: sparkdl.save_model(model, path, inputs=["x"]), lambda: sparkdl.export_saved_model(path, out)):
+        with pytest.raises(ModelError, match="s3a?://.* is not empty"):
+            call()
+    fs, inner = storage.filesystem(out)
+    fs.get(inner, str(tmp_path / "exported"), recursive=True)
+    serve = tf.saved_model.load(str(tmp_path / "exported")).signatures["serving_default"]
+    (served,) = serve(x=tf.constant([[1.0, 2.0]])).values()
+    assert np.allclose(served, found, rtol=1e-5, atol=1e-6)
 
 
 def test_no_secret_enters_the_manifest(rows, bucket) -> None:

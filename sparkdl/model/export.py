@@ -93,8 +93,9 @@ def _write(
 
     exported = tf.Module()
     exported.encoders = GraphEncoders(signature.inputs)
-    # Layers may hold tables and random states besides their variables.
+    # Layers hold tables; TensorFlow does not find the states of their random numbers by itself.
     exported.model = keras_model
+    exported.states = [variable.value for variable in keras_model.variables]
 
     def serve(raw: dict[str, Any]) -> dict[str, Any]:
         encoded = exported.encoders.encode({name: raw[saved] for name, saved in input_names.items()})
@@ -111,5 +112,5 @@ def _write(
             tf.saved_model.save(exported, folder, signatures={"serving_default": function})
     except OSError as error:
         raise ModelError(f"the SavedModel cannot be written to {out}: {error}") from error
-    except (TypeError, ValueError, tf.errors.OpError, AssertionError) as error:
+    except Exception as error:
         raise ModelError(f"the model cannot be exported as a SavedModel: {one_line(error)}") from error

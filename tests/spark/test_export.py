@@ -17,6 +17,7 @@ from sparkdl.data.features.image import ImageEncoder
 from sparkdl.data.features.numeric import NumericEncoder
 from sparkdl.data.features.tensor import TensorEncoder
 from sparkdl.data.features.text import TextEncoder, words
+from sparkdl.features import Image
 
 # Case that depends on language, place or version of Unicode; marks, digits, several scripts, emoji, line ends.
 TEXTS = [
@@ -58,10 +59,10 @@ ENCODERS = (
 
 
 def face(row: int) -> bytes:
-    from PIL import Image
+    from PIL import Image as Pillow
 
     content = io.BytesIO()
-    Image.frombytes("L", (3, 2), bytes(range(row, row + 6))).save(content, "PNG")
+    Pillow.frombytes("L", (3, 2), bytes(range(row, row + 6))).save(content, "PNG")
     return content.getvalue()
 
 
@@ -280,3 +281,21 @@ def test_rows_that_scoring_refuses_are_those_that_serving_refuses(exported) -> N
     for name, wrong in (("plain", np.nan), ("age", np.inf), ("plain", 1e300)):
         with pytest.raises(SchemaError, match=f"column '{name}'"):
             loaded.predict({**columns, name: [wrong] * len(TEXTS)})
+
+
+def test_layers_with_tables_and_random_states_are_exported(tmp_path) -> None:
+    import keras
+    import tensorflow as tf
+
+    layers = keras.layers
+    inputs = {"code": keras.Input((1,), dtype="int64", name="code"), "face": keras.Input((4, 4, 3), name="face")}
+    looked_up = layers.Flatten()(layers.Embedding(5, 2)(layers.IntegerLookup(vocabulary=[3, 5, 9])(inputs["code"])))
+    seen = layers.GlobalAveragePooling2D()(layers.RandomFlip()(layers.Rescaling(1 / 255)(inputs["face"])))
+    model = keras.Model(inputs, {"both": layers.Concatenate(name="both")([looked_up, layers.Dropout(0.5)(seen)])})
+    sparkdl.save_model(model, str(tmp_path / "m"), inputs=["code", Image("face", height=4, width=4)])
+    sparkdl.export_saved_model(str(tmp_path / "m"), str(tmp_path / "out"))
+    serve = tf.saved_model.load(str(tmp_path / "out")).signatures["serving_default"]
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
+    codes = np.array([5, 4, 9])
+    expected = model({"code": codes, "face": pixels}, training=False)["both"].numpy()
+    assert close(serve(code=tf.constant(codes), face=tf.constant(pixels))["both"].numpy(), expected)

@@ -286,10 +286,19 @@ def _broadcast(spark: SparkSession, task: bytes) -> Iterator[Broadcast[bytes]]:
             shared.destroy()
 
 
+# What a failed job's error says that helps, from the most telling on: a Python error, what became of an executor or a
+# Python worker. Java's own frames and wrappers around it do not.
+_TELLING = (
+    r"(?!org\.|java\.|py4j\.)[A-Za-z_][\w.]*(?:Error|Exception): .+",
+    r"ExecutorLostFailure .+",
+    r"Python worker exited unexpectedly.*",
+    r"Job aborted.+",
+)
+
+
 def _reason(error: BaseException) -> str:
     """The line of a Spark error that says most, in our words where the executors lack what the driver has."""
     text = str(error).strip()
-    lines = text.splitlines() or [type(error).__name__]
-    told = [line for line in lines if re.match(r"(?!org\.|java\.|py4j\.)[A-Za-z_][\w.]*(Error|Exception): .", line)]
-    lost = [line for line in lines if "ExecutorLostFailure" in line]
-    return versions.explain_worker_error(text) or (told or lost or lines)[0].strip()
+    found = (re.search(rf"^(?:.*?Exception: )?({telling})$", text, re.MULTILINE) for telling in _TELLING)
+    told = next((match[1] for match in found if match), None)
+    return versions.explain_worker_error(text) or told or (text.splitlines() or [type(error).__name__])[0]

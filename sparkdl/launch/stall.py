@@ -107,7 +107,7 @@ def _headline(stall: Stall, who: Sequence[int], size: int, host: str) -> str:
         waiting = ", ".join(map(str, stall.idle))
         return (
             f"{names} did not come to the collective operation in which rank {waiting} waited "
-            f"longer than {limit}; it is busy elsewhere, see its stack; raise stall_timeout_s if that is meant"
+            f"longer than {limit}: see its stack, and raise stall_timeout_s if it takes so long on purpose"
         )
     what = "its process is stopped" if stopped else "see its stack"
     return f"{names} made no progress for {limit} seconds: {what}"

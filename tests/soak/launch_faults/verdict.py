@@ -43,10 +43,9 @@ def complaints(case: Case, answer: dict, detected_s: float | None, hosts: Collec
 
 def _blame(case: Case, answer: dict, head: str, hosts: Collection[str]) -> list[str]:
     wrong = [] if "WorkerError" in answer["types"] else ["not a WorkerError"]
-    of = "{} of 2" if case.what.ends == "stall" else "{}/2"
-    if not re.search(rf"\brank {of.format(case.rank)}\b", head):
-        wrong.append(f"the first line lacks 'rank {of.format(case.rank)}'")
-    if re.search(rf"\brank {of.format(1 - case.rank)}\b", head):
+    if not re.search(rf"\brank {case.rank}/2\b", head):
+        wrong.append(f"the first line lacks 'rank {case.rank}/2'")
+    if re.search(rf"\brank {1 - case.rank}/2\b", head):
         wrong.append(f"the first line blames rank {1 - case.rank}, which only lost its peer")
     if answer["rank"] != case.rank:
         wrong.append(f"error.rank is {answer['rank']}")

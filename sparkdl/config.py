@@ -6,6 +6,7 @@ Built on the driver by users and jobs; frozen values that travel to ranks. `Trai
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
@@ -49,6 +50,16 @@ def _path(name: str, value: object) -> str:
 def _require_seed(value: object) -> None:
     good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
     _require(good, f"seed={shown(value)} must be a whole number from 0 to 2**63 - 1")
+
+
+def _require_class_weight(value: object) -> None:
+    if value is None:
+        return
+    good = isinstance(value, Mapping) and len(value) > 0
+    _require(good, f"class_weight={shown(value)} must map classes to weights")
+    for name, weight in dict(value).items():  # type: ignore[call-overload]
+        good = isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 <= weight < math.inf
+        _require(good, f"class_weight[{shown(name)}]={shown(weight)} must be a number of at least 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,6 +270,20 @@ class TrainConfig:
     """Called in every rank; returns Keras callbacks. They see logs reduced over all ranks. A callback that writes files
     is for rank 0 alone: `sparkdl.world().rank` tells."""
 
+    class_weight: Mapping[str | int, float] | None = None
+    """The weight of each class of the one categorical label, by its name or code; a class that is not named has 1. It
+    multiplies the sample weight, in training and not in validation."""
+
+    gradient_accumulation_steps: int = 1
+    """Steps whose gradients are averaged into one update, by Keras' own mechanism in every optimizer of the model."""
+
+    compression: str | None = None
+    """None, or "fp16": gradients are half-precision floats on their way between ranks."""
+
+    sync_batch_norm: bool = False
+    """Normalize batches by the moments of the global batch, in all BatchNormalization layers. False: by those of a
+    rank's rows, where the layer does not say synchronized=True."""
+
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     """How the ranks read the dataset: threads, memory, cache."""
 
@@ -271,5 +296,13 @@ class TrainConfig:
         _require(good, f"validation={shown(self.validation)} must be the name of a split, or None")
         good = self.callbacks is None or callable(self.callbacks)
         _require(good, "callbacks must be a function that returns a list of Keras callbacks")
+        _require_class_weight(self.class_weight)
+        require_positive("gradient_accumulation_steps", self.gradient_accumulation_steps)
+        good = self.compression in (None, "fp16")
+        _require(
+            good, f"compression={shown(self.compression)} must be None or 'fp16'; Horovod sums no other short floats"
+        )
+        good = isinstance(self.sync_batch_norm, bool)
+        _require(good, f"sync_batch_norm={shown(self.sync_batch_norm)} must be True or False")
         good = isinstance(self.reader, ReaderConfig)
         _require(good, f"reader={shown(self.reader)} must be a ReaderConfig")

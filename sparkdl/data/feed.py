@@ -39,12 +39,16 @@ class Block:
         starts, stops: int32, shape ``(steps,)``: each step is fed the rows [start, stop), which is a ghost row where
             it has none.
         rows: int32, shape ``(steps,)``, the rows that count: 0 for a ghost.
+        global_rows: int32, shape ``(steps,)``, the rows of each step over all ranks.
+        first_step: the number of its first step since the first epoch began.
     """
 
     arrays: tuple[np.ndarray, ...]
     starts: np.ndarray
     stops: np.ndarray
     rows: np.ndarray
+    global_rows: np.ndarray
+    first_step: int
 
 
 class Feed:
@@ -182,7 +186,14 @@ class Feed:
             places, starts, rows = _places(shares)
             sources = np.empty(len(places), dtype=np.int64)
             sources[places] = orders.rows(runs)
-            block = self._block(sources, starts, rows, memory, buffers, decoder)
+            borders = np.minimum(np.arange(first, last + 1) * plan.global_batch_size, plan.rows)
+            block = self._block(
+                sources,
+                _Steps(starts, rows, np.diff(borders), plan.epoch * plan.steps + first),
+                memory,
+                buffers,
+                decoder,
+            )
             used_up = runs.row_groups[runs.stops == plan.row_group_rows[runs.row_groups]]
             memory.free(used_up)
             reader.read_ahead()
@@ -206,14 +217,13 @@ class Feed:
     def _block(
         self,
         sources: np.ndarray,
-        starts: np.ndarray,
-        rows: np.ndarray,
+        steps: _Steps,
         memory: RowMemory,
         buffers: _Buffers,
         decoder: Executor | None,
     ) -> Block:
         """The block of these rows of the memory: an array a group, a ghost where a step has no rows."""
-        total, has_ghost = len(sources), bool((rows == 0).any())
+        total, has_ghost = len(sources), bool((steps.rows == 0).any())
         arrays = []
         for number, group in enumerate(self._dataset.layout.groups):
             shape = (total + has_ghost, *group.shape)
@@ -221,9 +231,22 @@ class Feed:
             memory.gather(number, sources, array[:total], decoder)
             array[total:] = 0
             arrays.append(array)
-        starts = np.where(rows == 0, total, starts)
-        stops = starts + np.maximum(rows, 1)
-        return Block(tuple(arrays), *(numbers.astype(np.int32) for numbers in (starts, stops, rows)))
+        starts = np.where(steps.rows == 0, total, steps.starts)
+        stops = starts + np.maximum(steps.rows, 1)
+        starts, stops, rows, global_rows = (
+            values.astype(np.int32) for values in (starts, stops, steps.rows, steps.global_rows)
+        )
+        return Block(tuple(arrays), starts, stops, rows, global_rows, steps.first_step)
+
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """The steps of a block, as `Block` has them, but for where each begins among the rows that count."""
+
+    starts: np.ndarray
+    rows: np.ndarray
+    global_rows: np.ndarray
+    first_step: int
 
 
 def _places(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Hand a rank's blocks to tf.data as steps: (inputs, targets, weights, rows).
+"""Hand a rank's blocks to tf.data as steps: (inputs, targets, weights, counts).
 
 Runs in rank processes; the only module of `data` that imports TensorFlow.
 """
@@ -9,9 +9,10 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from sparkdl.data.feed import Feed
+from sparkdl.data.feed import Block, Feed
 from sparkdl.data.layout import Group, RecordLayout
 
 __all__ = ["first_rows", "step_dataset"]
@@ -21,26 +22,27 @@ def step_dataset(feed: Feed, layout: RecordLayout, epochs: Sequence[int], *, sta
     """The steps of these epochs, each with this rank's rows; the first epoch from `start_step` on.
 
     Returns:
-        A dataset of (waited, (inputs, targets, weights, rows)): inputs and targets are a tensor, or a dict by name
+        A dataset of (waited, (inputs, targets, weights, counts)): inputs and targets are a tensor, or a dict by name
         where there are several, shape ``(rows, *shape)`` with everything but rows static; weights are float32
-        ``(rows,)`` or (); rows is int32 (), the rows that count (0: the one row is a ghost); waited is float64 (), the
-        seconds that the consumer waited for data before this element.
+        ``(rows,)`` or (); counts is int64 (3,): the rows that count (0: the one row is a ghost), those of the step over
+        all ranks, the number of the step since the first epoch began; waited is float64 (), the seconds that the
+        consumer waited for data before this element.
     """
     groups = layout.groups
     signature = (
         tuple(tf.TensorSpec((None, *group.shape), group.dtype) for group in groups),
         *(tf.TensorSpec((None, 1), tf.int32) for _ in range(2)),
-        tf.TensorSpec((None,), tf.int32),
+        tf.TensorSpec((None, 3), tf.int64),
     )
 
     def generate() -> Iterator[Any]:
         for block in feed.blocks(epochs, start_step=start_step):
             # As vectors of length 1, starts and stops go into a slice as they are.
-            yield block.arrays, block.starts[:, None], block.stops[:, None], block.rows
+            yield block.arrays, block.starts[:, None], block.stops[:, None], _counts(block)
 
     def steps_of(waited: Any, block: Any) -> tf.data.Dataset:
-        arrays, starts, stops, rows = block
-        waits = tf.concat([[waited], tf.zeros(tf.size(rows) - 1, tf.float64)], axis=0)
+        arrays, starts, stops, counts = block
+        waits = tf.concat([[waited], tf.zeros(tf.shape(counts)[0] - 1, tf.float64)], axis=0)
 
         def step(start: Any, stop: Any, count: Any, wait: Any) -> Any:
             values: dict[str, Any] = {}
@@ -48,7 +50,7 @@ def step_dataset(feed: Feed, layout: RecordLayout, epochs: Sequence[int], *, sta
                 values |= _fields(group, tf.strided_slice(array, start, stop))
             return wait, (*_roles(values, layout), count)
 
-        return tf.data.Dataset.from_tensor_slices((starts, stops, rows, waits)).map(step)
+        return tf.data.Dataset.from_tensor_slices((starts, stops, counts, waits)).map(step)
 
     blocks = tf.data.Dataset.from_generator(generate, output_signature=signature).prefetch(1)
     return _timed(blocks).flat_map(steps_of).with_options(_in_the_consumers_thread())
@@ -64,6 +66,12 @@ def first_rows(feed: Feed, layout: RecordLayout, *, most: int = 64) -> tuple[Any
         values |= _fields(group, tf.convert_to_tensor(array[:rows]))
     inputs, targets, weights = _roles(values, layout)
     return (inputs, targets, weights) if layout.of_role("weight") else (inputs, targets)
+
+
+def _counts(block: Block) -> np.ndarray:
+    """int64, shape ``(steps, 3)``: rows that count, rows over all ranks, the step's number."""
+    steps = block.first_step + np.arange(len(block.rows))
+    return np.stack([block.rows, block.global_rows, steps], axis=1).astype(np.int64)
 
 
 def _fields(group: Group, rows: Any) -> dict[str, Any]:

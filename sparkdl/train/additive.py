@@ -2,7 +2,7 @@
 
 Runs in rank processes, once before training. Exact steps rest on it: a loss that is a mean over rows, metrics whose
 states are sums over rows. Neither can be read off a function, so both are tried on a few rows of the rank's own: what
-the whole gives must be what its two parts give together.
+the whole gives must be what its two parts give together; of a loss, the numerators and the denominators.
 """
 
 from __future__ import annotations
@@ -11,9 +11,13 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from sparkdl.errors import ModelError
+from sparkdl.train.check_model import has_own_step
+from sparkdl.train.loss_parts import LossParts, loss_parts
 from sparkdl.train.metrics import leaf_metrics
+from sparkdl.train.step_numbers import Counts
 
 __all__ = ["check_additive"]
 
@@ -31,15 +35,23 @@ def check_additive(model: Any, batch: tuple[Any, ...]) -> None:
     if rows < 2:
         return
     cut = max(1, rows // 3)
-    first, second, whole = (_measure(model, batch, start, stop) for start, stop in ((0, cut), (cut, rows), (0, rows)))
+    with loss_parts(model, world_size=1) as losses:
+        first, second, whole = (
+            _measure(model, losses, batch, start, stop) for start, stop in ((0, cut), (cut, rows), (0, rows))
+        )
     model.reset_metrics()
     tolerance = TOLERANCE.get(model.compute_dtype, TOLERANCE_DEFAULT)
-    if _differ(whole[0], (first[0] * cut + second[0] * (rows - cut)) / rows, tolerance):
-        raise ModelError(
-            f"the loss of model {model.name!r} is no mean over rows: {whole[0]:.6g} for {rows} rows, but "
-            f"{first[0]:.6g} and {second[0]:.6g} for {cut} and {rows - cut} of them; return one value a row, and make "
-            "add_loss a mean over rows"
-        )
+    # Parts of the loss: numerators and denominators, shape (parts, 2).
+    for of_whole, of_first, of_second in zip(*(measured[0] for measured in (whole, first, second)), strict=True):
+        if _differ(of_whole, of_first + of_second, tolerance):
+            of_all, of_one, of_other = (
+                part[0] / part[1] if part[1] else 0.0 for part in (of_whole, of_first, of_second)
+            )
+            raise ModelError(
+                f"the loss of model {model.name!r} is no mean over rows: {of_all:.6g} for {rows} rows, but "
+                f"{of_one:.6g} and {of_other:.6g} for {cut} and {rows - cut} of them; return one value a row, and make "
+                "add_loss a mean over rows"
+            )
     for name, state in whole[1].items():
         if _differ(state, first[1][name] + second[1][name], tolerance):
             raise ModelError(
@@ -48,20 +60,34 @@ def check_additive(model: Any, batch: tuple[Any, ...]) -> None:
             )
 
 
-def _measure(model: Any, batch: tuple[Any, ...], start: int, stop: int) -> tuple[float, dict[str, np.ndarray]]:
-    """The loss of some rows, and the state of every metric after them alone."""
+def _measure(
+    model: Any, losses: LossParts, batch: tuple[Any, ...], start: int, stop: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The parts of the loss of some rows, and the state of every metric after them alone."""
     x, y, *weights = keras.tree.map_structure(lambda values: values[start:stop], list(batch))
     weight = weights[0] if weights else None
     model.reset_metrics()
     y_pred = model(x, training=False)
-    loss = model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weight, training=False)
+    parts = _loss_parts(model, losses, (x, y, y_pred, weight), stop - start, len(keras.tree.flatten(batch)[0]))
     model.compute_metrics(x, y, y_pred, sample_weight=weight)
     states = {
         metric.name: np.concatenate([np.ravel(keras.ops.convert_to_numpy(v)) for v in metric.variables])
         for metric in leaf_metrics(model.metrics)
         if _is_of_users_function(metric)
     }
-    return float(keras.ops.convert_to_numpy(loss)), states
+    return parts, states
+
+
+def _loss_parts(model: Any, losses: LossParts, call: tuple[Any, Any, Any, Any], rows: int, all_rows: int) -> np.ndarray:
+    """float64, shape ``(parts, 2)``; a loss that the model computes in its own way is one part, a mean over rows."""
+    x, y, y_pred, weight = call
+    if not has_own_step(model):
+        counts = Counts.of(tf.constant([rows, all_rows, 0], tf.int64))
+        return losses.compute(y, y_pred, weight, counts).parts.numpy()
+    if type(model).compute_loss is keras.Model.compute_loss and model._compile_loss is None and not model.losses:
+        return np.zeros((0, 2))  # the train_step alone knows the loss
+    value = model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weight, training=False)
+    return np.array([[float(keras.ops.convert_to_numpy(value)) * rows, rows]])
 
 
 def _is_of_users_function(metric: Any) -> bool:

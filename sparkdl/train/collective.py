@@ -15,7 +15,16 @@ import tensorflow as tf
 from sparkdl.errors import LaunchError
 from sparkdl.launch.world import World
 
-__all__ = ["broadcast", "join_world", "sum_gradients", "sum_over_ranks", "max_over_ranks"]
+__all__ = [
+    "broadcast",
+    "gather_slices",
+    "join_world",
+    "max_over_ranks",
+    "min_over_ranks",
+    "sum_over_ranks",
+    "sum_tensors",
+    "sum_vector",
+]
 
 
 def join_world(world: World) -> None:
@@ -29,31 +38,53 @@ def join_world(world: World) -> None:
 
 def broadcast(variables: Sequence[Any]) -> None:
     """Give every rank the values that the variables have on rank 0."""
-    if variables:
+    if variables and hvd.size() > 1:
         hvd.broadcast_variables(list(variables), root_rank=0)
 
 
-def sum_gradients(gradients: Sequence[tf.Tensor], numbers: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """Sum dense gradients, and a vector of numbers that travels with them, over all ranks; inside a graph too.
+def sum_tensors(tensors: Sequence[tf.Tensor], *, name: str) -> list[tf.Tensor]:
+    """Sum dense tensors over all ranks; inside a graph too.
 
     One grouped operation for each dtype: Horovod groups tensors of one dtype only.
     """
-    tensors = [*gradients, numbers]
     summed: list[tf.Tensor] = [None] * len(tensors)
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
         places = [place for place, tensor in enumerate(tensors) if tensor.dtype == dtype]
         group = [tensors[place] for place in places]
-        results = hvd.grouped_allreduce(group, op=hvd.Sum, name=f"sparkdl_gradients_{dtype.name}")
+        results = hvd.grouped_allreduce(group, op=hvd.Sum, name=f"sparkdl_{name}_{dtype.name}")
         for place, result in zip(places, results, strict=True):
-            summed[place] = result
-    return summed[:-1], summed[-1]
+            summed[place] = tf.ensure_shape(result, tensors[place].shape)
+    return summed
+
+
+def sum_vector(values: tf.Tensor, *, name: str) -> tf.Tensor:
+    """The sum of one tensor over all ranks; inside a graph too, and differentiable."""
+    return hvd.allreduce(values, op=hvd.Sum, name=f"sparkdl_{name}")
+
+
+def gather_slices(slices: tf.IndexedSlices, *, name: str) -> tf.IndexedSlices:
+    """The slices of all ranks, one rank's after the other's: their sum over the ranks, sparse."""
+    values = hvd.allgather(slices.values, name=f"sparkdl_{name}_values")
+    indices = hvd.allgather(slices.indices, name=f"sparkdl_{name}_indices")
+    return tf.IndexedSlices(values, indices, slices.dense_shape)
 
 
 def sum_over_ranks(values: np.ndarray, *, name: str) -> np.ndarray:
     """The elementwise sum, float64, over all ranks. Eager."""
-    return hvd.allreduce(tf.constant(values, tf.float64), op=hvd.Sum, name=f"sparkdl_{name}").numpy()
+    return _reduced(values, hvd.Sum, name)
 
 
 def max_over_ranks(values: np.ndarray, *, name: str) -> np.ndarray:
     """The elementwise maximum, float64, over all ranks. Eager."""
-    return hvd.allreduce(tf.constant(values, tf.float64), op=hvd.Max, name=f"sparkdl_{name}").numpy()
+    return _reduced(values, hvd.Max, name)
+
+
+def min_over_ranks(values: np.ndarray, *, name: str) -> np.ndarray:
+    """The elementwise minimum, float64, over all ranks. Eager."""
+    return _reduced(values, hvd.Min, name)
+
+
+def _reduced(values: np.ndarray, how: Any, name: str) -> np.ndarray:
+    if hvd.size() == 1:
+        return np.asarray(values, dtype=np.float64)
+    return hvd.allreduce(tf.constant(values, tf.float64), op=how, name=f"sparkdl_{name}").numpy()

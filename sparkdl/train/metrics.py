@@ -1,6 +1,6 @@
 """Metrics over all rows: which can be reduced, and how.
 
-Runs in rank processes. A metric is computed from its state; states are summed over the ranks, never results averaged.
+Runs in rank processes. A metric is computed from its state; states are reduced over the ranks, never results averaged.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import keras
 import numpy as np
 
 from sparkdl.errors import ModelError
-from sparkdl.train.collective import sum_over_ranks
+from sparkdl.train.collective import max_over_ranks, min_over_ranks, sum_over_ranks
 
-__all__ = ["check_metrics", "leaf_metrics", "summed_states"]
+__all__ = ["ADDITIVE", "NOT_ADDITIVE", "check_metrics", "leaf_metrics", "reduced_states"]
 
 # Keras metrics whose state is a sum over rows, so that the state of all rows is the sum of the ranks' states.
 # Additivity cannot be read off a metric (Variable.aggregation is "sum" by default), so this is a list, proved by tests.
@@ -44,8 +44,12 @@ ADDITIVE: tuple[type, ...] = (
     keras.metrics.OneHotIoU,
     keras.metrics.OneHotMeanIoU,
 )
-# Means of a statistic of each batch: another division into batches gives another value, even in one process.
-NOT_ADDITIVE_NAMES = ("PearsonCorrelation", "ConcordanceCorrelation")
+# Metrics of a statistic of each batch: another division into batches gives another value, even in one process.
+NOT_ADDITIVE = {
+    "PearsonCorrelation": "a mean of the correlations of batches",
+    "ConcordanceCorrelation": "a mean of the correlations of batches",
+}
+REDUCTIONS = {"sum": sum_over_ranks, "max": max_over_ranks, "min": min_over_ranks}
 
 
 def leaf_metrics(metrics: Sequence[Any]) -> list[Any]:
@@ -58,38 +62,58 @@ def leaf_metrics(metrics: Sequence[Any]) -> list[Any]:
 
 
 def check_metrics(model: Any) -> None:
-    """Raise ModelError for a metric that is not known to be additive.
+    """Raise ModelError for a metric that is not known to be exact over ranks.
 
-    A class of the user's own declares that summing its state over ranks is right by `sparkdl_reduction = "sum"`.
+    A class of the user's own declares how its state is reduced by `sparkdl_reduction = "sum"`, "max" or "min".
     """
     for metric in leaf_metrics(model.metrics):
         kind = type(metric)
-        if getattr(metric, "sparkdl_reduction", None) == "sum":
-            continue
-        of_keras = kind.__module__.startswith("keras.") and kind.__name__ not in NOT_ADDITIVE_NAMES
-        if not (of_keras and isinstance(metric, ADDITIVE)):
+        declared = getattr(metric, "sparkdl_reduction", None)
+        if declared is not None and declared not in REDUCTIONS:
             raise ModelError(
-                f"metric {metric.name!r} ({kind.__name__}) is not known to be exact over several ranks; if the sum of "
-                "its variables over the ranks is the state over all rows, set sparkdl_reduction = 'sum' on its class"
+                f"metric {metric.name!r} ({kind.__name__}) has sparkdl_reduction={declared!r}; possible are "
+                f"{', '.join(REDUCTIONS)}"
             )
+        if declared is not None or _is_additive(kind):
+            continue
+        if kind.__name__ in NOT_ADDITIVE and kind.__module__.startswith("keras."):
+            raise ModelError(
+                f"metric {metric.name!r} ({kind.__name__}) is {NOT_ADDITIVE[kind.__name__]}, not of all rows; "
+                "compute it on predictions, after training"
+            )
+        raise ModelError(
+            f"metric {metric.name!r} ({kind.__name__}) is not known to be exact over several ranks; if the sum of "
+            "its variables over the ranks is the state over all rows, set sparkdl_reduction = 'sum' on its class"
+        )
+
+
+def _is_additive(kind: type) -> bool:
+    of_keras = kind.__module__.startswith("keras.") and kind.__name__ not in NOT_ADDITIVE
+    return of_keras and issubclass(kind, ADDITIVE)
 
 
 @contextmanager
-def summed_states(metrics: Sequence[Any]) -> Iterator[None]:
-    """Within the block the metrics' variables hold the sums over all ranks; afterwards each rank's own again."""
-    variables = list({id(v): v for metric in metrics for v in metric.variables}.values())
-    own = [np.asarray(keras.ops.convert_to_numpy(v)) for v in variables]
-    if not variables:
-        yield
-        return
-    # One vector for one operation: (all states' elements,).
-    total = sum_over_ranks(np.concatenate([value.astype(np.float64).reshape(-1) for value in own]), name="metrics")
-    place = 0
-    for variable, value in zip(variables, own, strict=True):
-        variable.assign(total[place : place + value.size].reshape(value.shape).astype(value.dtype))
-        place += value.size
+def reduced_states(metrics: Sequence[Any]) -> Iterator[None]:
+    """Within the block the metrics' variables hold the states over all ranks; afterwards each rank's own again."""
+    reductions = {
+        id(v): (v, getattr(metric, "sparkdl_reduction", "sum")) for metric in metrics for v in metric.variables
+    }
+    own = [(v, np.asarray(keras.ops.convert_to_numpy(v)), how) for v, how in reductions.values()]
+    for how, reduce in REDUCTIONS.items():
+        states = [(v, value) for v, value, reduction in own if reduction == how]
+        if states:
+            # One vector for one operation: (all states' elements,).
+            flat = np.concatenate([value.astype(np.float64).reshape(-1) for _, value in states])
+            _assign(states, reduce(flat, name=f"metrics_{how}"))
     try:
         yield
     finally:
-        for variable, value in zip(variables, own, strict=True):
+        for variable, value, _ in own:
             variable.assign(value)
+
+
+def _assign(states: Sequence[tuple[Any, np.ndarray]], flat: np.ndarray) -> None:
+    place = 0
+    for variable, value in states:
+        variable.assign(flat[place : place + value.size].reshape(value.shape).astype(value.dtype))
+        place += value.size

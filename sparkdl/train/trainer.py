@@ -16,6 +16,7 @@ import numpy as np
 from sparkdl.config import TrainConfig
 from sparkdl.data.dataset import Dataset
 from sparkdl.launch.world import World, world
+from sparkdl.train.class_weight import class_weights
 
 __all__ = ["EvaluateTask", "TrainTask", "evaluate_rank", "train_rank"]
 
@@ -54,23 +55,24 @@ def train_rank(task: TrainTask) -> list[dict[str, Any]]:
     from sparkdl.train.callbacks import rank_callbacks
     from sparkdl.train.collective import broadcast, join_world
     from sparkdl.train.exact_step import build, check_model, exact_steps
+    from sparkdl.train.optimizers import accumulate_gradients
 
     join_world(here)
     config, dataset = task.config, task.dataset
     keras.utils.set_random_seed(config.seed % 2**32)
     model = task.build_model(dataset)
     check_model(model)
-    build(model, _example(dataset))
+    accumulate_gradients(model, config.gradient_accumulation_steps)
+    example = _example(dataset)
+    build(model, example)
     check_savable(model)
     feed = _feed(task, dataset.split("train"), here, seed=config.seed)
     check_additive(model, first_rows(feed, dataset.layout))
-    if model.jit_compile:
-        log.warning("jit_compile is switched off: Horovod's operations cannot be compiled by XLA")
     broadcast([v.value for v in (*model.variables, *model.optimizer.variables)])
 
     train, validation = dataset.split("train"), _validation(dataset, config)
     steps = feed.plan(0).steps
-    with exact_steps(model) as numbers:
+    with exact_steps(model, here, example, _options(config, dataset)) as numbers:
         callbacks, recorder = rank_callbacks(
             config.callbacks() if config.callbacks else [],
             numbers,
@@ -120,7 +122,8 @@ def evaluate_rank(task: EvaluateTask) -> dict[str, Any]:
     keras.config.set_floatx(signature.floatx)
     model = load_keras(task.model_dir, signature, safe_mode=task.safe_mode)
     check_model(model)
-    build(model, _example(task.dataset))
+    example = _example(task.dataset)
+    build(model, example)
     feed = Feed(
         task.dataset,
         task.dataset.split(task.split),
@@ -131,10 +134,22 @@ def evaluate_rank(task: EvaluateTask) -> dict[str, Any]:
         cores=_cores(),
     )
     steps = feed.plan(0).steps
-    with exact_steps(model):
+    with exact_steps(model, here, example):
         data = step_dataset(feed, task.dataset.layout, [0])
         logs = model.evaluate(data, steps=steps, verbose=0, return_dict=True)
     return {name: np.asarray(value).tolist() for name, value in logs.items()}
+
+
+def _options(config: TrainConfig, dataset: Dataset) -> Any:
+    from sparkdl.train.exact_step import StepOptions
+
+    return StepOptions(
+        seed=config.seed,
+        global_batch_size=config.global_batch_size,
+        compression=config.compression,
+        sync_batch_norm=config.sync_batch_norm,
+        class_weights=class_weights(config.class_weight, dataset),
+    )
 
 
 def _start() -> World:

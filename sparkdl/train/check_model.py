@@ -1,0 +1,58 @@
+"""Refuse by name, before training, what cannot be trained exactly; create what a model creates late.
+
+Runs in rank processes.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import keras
+
+from sparkdl.errors import ModelError
+from sparkdl.train.loss_parts import check_losses
+from sparkdl.train.metrics import check_metrics
+
+__all__ = ["build", "check_model", "has_own_step"]
+
+log = logging.getLogger(__name__)
+
+OWN_STEP = ("train_step", "test_step", "compute_loss")
+# Methods that decide what is fed, or which function a step is: the exact step would be bypassed.
+NEVER_OWN = ("fit", "evaluate", "make_train_function", "make_test_function")
+
+
+def has_own_step(model: Any) -> bool:
+    """Whether the model's class computes its loss or its steps in its own way."""
+    return any(_overrides(model, method) for method in OWN_STEP)
+
+
+def check_model(model: Any) -> None:
+    """Raise ModelError for what cannot be trained exactly, by name."""
+    if not isinstance(model, keras.Model):
+        raise ModelError(f"build_model must return a compiled keras.Model, not {type(model).__name__}")
+    if not model.compiled or model.optimizer is None:
+        raise ModelError(f"model {model.name!r} is not compiled with an optimizer; build_model must return it compiled")
+    for method in NEVER_OWN:
+        if _overrides(model, method):
+            raise ModelError(
+                f"model {model.name!r} has its own {method}, which sparkdl's would replace; put what it does into "
+                "train_step, test_step or callbacks"
+            )
+    if model.steps_per_execution != 1:
+        log.warning("steps_per_execution=%s is taken as 1: all ranks agree after each step", model.steps_per_execution)
+
+
+def build(model: Any, example: tuple[Any, ...]) -> None:
+    """Create all variables of model, losses, metrics and optimizer; check what only then is known.
+
+    `example`: (inputs, targets) or (inputs, targets, weights) of a few rows.
+    """
+    model._symbolic_build(data_batch=example)
+    check_losses(model, row_means_only=has_own_step(model))
+    check_metrics(model)
+
+
+def _overrides(model: Any, method: str) -> bool:
+    return getattr(type(model), method) is not getattr(keras.Model, method)

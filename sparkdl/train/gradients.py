@@ -1,0 +1,110 @@
+"""Sum gradients over ranks: dense ones in one operation, sparse ones gathered where that moves fewer bytes.
+
+Runs in rank processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from sparkdl.train.collective import gather_slices, sum_tensors
+
+__all__ = ["GradientSum", "gather_is_smaller", "slices_summed"]
+
+COMPRESSED = {"fp16": tf.float16}
+INDEX_BYTES = 8
+
+
+def gather_is_smaller(*, slices: int, rows: int, row_bytes: int) -> bool:
+    """Whether gathering the slices of all ranks moves fewer bytes than summing the dense gradient.
+
+    Args:
+        slices: of one step, over all ranks.
+        rows: of the variable, each of `row_bytes`.
+    """
+    # A ring sends a dense gradient nearly twice through each rank, and gathered slices nearly once.
+    return slices * (row_bytes + INDEX_BYTES) < 2 * rows * row_bytes
+
+
+def slices_summed(slices: tf.IndexedSlices) -> tf.IndexedSlices:
+    """The same gradient with each row once.
+
+    Keras squares slices as they come (Adam), so that a row that is looked up twice would count as two small gradients
+    instead of their sum: not the gradient of the loss, and not what Keras does on its other backends.
+    """
+    unique, places = tf.unique(slices.indices)
+    values = tf.math.unsorted_segment_sum(slices.values, places, tf.size(unique))
+    return tf.IndexedSlices(values, unique, slices.dense_shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradientSum:
+    """How gradients are summed.
+
+    Attributes:
+        world_size: of one rank nothing is sent.
+        compression: None, or the name of the dtype that gradients have on their way.
+        slices_per_row: the slices that a row of the batch gives the gradient of a variable (its place in the list), or
+            None where that is not known: then it is made dense.
+        global_batch_size: rows of a step over all ranks, at most.
+    """
+
+    world_size: int
+    compression: str | None = None
+    global_batch_size: int = 0
+    slices_per_row: Callable[[int], int | None] = lambda place: None
+
+    def __call__(
+        self, gradients: Sequence[Any], others: Sequence[tf.Tensor], *, real: tf.Tensor, name: str
+    ) -> tuple[list[Any], list[tf.Tensor]]:
+        """Gradients and other tensors, summed over all ranks.
+
+        Args:
+            gradients: tensors, IndexedSlices, or None, the same places None on every rank.
+            real: bool (); false takes this rank's gradients out, whatever they hold.
+            name: the same on all ranks, another for each call within a step.
+        """
+        gradients = list(gradients)
+        if self.world_size == 1:
+            return [slices_summed(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients], list(others)
+        gathered = {place: g for place, g in enumerate(gradients) if self._gathers(place, g)}
+        dense = {
+            place: tf.convert_to_tensor(g)
+            for place, g in enumerate(gradients)
+            if g is not None and place not in gathered
+        }
+        sent = [self._compressed(g) for g in _zero_unless(real, list(dense.values()))]
+        summed = sum_tensors([*sent, *others], name=f"gradients_{name}")
+        for place, total in zip(dense, summed, strict=False):
+            gradients[place] = tf.cast(total, dense[place].dtype)
+        for place, slices in gathered.items():
+            own = slices_summed(slices)
+            own = tf.IndexedSlices(_zero_unless(real, [own.values])[0], own.indices, own.dense_shape)
+            gradients[place] = slices_summed(gather_slices(own, name=f"slices_{name}_{place}"))
+        return gradients, summed[len(dense) :]
+
+    def _compressed(self, gradient: tf.Tensor) -> tf.Tensor:
+        dtype = COMPRESSED.get(self.compression or "")
+        return gradient if dtype is None or gradient.dtype.size <= dtype.size else tf.cast(gradient, dtype)
+
+    def _gathers(self, place: int, gradient: Any) -> bool:
+        if not isinstance(gradient, tf.IndexedSlices):
+            return False
+        shape, per_row = gradient.shape, self.slices_per_row(place)
+        if per_row is None or not shape.is_fully_defined():
+            return False
+        row_bytes = shape.num_elements() // shape[0] * gradient.dtype.size
+        slices = per_row * max(self.global_batch_size, self.world_size)  # a rank without rows sends its ghost's
+        return gather_is_smaller(slices=slices, rows=int(shape[0]), row_bytes=row_bytes)
+
+
+def _zero_unless(real: tf.Tensor, tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+    """The tensors, or zeros. They pass through a branch: `where` would copy each of them."""
+    if not tensors:
+        return []
+    kept = tf.cond(real, lambda: [tf.identity(t) for t in tensors], lambda: [tf.zeros_like(t) for t in tensors])
+    return list(kept)

@@ -1,0 +1,212 @@
+"""The exact steps of a model with a train_step, test_step or compute_loss of its own.
+
+Runs in rank processes. What the user's step does cannot be seen, so it is met at its edges: every optimizer of the
+model gets the gradients of all ranks, weighted by rows; metrics that take a batch's mean get its rows as weight. Losses
+within such a step must be means over rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from sparkdl.errors import ModelError
+from sparkdl.train.batch_norm import SyncedMoments
+from sparkdl.train.collective import max_over_ranks, min_over_ranks, sum_tensors
+from sparkdl.train.gradients import GradientSum
+from sparkdl.train.metrics import leaf_metrics
+from sparkdl.train.moving_state import MovingState
+from sparkdl.train.optimizers import optimizers_of
+from sparkdl.train.replaced import replaced
+from sparkdl.train.seeds import SeededDraws
+from sparkdl.train.step_numbers import ROWS, Counts, StepNumbers, unpack_element, weigh_classes
+
+__all__ = ["OwnSteps"]
+
+# Weights of ranks that took the same updates differ by rounding at most, if their processors differ.
+SAME_WEIGHTS = 1e-6
+
+
+class OwnSteps:
+    """`train_step` and `test_step` for elements of `step_dataset`, around the model's own."""
+
+    def __init__(
+        self,
+        model: Any,
+        numbers: StepNumbers,
+        *,
+        gradients: GradientSum,
+        state: MovingState,
+        draws: SeededDraws,
+        moments: SyncedMoments,
+        class_weights: tuple[float, ...] | None,
+    ) -> None:
+        self._model = model
+        self._numbers = numbers
+        self._gradients = gradients
+        self._alone = gradients.world_size == 1
+        self._state = state
+        self._draws = draws
+        self._moments = moments
+        self._class_weights = class_weights
+        self._train, self._test = model.train_step, model.test_step
+        # While a step is traced or run: its counts, and how often an optimizer was applied.
+        self._counts: Counts | None = None
+        self._applied = 0
+        self._names: dict[bool, list[str]] = {}
+
+    @contextmanager
+    def edges(self) -> Iterator[None]:
+        """Within the block the model's optimizers, loss and metrics take part in the steps."""
+        model = self._model
+        with ExitStack() as stack:
+            for place, optimizer in enumerate(optimizers_of(model)):
+                stack.enter_context(replaced(optimizer, {"apply": self._apply(optimizer, place)}))
+            trackers = model._compile_loss.metrics if model._compile_loss is not None else []
+            for metric in leaf_metrics(model.metrics):
+                if type(metric) in (keras.metrics.Mean, keras.metrics.Sum):
+                    by_rows = self._by_rows(metric, always=any(metric is tracker for tracker in trackers))
+                    stack.enter_context(replaced(metric, {"update_state": by_rows}))
+            stack.enter_context(replaced(model, {"compute_loss": self._compute_loss(model.compute_loss)}))
+            yield
+
+    def train_step(self, element: Any) -> dict[str, tf.Tensor]:
+        """One step; the logs are the means of the epoch so far, over all ranks."""
+        batch, counts_vector, wait_s = unpack_element(element)
+        if self._class_weights is not None:
+            batch = weigh_classes(batch, self._class_weights)
+        counts, numbers = Counts.of(counts_vector), self._numbers
+        self._counts, self._applied, self._moments.real = counts, 0, counts.real
+        self._draws.set(counts.step)
+        self._state.begin()
+        with self._metrics_unchanged_by_ghost(counts):
+            self._names[False] = self._checked(self._train(batch), "train_step")
+        if not self._applied:
+            raise ModelError(
+                f"the train_step of model {self._model.name!r} applied no optimizer of the model's; make its "
+                "optimizers attributes of the model"
+            )
+        means = [m for m in leaf_metrics(self._model.metrics) if type(m) is keras.metrics.Mean]
+        states = [tf.cast(value, tf.float64) for m in means for value in (m.total, m.count)]
+        sums = [tf.stack([numbers.ask_stop, *states]), *self._state.changes(counts)]
+        if not self._alone:
+            sums = sum_tensors(sums, name="own_step")
+        self._state.finish(sums[1:])
+        numbers.row_sum.assign_add(tf.cast(counts.global_rows, tf.float64))
+        numbers.wait_s.assign_add(wait_s)
+        numbers.stops_asked.assign(sums[0][0])
+        totals = {m.name: sums[0][1 + 2 * place : 3 + 2 * place] for place, m in enumerate(means)}
+        return {
+            name: tf.cast(tf.math.divide_no_nan(*tf.unstack(totals[name])), keras.config.floatx())
+            for name in self._names[False]
+            if name in totals
+        }
+
+    def test_step(self, element: Any) -> dict[str, tf.Tensor]:
+        """One step of an evaluation; callbacks get the values of all rows at its end."""
+        batch, counts_vector, _ = unpack_element(element)
+        counts = Counts.of(counts_vector)
+        self._counts = counts
+        self._draws.set(-1 - counts.step)
+        with self._metrics_unchanged_by_ghost(counts):
+            self._names[True] = self._checked(self._test(batch), "test_step")
+        return {ROWS: counts.rows}
+
+    def results(self, metrics: dict[str, Any], *, testing: bool) -> dict[str, Any]:
+        """Those of the metrics over all rows that the step gives. Eager; all ranks must have the same weights."""
+        if not testing and not self._alone:
+            self._check_weights()
+        return {name: metrics[name] for name in self._names[testing]}
+
+    def reset(self) -> None:
+        """There is nothing to forget: Keras resets the metrics."""
+
+    def _checked(self, logs: Any, step: str) -> list[str]:
+        """The names in the logs of a step. Raises ModelError for one that is no metric."""
+        known = self._model.get_metrics_result()
+        for name in logs:
+            if name not in known:
+                raise ModelError(
+                    f"the {step} of model {self._model.name!r} gives {name!r}, which is none of its metrics, so that "
+                    f"its value over all ranks is not known; keep it in keras.metrics.Mean(name={name!r})"
+                )
+        return list(logs)
+
+    def _apply(self, optimizer: Any, place: int) -> Callable[..., Any]:
+        original = optimizer.apply
+
+        def apply(grads: Any, trainable_variables: Any = None) -> Any:
+            counts = self._counts
+            if counts is None:
+                raise ModelError("the optimizer was applied outside of a training step")
+            self._applied += 1
+            grads = list(grads)
+            if not self._alone:
+                grads = [None if g is None else _times(counts, g) for g in grads]
+            grads, _ = self._gradients(grads, [], real=counts.real, name=f"{place}_{self._applied}")
+            return original(grads, trainable_variables)
+
+        return apply
+
+    def _by_rows(self, metric: Any, *, always: bool) -> Callable[..., Any]:
+        """`update_state` that weights one value for a batch by the batch's rows."""
+        original, is_sum = metric.update_state, type(metric) is keras.metrics.Sum
+
+        def update_state(values: Any, sample_weight: Any = None) -> Any:
+            counts = self._counts
+            scalar = not np.shape(values) if isinstance(values, (int, float)) else values.shape.rank == 0
+            if counts is not None and scalar and (always or sample_weight is None):
+                sample_weight = counts.share(metric.dtype) if is_sum else counts.rows
+            return original(values, sample_weight=sample_weight)
+
+        return update_state
+
+    def _compute_loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def compute_loss(*args: Any, **kwargs: Any) -> Any:
+            y_pred = kwargs.get("y_pred", args[2] if len(args) > 2 else None)
+            if any(getattr(value, "_keras_mask", None) is not None for value in keras.tree.flatten(y_pred)):
+                raise ModelError(
+                    f"model {self._model.name!r} gives masked outputs, whose loss is a mean over valid elements, and "
+                    "has a train_step, test_step or compute_loss of its own; losses in those must be means over rows"
+                )
+            return original(*args, **kwargs)
+
+        return compute_loss
+
+    @contextmanager
+    def _metrics_unchanged_by_ghost(self, counts: Counts) -> Iterator[None]:
+        """Put metrics back if the step had no rows."""
+        variables = [v.value for m in leaf_metrics(self._model.metrics) for v in m.variables] if not self._alone else []
+        before = [tf.identity(variable) for variable in variables]
+        yield
+
+        def put_back() -> tf.Tensor:
+            for variable, value in zip(variables, before, strict=True):
+                variable.assign(value)
+            return tf.constant(0)
+
+        if variables:
+            tf.cond(counts.real, lambda: tf.constant(0), put_back)
+
+    def _check_weights(self) -> None:
+        """Raise ModelError if ranks have different weights: then some update went past the model's optimizers."""
+        sums = np.array([float(np.sum(np.abs(w, dtype=np.float64))) for w in self._model.get_weights()] or [0.0])
+        most, least = max_over_ranks(sums, name="weights_max"), min_over_ranks(sums, name="weights_min")
+        if np.any(most - least > SAME_WEIGHTS * np.maximum(most, 1e-9)):
+            raise ModelError(
+                f"the ranks' weights of model {self._model.name!r} differ: its train_step changes weights in other "
+                "ways than by the model's optimizers; make those attributes of the model"
+            )
+
+
+def _times(counts: Counts, gradient: Any) -> Any:
+    """A gradient of a mean over this rank's rows, as its share of the mean over all rows."""
+    if isinstance(gradient, tf.IndexedSlices):
+        values = gradient.values * counts.share(gradient.values.dtype)
+        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+    return gradient * counts.share(gradient.dtype)

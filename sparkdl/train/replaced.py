@@ -1,0 +1,29 @@
+"""Put attributes of the user's objects in the place of their own, and theirs back.
+
+Runs in rank processes. Instances alone are changed: classes and saved configurations stay the user's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["replaced"]
+
+
+@contextmanager
+def replaced(owner: Any, attributes: Mapping[str, Any]) -> Iterator[None]:
+    """Within the block the instance has these attributes."""
+    own = {name: vars(owner)[name] for name in attributes if name in vars(owner)}
+    for name, value in attributes.items():
+        # Past Keras' own __setattr__, which would track what it finds.
+        object.__setattr__(owner, name, value)
+    try:
+        yield
+    finally:
+        for name in attributes:
+            if name in own:
+                object.__setattr__(owner, name, own[name])
+            else:
+                object.__delattr__(owner, name)

@@ -1,0 +1,95 @@
+"""What a step is told and what it leaves behind: rows, the parts of the loss, the wish to stop.
+
+Runs in rank processes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from sparkdl.errors import ModelError
+
+__all__ = ["ROWS", "Counts", "StepNumbers", "unpack_element", "weigh_classes"]
+
+
+# The one log of an evaluation's step: a rank's own values are no result.
+ROWS = "rows"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The numbers of one step on one rank, int64 ().
+
+    Attributes:
+        rows: this rank's rows that count; 0 where its one row is a ghost.
+        global_rows: the rows over all ranks, at least 1.
+        step: the number of the step since the first epoch began.
+    """
+
+    rows: tf.Tensor
+    global_rows: tf.Tensor
+    step: tf.Tensor
+
+    @classmethod
+    def of(cls, counts: tf.Tensor) -> Counts:
+        """From int64 ``(3,)``, as `step_dataset` gives it."""
+        return cls(*tf.unstack(counts))
+
+    @property
+    def real(self) -> tf.Tensor:
+        """Whether the rank's rows count, bool ()."""
+        return self.rows > 0
+
+    def share(self, dtype: Any) -> tf.Tensor:
+        """This rank's rows as a fraction of all."""
+        return tf.cast(self.rows / self.global_rows, dtype)
+
+
+class StepNumbers:
+    """What steps leave behind for callbacks: TensorFlow variables, float64, on this rank.
+
+    Attributes:
+        row_sum: the rows of the epoch so far, over all ranks.
+        wait_s: the seconds of the epoch that this rank waited for data.
+        ask_stop, stops_asked: this rank's wish to stop, and how many ranks had it at the last step.
+        train_parts: numerator and denominator of each part of the epoch's loss, over all ranks, ``(parts, 2)``.
+        test_parts: the same of an evaluation, over this rank's rows.
+    """
+
+    def __init__(self, parts: int) -> None:
+        self.row_sum = _variable(())
+        self.wait_s = _variable(())
+        self.ask_stop = _variable(())
+        self.stops_asked = _variable(())
+        self.train_parts = _variable((parts, 2))
+        self.test_parts = _variable((parts, 2))
+
+    def start_epoch(self) -> None:
+        """Forget the sums of the last epoch."""
+        for variable in (self.row_sum, self.wait_s, self.train_parts):
+            variable.assign(tf.zeros_like(variable))
+
+
+def unpack_element(element: Any) -> tuple[tuple[Any, ...], tf.Tensor, tf.Tensor]:
+    """Keras' (inputs, targets[, weights]), the counts of the step, and the seconds waited for it."""
+    ours = isinstance(element, tuple) and len(element) == 2 and isinstance(element[1], tuple) and len(element[1]) == 4
+    if not ours:
+        raise ModelError("within a run, fit and evaluate of the model take the run's own data; use sparkdl.evaluate")
+    wait_s, (inputs, targets, weights, counts) = element
+    weighted = not (isinstance(weights, tuple) and weights == ())
+    return ((inputs, targets, weights) if weighted else (inputs, targets)), counts, wait_s
+
+
+def weigh_classes(batch: tuple[Any, ...], class_weights: tuple[float, ...]) -> tuple[Any, ...]:
+    """The batch with its sample weights multiplied by those of the targets' classes; targets: int, ``(rows,)``."""
+    inputs, targets, *weights = batch
+    of_rows = tf.gather(tf.constant(class_weights, keras.config.floatx()), targets)
+    return inputs, targets, (tf.cast(weights[0], of_rows.dtype) * of_rows if weights else of_rows)
+
+
+def _variable(shape: tuple[int, ...]) -> tf.Variable:
+    return tf.Variable(tf.zeros(shape, tf.float64), trainable=False)

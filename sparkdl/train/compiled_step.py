@@ -60,6 +60,7 @@ class CompiledSteps:
 
     def use_xla(self) -> None:
         """Compile forward and backward by XLA from now on, where XLA can."""
+        self._draws.always_all = True  # compiled functions are traced apart from the steps
         batch = example_batch(self._example, rows=2)
         if self._class_weights is not None:
             batch = weigh_classes(batch, self._class_weights)

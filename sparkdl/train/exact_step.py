@@ -65,12 +65,13 @@ def exact_steps(
     """
     options = options or StepOptions()
     moments = SyncedMoments()
+    draws = SeededDraws(seed_generators(model), seed=options.seed, rank=world.rank)
     shared: dict[str, Any] = {
         "gradients": GradientSum(
             world_size=world.size, compression=options.compression, global_batch_size=options.global_batch_size
         ),
         "state": MovingState([] if world.size == 1 else layer_states(model)),
-        "draws": SeededDraws(seed_generators(model), seed=options.seed, rank=world.rank),
+        "draws": draws,
         "moments": moments,
         "class_weights": options.class_weights,
     }
@@ -79,6 +80,7 @@ def exact_steps(
     try:
         with ExitStack() as stack:
             stack.enter_context(moments.of(synced))
+            stack.enter_context(draws.prepared())
             steps: CompiledSteps | OwnSteps
             if has_own_step(model):
                 numbers = StepNumbers(0)

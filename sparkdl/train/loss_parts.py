@@ -120,8 +120,8 @@ class LossParts:
     def total(self, parts: Any) -> tf.Tensor:
         """The loss, float64 (), that numerators and denominators ``(parts, 2)`` give together."""
         means = tf.math.divide_no_nan(parts[:, 0], parts[:, 1])
-        weights = [1.0 if e.loss_weights is None else tf.cast(e.loss_weights, tf.float64) for e in self.entries]
-        return tf.reduce_sum(means * tf.stack([tf.cast(weight, tf.float64) for weight in [*weights, 1.0]]))
+        weights = [1.0 if entry.loss_weights is None else entry.loss_weights for entry in self.entries]
+        return tf.reduce_sum(means * tf.stack([_float64(weight) for weight in [*weights, 1.0]]))
 
     def _scaled(self, counts: Counts) -> list[tf.Tensor]:
         """Each part's value, times this rank's share of the part's denominator."""
@@ -248,6 +248,11 @@ def _weights_sum(dtype: Any, reduction: Any, masks: Sequence[Any], sample_weight
         return tf.reduce_sum(tf.cast(mask, dtype))
     weight = None if sample_weight is None else tf.cast(sample_weight, dtype)
     return tf.reduce_sum(apply_mask(weight, mask, dtype=dtype, reduction=reduction))
+
+
+def _float64(number: Any) -> tf.Tensor:
+    # A Python number would pass through float32.
+    return tf.constant(number, tf.float64) if isinstance(number, (int, float)) else tf.cast(number, tf.float64)
 
 
 def _floating(loss: Any) -> tf.Tensor:

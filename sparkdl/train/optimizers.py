@@ -20,11 +20,18 @@ def optimizers_of(model: Any) -> list[Any]:
     for layer in model._flatten_layers():
         if isinstance(layer, keras.Model):
             for value in vars(layer).values():
-                for one in keras.tree.flatten(value) if isinstance(value, (list, tuple, dict)) else [value]:
+                for one in _members(value):
                     if isinstance(one, keras.optimizers.Optimizer):
                         found.setdefault(id(one), one)
     wrapped = {id(getattr(optimizer, "inner_optimizer", None)) for optimizer in found.values()}
     return [optimizer for optimizer in found.values() if id(optimizer) not in wrapped]
+
+
+def _members(value: Any) -> list[Any]:
+    """The members of a list or a dict of any depth, or the value itself."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [one for item in value for one in _members(item)] if isinstance(value, (list, tuple)) else [value]
 
 
 def accumulate_gradients(model: Any, steps: int) -> None:

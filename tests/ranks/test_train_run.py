@@ -147,17 +147,19 @@ def own_metric(keras):
     return [Odd()]
 
 
-def own_train_step(ds):
-    import keras
+def own(method: str, **compiled):
+    """A model with such a method of its own."""
 
-    class Own(keras.Model):
-        def train_step(self, data):
-            return {}
+    def build_model(ds):
+        import keras
 
-    inputs = keras.Input((8, 8, 1))
-    model = Own(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(inputs)))
-    model.compile("sgd", "mse")
-    return model
+        own_class = type("Own", (keras.Model,), {method: lambda self, *args, **kwargs: {}})
+        inputs = keras.Input((8, 8, 1))
+        model = own_class(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(inputs)))
+        model.compile("sgd", **{name: make(keras) for name, make in compiled.items()})
+        return model
+
+    return build_model
 
 
 def not_savable(ds):
@@ -200,13 +202,12 @@ def summing(ds):
     return model
 
 
-def synchronized(ds):
-    import keras
+def own_reduction(keras):
+    class Halved(keras.losses.MeanSquaredError):
+        def __call__(self, y_true, y_pred, sample_weight=None):
+            return super().__call__(y_true, y_pred, sample_weight) / 2
 
-    layers = keras.layers
-    model = keras.Sequential([keras.Input((8, 8, 1)), layers.BatchNormalization(synchronized=True), layers.Flatten()])
-    model.compile("sgd", "mse")
-    return model
+    return Halved(reduction="mean_with_sample_weight")
 
 
 def refusals(ds, builders):
@@ -237,19 +238,22 @@ def test_what_cannot_be_exact_is_refused_by_name(digits_dataset) -> None:
     builders = {
         "must return a compiled keras.Model, not str": lambda ds: "no model",
         "is not compiled": not_compiled,
-        "has its own train_step": own_train_step,
-        "steps_per_execution=4": compiled_with(steps_per_execution=lambda keras: 4),
+        "has its own fit": own("fit"),
+        "has reduction='sum', and the model a train_step": own(
+            "train_step", loss=lambda keras: keras.losses.MeanSquaredError(reduction="sum")
+        ),
+        "has an ignore_class, and the model a train_step": own(
+            "test_step", loss=lambda keras: keras.losses.SparseCategoricalCrossentropy(ignore_class=0)
+        ),
+        "has reduction='mean_with_sample_weight'; exact over ranks are": compiled_with(loss=own_reduction),
+        "several losses on one output": compiled_with(loss=lambda keras: [row_error(keras), row_error(keras)]),
+        "is a mean of the correlations of batches": compiled_with(
+            metrics=lambda keras: [keras.metrics.PearsonCorrelation()]
+        ),
         "metric 'odd' (Odd) is not known to be exact": compiled_with(metrics=own_metric),
         "Keras cannot save": not_savable,
-        "reduction='sum'": compiled_with(
-            loss=lambda keras: keras.losses.SparseCategoricalCrossentropy(reduction="sum")
-        ),
         "the loss of model 'sequential": compiled_with(loss=root_mean_square),
-        "has an ignore_class": compiled_with(
-            loss=lambda keras: keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)
-        ),
         "is no mean over rows": summing,
-        "asks for synchronized": synchronized,
         "is no sum over rows": compiled_with(metrics=lambda keras: [root_mean_square(keras)]),
         "accept": compiled_with(loss=row_error, metrics=lambda keras: [row_error(keras), "accuracy"]),
         "accepted": small_model,

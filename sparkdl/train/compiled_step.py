@@ -157,13 +157,12 @@ class CompiledSteps:
     def _slices_per_row(self, place: int) -> int | None:
         """The slices of a sparse gradient that each row of a batch gives, read off two traces; None if not so many."""
         if self._slices is None:
-            with tf.init_scope():
-                two, four = (self._slices_of(rows) for rows in (2, 4))
+            two, four = (self._slices_of(rows) for rows in (2, 4))
             self._slices = {at: count // 2 for at, count in two.items() if count % 2 == 0 and four.get(at) == 2 * count}
         return self._slices.get(place)
 
     def _slices_of(self, rows: int) -> dict[int, int]:
-        batch = example_batch(self._example, rows=rows)
+        specs = keras.tree.map_structure(lambda s: tf.TensorSpec((rows, *s.shape[1:]), s.dtype), self._example)
         found: dict[int, int] = {}
 
         def traced(batch: Any, counts: tf.Tensor) -> None:
@@ -172,5 +171,5 @@ class CompiledSteps:
                 if isinstance(gradient, tf.IndexedSlices) and gradient.indices.shape.is_fully_defined():
                     found[place] = int(gradient.indices.shape[0])
 
-        tf.function(traced, autograph=False).get_concrete_function(batch, tf.constant([rows, rows, 0], tf.int64))
+        tf.function(traced, autograph=False).get_concrete_function(specs, tf.TensorSpec((3,), tf.int64))
         return found

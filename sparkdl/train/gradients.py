@@ -84,7 +84,10 @@ class GradientSum:
         for place, slices in gathered.items():
             own = slices_summed(slices)
             own = tf.IndexedSlices(_zero_unless(real, [own.values])[0], own.indices, own.dense_shape)
-            gradients[place] = slices_summed(gather_slices(own, name=f"slices_{name}_{place}"))
+            gathered_slices = gather_slices(own, name=f"slices_{name}_{place}")
+            # GPUs add in any order: each rank would get another sum.
+            with tf.device("/CPU:0"):
+                gradients[place] = slices_summed(gathered_slices)
         return gradients, summed[len(dense) :]
 
     def _compressed(self, gradient: tf.Tensor) -> tf.Tensor:

@@ -101,11 +101,12 @@ class OwnSteps:
         numbers.wait_s.assign_add(wait_s)
         numbers.stops_asked.assign(sums[0][0])
         totals = {m.name: sums[0][1 + 2 * place : 3 + 2 * place] for place, m in enumerate(means)}
-        return {
+        logs = {
             name: tf.cast(tf.math.divide_no_nan(*tf.unstack(totals[name])), keras.config.floatx())
             for name in self._names[False]
             if name in totals
         }
+        return logs or {"step": counts.step}  # Keras needs one
 
     def test_step(self, element: Any) -> dict[str, tf.Tensor]:
         """One step of an evaluation; callbacks get the values of all rows at its end."""

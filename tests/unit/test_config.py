@@ -18,6 +18,13 @@ TRAIN = {"run_dir": "run", "epochs": 1, "global_batch_size": 8}
         ({"seed": -1}, "seed=-1"),
         ({"run_dir": ""}, "run_dir"),
         ({"callbacks": ["not callable"]}, "callbacks must be a function"),
+        ({"class_weight": {}}, "class_weight={} must map classes to weights"),
+        ({"class_weight": ["a"]}, "class_weight=\\['a'\\] must map"),
+        ({"class_weight": {"a": -1.0}}, "class_weight\\['a'\\]=-1.0 must be a number of at least 0"),
+        ({"class_weight": {"a": float("nan")}}, "must be a number of at least 0"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps=0 must be a whole number of at least 1"),
+        ({"compression": "bf16"}, "compression='bf16' must be None or 'fp16'"),
+        ({"sync_batch_norm": "yes"}, "sync_batch_norm='yes' must be True or False"),
     ],
 )
 def test_a_bad_training_option_is_refused(options: dict, message: str) -> None:

@@ -84,8 +84,9 @@ def fed_ids(
             seed=9,
             reader=reader,
         )
-        step = 0
+        step, totals = 0, []
         for block in feed.blocks(epochs, start_step=start_step):
+            assert block.first_step == epochs[0] * feed.plan(0).steps + start_step + step
             for start, stop, rows in zip(block.starts, block.stops, block.rows, strict=True):
                 assert stop - start == max(rows, 1)
                 fed = {key: values[start:stop] for key, values in columns(block).items()}
@@ -95,7 +96,9 @@ def fed_ids(
                     steps.append([])
                 steps[step].append(fed["feature:id"][:rows].copy())
                 step += 1
+            totals.extend(block.global_rows.tolist())
         assert step == len(steps), "every rank takes part in every step"
+    assert [sum(len(ids) for ids in step) for step in steps] == totals
     return steps
 
 

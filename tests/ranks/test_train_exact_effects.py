@@ -1,0 +1,290 @@
+"""What the exact step uses and refuses: XLA, gathered slices, skipped steps, seeded draws; without a dataset."""
+
+import numpy as np
+import pytest
+
+import sparkdl
+from sparkdl import LaunchConfig
+
+ROWS = 24
+
+
+def elements(x, y, *, batch: int, epochs: int = 1):
+    """The steps of these rows as `step_dataset` gives them: uneven shares, and none for rank 1 in each third step."""
+    import tensorflow as tf
+
+    here = sparkdl.world()
+
+    def generate():
+        count = -(-len(x) // batch)
+        for step in range(epochs * count):
+            rows = np.arange(step % count * batch, min(len(x), (step % count + 1) * batch))
+            owner = np.zeros(len(rows), int) if step % 3 == 2 else np.minimum(rows % 5, here.size - 1)
+            mine = rows[owner == here.rank]
+            fed = mine if len(mine) else rows[:1] * 0
+            yield 0.0, (x[fed], y[fed], np.array([len(mine), len(rows), step], np.int64))
+
+    signature = (
+        tf.TensorSpec((), tf.float64),
+        (
+            tf.TensorSpec((None, *x.shape[1:]), x.dtype),
+            tf.TensorSpec((None, *y.shape[1:]), y.dtype),
+            tf.TensorSpec((3,), tf.int64),
+        ),
+    )
+    steps = tf.data.Dataset.from_generator(generate, output_signature=signature)
+    return steps.map(lambda waited, one: (waited, (one[0], one[1], (), one[2])))
+
+
+def fit(model, x, y, *, batch=5, epochs=2, watch=None, **options):
+    """Train a compiled model within exact steps; `watch` gets the model before they end."""
+    import keras
+
+    from sparkdl.train.collective import join_world
+    from sparkdl.train.exact_step import StepOptions, build, check_model, exact_steps
+
+    here = sparkdl.world()
+    join_world(here)
+    example = tuple(keras.KerasTensor((None, *values.shape[1:]), str(values.dtype)) for values in (x, y))
+    check_model(model)
+    build(model, example)
+    with exact_steps(model, here, example, StepOptions(global_batch_size=batch, **options)):
+        history = model.fit(
+            elements(x, y, batch=batch, epochs=epochs), epochs=epochs, steps_per_epoch=-(-len(x) // batch), verbose=0
+        )
+        return watch(model) if watch is not None else history.history
+
+
+def numbers():
+    rng = np.random.default_rng(3)
+    return rng.normal(size=(ROWS, 4)).astype(np.float32), rng.normal(size=ROWS).astype(np.float32)
+
+
+def embedding_model(vocabulary: int):
+    import keras
+
+    layers = keras.layers
+    model = keras.Sequential(
+        [keras.Input((6,), dtype="int32"), layers.Embedding(vocabulary, 3), layers.Flatten(), layers.Dense(1)]
+    )
+    model.compile("adam", "mse")
+    return model
+
+
+def gathers_of(vocabulary: int) -> int:
+    """How often a step's trace asked for slices of other ranks."""
+    from sparkdl.train import gradients
+
+    asked, original = [], gradients.gather_slices
+
+    def counted(slices, *, name):
+        asked.append(name)
+        return original(slices, name=name)
+
+    gradients.gather_slices = counted
+    try:
+        words = np.random.default_rng(1).integers(0, vocabulary, (ROWS, 6)).astype(np.int32)
+        fit(embedding_model(vocabulary), words, numbers()[1])
+    finally:
+        gradients.gather_slices = original
+    return len(asked)
+
+
+def compiled_by_xla() -> dict:
+    import keras
+
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(4), layers.Dropout(0.5), layers.Dense(1)])
+    model.compile("adam", "mse", metrics=["mae", keras.metrics.R2Score()], jit_compile=True)
+
+    def watch(model):
+        function = model.train_step.__self__._forward_backward
+        return {
+            "traces": function.experimental_get_tracing_count(),
+            "must_compile": function._jit_compile is True,
+            "whole_step": model.jit_compile,
+        }
+
+    x, y = numbers()
+    watched = fit(model, x, y, watch=watch)
+    return {**watched, "restored": model.jit_compile}
+
+
+def not_for_xla() -> dict:
+    """A layer that XLA cannot compile: what is logged, and whether it trains."""
+    import logging
+
+    import keras
+    import tensorflow as tf
+
+    class ThroughPython(keras.layers.Layer):
+        def call(self, x):
+            seen = tf.py_function(lambda values: values, [x], x.dtype)
+            return tf.ensure_shape(seen, x.shape)
+
+    model = keras.Sequential([keras.Input((4,)), ThroughPython(), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", jit_compile=True)
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logging.getLogger("sparkdl.train").addHandler(handler)
+    x, y = numbers()
+    history = fit(model, x, y)
+    logging.getLogger("sparkdl.train").removeHandler(handler)
+    return {"lines": lines, "losses": history["loss"]}
+
+
+def overflowing() -> dict:
+    """Mixed precision with one row, on one rank, whose gradient is infinite."""
+    import keras
+
+    def error(y_true, y_pred):
+        square = keras.ops.mean(keras.ops.square(y_pred - y_true), axis=-1)
+        return square * keras.ops.where(y_true[:, 0] > 1000, np.inf, 1.0)
+
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, dtype="float32")])
+        model.compile(keras.optimizers.SGD(0.01), error)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    x, y = numbers()
+    y[7] = 5000
+    fit(model, x, y[:, None])
+    scaled = model.optimizer
+    return {
+        "kind": type(scaled).__name__,
+        "updates": int(scaled.iterations),
+        "scale": float(scaled.dynamic_scale),
+        "weights": [w.tolist() for w in model.get_weights()],
+    }
+
+
+def drawing() -> dict:
+    """Draws of steps in one order and in another, by name and without."""
+    import keras
+    import tensorflow as tf
+
+    from sparkdl.train.seeds import SeededDraws
+
+    named = keras.random.SeedGenerator(5)
+    draws = SeededDraws([named], seed=9, rank=sparkdl.world().rank)
+
+    @tf.function
+    def step(number):
+        draws.set(number)
+        first = keras.random.uniform((3,), seed=named)
+        second = tf.cond(number >= 0, lambda: keras.random.uniform((3,)), lambda: tf.zeros(3))
+        return first, second, keras.random.uniform((3,))
+
+    def of(number):
+        return np.concatenate(step(tf.constant(number, tf.int64))).tolist()
+
+    with draws.prepared():
+        return {"there": [of(5), of(6), of(7)], "back": [of(7), of(6), of(5)][::-1]}
+
+
+def normalized() -> list:
+    """Moving statistics after every step, on this rank; some steps leave it without rows."""
+    import keras
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(momentum=0.5), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = numbers()
+    x[:, 0] += np.arange(ROWS)
+    return fit(model, x, y, watch=lambda model: [w.tolist() for w in model.get_weights()])
+
+
+def own_step(problem: str) -> str:
+    """What is said of a train_step with this problem."""
+    import keras
+    import tensorflow as tf
+
+    elsewhere = keras.optimizers.SGD(0.1)
+
+    class Own(keras.Model):
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(tf.square(self(x)[:, 0] - y))
+            gradients = tape.gradient(loss, self.trainable_weights)
+            optimizer = elsewhere if problem == "optimizer" else self.optimizer
+            optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+            if problem == "weights":
+                self.trainable_weights[1].assign(tf.reduce_mean(x, axis=0)[:1])
+            return {"unknown": loss} if problem == "log" else {}
+
+    inputs = keras.Input((4,))
+    model = Own(inputs, keras.layers.Dense(1)(inputs))
+    model.compile("sgd")
+    try:
+        fit(model, *numbers())
+    except sparkdl.ModelError as error:
+        return str(error)
+    return "accepted"
+
+
+def effects() -> dict:
+    import keras
+
+    keras.utils.set_random_seed(1)
+    return {
+        "gathers": {vocabulary: gathers_of(vocabulary) for vocabulary in (8, 5000)},
+        "xla": compiled_by_xla(),
+        "not for xla": not_for_xla(),
+        "overflow": overflowing(),
+        "draws": drawing(),
+        "norm": normalized(),
+        "own": {problem: own_step(problem) for problem in ("log", "optimizer", "weights", "none")},
+    }
+
+
+@pytest.fixture(scope="module")
+def seen() -> list[dict]:
+    return sparkdl.run(effects, launch=LaunchConfig(num_workers=2, local=True))
+
+
+def test_slices_are_gathered_where_that_moves_fewer_bytes(seen) -> None:
+    for effect in seen:
+        assert effect["gathers"] == {8: 0, 5000: 1}
+
+
+def test_forward_and_backward_are_compiled_and_the_whole_step_is_not(seen) -> None:
+    for effect in seen:
+        assert effect["xla"]["traces"] >= 1 and effect["xla"]["must_compile"]
+        assert effect["xla"]["whole_step"] is False and effect["xla"]["restored"] is True
+
+
+def test_what_xla_cannot_compile_is_trained_without_it_and_said(seen) -> None:
+    for effect in seen:
+        lines = [line for line in effect["not for xla"]["lines"] if "training of model" in line]
+        assert len(lines) == 1 and lines[0].startswith("jit_compile is switched off")
+        assert np.isfinite(effect["not for xla"]["losses"]).all()
+
+
+def test_an_infinite_gradient_on_one_rank_skips_the_step_on_all(seen) -> None:
+    one, other = (effect["overflow"] for effect in seen)
+    assert one == other and one["kind"] == "LossScaleOptimizer"
+    assert one["updates"] == 2 * 5 - 2 and one["scale"] == 2.0**15 / 4
+    assert np.isfinite(one["weights"][0]).all()
+
+
+def test_draws_depend_on_step_and_rank_alone(seen) -> None:
+    one, other = (effect["draws"] for effect in seen)
+    assert one["there"] == one["back"] and other["there"] == other["back"]
+    drawn = np.array(one["there"] + other["there"]).round(6)
+    assert len(np.unique(drawn)) == drawn.size
+
+
+def test_moving_statistics_are_the_same_on_all_ranks(seen) -> None:
+    one, other = (effect["norm"] for effect in seen)
+    assert one == other
+    assert np.isfinite(np.concatenate([np.ravel(values) for values in one])).all()
+
+
+def test_what_goes_past_the_models_optimizers_and_metrics_is_refused_by_name(seen) -> None:
+    for effect in seen:
+        assert "gives 'unknown', which is none of its metrics" in effect["own"]["log"]
+        assert "applied no optimizer of the model's" in effect["own"]["optimizer"]
+        assert "the ranks' weights of model" in effect["own"]["weights"]
+        assert effect["own"]["none"] == "accepted"

@@ -1,0 +1,61 @@
+"""Weights of classes by name and by code."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from sparkdl.data.dataset import Dataset, open_dataset
+from sparkdl.data.features.categorical import CategoricalEncoder
+from sparkdl.errors import ConfigError
+from sparkdl.train.class_weight import class_weights
+
+FIXTURE = Path(__file__).resolve().parent.parent / "fixtures"
+
+
+def dataset_with(*labels) -> Dataset:
+    manifest = next(FIXTURE.rglob("dataset.json"))
+    return dataclasses.replace(open_dataset(str(manifest.parent)), label_encoders=labels)
+
+
+def label(*classes) -> CategoricalEncoder:
+    return dataclasses.replace(CATEGORICAL, vocabulary=classes)
+
+
+CATEGORICAL = next(
+    encoder
+    for encoder in open_dataset(str(next(FIXTURE.rglob("dataset.json")).parent)).label_encoders
+    if isinstance(encoder, CategoricalEncoder)
+)
+
+
+@pytest.mark.parametrize(
+    ("classes", "given", "weights"),
+    [
+        (("a", "b", "c"), {"a": 3.0}, (3.0, 1.0, 1.0)),
+        (("a", "b", "c"), {"c": 2, 0: 0.5}, (0.5, 1.0, 2.0)),
+        ((3, 5, 9), {5: 2.0, 3: 0.0}, (0.0, 2.0, 1.0)),
+    ],
+)
+def test_a_class_is_named_or_counted(classes, given, weights) -> None:
+    assert class_weights(given, dataset_with(label(*classes))) == weights
+
+
+@pytest.mark.parametrize(
+    ("labels", "given", "message"),
+    [
+        ((label("a", "b"),), {"c": 1.0}, "names 'c', which is no class"),
+        ((label("apple", "pear"),), {"appel": 1.0}, "did you mean 'apple'"),
+        ((label("a", "b"),), {2: 1.0}, "names 2"),
+        ((label(3, 5),), {0: 1.0}, "names 0"),
+        ((label("a"), label("a")), {"a": 1.0}, "one categorical label"),
+        ((), {"a": 1.0}, "one categorical label"),
+    ],
+)
+def test_another_name_is_refused(labels, given, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        class_weights(given, dataset_with(*labels))
+
+
+def test_no_weights_are_none() -> None:
+    assert class_weights(None, dataset_with()) is None

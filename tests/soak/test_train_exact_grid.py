@@ -101,14 +101,14 @@ def train(case: tuple) -> dict:
     model = model_of(reduction, optimizer, kind)
     check_model(model)
     build(model, example)
-    logs: list[float] = []
-    watch = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, seen: logs.append(float(seen["loss"])))
+    losses: list[float] = []
+    watch = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: losses.append(float(logs["loss"])))
     options = StepOptions(global_batch_size=BATCH, sync_batch_norm=kind == "synced norm")
     with exact_steps(model, sparkdl.world(), example, options):
         history = model.fit(
             elements(data, weighted), epochs=EPOCHS, steps_per_epoch=-(-ROWS // BATCH), verbose=0, callbacks=[watch]
         ).history
-    return {"logs": logs, "weights": model.get_weights(), "history": history}
+    return {"logs": losses, "weights": model.get_weights(), "history": history}
 
 
 def train_all(cases: list[tuple]) -> list[dict]:

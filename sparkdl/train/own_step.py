@@ -55,9 +55,10 @@ class OwnSteps:
         self._moments = moments
         self._class_weights = class_weights
         self._train, self._test = model.train_step, model.test_step
-        # While a step is traced or run: its counts, and how often an optimizer was applied.
+        # While a step is traced or run: its counts, how often an optimizer was applied, what metrics gave.
         self._counts: Counts | None = None
         self._applied = 0
+        self._results: list[Any] = []
         self._names: dict[bool, list[str]] = {}
 
     @contextmanager
@@ -72,6 +73,7 @@ class OwnSteps:
                 if type(metric) in (keras.metrics.Mean, keras.metrics.Sum):
                     by_rows = self._by_rows(metric, always=any(metric is tracker for tracker in trackers))
                     stack.enter_context(replaced(metric, {"update_state": by_rows}))
+                stack.enter_context(replaced(metric, {"result": self._noted(metric.result)}))
             stack.enter_context(replaced(model, {"compute_loss": self._compute_loss(model.compute_loss)}))
             yield
 
@@ -81,7 +83,7 @@ class OwnSteps:
         if self._class_weights is not None:
             batch = weigh_classes(batch, self._class_weights)
         counts, numbers = Counts.of(counts_vector), self._numbers
-        self._counts, self._applied, self._moments.real = counts, 0, counts.real
+        self._counts, self._applied, self._moments.real, self._results = counts, 0, counts.real, []
         self._draws.set(counts.step)
         self._state.begin()
         with self._metrics_unchanged_by_ghost(counts):
@@ -112,7 +114,7 @@ class OwnSteps:
         """One step of an evaluation; callbacks get the values of all rows at its end."""
         batch, counts_vector, _ = unpack_element(element)
         counts = Counts.of(counts_vector)
-        self._counts = counts
+        self._counts, self._results = counts, []
         self._draws.set(-1 - counts.step)
         with self._metrics_unchanged_by_ghost(counts):
             self._names[True] = self._checked(self._test(batch), "test_step")
@@ -128,15 +130,23 @@ class OwnSteps:
         """There is nothing to forget: Keras resets the metrics."""
 
     def _checked(self, logs: Any, step: str) -> list[str]:
-        """The names in the logs of a step. Raises ModelError for one that is no metric."""
-        known = self._model.get_metrics_result()
-        for name in logs:
-            if name not in known:
+        """The names in the logs of a step. Raises ModelError for one that is no metric's."""
+        given, known = list(self._results), self._model.get_metrics_result()
+        for name, value in logs.items():
+            if name not in known or not any(value is result for result in given):
                 raise ModelError(
-                    f"the {step} of model {self._model.name!r} gives {name!r}, which is none of its metrics, so that "
-                    f"its value over all ranks is not known; keep it in keras.metrics.Mean(name={name!r})"
+                    f"the {step} of model {self._model.name!r} gives {name!r}, which is no result of a metric of that "
+                    f"name, so that its value over all ranks is not known; keep it in keras.metrics.Mean(name={name!r})"
                 )
         return list(logs)
+
+    def _noted(self, original: Callable[[], Any]) -> Callable[[], Any]:
+        def result() -> Any:
+            value = original()
+            self._results.extend(keras.tree.flatten(value))
+            return value
+
+        return result
 
     def _apply(self, optimizer: Any, place: int) -> Callable[..., Any]:
         original = optimizer.apply

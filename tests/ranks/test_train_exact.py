@@ -12,6 +12,9 @@ from sparkdl.features import Categorical, Numeric, Tensor
 from sparkdl.train.trainer import EvaluateTask, TrainTask
 
 BATCH = 100  # does not divide the 1,468 rows
+# All runs of all ranks are in one fixture, which belongs to the first test.
+pytestmark = pytest.mark.timeout(400)
+
 EPOCHS = 3
 TIMES = {"seconds", "rows_per_second", "data_wait_seconds"}
 

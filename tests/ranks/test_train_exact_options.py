@@ -10,6 +10,9 @@ from sparkdl import LaunchConfig, PrepareConfig, Split, TrainConfig
 from sparkdl.features import Categorical, Tensor
 from sparkdl.train.trainer import TrainTask
 
+# All runs of all ranks are in one fixture, which belongs to the first test.
+pytestmark = pytest.mark.timeout(400)
+
 EPOCHS = 2
 WORKERS = (1, 3)
 TIMES = {"seconds", "rows_per_second", "data_wait_seconds"}

@@ -23,6 +23,17 @@ RANK_SIDE = {
     "sparkdl.train.metrics",
     "sparkdl.train.exact_step",
     "sparkdl.train.callbacks",
+    "sparkdl.train.batch_norm",
+    "sparkdl.train.check_model",
+    "sparkdl.train.compiled_step",
+    "sparkdl.train.gradients",
+    "sparkdl.train.loss_parts",
+    "sparkdl.train.moving_state",
+    "sparkdl.train.optimizers",
+    "sparkdl.train.own_step",
+    "sparkdl.train.seeds",
+    "sparkdl.train.step_numbers",
+    "sparkdl.train.xla",
 }
 
 

@@ -3,6 +3,7 @@
 The public names. Importing it imports no TensorFlow, Keras, Horovod, Petastorm, and no Spark.
 """
 
+from sparkdl.config import CheckpointConfig as CheckpointConfig
 from sparkdl.config import LaunchConfig as LaunchConfig
 from sparkdl.config import PrepareConfig as PrepareConfig
 from sparkdl.config import ReaderConfig as ReaderConfig
@@ -39,6 +40,7 @@ from sparkdl.train.fit import fit as fit
 __version__ = "0.1.0"
 
 __all__ = [
+    "CheckpointConfig",
     "CheckpointError",
     "ConfigError",
     "Dataset",

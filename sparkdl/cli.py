@@ -18,7 +18,7 @@ import cloudpickle
 import yaml
 
 from sparkdl import storage
-from sparkdl.config import ReaderConfig
+from sparkdl.config import CheckpointConfig, ReaderConfig
 from sparkdl.data.dataset import Dataset
 from sparkdl.data.split import Split
 from sparkdl.data.split_rows import split
@@ -47,6 +47,7 @@ EXIT_OWN_ERROR = 2
 _FROM_YAML: dict[str, Callable[[Any], Any]] = {
     "splits": lambda value: None if value is None else Split.from_mapping(_mapping("splits", value)),
     "callbacks": lambda value: None if value is None else load_function(value),
+    "checkpoint": lambda value: build(CheckpointConfig, value),
     "reader": lambda value: build(ReaderConfig, value),
 }
 

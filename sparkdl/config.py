@@ -16,13 +16,15 @@ from sparkdl.data.features import Feature, as_feature
 from sparkdl.data.split import Split
 from sparkdl.errors import ConfigError, shown
 
-__all__ = ["LaunchConfig", "PrepareConfig", "ReaderConfig", "TrainConfig", "require_positive"]
+__all__ = ["CheckpointConfig", "LaunchConfig", "PrepareConfig", "ReaderConfig", "TrainConfig", "require_positive"]
 
 # Twice the largest worker count of common clusters' powers of two, times three: it divides evenly over 2, 3, 4, 6, 8,
 # 12, 16, 24, 32, 48, 64 workers and to within 5 % over every other number up to 16 (docs/decisions/0003).
 DEFAULT_LANES = 192
 
 LOG_CHOICES = ("rank0", "all", "errors")
+MODES = ("auto", "min", "max")
+RESUMES = ("auto", "never", "must")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -245,6 +247,40 @@ class ReaderConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointConfig:
+    """When a run keeps its state, and how much of it. It never changes the result.
+
+    Raises ConfigError for a value out of range.
+    """
+
+    every_epochs: int = 1
+    """After each so many epochs, and after the last one."""
+
+    every_steps: int | None = None
+    """Also after each so many steps of an epoch: what a restart has to do again at most."""
+
+    keep: int = 3
+    """How many of the newest stay."""
+
+    monitor: str | None = None
+    """A name in the history, such as "val_loss": the model of the epoch where it is best is kept as
+    `result.best_model_dir`."""
+
+    mode: str = "auto"
+    """Whether the best value of `monitor` is the "min" or the "max"; "auto" takes the largest of an accuracy, AUC,
+    precision, recall, F score, IoU or R2, and the smallest of anything else."""
+
+    def __post_init__(self) -> None:
+        require_positive("checkpoint.every_epochs", self.every_epochs)
+        if self.every_steps is not None:
+            require_positive("checkpoint.every_steps", self.every_steps)
+        require_positive("checkpoint.keep", self.keep)
+        good = self.monitor is None or (isinstance(self.monitor, str) and self.monitor != "")
+        _require(good, f"checkpoint.monitor={shown(self.monitor)} must be a name in the history, or None")
+        _require(self.mode in MODES, f"checkpoint.mode={shown(self.mode)} must be one of {', '.join(MODES)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """What determines the trained model, together with the dataset and `build_model`.
 
@@ -252,10 +288,11 @@ class TrainConfig:
     """
 
     run_dir: str
-    """Folder or URL of this run: the model, the history. It must not hold another run."""
+    """Folder or URL of this run: the model, the history, checkpoints, logs. It must not hold another run; the same
+    one is continued."""
 
     epochs: int
-    """Passes over the train split."""
+    """Passes over the train split, in all; may grow when a run is continued."""
 
     global_batch_size: int
     """Rows of one step over all ranks together; the last step of an epoch may be shorter."""
@@ -284,6 +321,20 @@ class TrainConfig:
     """Normalize batches by the moments of the global batch, in all BatchNormalization layers. False: by those of a
     rank's rows, where the layer does not say synchronized=True."""
 
+    initial_model: str | None = None
+    """A model directory whose weights the run starts from, instead of those that `build_model` draws."""
+
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """When to keep the run's state."""
+
+    resume: str = "auto"
+    """What to do with a `run_dir` that holds this run already: "auto" continues it from its last checkpoint, or returns
+    its result if it is finished; "never" refuses it; "must" refuses one that holds nothing to continue."""
+
+    max_restarts: int = 2
+    """How often a run starts again by itself, from its last checkpoint, after a rank's process or host was lost. An
+    exception of the user's own code, and a rank that hangs, are errors."""
+
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     """How the ranks read the dataset: threads, memory, cache."""
 
@@ -304,5 +355,12 @@ class TrainConfig:
         )
         good = isinstance(self.sync_batch_norm, bool)
         _require(good, f"sync_batch_norm={shown(self.sync_batch_norm)} must be True or False")
+        if self.initial_model is not None:
+            object.__setattr__(self, "initial_model", _path("initial_model", self.initial_model))
+        good = isinstance(self.checkpoint, CheckpointConfig)
+        _require(good, f"checkpoint={shown(self.checkpoint)} must be a CheckpointConfig")
+        _require(self.resume in RESUMES, f"resume={shown(self.resume)} must be one of {', '.join(RESUMES)}")
+        good = isinstance(self.max_restarts, int) and not isinstance(self.max_restarts, bool) and self.max_restarts >= 0
+        _require(good, f"max_restarts={shown(self.max_restarts)} must be a whole number of at least 0")
         good = isinstance(self.reader, ReaderConfig)
         _require(good, f"reader={shown(self.reader)} must be a ReaderConfig")

@@ -292,13 +292,13 @@ _TELLING = (
     r"(?!org\.|java\.|py4j\.)[A-Za-z_][\w.]*(?:Error|Exception): .+",
     r"ExecutorLostFailure .+",
     r"Python worker exited unexpectedly.*",
-    r"Job aborted.+",
+    r"Job (?:\d+ cancelled|aborted).+",
 )
 
 
 def _reason(error: BaseException) -> str:
     """The line of a Spark error that says most, in our words where the executors lack what the driver has."""
     text = str(error).strip()
-    found = (re.search(rf"^(?:.*?Exception: )?({telling})$", text, re.MULTILINE) for telling in _TELLING)
+    found = (re.search(rf"^(?:.*?Exception: )?(?:\[\w+\] )?({telling})$", text, re.MULTILINE) for telling in _TELLING)
     told = next((match[1] for match in found if match), None)
     return versions.explain_worker_error(text) or told or (text.splitlines() or [type(error).__name__])[0]

@@ -6,6 +6,8 @@ Runs on the driver; checks what can be checked before any rank starts.
 from __future__ import annotations
 
 import dataclasses
+import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,18 +17,29 @@ import cloudpickle
 from sparkdl import storage
 from sparkdl.config import LaunchConfig, TrainConfig, require_positive
 from sparkdl.data.dataset import Dataset
-from sparkdl.errors import ConfigError, near_miss, shown
+from sparkdl.errors import ConfigError, WorkerError, near_miss, shown
 from sparkdl.launch.closure import MAX_CLOSURE_BYTES
 from sparkdl.launch.run import launch_ranks
 from sparkdl.model.signature import Signature
 from sparkdl.report import TrainingProgress
+from sparkdl.train.checkpoint import sweep_checkpoints
+from sparkdl.train.class_weight import class_weights
 from sparkdl.train.run_dir import RunDir
 from sparkdl.train.trainer import EvaluateTask, TrainTask, evaluate_rank, train_rank
 
 if TYPE_CHECKING:
     from keras import Model
 
-__all__ = ["TrainResult", "evaluate", "fit"]
+__all__ = ["TrainResult", "evaluate", "fit", "run_record"]
+
+log = logging.getLogger(__name__)
+
+# Options that may change when a run is continued; functions cannot be compared, the model that they make is.
+NOT_THE_RESULT = ("run_dir", "epochs", "callbacks", "checkpoint", "resume", "max_restarts", "reader")
+# Ends of a rank that are not of the user's making.
+RESTARTED = ("signal", "lost")
+# Executors that were lost take some seconds to come back.
+RESTART_WAITS_S = (1.0, 5.0, 15.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +49,12 @@ class TrainResult:
     Attributes:
         history: one dict per epoch: epoch, loss, metrics, val_*, lr, seconds, rows_per_second, data_wait_seconds.
         model_dir: the trained model, for predict_udf, transform, evaluate and load_model.
+        best_model_dir: the model of the best epoch, where `checkpoint.monitor` asks for it; else None.
     """
 
     history: list[dict[str, Any]]
     model_dir: str
+    best_model_dir: str | None = None
 
 
 def fit(
@@ -55,7 +70,7 @@ def fit(
 
     Raises:
         ConfigError: more workers than lanes, no label.
-        CheckpointError: run_dir already holds something or cannot be written.
+        CheckpointError: run_dir holds another run, or cannot be written; `config.resume` says what may be there.
         ModelError: the model cannot be trained exactly; the message names why.
         LaunchError: the ranks could not be started.
         WorkerError: a rank failed: its traceback is in the message.
@@ -63,21 +78,49 @@ def fit(
     _check(dataset, launch)
     _check_training(build_model, dataset, config)
     run = RunDir(storage.absolute(config.run_dir))
-    run.claim()
     config = dataclasses.replace(config, run_dir=run.path)
-    task = TrainTask(build_model=build_model, dataset=dataset, config=config, model_dir=run.model)
-    with TrainingProgress() as progress:
-        histories = launch_ranks(
-            train_rank,
-            (task,),
-            launch=launch,
-            description=f"sparkdl fit {run.path}",
-            on_event=progress.on_event,
-            log_dir=run.logs,
-            closure_limit=_closure_limit(dataset),
-        )
-    run.write_history(histories[0])
-    return TrainResult(histories[0], run.model)
+    run.begin(run_record(config, dataset), config.resume)
+    history = run.result(config.epochs)
+    if history is None:
+        history = _train(TrainTask(build_model=build_model, dataset=dataset, config=config, run=run), launch)
+        run.finish(history, config.epochs)
+    return TrainResult(history, run.model, run.best_model if config.checkpoint.monitor else None)
+
+
+def _train(task: TrainTask, launch: LaunchConfig) -> list[dict[str, Any]]:
+    """The history, after as many restarts as it took and `max_restarts` allows."""
+    run, restarts = task.run, task.config.max_restarts
+    for attempt in range(restarts + 1):
+        # Nobody writes here now: what is not committed belongs to nobody.
+        sweep_checkpoints(run.checkpoints, keep=task.config.checkpoint.keep)
+        task = dataclasses.replace(task, checkpoint=run.latest_checkpoint())
+        try:
+            with TrainingProgress() as progress:
+                return launch_ranks(
+                    train_rank,
+                    (task,),
+                    launch=launch,
+                    description=f"sparkdl fit {run.path}",
+                    on_event=progress.on_event,
+                    log_dir=run.logs,
+                    closure_limit=_closure_limit(task.dataset),
+                )[0]
+        except WorkerError as error:
+            if error.kind not in RESTARTED or attempt == restarts:
+                raise
+            wait_s = RESTART_WAITS_S[min(attempt, len(RESTART_WAITS_S) - 1)]
+            first_line = str(error).splitlines()[0]
+            log.warning("%s; restart %d of %d in %g s", first_line, attempt + 1, restarts, wait_s)
+            time.sleep(wait_s)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def run_record(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """What a run trains on and how, as JSON: what must stay the same where it is continued."""
+    options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in NOT_THE_RESULT}
+    if config.initial_model is not None:
+        options["initial_model"] = Signature.read(storage.absolute(config.initial_model)).content_hash
+    return {"dataset": {"path": dataset.path, "fingerprint": dataset.fingerprint}, "config": options}
 
 
 def evaluate(
@@ -137,6 +180,7 @@ def _check_training(build_model: object, dataset: Dataset, config: TrainConfig) 
         raise ConfigError(f"config={shown(config)} must be a TrainConfig")
     if not dataset.label_encoders:
         raise ConfigError("the dataset has no label; prepare it with PrepareConfig(label=…)")
+    class_weights(config.class_weight, dataset)
     # "val" is the default, and a dataset need not have it.
     if config.validation not in (None, "val", *dataset.splits):
         raise ConfigError(

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from sparkdl.config import TrainConfig
 from sparkdl.data.dataset import Dataset
 from sparkdl.launch.world import World, world
 from sparkdl.train.class_weight import class_weights
+from sparkdl.train.run_dir import RunDir
 
 __all__ = ["EvaluateTask", "TrainTask", "evaluate_rank", "train_rank"]
 
@@ -25,12 +27,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainTask:
-    """All that a rank needs to train."""
+    """All that a rank needs to train.
+
+    Attributes:
+        run: where the run lies.
+        checkpoint: the path of the checkpoint to go on from, or None.
+    """
 
     build_model: Callable[[Dataset], Any]
     dataset: Dataset
     config: TrainConfig
-    model_dir: str
+    run: RunDir
+    checkpoint: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +58,16 @@ def train_rank(task: TrainTask) -> list[dict[str, Any]]:
     import keras
 
     from sparkdl.data.tensors import first_rows, step_dataset
-    from sparkdl.model.save import check_savable, write_model
+    from sparkdl.model.save import check_savable
     from sparkdl.train.additive import check_additive
     from sparkdl.train.callbacks import rank_callbacks
+    from sparkdl.train.checkpointer import Checkpointer
     from sparkdl.train.collective import broadcast, join_world
     from sparkdl.train.exact_step import build, check_model, exact_steps
-    from sparkdl.train.optimizers import accumulate_gradients
+    from sparkdl.train.loop import train_epochs
+    from sparkdl.train.optimizers import accumulate_gradients, optimizers_of
+    from sparkdl.train.resume import resume, resume_epoch, start_of, warm_start
+    from sparkdl.train.run_state import model_facts
 
     join_world(here)
     config, dataset = task.config, task.dataset
@@ -68,41 +80,76 @@ def train_rank(task: TrainTask) -> list[dict[str, Any]]:
     check_savable(model)
     feed = _feed(task, dataset.split("train"), here, seed=config.seed)
     check_additive(model, first_rows(feed, dataset.layout))
-    broadcast([v.value for v in (*model.variables, *model.optimizer.variables)])
+    facts = {"model": model_facts(model)}
+    resumed = resume(task.run, task.checkpoint, model, facts, rank=here.rank)
+    if resumed is None and config.initial_model is not None and here.rank == 0:
+        warm_start(model, config.initial_model)
+    optimizers = optimizers_of(model)
+    broadcast([v.value for v in (*model.variables, *(v for o in optimizers for v in o.variables))])
 
     train, validation = dataset.split("train"), _validation(dataset, config)
     steps = feed.plan(0).steps
     with exact_steps(model, here, example, _options(config, dataset)) as numbers:
-        callbacks, recorder = rank_callbacks(
-            config.callbacks() if config.callbacks else [],
-            numbers,
-            here,
+        own = config.callbacks() if config.callbacks else []
+        callbacks, recorder = rank_callbacks(own, numbers, here, epochs=config.epochs, steps=steps, rows=train.rows)
+        if resumed is not None:
+            recorder.history.extend(resumed.facts["history"])
+        checkpointer = Checkpointer(
+            task.run.checkpoints,
+            config.checkpoint,
+            facts=facts,
+            numbers=numbers,
+            world=here,
+            others=own,
+            recorder=recorder,
+            steps=steps,
+            epochs=config.epochs,
+            resumed=resumed,
+            write_best=lambda: _write_model(model, dataset, task.run.best_model),
+        )
+        start = start_of(resumed, config.epochs)
+        data = step_dataset(feed, dataset.layout, range(start.epoch, config.epochs), start_step=start.step)
+        train_epochs(
+            model,
+            iter(data),
+            [*callbacks, checkpointer],
+            start=start,
             epochs=config.epochs,
             steps=steps,
-            rows=train.rows,
-        )
-        held_out: dict[str, Any] = {}
-        if validation is not None:
-            val_feed = _feed(task, validation, here, seed=None)
-            val_data = step_dataset(val_feed, dataset.layout, [0])
-            held_out = {"validation_data": val_data, "validation_steps": val_feed.plan(0).steps}
-        model.fit(
-            step_dataset(feed, dataset.layout, range(config.epochs)),
-            epochs=config.epochs,
-            steps_per_epoch=steps,
-            callbacks=callbacks,
-            verbose=0,
-            **held_out,
+            evaluate=_evaluation(task, model, validation, here),
+            resume_epoch=partial(resume_epoch, model, numbers, resumed, rank=here.rank),
         )
     if here.rank == 0:
-        write_model(
-            model,
-            task.model_dir,
-            encoders=dataset.encoders,
-            label_encoders=dataset.label_encoders,
-            raw_types={name: dataset.raw_types[name] for name in dataset.features},
-        )
+        _write_model(model, dataset, task.run.model)
     return recorder.history
+
+
+def _evaluation(task: TrainTask, model: Any, split: Any, here: World) -> Callable[[Any], dict[str, Any]] | None:
+    """Evaluates the held-out split, or None if there is none."""
+    from sparkdl.data.tensors import step_dataset
+
+    if split is None:
+        return None
+    feed = _feed(task, split, here, seed=None)
+    data = step_dataset(feed, task.dataset.layout, [0])
+    steps = feed.plan(0).steps
+
+    def evaluate(callbacks: Any) -> dict[str, Any]:
+        return dict(model.evaluate(data, steps=steps, callbacks=callbacks, verbose=0, return_dict=True))
+
+    return evaluate
+
+
+def _write_model(model: Any, dataset: Dataset, model_dir: str) -> None:
+    from sparkdl.model.save import write_model
+
+    write_model(
+        model,
+        model_dir,
+        encoders=dataset.encoders,
+        label_encoders=dataset.label_encoders,
+        raw_types={name: dataset.raw_types[name] for name in dataset.features},
+    )
 
 
 def evaluate_rank(task: EvaluateTask) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 import sparkdl
 from sparkdl import LaunchConfig, PrepareConfig, Split, TrainConfig
 from sparkdl.features import Categorical, Numeric, Tensor
+from sparkdl.train.run_dir import RunDir
 from sparkdl.train.trainer import EvaluateTask, TrainTask
 
 BATCH = 100  # does not divide the 1,468 rows
@@ -215,12 +216,10 @@ def train_on(workers: int, runs: dict, folder: Path) -> Trained:
             seed=1,
             callbacks=recorder(str(folder / name)),
         )
-        tasks[name] = TrainTask(
-            build_model=build_model, dataset=dataset, config=config, model_dir=str(folder / name / "model")
-        )
+        tasks[name] = TrainTask(build_model=build_model, dataset=dataset, config=config, run=RunDir(str(folder / name)))
     evaluations = {
         f"{name} {batch}": EvaluateTask(
-            model_dir=tasks[name].model_dir,
+            model_dir=tasks[name].run.model,
             dataset=tasks[name].dataset,
             split="val",
             global_batch_size=batch,

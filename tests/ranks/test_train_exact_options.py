@@ -8,6 +8,7 @@ import pytest
 import sparkdl
 from sparkdl import LaunchConfig, PrepareConfig, Split, TrainConfig
 from sparkdl.features import Categorical, Tensor
+from sparkdl.train.run_dir import RunDir
 from sparkdl.train.trainer import TrainTask
 
 # All runs of all ranks are in one fixture, which belongs to the first test.
@@ -322,8 +323,8 @@ def tasks_in(folder: Path, runs: dict, datasets: dict) -> dict[str, TrainTask]:
             callbacks=recorder(str(folder / name)),
             **options,
         )
-        model_dir = str(folder / name / "model")
-        tasks[name] = TrainTask(build_model=build_model, dataset=datasets[dataset], config=config, model_dir=model_dir)
+        run = RunDir(str(folder / name))
+        tasks[name] = TrainTask(build_model=build_model, dataset=datasets[dataset], config=config, run=run)
     return tasks
 
 

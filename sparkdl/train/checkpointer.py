@@ -1,0 +1,134 @@
+"""When a run keeps its state, and which epoch's model is the best: the last of a rank's callbacks.
+
+Runs in rank processes. Every rank takes part; rank 0 writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Any
+
+import keras
+
+from sparkdl.config import CheckpointConfig
+from sparkdl.errors import ConfigError, near_miss
+from sparkdl.launch.world import World
+from sparkdl.train.callbacks import EpochRecorder
+from sparkdl.train.checkpoint import Checkpoint, Position, open_arrays, sweep_checkpoints, write_checkpoint
+from sparkdl.train.metrics import leaf_metrics, reduced_states
+from sparkdl.train.run_state import callback_states, epoch_arrays, restore_callbacks, run_arrays
+from sparkdl.train.step_numbers import StepNumbers
+
+__all__ = ["Checkpointer", "is_better"]
+
+log = logging.getLogger(__name__)
+
+_LARGER_IS_BETTER = ("acc", "auc", "precision", "recall", "f1", "fbeta", "f_beta", "iou", "r2")
+
+
+def is_better(value: float, best: float | None, *, monitor: str, mode: str) -> bool:
+    """Whether a value of `monitor` is better than the best so far; what is not a number never is."""
+    larger = mode == "max" or (mode == "auto" and any(part in monitor.lower() for part in _LARGER_IS_BETTER))
+    if value != value:
+        return False
+    return best is None or (value > best if larger else value < best)
+
+
+class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
+    """Commits checkpoints of the run, and the best epoch's model.
+
+    Args:
+        folder: of the checkpoints.
+        config: when.
+        facts: what every checkpoint holds beside the state: what the model is.
+        others: the user's callbacks, whose state belongs to the run's.
+        recorder: knows the history.
+        steps: of one epoch.
+        epochs: of the run.
+        resumed: where the run goes on from, or None.
+        write_best: writes the model as the best one; called on rank 0.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        config: CheckpointConfig,
+        *,
+        facts: dict[str, Any],
+        numbers: StepNumbers,
+        world: World,
+        others: Sequence[Any],
+        recorder: EpochRecorder,
+        steps: int,
+        epochs: int,
+        resumed: Checkpoint | None,
+        write_best: Callable[[], None],
+    ) -> None:
+        super().__init__()
+        self._folder = folder
+        self._config = config
+        self._facts = facts
+        self._numbers = numbers
+        self._rank = world.rank
+        self._others = others
+        self._recorder = recorder
+        self._steps = steps
+        self._epochs = epochs
+        self._resumed = resumed
+        self._write_best = write_best
+        self._epoch = 0
+        self._best: float | None = resumed.facts["best"] if resumed else None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        # After the user's callbacks, which have just forgotten everything.
+        if self._resumed is not None:
+            with open_arrays(self._resumed) as arrays:
+                restore_callbacks(self._others, self._resumed.facts["callbacks"], arrays)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        every = self._config.every_steps
+        if every and (batch + 1) % every == 0 and batch + 1 < self._steps and not self.model.stop_training:
+            self._save(Position(self._epoch, batch + 1))
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._keep_best(logs or {})
+        last = epoch + 1 == self._epochs or self.model.stop_training
+        if last or (epoch + 1) % self._config.every_epochs == 0:
+            self._save(Position(epoch + 1, 0))
+
+    def _keep_best(self, logs: dict[str, Any]) -> None:
+        monitor = self._config.monitor
+        if monitor is None:
+            return
+        if monitor not in logs:
+            raise ConfigError(f"checkpoint.monitor={monitor!r} is not in the history{near_miss(monitor, logs)}")
+        value = float(logs[monitor])
+        if is_better(value, self._best, monitor=monitor, mode=self._config.mode):
+            self._best = value
+            if self._rank == 0:
+                self._write_best()
+
+    def _save(self, position: Position) -> None:
+        in_epoch = position.step > 0
+        # The sums of an epoch in progress lie apart on the ranks.
+        summed = reduced_states(leaf_metrics(self.model.metrics)) if in_epoch else contextlib.nullcontext()
+        with summed:
+            if self._rank == 0:
+                states, arrays = callback_states(self._others)
+                facts = {
+                    **self._facts,
+                    "history": self._recorder.history,
+                    "best": self._best,
+                    "callbacks": states,
+                    "epochs": self._epochs,
+                    "stopped": bool(self.model.stop_training),
+                }
+                sums = epoch_arrays(self.model, self._numbers) if in_epoch else []
+                write_checkpoint(self._folder, position, facts, chain(run_arrays(self.model), sums, arrays))
+                sweep_checkpoints(self._folder, keep=self._config.keep)

@@ -1,0 +1,153 @@
+"""All that a run in progress is: weights, optimizers, sums of the epoch, callbacks; taken out and put back.
+
+Runs in rank processes. Rank 0 takes it out, every rank puts it back: what is the same on all ranks on all of them, sums
+over rows on rank 0 alone. Draws and the order of rows are functions of seed, step and rank and need no state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import ml_dtypes
+import numpy as np
+
+from sparkdl.errors import CheckpointError
+from sparkdl.train.metrics import leaf_metrics
+from sparkdl.train.optimizers import optimizers_of
+from sparkdl.train.step_numbers import StepNumbers
+
+__all__ = [
+    "callback_states",
+    "epoch_arrays",
+    "model_facts",
+    "restore_callbacks",
+    "restore_epoch",
+    "restore_model",
+    "run_arrays",
+]
+
+# What Keras' own callbacks remember from epoch to epoch; everything else of them is their configuration.
+_REMEMBERED: dict[type, tuple[str, ...]] = {
+    keras.callbacks.EarlyStopping: ("wait", "best", "best_epoch", "stopped_epoch", "best_weights"),
+    keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
+    keras.callbacks.ModelCheckpoint: ("best", "epochs_since_last_save"),
+}
+
+
+def _variables(model: Any) -> dict[str, Any]:
+    """The variables of a model and its optimizers, under names that do not change from process to process."""
+    groups = {"model": model.variables}
+    groups |= {f"optimizer{n}": optimizer.variables for n, optimizer in enumerate(optimizers_of(model))}
+    return {f"{group}/{n}": variable for group, variables in groups.items() for n, variable in enumerate(variables)}
+
+
+def _epoch_variables(model: Any) -> dict[str, Any]:
+    """The sums of the epoch in progress that metrics keep."""
+    variables = {id(v): v for metric in leaf_metrics(model.metrics) for v in metric.variables}
+    return {f"metric/{n}": variable for n, variable in enumerate(variables.values())}
+
+
+def _array(variable: Any) -> np.ndarray:
+    array = keras.ops.convert_to_numpy(variable)
+    # .npz files know no bfloat16.
+    return array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array
+
+
+def _assign(variables: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    for name, variable in variables.items():
+        try:
+            value = arrays[name]
+        except KeyError as error:
+            raise CheckpointError(f"the checkpoint lacks variable {variable.path!r} of the model") from error
+        if tuple(value.shape) != tuple(variable.shape):
+            raise CheckpointError(
+                f"variable {variable.path!r} has shape {tuple(variable.shape)}, in the checkpoint {tuple(value.shape)}"
+            )
+        if keras.backend.standardize_dtype(variable.dtype) == "bfloat16":
+            value = value.view(ml_dtypes.bfloat16)
+        variable.assign(value)
+
+
+def run_arrays(model: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """Weights and optimizers, one array at a time."""
+    for name, variable in _variables(model).items():
+        yield name, _array(variable)
+
+
+def restore_model(model: Any, arrays: Mapping[str, np.ndarray]) -> None:
+    """Give weights and optimizers the values of `run_arrays`. Raises CheckpointError if they are another model's."""
+    _assign(_variables(model), arrays)
+
+
+def epoch_arrays(model: Any, numbers: StepNumbers) -> list[tuple[str, np.ndarray]]:
+    """The sums of the epoch in progress; the metrics' variables must hold those over all ranks."""
+    arrays = [(name, _array(variable)) for name, variable in _epoch_variables(model).items()]
+    return [*arrays, ("numbers/row_sum", numbers.row_sum.numpy()), ("numbers/train_parts", numbers.train_parts.numpy())]
+
+
+def restore_epoch(model: Any, numbers: StepNumbers, arrays: Mapping[str, np.ndarray], *, rank: int) -> None:
+    """Continue the sums of an epoch: those that ranks add up lie on rank 0, what each rank knows on all."""
+    if rank == 0:
+        _assign(_epoch_variables(model), arrays)
+    numbers.row_sum.assign(arrays["numbers/row_sum"])
+    numbers.train_parts.assign(arrays["numbers/train_parts"])
+
+
+def model_facts(model: Any) -> dict[str, Any]:
+    """What a model is, as JSON: to be taken when `build_model` has made it, before anything is restored."""
+    return {
+        "config": keras.saving.serialize_keras_object(model),
+        "variables": [
+            [variable.path, list(variable.shape), keras.backend.standardize_dtype(variable.dtype)]
+            for variable in model.variables
+        ],
+    }
+
+
+def callback_states(callbacks: Sequence[Any]) -> tuple[list[Any], list[tuple[str, np.ndarray]]]:
+    """What callbacks remember: JSON for each, in order, and arrays. Those of the user's own may have `get_state`.
+
+    Raises CheckpointError where a callback's `get_state` gives what JSON cannot hold.
+    """
+    states: list[Any] = []
+    arrays: list[tuple[str, np.ndarray]] = []
+    for place, callback in enumerate(callbacks):
+        state: Any = None
+        if hasattr(callback, "get_state") and hasattr(callback, "set_state"):
+            state = callback.get_state()
+        elif names := _remembered(callback):
+            state = {}
+            for name in names:
+                value = getattr(callback, name, None)
+                if isinstance(value, list):
+                    arrays += [(f"callback{place}/{name}/{n}", np.asarray(array)) for n, array in enumerate(value)]
+                    state[name] = {"arrays": len(value)}
+                else:
+                    state[name] = None if value is None else float(value)
+        states.append(state)
+    return states, arrays
+
+
+def restore_callbacks(callbacks: Sequence[Any], states: Sequence[Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Give callbacks what they remembered. Raises CheckpointError if there are other ones now."""
+    if len(states) != len(callbacks):
+        raise CheckpointError(f"the run had {len(states)} callbacks, now callbacks() returns {len(callbacks)}")
+    for place, (callback, state) in enumerate(zip(callbacks, states, strict=True)):
+        if state is None:
+            continue
+        if hasattr(callback, "set_state"):
+            callback.set_state(state)
+            continue
+        for name in _remembered(callback):
+            value = state[name]
+            if isinstance(value, dict):
+                value = [arrays[f"callback{place}/{name}/{n}"] for n in range(value["arrays"])]
+            elif value is not None and isinstance(getattr(callback, name, None), int):
+                value = int(value)
+            setattr(callback, name, value)
+
+
+def _remembered(callback: Any) -> tuple[str, ...]:
+    return next((names for kind, names in _REMEMBERED.items() if isinstance(callback, kind)), ())

@@ -200,7 +200,9 @@ class Monitor:
             running = {rank: beat for rank, beat in self._beats.items() if rank not in self._outcomes}
             idle = stalled_ranks(running, now, self._limits.stall_timeout_s)
             if idle:
-                self.stall = Stall(beats=running, idle=idle, stall_timeout_s=self._limits.stall_timeout_s)
+                self.stall = Stall(
+                    beats=running, idle=idle, stall_timeout_s=self._limits.stall_timeout_s, returned=self.returned
+                )
             return bool(idle)
 
     def _stacks_are_complete(self) -> bool:

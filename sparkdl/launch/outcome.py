@@ -13,7 +13,17 @@ from typing import Any, Literal
 
 from sparkdl.errors import WorkerError
 
-__all__ = ["Kind", "Outcome", "choose_cause", "headline", "is_secondary", "lost_peer_error", "named", "worker_error"]
+__all__ = [
+    "RETURNED",
+    "Kind",
+    "Outcome",
+    "choose_cause",
+    "headline",
+    "is_secondary",
+    "lost_peer_error",
+    "named",
+    "worker_error",
+]
 
 Kind = Literal["value", "exception", "exit", "signal", "lost", "stopped"]
 
@@ -29,6 +39,7 @@ SECONDARY_MARKS = (
 )
 
 HEADLINE_CHARACTERS = 500
+RETURNED = "returned while rank {waiting} waited in a collective operation; every rank must call the same ones"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,9 +177,7 @@ def lost_peer_error(
     """
     if returned:
         who = returned
-        what = (
-            f"returned while rank {waiting.rank} waited in a collective operation; every rank must call the same ones"
-        )
+        what = RETURNED.format(waiting=waiting.rank)
     else:
         who = silent
         what = f"stopped answering rank {waiting.rank} in a collective operation: the network between them broke"

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sparkdl.errors import WorkerError
-from sparkdl.launch.outcome import named
+from sparkdl.launch.outcome import RETURNED, named
 
 __all__ = ["Beat", "Stall", "culprits", "stalled_ranks", "waits_in_collective"]
 
@@ -54,18 +54,24 @@ class Stall:
 
     stall_timeout_s: float
 
+    returned: Sequence[int] = ()
+    """The ranks whose function had returned by then."""
+
     def error(self, size: int, hosts: Mapping[int, str], stacks: Mapping[int, str]) -> WorkerError:
         """The error for the driver: who holds up the run, then every rank's Python stacks, theirs first."""
-        who = culprits(self.beats, self.idle, stacks)
+        who, kind = culprits(self.beats, self.idle, stacks), "stall"
+        if self.returned and all(waits_in_collective(stacks.get(rank, "")) for rank in self.beats):
+            who, kind = list(self.returned), "returned"
         first = who[0]
-        told = [*who, *(rank for rank in sorted(self.beats) if rank not in who)]
-        pieces = [_headline(self, who, size, hosts.get(first, "")), *(_stacks_of(rank, stacks) for rank in told)]
+        headline = _headline(self, who, kind, size, hosts.get(first, ""))
+        running = sorted(self.beats, key=lambda rank: (rank not in who, rank))
+        pieces = [headline, *(_stacks_of(rank, stacks) for rank in running)]
         return WorkerError(
             "\n\n".join(pieces),
             rank=first,
             host=hosts.get(first, ""),
             remote_traceback=stacks.get(first, ""),
-            kind="stall",
+            kind=kind,
         )
 
 
@@ -99,9 +105,12 @@ def culprits(beats: Mapping[int, Beat], idle: Sequence[int], stacks: Mapping[int
     return stopped or unknown or idle_elsewhere or elsewhere or list(idle)
 
 
-def _headline(stall: Stall, who: Sequence[int], size: int, host: str) -> str:
+def _headline(stall: Stall, who: Sequence[int], kind: str, size: int, host: str) -> str:
     names = named(who, size, host)
     limit = f"stall_timeout_s={stall.stall_timeout_s:g}"
+    if kind == "returned":
+        waiting = ", ".join(map(str, stall.idle))
+        return f"{names} {RETURNED.format(waiting=waiting)}"
     stopped = stall.beats[who[0]].stopped
     if not stopped and any(rank not in stall.idle for rank in who):
         waiting = ", ".join(map(str, stall.idle))

@@ -92,6 +92,15 @@ def test_the_error_names_the_culprit_first_and_shows_every_ranks_stacks():
     assert str(error).index("in augment") < str(error).index("in horovod_allreduce")
 
 
+def test_a_rank_that_returned_is_named_where_all_others_wait():
+    stall = Stall(beats={0: beat(20), 2: beat(20)}, idle=[0, 2], stall_timeout_s=20, returned=[1])
+    error = stall.error(3, {0: "a", 1: "b", 2: "b"}, {0: IN_ALLREDUCE, 2: IN_COMPILED})
+    assert str(error).startswith("rank 1/3 on b returned while rank 0, 2 waited in a collective operation")
+    assert (error.rank, error.kind) == (1, "returned") and "rank 2, the Python stacks" in str(error)
+    elsewhere = stall.error(3, {0: "a", 1: "b", 2: "b"}, {0: IN_ALLREDUCE, 2: ELSEWHERE})
+    assert (elsewhere.rank, elsewhere.kind) == (2, "stall")
+
+
 def test_a_busy_rank_that_others_wait_for_is_told_apart_from_an_idle_one():
     stall = Stall(beats={0: beat(20), 1: beat(0)}, idle=[0], stall_timeout_s=20)
     error = stall.error(2, {0: "a", 1: "b"}, {0: IN_ALLREDUCE, 1: ELSEWHERE})

@@ -48,7 +48,7 @@ def cancel_when_ready(spark, folder):
 def launched(case):
     """Where the ranks of a case run."""
     launch = LaunchConfig(num_workers=2, local=case.launcher == LOCAL, log="errors")
-    if case.what.ends == "stall":
+    if case.stalls:
         launch = dataclasses.replace(launch, stall_timeout_s=STALL_TIMEOUT_S)
     return launch
 

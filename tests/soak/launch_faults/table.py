@@ -108,11 +108,14 @@ class Case:
         return FAULTS[self.fault]
 
     @property
+    def stalls(self) -> bool:
+        """Whether only time tells: also of a rank that waits in hvd.init for one that never comes."""
+        return self.what.ends == "stall" or (self.fault, self.peer) == ("returns", "init")
+
+    @property
     def limit_s(self) -> float:
         """Seconds from the fault to the error."""
-        # Who waits in hvd.init for a rank that never comes is found by Gloo's own limit, shortly after a stall's.
-        waits = self.what.ends == "stall" or (self.fault, self.peer) == ("returns", "init")
-        return DETECTION_S + (STALL_TIMEOUT_S if waits else 0)
+        return DETECTION_S + (STALL_TIMEOUT_S if self.stalls else 0)
 
 
 def table(launcher: str) -> list[Case]:

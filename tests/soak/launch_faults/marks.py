@@ -18,17 +18,27 @@ def wait_until(condition: Callable[[], object], limit_s: float, pause_s: float =
     return True
 
 
+def started(pid: int) -> str | None:
+    """When a process started, in the kernel's ticks; None if it is gone or a zombie. A stopped one counts as there."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]
+
+
 def note(folder: Path, pid: int) -> int:
     """Write down a process that must not live on after the case. Returns its id."""
     with (folder / "pids").open("a") as file:
-        file.write(f"{pid}\n")
+        file.write(f"{pid} {started(pid)}\n")
     return pid
 
 
 def noted(folder: Path) -> list[int]:
-    """The processes that `note` wrote down."""
+    """Those of the processes that `note` wrote down that still live; ids are used again soon, so by their start."""
     file = folder / "pids"
-    return [int(line) for line in file.read_text().splitlines()] if file.exists() else []
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [int(pid) for pid, ticks in map(str.split, lines) if started(int(pid)) == ticks]
 
 
 def mark(folder: Path) -> None:

@@ -17,7 +17,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import local_cluster
 
-from launch_faults.marks import noted, wait_until
+from launch_faults.marks import noted, started, wait_until
 
 SOAK = Path(__file__).resolve().parents[1]
 LOG4J = SOAK.parents[1] / "conf" / "log4j2.properties"
@@ -155,14 +155,6 @@ def belongs_to_spark(process: psutil.Process) -> bool:
     return False
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process runs, or is stopped: neither gone nor a zombie."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def left_behind(driver: Driver, before: Footprint, folder: Path) -> list[str]:
     """What a run left and what is still there after ten seconds, in words."""
     limit = time.monotonic() + CLEAN_LIMIT_S
@@ -173,7 +165,7 @@ def left_behind(driver: Driver, before: Footprint, folder: Path) -> list[str]:
 
 def _extra(driver: Driver, before: Footprint, folder: Path) -> list[str]:
     now = driver.footprint()
-    alive = {pid for pid in (*noted(folder), *now.processes - before.processes) if is_alive(pid)}
+    alive = {*noted(folder), *(pid for pid in now.processes - before.processes if started(pid))}
     left = [f"process {pid} ({_described(pid)})" for pid in sorted(alive)]
     left += [f"port {port}" for port in sorted(now.ports - before.ports)]
     left += [f"temporary {name}" for name in sorted(now.temporary - before.temporary)]

@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import local_cluster
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 DRIVER = """
 import dataclasses, json, sys, threading
@@ -63,7 +63,7 @@ def told(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cluster")
     command = [sys.executable, "-c", DRIVER, local_cluster.MASTER, str(folder / "told.json")]
     env = local_cluster.environment(folder)
-    done = subprocess.run(command, env=env, cwd=folder, text=True, timeout=150, capture_output=True)
+    done = subprocess.run(command, env=env, cwd=folder, text=True, timeout=250, capture_output=True)
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "told.json").read_text())
 

@@ -12,17 +12,22 @@ import pytest
 
 import sparkdl
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import local_cluster
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 pytestmark = pytest.mark.timeout(300)
 
 
-def submit(job: str, *arguments: str, cwd: Path, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+def submit(
+    job: str, *arguments: str, cwd: Path, options: tuple[str, ...] = (), env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a job of this repository by spark-submit in another folder."""
     log4j = f"-Dlog4j2.configurationFile={ROOT / 'conf' / 'log4j2.properties'}"
     command = [str(Path(sys.executable).parent / "spark-submit"), "--master", "local[2]"]
     command += ["--conf", "spark.ui.enabled=false", "--driver-java-options", log4j, *options]
     command += [str(ROOT / "jobs" / f"{job}.py"), str(ROOT / "conf" / f"{job}.yaml"), *arguments]
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    env = env or {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     # spark-submit hands Python's stderr on as stdout.
     both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.run(command, cwd=cwd, env=env, text=True, timeout=200, **both)
@@ -42,6 +47,16 @@ def test_prepare_train_and_score_one_by_one(tmp_path) -> None:
     rows = pq.read_table(tmp_path / "build" / "digits" / "predictions").to_pylist()
     assert len(rows) == 165 and rows[0].keys() == {"id", "pixels", "digit", "prediction"}
     assert sum(row["digit"] == row["prediction"] for row in rows) > 0.9 * len(rows)
+
+
+def test_train_runs_on_executors_that_are_processes_of_their_own(digits_dataset, tmp_path) -> None:
+    env, options = local_cluster.environment(tmp_path), ("--master", local_cluster.MASTER)
+    where = (f"dataset={digits_dataset.path}", "run_dir=run", "epochs=1")
+    trained = submit("train", *where, cwd=tmp_path, options=options, env=env)
+    assert trained.returncode == 0 and "epoch 1/1" in trained.stdout, trained.stdout
+    assert (tmp_path / "run" / "model").is_dir()
+    # What each executor printed.
+    assert [folder.name for folder in sorted((tmp_path / "spark" / "work").glob("app-*/*"))] == ["0", "1"]
 
 
 @pytest.mark.parametrize(

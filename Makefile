@@ -24,7 +24,7 @@ lint: setup  ## Lint and types
 	@$(PYTHON) -m ruff check
 	@$(PYTHON) -m mypy sparkdl
 
-soak: setup  ## Long and repeated trials: kills, memory over many epochs (about 10 minutes)
+soak: setup  ## Long and repeated trials: kills, faults, memory, large models (about 90 minutes)
 	@$(PYTHON) -m pytest tests/soak -s
 
 clean:  ## Remove .venv, caches and what Spark left here

@@ -106,47 +106,47 @@ def model_facts(model: Any) -> dict[str, Any]:
     }
 
 
-def callback_states(callbacks: Sequence[Any]) -> tuple[list[Any], list[tuple[str, np.ndarray]]]:
-    """What callbacks remember: JSON for each, in order, and arrays. Those of the user's own may have `get_state`.
+def callback_states(callbacks: Sequence[Any]) -> tuple[dict[str, Any], list[tuple[str, np.ndarray]]]:
+    """What callbacks remember: JSON for each that remembers something, and arrays.
 
-    Raises CheckpointError where a callback's `get_state` gives what JSON cannot hold.
+    Keras' own are known; one of the user's takes part by `get_state()`, which returns JSON, and `set_state(state)`.
     """
-    states: list[Any] = []
+    states: dict[str, Any] = {}
     arrays: list[tuple[str, np.ndarray]] = []
-    for place, callback in enumerate(callbacks):
-        state: Any = None
+    for key, callback in _keyed(callbacks).items():
         if hasattr(callback, "get_state") and hasattr(callback, "set_state"):
-            state = callback.get_state()
+            states[key] = callback.get_state()
         elif names := _remembered(callback):
-            state = {}
+            states[key] = {}
             for name in names:
                 value = getattr(callback, name, None)
                 if isinstance(value, list):
-                    arrays += [(f"callback{place}/{name}/{n}", np.asarray(array)) for n, array in enumerate(value)]
-                    state[name] = {"arrays": len(value)}
-                else:
-                    state[name] = None if value is None else float(value)
-        states.append(state)
+                    arrays += [(f"callback/{key}/{name}/{n}", np.asarray(array)) for n, array in enumerate(value)]
+                    value = {"arrays": len(value)}
+                states[key][name] = value if value is None or isinstance(value, dict) else float(value)
     return states, arrays
 
 
-def restore_callbacks(callbacks: Sequence[Any], states: Sequence[Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Give callbacks what they remembered. Raises CheckpointError if there are other ones now."""
-    if len(states) != len(callbacks):
-        raise CheckpointError(f"the run had {len(states)} callbacks, now callbacks() returns {len(callbacks)}")
-    for place, (callback, state) in enumerate(zip(callbacks, states, strict=True)):
-        if state is None:
+def restore_callbacks(callbacks: Sequence[Any], states: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Give callbacks what they remembered; those that were not there before start anew."""
+    for key, callback in _keyed(callbacks).items():
+        if key not in states:
             continue
         if hasattr(callback, "set_state"):
-            callback.set_state(state)
+            callback.set_state(states[key])
             continue
-        for name in _remembered(callback):
-            value = state[name]
+        for name, value in states[key].items():
             if isinstance(value, dict):
-                value = [arrays[f"callback{place}/{name}/{n}"] for n in range(value["arrays"])]
+                value = [arrays[f"callback/{key}/{name}/{n}"] for n in range(value["arrays"])]
             elif value is not None and isinstance(getattr(callback, name, None), int):
                 value = int(value)
             setattr(callback, name, value)
+
+
+def _keyed(callbacks: Sequence[Any]) -> dict[str, Any]:
+    """Callbacks by class and order among those of the class: others may come and go between runs."""
+    names = [type(callback).__name__ for callback in callbacks]
+    return {f"{name}-{names[:place].count(name)}": callbacks[place] for place, name in enumerate(names)}
 
 
 def _remembered(callback: Any) -> tuple[str, ...]:

@@ -40,8 +40,9 @@ def test_prepare_train_and_score_one_by_one(tmp_path) -> None:
     trained = submit("train", "epochs=4", "launch.num_workers=2", cwd=tmp_path)
     assert trained.returncode == 0, trained.stdout
     assert "epoch 4/4" in trained.stdout and "model " in trained.stdout
-    again = submit("train", cwd=tmp_path)
-    assert again.returncode == 2 and re.search(r"^error: run_dir=.* already holds .*$", again.stdout, re.MULTILINE)
+    other = submit("train", "seed=8", cwd=tmp_path)
+    assert other.returncode == 2
+    assert re.search(r"^error: run_dir=.* holds another run: config.seed was 7, is 8; .*$", other.stdout, re.MULTILINE)
     scored = submit("score", cwd=tmp_path)
     assert scored.returncode == 0, scored.stdout
     rows = pq.read_table(tmp_path / "build" / "digits" / "predictions").to_pylist()

@@ -1,0 +1,190 @@
+"""Runs that were interrupted go on as if they had not been."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sparkdl
+from sparkdl import CheckpointConfig, LaunchConfig, TrainConfig
+
+pytestmark = pytest.mark.timeout(300)
+EPOCHS = 4
+
+
+def build_model(ds, rate=0.003):
+    import keras
+
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Rescaling(1 / 16),
+            layers.Flatten(),
+            layers.Dense(32),
+            layers.BatchNormalization(),
+            layers.Activation("relu"),
+            layers.Dropout(0.2),
+            layers.Dense(len(ds.classes), activation="softmax"),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def other_model(ds):
+    return build_model(ds, rate=0.01)
+
+
+def callbacks():
+    import keras
+
+    return [keras.callbacks.ReduceLROnPlateau(monitor="val_loss", patience=1, factor=0.5, min_delta=10.0)]
+
+
+def killed_once(folder, epoch, step, rank, number=signal.SIGKILL):
+    """Callbacks that kill one rank at one step, the first time it comes there."""
+
+    def make():
+        import keras
+
+        class Kill(keras.callbacks.Callback):
+            def on_epoch_begin(self, epoch, logs=None):
+                self.epoch = epoch
+
+            def on_train_batch_end(self, batch, logs=None):
+                mark = Path(folder) / "killed"
+                if sparkdl.world().rank == rank and (self.epoch, batch) == (epoch, step) and not mark.exists():
+                    mark.touch()
+                    os.kill(os.getpid(), number)
+
+        return [*callbacks(), Kill()]
+
+    return make
+
+
+def config(run_dir, **options) -> TrainConfig:
+    base = {"epochs": EPOCHS, "global_batch_size": 100, "seed": 3, "callbacks": callbacks}
+    base["checkpoint"] = CheckpointConfig(every_steps=5)
+    return TrainConfig(run_dir=str(run_dir), **{**base, **options})
+
+
+def local(workers=2):
+    return LaunchConfig(num_workers=workers, local=True, log="errors")
+
+
+def weights_of(result) -> list[np.ndarray]:
+    return sparkdl.load_model(result.model_dir).keras_model.get_weights()
+
+
+def without_times(history):
+    return [{k: v for k, v in record.items() if "second" not in k} for record in history]
+
+
+def assert_same(one, other, tolerance=1e-9) -> None:
+    for a, b in zip(without_times(one.history), without_times(other.history), strict=True):
+        assert a == pytest.approx(b, rel=tolerance, abs=tolerance)
+    for a, b in zip(weights_of(one), weights_of(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(digits_dataset, tmp_path_factory):
+    """A run of two ranks that nobody disturbed, its best epoch kept."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    checkpoint = CheckpointConfig(every_steps=5, monitor="val_accuracy")
+    return sparkdl.fit(build_model, digits_dataset, config(folder, checkpoint=checkpoint), launch=local())
+
+
+def test_a_run_keeps_its_last_checkpoints_and_its_best_model(uninterrupted, digits_dataset) -> None:
+    run_dir = Path(uninterrupted.model_dir).parent
+    names = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
+    assert len(names) == 3 and names[-1] == f"epoch-{EPOCHS:05d}-step-00000000"
+    best = max(uninterrupted.history, key=lambda record: record["val_accuracy"])
+    again = sparkdl.evaluate(uninterrupted.best_model_dir, digits_dataset, "val", launch=local(1))
+    assert again["accuracy"] == pytest.approx(best["val_accuracy"], rel=1e-12)
+
+
+def test_a_finished_run_is_given_back_and_another_one_is_refused(uninterrupted, digits_dataset) -> None:
+    run_dir = Path(uninterrupted.model_dir).parent
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+    again = sparkdl.fit(build_model, digits_dataset, config(run_dir), launch=local(1))
+    assert again.history == uninterrupted.history == json.loads((run_dir / "history.json").read_text())
+    with pytest.raises(sparkdl.CheckpointError, match="holds another run: config.seed was 3, is 4"):
+        sparkdl.fit(build_model, digits_dataset, config(run_dir, seed=4), launch=local())
+    with pytest.raises(sparkdl.CheckpointError, match="already holds"):
+        sparkdl.fit(build_model, digits_dataset, config(run_dir, resume="never"), launch=local())
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
+
+
+def test_without_anything_to_continue_must_is_refused(digits_dataset, tmp_path) -> None:
+    with pytest.raises(sparkdl.CheckpointError, match="holds no run to continue"):
+        sparkdl.fit(build_model, digits_dataset, config(tmp_path / "run", resume="must"), launch=local())
+
+
+def test_a_killed_rank_is_restarted_and_changes_nothing(uninterrupted, digits_dataset, tmp_path, caplog) -> None:
+    own = killed_once(tmp_path, epoch=1, step=7, rank=1)
+    result = sparkdl.fit(build_model, digits_dataset, config(tmp_path / "run", callbacks=own), launch=local())
+    assert (tmp_path / "killed").exists()
+    assert "died by signal SIGKILL" in caplog.text and "restart 1 of 2" in caplog.text
+    assert_same(result, uninterrupted)
+
+
+def plain_model(ds):
+    """Without layers whose draws depend on the rank."""
+    import keras
+
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(len(ds.classes), activation="softmax")]
+    model = keras.Sequential(layers)
+    model.compile(keras.optimizers.Adam(0.003), "sparse_categorical_crossentropy", metrics=["accuracy", "mae"][:1])
+    return model
+
+
+def test_a_run_goes_on_with_other_workers_in_mid_epoch_and_for_more_epochs(digits_dataset, tmp_path) -> None:
+    whole = sparkdl.fit(plain_model, digits_dataset, config(tmp_path / "whole", epochs=3), launch=local())
+    own = killed_once(tmp_path, epoch=1, step=12, rank=0)
+    options = config(tmp_path / "run", epochs=2, callbacks=own, max_restarts=0)
+    with pytest.raises(sparkdl.WorkerError, match="rank 0/2 on .* died by signal SIGKILL") as raised:
+        sparkdl.fit(plain_model, digits_dataset, options, launch=local())
+    assert raised.value.kind == "signal"
+    sparkdl.fit(plain_model, digits_dataset, options, launch=local(3))
+    longer = config(tmp_path / "run", epochs=3, resume="must")
+    result = sparkdl.fit(plain_model, digits_dataset, longer, launch=local(1))
+    assert_same(result, whole)
+    with pytest.raises(sparkdl.CheckpointError, match="holds the run of another model: model.config"):
+        sparkdl.fit(other_model, digits_dataset, config(tmp_path / "run", epochs=4), launch=local(1))
+
+
+def test_training_starts_from_the_weights_of_a_trained_model(uninterrupted, digits_dataset, tmp_path) -> None:
+    options = config(tmp_path / "run", epochs=1, initial_model=uninterrupted.model_dir)
+    result = sparkdl.fit(build_model, digits_dataset, options, launch=local(1))
+    assert result.history[0]["loss"] < uninterrupted.history[0]["loss"] / 2
+    wrong = config(tmp_path / "wrong", epochs=1, initial_model=uninterrupted.model_dir)
+    with pytest.raises(sparkdl.ModelError, match="has weights of other shapes than build_model's"):
+        sparkdl.fit(plain_model, digits_dataset, wrong, launch=local(1))
+
+
+def raise_once(folder):
+    def make():
+        import keras
+
+        def fail(batch, logs):
+            raise ValueError("mine")
+
+        return [keras.callbacks.LambdaCallback(on_train_batch_end=fail)]
+
+    return make
+
+
+def test_the_users_own_exception_is_no_reason_to_restart(digits_dataset, tmp_path, caplog) -> None:
+    with pytest.raises(sparkdl.WorkerError, match="ValueError: mine"):
+        options = config(tmp_path / "run", callbacks=raise_once(tmp_path))
+        sparkdl.fit(plain_model, digits_dataset, options, launch=local(1))
+    assert "restart" not in caplog.text

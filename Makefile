@@ -26,6 +26,7 @@ lint: setup  ## Lint and types
 
 soak: setup  ## Long and repeated trials: kills, faults, memory, large models (about 90 minutes)
 	@$(PYTHON) -m pytest tests/soak -s
+	@$(PYTHON) -m pytest -m soak
 
 clean:  ## Remove .venv, caches and what Spark left here
 	rm -rf .venv uv.lock build dist spark-warehouse metastore_db derby.log *.egg-info

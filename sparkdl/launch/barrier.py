@@ -208,11 +208,11 @@ def run_barrier(
     with ExitStack() as stack:
         server = ControlServer(bind_address, key=key, size=size, on_message=on_message, on_lost=monitor.lose)
         stack.enter_context(server)
-        box = None
+        box, box_life = None, stack.enter_context(ExitStack())
         if mailbox is not None:
             hear = partial(_hear_mailbox, on_message, f"{address}:{server.port}", mailbox)
             box = MailboxServer(mailbox, key=key, size=size, on_message=hear, on_lost=monitor.lose)
-            stack.enter_context(box)
+            box_life.enter_context(box)
         plan = TaskPlan(
             control=(address, server.port),
             key=key,
@@ -226,7 +226,7 @@ def run_barrier(
             mailbox=mailbox,
         )
         job = _Job(spark, plan, stack.enter_context(_broadcast(spark, task)), size, monitor)
-        _follow(job, server, box, monitor, description)
+        _follow(job, server, box, box_life, monitor, description)
     if monitor.complete:
         return ""
     if job.cancelled_by_others:
@@ -257,7 +257,21 @@ def _hear_mailbox(
     on_message(rank, message, body)
 
 
-def _follow(job: _Job, server: ControlServer, box: MailboxServer | None, monitor: Monitor, description: str) -> None:
+def _follow(
+    job: _Job,
+    server: ControlServer,
+    box: MailboxServer | None,
+    box_life: ExitStack,
+    monitor: Monitor,
+    description: str,
+) -> None:
+    def alive() -> bool:
+        nonlocal box
+        if box is not None and server.is_complete:
+            box_life.close()  # nobody needs it, and on an object store every look is paid for
+            box = None
+        return not job.settled
+
     def tell(word: str) -> None:
         server.tell_all({"type": word})
         if box is not None:
@@ -265,7 +279,7 @@ def _follow(job: _Job, server: ControlServer, box: MailboxServer | None, monitor
 
     job.start(description)
     try:
-        monitor.watch(stop=partial(tell, "stop"), ask_stacks=partial(tell, "stacks"), alive=lambda: not job.settled)
+        monitor.watch(stop=partial(tell, "stop"), ask_stacks=partial(tell, "stacks"), alive=alive)
         if job.settled and box is not None:
             box.catch_up(CATCH_UP_S)
         tell("finish" if monitor.complete else "stop")

@@ -183,6 +183,12 @@ class ControlServer:
         """The port that it listens on."""
         return int(self._listener.address[1])
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every rank has connected."""
+        with self._lock:
+            return len(self._links) == self._size
+
     def tell_all(self, message: dict[str, Any]) -> None:
         """Send a message to every rank, also to those that connect later."""
         with self._lock:

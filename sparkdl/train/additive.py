@@ -25,6 +25,9 @@ __all__ = ["check_additive"]
 TOLERANCE = {"float16": 5e-2, "bfloat16": 1e-1}
 TOLERANCE_DEFAULT = 2e-5
 
+# The parts of a loss, and the state of each metric.
+Measured = tuple[np.ndarray, dict[str, np.ndarray]]
+
 
 def check_additive(model: Any, batch: tuple[Any, ...]) -> None:
     """Raise ModelError for a loss or a metric that depends on how rows are divided into batches.
@@ -34,12 +37,17 @@ def check_additive(model: Any, batch: tuple[Any, ...]) -> None:
     rows = len(keras.tree.flatten(batch)[0])
     if rows < 2:
         return
-    cut = max(1, rows // 3)
     with loss_parts(model, world_size=1) as losses:
-        first, second, whole = (
-            _measure(model, losses, batch, start, stop) for start, stop in ((0, cut), (cut, rows), (0, rows))
-        )
+        whole = _measure(model, losses, batch, 0, rows)
+        # Two divisions: two large parts may be alike by chance, one row is seldom like all others.
+        for cut in sorted({1, max(1, rows // 3)}):
+            parts = [_measure(model, losses, batch, start, stop) for start, stop in ((0, cut), (cut, rows))]
+            _check_parts(model, whole, *parts, cut=cut, rows=rows)
     model.reset_metrics()
+
+
+def _check_parts(model: Any, whole: Measured, first: Measured, second: Measured, *, cut: int, rows: int) -> None:
+    """Raise ModelError if the whole is not what its two parts, of `cut` rows and of the rest, give together."""
     tolerance = TOLERANCE.get(model.compute_dtype, TOLERANCE_DEFAULT)
     # Parts of the loss: numerators and denominators, shape (parts, 2).
     for of_whole, of_first, of_second in zip(*(measured[0] for measured in (whole, first, second)), strict=True):
@@ -60,9 +68,7 @@ def check_additive(model: Any, batch: tuple[Any, ...]) -> None:
             )
 
 
-def _measure(
-    model: Any, losses: LossParts, batch: tuple[Any, ...], start: int, stop: int
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _measure(model: Any, losses: LossParts, batch: tuple[Any, ...], start: int, stop: int) -> Measured:
     """The parts of the loss of some rows, and the state of every metric after them alone."""
     x, y, *weights = keras.tree.map_structure(lambda values: values[start:stop], list(batch))
     weight = weights[0] if weights else None

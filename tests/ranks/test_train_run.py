@@ -212,6 +212,8 @@ def own_reduction(keras):
 
 def refusals(ds, builders):
     """Why each model is refused; in one rank, for starting TensorFlow costs more than all of them."""
+    import keras
+
     from sparkdl.data.feed import Feed
     from sparkdl.data.tensors import first_rows
     from sparkdl.model.save import check_savable
@@ -222,6 +224,7 @@ def refusals(ds, builders):
     feed = Feed(ds, ds.split("train"), rank=0, world_size=1, global_batch_size=100, seed=0)
     reasons = {}
     for name, build_model in builders.items():
+        keras.utils.set_random_seed(0)
         try:
             model = build_model(ds)
             check_model(model)

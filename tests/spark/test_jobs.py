@@ -50,6 +50,7 @@ def test_prepare_train_and_score_one_by_one(tmp_path) -> None:
     assert sum(row["digit"] == row["prediction"] for row in rows) > 0.9 * len(rows)
 
 
+@pytest.mark.soak
 def test_train_runs_on_executors_that_are_processes_of_their_own(digits_dataset, tmp_path) -> None:
     env, options = local_cluster.environment(tmp_path), ("--master", local_cluster.MASTER)
     where = (f"dataset={digits_dataset.path}", "run_dir=run", "epochs=1")

@@ -95,7 +95,7 @@ def run_driver(folder: Path, master: str, script: str, amount: str):
     ("master", "script", "amount", "addresses"),
     [
         ("local-cluster[1,2,1024]", SAME, "2", ["0", "1"]),
-        ("local-cluster[2,1,1024]", HAND_OUT, "1", ["4", "7"]),
+        pytest.param("local-cluster[2,1,1024]", HAND_OUT, "1", ["4", "7"], marks=pytest.mark.soak),
     ],
     ids=["two slots of one executor", "two executors of one host"],
 )

@@ -50,6 +50,7 @@ def told(settings, calls, folder):
     return [line.removeprefix("told ") for line in done.stdout.splitlines() if line.startswith("told ")]
 
 
+@pytest.mark.soak
 def test_a_cluster_that_encrypts_and_has_gpus_is_asked(tmp_path):
     script = tmp_path / "gpus.sh"
     script.write_text("""#!/bin/sh\necho '{"name": "gpu", "addresses": ["0", "1"]}'\n""")

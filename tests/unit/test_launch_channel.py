@@ -87,6 +87,13 @@ def test_a_driver_that_cannot_be_reached_is_an_os_error():
         SocketLink.to(address, KEY, 0)
 
 
+def test_the_server_knows_when_every_rank_has_connected(server, heard):
+    connect(server, 0).send({"type": "x"})
+    assert heard.get(timeout=10) == (0, {"type": "x"}, b"") and not server.is_complete
+    connect(server, 1).send({"type": "x"})
+    assert heard.get(timeout=10) == (1, {"type": "x"}, b"") and server.is_complete
+
+
 def test_a_word_to_all_also_reaches_ranks_that_connect_later(server, heard):
     server.tell_all({"type": "stop"})
     assert connect(server, 0).receive() == {"type": "stop"}

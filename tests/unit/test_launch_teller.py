@@ -198,7 +198,15 @@ def test_after_its_end_it_takes_nothing_and_may_be_closed_again():
     assert got == []
 
 
-def test_closing_can_be_interrupted_and_the_thread_ends_after_the_call_that_it_is_in(gate):
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises: a suite that a shell started in the background inherits that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_closing_can_be_interrupted_and_the_thread_ends_after_the_call_that_it_is_in(gate, interruptible):
     told = Teller(gate, gate)
     told.__enter__()
     told.line("first")

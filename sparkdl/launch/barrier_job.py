@@ -1,0 +1,140 @@
+"""The Spark barrier job whose tasks are the ranks: start it, end it, cancel it, and say why it failed.
+
+Runs on the driver. The job itself runs in a thread, so that the driver can watch it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+from sparkdl.errors import SparkDLError
+from sparkdl.launch import versions
+from sparkdl.launch.monitor import Monitor
+from sparkdl.launch.task import TaskPlan, run_rank
+from sparkdl.spark_errors import own_error_in
+
+if TYPE_CHECKING:
+    from pyspark import Broadcast
+    from pyspark.sql import SparkSession
+
+__all__ = ["BarrierJob"]
+
+# After the job's own end its tasks' last messages may still be under way.
+SETTLE_S = 2.0
+# Tasks that were stopped end within three seconds; a job that does not is cancelled.
+END_LIMIT_S = 15.0
+
+
+class BarrierJob:
+    """The barrier job, run by a thread of its own; whoever starts it ends or cancels it."""
+
+    def __init__(
+        self, spark: SparkSession, plan: TaskPlan, task: Broadcast[bytes], size: int, monitor: Monitor
+    ) -> None:
+        self._spark = spark
+        self._plan = plan
+        self._task = task
+        self._size = size
+        self._monitor = monitor
+        self._tag = f"sparkdl-{uuid.uuid4().hex}"
+        self._ended: float | None = None
+        self._cancelled = False
+        self._error: Exception | None = None
+
+    def start(self, description: str) -> None:
+        """Submit it."""
+        from pyspark import InheritableThread
+
+        self._thread = InheritableThread(target=self._run, args=(description,))
+        self._thread.daemon = True
+        self._thread.start()
+
+    @property
+    def settled(self) -> bool:
+        """Whether it ended, and no more is to be heard of its tasks."""
+        return self._ended is not None and time.monotonic() > self._ended + SETTLE_S
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, in one line; nothing if it ended well."""
+        return _reason(self._error) if self._error else ""
+
+    @property
+    def own_error(self) -> SparkDLError | None:
+        """What a task itself raised, if it is an error of ours."""
+        return own_error_in(str(self._error)) if self._error else None
+
+    @property
+    def cancelled_by_others(self) -> bool:
+        """Whether somebody else cancelled it."""
+        return not self._cancelled and "cancelled" in str(self._error)
+
+    def end(self) -> None:
+        """Wait for its end; cancel it if its tasks do not end by themselves."""
+        self._thread.join(END_LIMIT_S)
+        if self._thread.is_alive():
+            self.cancel()
+
+    def cancel(self) -> None:
+        """End it and its tasks now."""
+        self._cancelled = True
+        with contextlib.suppress(Exception):  # the SparkContext itself may have ended
+            self._spark.sparkContext.cancelJobsWithTag(self._tag)
+        self._thread.join(END_LIMIT_S)
+
+    def _run(self, description: str) -> None:
+        try:
+            with self._described(description):
+                self._collect()
+        except Exception as error:  # told to the thread that watches
+            self._error = error
+        self._ended = time.monotonic()
+        self._monitor.wake()
+
+    @contextlib.contextmanager
+    def _described(self, description: str) -> Iterator[None]:
+        context = self._spark.sparkContext
+        # Without pinned threads these properties are the whole driver's.
+        before = context.getLocalProperty("spark.job.description")
+        context.setJobDescription(f"{description}: {self._size} ranks")
+        context.addJobTag(self._tag)
+        try:
+            yield
+        finally:
+            context.removeJobTag(self._tag)
+            context.setLocalProperty("spark.job.description", cast(str, before))  # null removes it
+
+    def _collect(self) -> None:
+        plan, task = self._plan, self._task  # the closure must not hold the session
+
+        def rank_task(batches: Iterable[Any]) -> Iterable[Any]:
+            for _ in batches:  # Spark reuses a Python worker only if it has read all of its input
+                pass
+            run_rank(plan, task)
+            return iter(())
+
+        ranks = self._spark.range(self._size, numPartitions=self._size)
+        ranks.mapInArrow(rank_task, "rank int", barrier=True).collect()
+
+
+# What a failed job's error says that helps, from the most telling on: a Python error, what became of an executor or a
+# Python worker. Java's own frames and wrappers around it do not.
+_TELLING = (
+    r"(?!org\.|java\.|py4j\.)[A-Za-z_][\w.]*(?:Error|Exception): .+",
+    r"ExecutorLostFailure .+",
+    r"Python worker exited unexpectedly.*",
+    r"Job (?:\d+ cancelled|aborted).+",
+)
+
+
+def _reason(error: BaseException) -> str:
+    """The line of a Spark error that says most, in our words where the executors lack what the driver has."""
+    text = str(error).strip()
+    found = (re.search(rf"^(?:.*?Exception: )?(?:\[\w+\] )?({telling})$", text, re.MULTILINE) for telling in _TELLING)
+    told = next((match[1] for match in found if match), None)
+    return versions.explain_worker_error(text) or told or (text.splitlines() or [type(error).__name__])[0]

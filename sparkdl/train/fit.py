@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from sparkdl import storage
-from sparkdl.config import LaunchConfig, TrainConfig, require_positive
+from sparkdl.config import LaunchConfig, TrainConfig
+from sparkdl.config.checks import require_positive
 from sparkdl.data.dataset import Dataset
 from sparkdl.errors import ConfigError, WorkerError, near_miss, shown
 from sparkdl.launch.closure import MAX_CLOSURE_BYTES

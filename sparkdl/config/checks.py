@@ -1,0 +1,43 @@
+"""What the values of configurations must be; each check raises ConfigError naming the field. Pure.
+
+Runs on the driver, where users and jobs build configurations.
+"""
+
+from __future__ import annotations
+
+import os
+
+from sparkdl.errors import ConfigError, shown
+
+__all__ = ["as_path", "require", "require_positive", "require_seconds", "require_seed"]
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ConfigError with the message unless the condition holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+def require_positive(name: str, value: object) -> None:
+    """Raise ConfigError unless the value is a whole number of at least 1."""
+    good = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    require(good, f"{name}={shown(value)} must be a whole number of at least 1")
+
+
+def require_seconds(name: str, value: object, *, least: float) -> None:
+    """Raise ConfigError unless the value is a number of at least so many seconds."""
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= least
+    require(good, f"{name}={shown(value)} must be at least {least:g} seconds")
+
+
+def as_path(name: str, value: object) -> str:
+    """The value as a string. Raises ConfigError unless it is one, or a path."""
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    require(isinstance(text, str) and text != "", f"{name}={shown(value)} must be a folder or a URL")
+    return str(text)
+
+
+def require_seed(value: object) -> None:
+    """Raise ConfigError unless the value can seed every generator used here."""
+    good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+    require(good, f"seed={shown(value)} must be a whole number from 0 to 2**63 - 1")

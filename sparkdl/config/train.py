@@ -1,0 +1,116 @@
+"""What determines the trained model.
+
+Runs on the driver; the values travel to ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sparkdl.config.checkpoint import CheckpointConfig
+from sparkdl.config.checks import as_path, require, require_positive, require_seed
+from sparkdl.config.reader import ReaderConfig
+from sparkdl.errors import shown
+
+__all__ = ["TrainConfig"]
+
+RESUMES = ("auto", "never", "must")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """What determines the trained model, together with the dataset and `build_model`.
+
+    Raises ConfigError for a value out of range.
+    """
+
+    run_dir: str
+    """Folder or URL of this run: the model, the history, checkpoints, logs. It must not hold another run; the same
+    one is continued."""
+
+    epochs: int
+    """Passes over the train split, in all; may grow when a run is continued."""
+
+    global_batch_size: int
+    """Rows of one step over all ranks together; the last step of an epoch may be shorter."""
+
+    seed: int = 0
+    """Seed of initial weights, of dropout and of the order of every epoch."""
+
+    validation: str | None = "val"
+    """The split evaluated after each epoch, if the dataset has it; None evaluates nothing."""
+
+    callbacks: Callable[[], list[Any]] | None = None
+    """Called in every rank; returns Keras callbacks. They see logs reduced over all ranks. A callback that writes files
+    is for rank 0 alone: `sparkdl.world().rank` tells."""
+
+    class_weight: Mapping[str | int, float] | None = None
+    """The weight of each class of the one categorical label, by its name or code; a class that is not named has 1. It
+    multiplies the sample weight, in training and not in validation."""
+
+    gradient_accumulation_steps: int = 1
+    """Steps whose gradients are averaged into one update, by Keras' own mechanism in every optimizer of the model."""
+
+    compression: str | None = None
+    """None, or "fp16": gradients are half-precision floats on their way between ranks."""
+
+    sync_batch_norm: bool = False
+    """Normalize batches by the moments of the global batch, in all BatchNormalization layers. False: by those of a
+    rank's rows, where the layer does not say synchronized=True."""
+
+    initial_model: str | None = None
+    """A model directory whose weights the run starts from, instead of those that `build_model` draws."""
+
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """When to keep the run's state."""
+
+    resume: str = "auto"
+    """What to do with a `run_dir` that holds this run already: "auto" continues it from its last checkpoint, or returns
+    its result if it is finished; "never" refuses it; "must" refuses one that holds nothing to continue."""
+
+    max_restarts: int = 2
+    """How often a run starts again by itself, from its last checkpoint, after a rank's process or host was lost. An
+    exception of the user's own code, and a rank that hangs, are errors."""
+
+    reader: ReaderConfig = field(default_factory=ReaderConfig)
+    """How the ranks read the dataset: threads, memory, cache."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "run_dir", as_path("run_dir", self.run_dir))
+        require_positive("epochs", self.epochs)
+        require_positive("global_batch_size", self.global_batch_size)
+        require_seed(self.seed)
+        good = self.validation is None or isinstance(self.validation, str)
+        require(good, f"validation={shown(self.validation)} must be the name of a split, or None")
+        good = self.callbacks is None or callable(self.callbacks)
+        require(good, "callbacks must be a function that returns a list of Keras callbacks")
+        _require_class_weight(self.class_weight)
+        require_positive("gradient_accumulation_steps", self.gradient_accumulation_steps)
+        good = self.compression in (None, "fp16")
+        require(
+            good, f"compression={shown(self.compression)} must be None or 'fp16'; Horovod sums no other short floats"
+        )
+        good = isinstance(self.sync_batch_norm, bool)
+        require(good, f"sync_batch_norm={shown(self.sync_batch_norm)} must be True or False")
+        if self.initial_model is not None:
+            object.__setattr__(self, "initial_model", as_path("initial_model", self.initial_model))
+        good = isinstance(self.checkpoint, CheckpointConfig)
+        require(good, f"checkpoint={shown(self.checkpoint)} must be a CheckpointConfig")
+        require(self.resume in RESUMES, f"resume={shown(self.resume)} must be one of {', '.join(RESUMES)}")
+        good = isinstance(self.max_restarts, int) and not isinstance(self.max_restarts, bool) and self.max_restarts >= 0
+        require(good, f"max_restarts={shown(self.max_restarts)} must be a whole number of at least 0")
+        good = isinstance(self.reader, ReaderConfig)
+        require(good, f"reader={shown(self.reader)} must be a ReaderConfig")
+
+
+def _require_class_weight(value: object) -> None:
+    if value is None:
+        return
+    good = isinstance(value, Mapping) and len(value) > 0
+    require(good, f"class_weight={shown(value)} must map classes to weights")
+    for name, weight in dict(value).items():  # type: ignore[call-overload]
+        good = isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 <= weight < math.inf
+        require(good, f"class_weight[{shown(name)}]={shown(weight)} must be a number of at least 0")

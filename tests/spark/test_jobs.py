@@ -65,7 +65,7 @@ def test_train_runs_on_executors_that_are_processes_of_their_own(digits_dataset,
     ("job", "arguments", "message"),
     [
         ("prepare", ["labels=x"], "unknown option 'labels'; did you mean 'label'?"),
-        ("train", ["epoch=3"], "unknown option 'epoch'; did you mean 'epochs'?"),
+        pytest.param("train", ["epoch=3"], "unknown option 'epoch'; did you mean 'epochs'?", marks=pytest.mark.soak),
         ("train", ["dataset=nowhere"], "no prepared dataset at "),
         ("score", ["source={path: nowhere}"], "source .* cannot be read"),
     ],
@@ -111,11 +111,10 @@ def test_the_jobs_run_from_a_zip_without_the_package_installed(tmp_path) -> None
     assert pq.read_table(tmp_path / "scored").num_rows == 60
 
 
-def test_a_failing_rank_prints_its_traceback_and_exits_with_1(tmp_path) -> None:
+def test_a_failing_rank_prints_its_traceback_and_exits_with_1(digits_dataset, tmp_path) -> None:
     (tmp_path / "mine.py").write_text(USER_MODULE + "\ndef broken(ds):\n    return 1 / 0\n")
     sent = ("--py-files", str(tmp_path / "mine.py"))
-    columns = ("features=[x]", "label=y", "keep=[]", "splits=null", "path=data", "source=mine:read")
-    assert submit("prepare", *columns, cwd=tmp_path, options=sent).returncode == 0
-    failed = submit("train", "dataset=data", "build_model=mine:broken", "run_dir=run", cwd=tmp_path, options=sent)
+    broken = (f"dataset={digits_dataset.path}", "build_model=mine:broken", "run_dir=run")
+    failed = submit("train", *broken, cwd=tmp_path, options=sent)
     assert failed.returncode == 1
     assert re.search("error: rank ./2 .*ZeroDivisionError", failed.stdout) and "return 1 / 0" in failed.stdout

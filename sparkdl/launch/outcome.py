@@ -27,16 +27,8 @@ __all__ = [
 
 Kind = Literal["value", "exception", "exit", "signal", "lost", "stopped"]
 
-# What Horovod and Gloo say on a rank that lost its peer.
-SECONDARY_MARKS = (
-    "Horovod has been shut down",
-    "HorovodInternalError",
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "/gloo/",
-    "Gloo ",
-    "[gloo]",
-)
+# What Gloo prints before it aborts a process that lost its peer.
+GLOO_MARKS = ("Connection closed by peer", "Connection reset by peer", "/gloo/", "Gloo ", "[gloo]")
 
 HEADLINE_CHARACTERS = 500
 RETURNED = "returned while rank {waiting} waited in a collective operation; every rank must call the same ones"
@@ -60,6 +52,9 @@ class Outcome:
     message: str = ""
     traceback: str = ""
 
+    lost_peer: bool = False
+    """Whether the rank's own exception says that it only lost a peer."""
+
     @property
     def failed(self) -> bool:
         """Whether it failed by itself."""
@@ -77,14 +72,10 @@ class Outcome:
 
 def is_secondary(outcome: Outcome, last_lines: Sequence[str] = ()) -> bool:
     """Whether a rank failed only because it lost a peer, as far as its own words tell."""
-    if outcome.kind == "exception":
-        text = f"{outcome.error_type}\n{outcome.message}\n{outcome.traceback}"
-    elif outcome.kind == "signal" and outcome.code == signal.SIGABRT:
+    if outcome.kind == "signal" and outcome.code == signal.SIGABRT:
         # Gloo aborts natively where nothing catches its exception.
-        text = "\n".join(last_lines)
-    else:
-        return False
-    return any(mark in text for mark in SECONDARY_MARKS)
+        return any(mark in line for mark in GLOO_MARKS for line in last_lines)
+    return outcome.lost_peer
 
 
 def choose_cause(outcomes: Sequence[Outcome], last_lines: Sequence[Sequence[str]] = ()) -> Outcome | None:

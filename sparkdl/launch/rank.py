@@ -20,13 +20,16 @@ import cloudpickle
 
 from sparkdl.errors import SparkDLError
 from sparkdl.launch import events
+from sparkdl.launch.lost_peer import only_lost_its_peer
 from sparkdl.launch.reaper import PR_SET_PDEATHSIG, STACKS_SIGNAL
 from sparkdl.launch.world import world
 from sparkdl.log import log_as_rank
 
 __all__ = ["main"]
-# A recursion error's traceback can be endless; its head and its tail say enough.
+# A recursion error's traceback can be endless; its head and its tail say enough. Both together stay below the size of
+# an event, at up to 12 bytes of JSON for a character.
 MAX_TRACEBACK_CHARACTERS = 60_000
+MAX_MESSAGE_CHARACTERS = 10_000
 NOISY_MODULES = r"(petastorm|tensorflow|keras|horovod|pyarrow|pkg_resources|flatbuffers|google|h5py|ml_dtypes)(\.|$)"
 
 
@@ -44,8 +47,8 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", category=category, module=NOISY_MODULES)
 
 
-def exception_record(error: BaseException) -> dict[str, str]:
-    """An exception as data: type, text and traceback without this module's own frames."""
+def exception_record(error: BaseException) -> dict[str, Any]:
+    """An exception as data: type, text, traceback without this module's own frames, and whether a peer was lost."""
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_globals.get("__file__") == __file__:
         frames = frames.tb_next
@@ -55,9 +58,14 @@ def exception_record(error: BaseException) -> dict[str, str]:
         text = f"{text[:half]}\n[...]\n{text[-half:]}"
     try:
         message = str(error)
-    except Exception as unprintable:  # the user's __str__ is broken: the record must still arrive
+    except BaseException as unprintable:  # the user's __str__ is broken: the record must still arrive
         message = f"<its __str__ raised {type(unprintable).__name__}>"
-    return {"error_type": type(error).__name__, "message": message[:MAX_TRACEBACK_CHARACTERS], "traceback": text}
+    return {
+        "error_type": type(error).__name__,
+        "message": message[:MAX_MESSAGE_CHARACTERS],
+        "traceback": text,
+        "lost_peer": only_lost_its_peer(error),
+    }
 
 
 def write_error(error: BaseException, result: IO[bytes]) -> None:
@@ -75,25 +83,60 @@ def exit_code(stop: SystemExit) -> tuple[int, str]:
     """What `sys.exit` asked for: its code, and the text it was given instead of one."""
     if stop.code is None:
         return 0, ""
-    return (stop.code, "") if isinstance(stop.code, int) else (1, str(stop.code))
+    return (int(stop.code), "") if isinstance(stop.code, int) else (1, str(stop.code)[:MAX_MESSAGE_CHARACTERS])
+
+
+def end_if_forked(rank: int, error: BaseException | None = None) -> None:
+    """End this process as Python would, if the function forked it: only the rank itself has a value and an end."""
+    if os.getpid() == rank:
+        return
+    code, said = 0, ""
+    if isinstance(error, SystemExit):
+        code, said = exit_code(error)
+    elif error is not None:
+        code, said = 1, "".join(traceback.format_exception(error))
+    with contextlib.suppress(Exception):
+        sys.stderr.write(said)
+    flush_output()
+    os._exit(code)
+
+
+def flush_output() -> None:
+    """Write out what was printed, where the function has left the streams open."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+
+
+def write_value(value: Any, result: IO[bytes]) -> None:
+    """Put a function's value into the result. Raises TypeError if it does not pickle."""
+    try:
+        cloudpickle.dump(value, result)
+    except Exception as error:
+        what = f"cannot pickle the function's value, of type {type(value).__name__}, to send it to the driver"
+        raise TypeError(f"{what}: {error}") from error
+    result.flush()
 
 
 def call(task: IO[bytes], result: IO[bytes]) -> dict[str, Any]:
     """Call the pickled function; its value goes to `result`, how it ended is returned."""
+    rank = os.getpid()
     try:
         fn, args, kwargs = pickle.load(task)
         value = fn(*args, **kwargs)
-        cloudpickle.dump(value, result)
-        result.flush()
+        end_if_forked(rank)
+        write_value(value, result)
         return {"kind": "value"}
     except SystemExit as stop:
+        end_if_forked(rank, stop)
         code, said = exit_code(stop)
         if code == 0:
             cloudpickle.dump(None, result)
             result.flush()
             return {"kind": "value"}
-        return {"kind": "exit", "code": code, "message": said}
+        return {"kind": "exit", "code": code, "message": said, "lost_peer": only_lost_its_peer(stop)}
     except BaseException as error:  # a rank's end is data, whatever it is
+        end_if_forked(rank, error)
         write_error(error, result)
         return {"kind": "exception", **exception_record(error)}
 
@@ -111,7 +154,6 @@ def main(descriptors: list[int]) -> int:
     events.announce({"type": "started", "pid": os.getpid()})
     with os.fdopen(task_fd, "rb") as task, os.fdopen(result_fd, "wb") as result:
         ended = call(task, result)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_output()
     events.announce({"type": "ended", **ended})
     return 0 if ended["kind"] == "value" else int(ended.get("code", 1))

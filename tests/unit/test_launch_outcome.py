@@ -10,13 +10,18 @@ from sparkdl.launch.outcome import Outcome, choose_cause, headline, is_secondary
 VALUE = Outcome(rank=0, host="a", kind="value")
 STOPPED = Outcome(rank=0, host="a", kind="stopped")
 USER = Outcome(rank=1, host="b", kind="exception", error_type="ValueError", message="boom\nmore", traceback="Trace\n")
-LOST_PEER = Outcome(
-    rank=2, host="a", kind="exception", error_type="UnknownError", message="Horovod has been shut down. This was ..."
-)
-INTERNAL = Outcome(rank=3, host="a", kind="exception", error_type="HorovodInternalError", message="x")
+LOST_PEER = Outcome(rank=2, host="a", kind="exception", error_type="UnknownError", message="shut down", lost_peer=True)
+INTERNAL = Outcome(rank=3, host="a", kind="exception", error_type="HorovodInternalError", lost_peer=True)
 WRAPPED = Outcome(
-    rank=2, host="a", kind="exception", error_type="RuntimeError", message="step", traceback="HorovodInternalError: x"
+    rank=2,
+    host="a",
+    kind="exception",
+    error_type="RuntimeError",
+    message="step",
+    traceback="HorovodInternalError: x",
+    lost_peer=True,
 )
+OBEDIENT = Outcome(rank=2, host="a", kind="exit", code=1, lost_peer=True)
 KILLED = Outcome(rank=1, host="b", kind="signal", code=signal.SIGKILL)
 EXITED = Outcome(rank=1, host="b", kind="exit", code=3)
 GONE = Outcome(rank=4, host="c", kind="lost")
@@ -35,6 +40,7 @@ GLOO_LINES = [[], [], [], [], [], ["what():  [/tmp/gloo/transport/tcp/pair.cc:58
         ([KILLED, USER], [], KILLED),
         ([INTERNAL, KILLED], [], KILLED),
         ([WRAPPED, EXITED], [], EXITED),
+        ([OBEDIENT, KILLED], [], KILLED),
         ([LOST_PEER, GONE], [], GONE),
         ([LOST_PEER, INTERNAL, STOPPED], [], LOST_PEER),
         ([ABORTED, EXITED], GLOO_LINES, EXITED),
@@ -60,7 +66,7 @@ def test_a_failure_is_told_in_one_line(outcome, line):
 
 
 def test_an_exception_that_is_not_horovods_is_never_secondary():
-    assert not is_secondary(USER, ["Horovod has been shut down"])
+    assert not is_secondary(USER, ["Connection closed by peer"])
 
 
 def test_the_error_carries_rank_host_and_traceback():

@@ -5,6 +5,7 @@ Runs on the driver. Messages arrive from any thread; one thread watches.
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -25,7 +26,11 @@ __all__ = ["Limits", "Monitor", "OnEvent", "shown_line"]
 OnEvent = Callable[[int, dict[str, Any]], None]
 """Takes an event of a rank. Called one at a time."""
 
+log = logging.getLogger(__name__)
+
 LAST_LINES = 100
+# Of a line in an error; the log file has all of it.
+LINE_CHARACTERS = 1000
 # A rank that lost its peer can be heard before the peer's own failure is.
 SECONDARY_GRACE_S = 3.0
 # Stopping takes two seconds at most; ranks that are silent after this are given up.
@@ -73,6 +78,9 @@ class Monitor:
         self._last_events: dict[int, float] = {}
         self._lines: list[deque[str]] = [deque(maxlen=LAST_LINES) for _ in range(size)]
         self._first_failure: float | None = None
+        self._error: LaunchError | None = None
+        # Ranks whose function has returned while their processes still end.
+        self._ending: set[int] = set()
         self.hosts: dict[int, str] = {}
         self.stacks: dict[int, str] = {}
         self.stall: Stall | None = None
@@ -88,13 +96,19 @@ class Monitor:
         """Take one rank's message, from any thread; it never waits for the terminal or the user's function."""
         kind, now = message["type"], time.monotonic()
         if kind == "line":
-            self._lines[rank].append(message["text"])
+            self._lines[rank].append(message["text"][:LINE_CHARACTERS])
             line = shown_line(rank, message["text"], self._log)
             if line is not None:
                 self._teller.line(line)
             return
         if kind == "event":
             self._teller.event(rank, message["event"])
+        if kind == "overrun":
+            log.warning(
+                "rank %d was ended %g s after its function returned: threads or exit handlers of it still ran",
+                rank,
+                message["seconds"],
+            )
         with self._changed:
             if kind == "event":
                 self._last_events[rank] = now
@@ -105,6 +119,8 @@ class Monitor:
                 quiet_s = now - self._last_events.get(rank, -float("inf"))
                 idle_s = min(message["idle_s"], quiet_s)
                 self._beats[rank] = Beat(heard_at=now, idle_s=idle_s, stopped=message["stopped"])
+            elif kind == "returned":
+                self._ending.add(rank)
             elif kind == "stacks":
                 self.stacks[rank] = message["text"]
             elif kind == "outcome":
@@ -117,6 +133,12 @@ class Monitor:
             self._outcomes.setdefault(rank, Outcome(rank=rank, host=self.hosts.get(rank, ""), kind="lost"))
             self._changed.notify_all()
 
+    def give_up(self, error: LaunchError) -> None:
+        """Have `watch` raise this error."""
+        with self._changed:
+            self._error = self._error or error
+            self._changed.notify_all()
+
     def wake(self) -> None:
         """Have `watch` look again."""
         with self._changed:
@@ -127,13 +149,16 @@ class Monitor:
     ) -> None:
         """Return when every rank has an outcome, or no more can come; stop all ranks once one has failed or stalled.
 
-        Raises LaunchError if ranks have not started in time, and whatever `on_event` raised; the caller stops them.
+        Raises LaunchError if ranks have not started in time, what `give_up` was told, and whatever `on_event` raised;
+        the caller stops them.
         """
         start_limit = time.monotonic() + self._limits.start_timeout_s
         stopped_at: float | None = None
         stacks_limit = 0.0
         while True:
             with self._changed:
+                if self._error:
+                    raise self._error
                 if len(self._outcomes) == self._size or not alive() or self._teller.error:
                     break
                 self._changed.wait(min(POLL_S, max(0.0, start_limit - time.monotonic()) or POLL_S))
@@ -197,11 +222,13 @@ class Monitor:
         with self._changed:
             if self.failures:
                 return False
-            running = {rank: beat for rank, beat in self._beats.items() if rank not in self._outcomes}
+            left = self._outcomes.keys() | self._ending
+            running = {rank: beat for rank, beat in self._beats.items() if rank not in left}
             idle = stalled_ranks(running, now, self._limits.stall_timeout_s)
             if idle:
+                returned = sorted({*self.returned, *self._ending})
                 self.stall = Stall(
-                    beats=running, idle=idle, stall_timeout_s=self._limits.stall_timeout_s, returned=self.returned
+                    beats=running, idle=idle, stall_timeout_s=self._limits.stall_timeout_s, returned=returned
                 )
             return bool(idle)
 

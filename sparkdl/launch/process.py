@@ -25,15 +25,17 @@ from sparkdl.launch.world import World
 __all__ = ["RankProcess", "Report"]
 
 Report = Callable[[dict[str, Any]], None]
-"""Takes a rank's messages: started, beat, line, event, stacks, and at last outcome. Called from several threads."""
+"""Takes a rank's messages: started, beat, line, event, stacks, returned (its function has, the process has not ended
+yet), overrun (it did not in time), and at last outcome. Called from several threads."""
 
 TERMINATE_S = 2.0
 # Time for exit handlers after the function returned: Horovod's shutdown, TensorFlow's teardown, the user's threads.
 EXIT_S = 10.0
 # The reaper's own limit for descendants that do not die, and some more.
 REAPER_LIMIT_S = 8.0
-# The readers' pipes end with the processes that write to them.
+# The readers' pipes end with the processes that write to them; what the rank itself has written is read at once.
 DRAIN_S = 2.0
+LAST_WORDS_S = 0.5
 STACKS_LIMIT_S = 2.0
 MAX_LINE_BYTES = 1 << 16
 
@@ -41,6 +43,7 @@ MAX_LINE_BYTES = 1 << 16
 # the working folder before all other places (as ''), where any yaml.py of the user's would hide the library's.
 START = """\
 import sys
+sys.path[:] = filter(None, sys.path)
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 spec = PathFinder.find_spec("reaper", [sys.argv[1]])
@@ -49,7 +52,6 @@ spec.loader.exec_module(reaper)
 launcher, output, *descriptors = map(int, sys.argv[2:])
 reaper.become_rank(launcher, output)
 del sys.modules[spec.name]
-sys.path[:] = filter(None, sys.path)
 from sparkdl.launch.rank import main
 sys.exit(main(descriptors))
 """
@@ -180,28 +182,33 @@ class RankProcess:
                 if message.get("type") != "ended":
                     self._report({**message, "host": self._place.host} if message["type"] == "started" else message)
                     continue
+                if self._stopped:  # whatever it says: that is why it ended
+                    message = {"kind": "stopped"}
                 self._ended = message
                 if message["kind"] == "value":
-                    self._after(EXIT_S, self._command, KILL)
-                else:  # its peers wait for it: tell at once, do not wait for its exit handlers
+                    self._report({"type": "returned"})
+                    self._after(EXIT_S, self._overrun)
+                elif (
+                    message["kind"] != "stopped"
+                ):  # its peers wait for it: tell at once, do not wait for its exit handlers
                     self._report_outcome()
                     self.stop()
 
     def _follow_reaper(self, readers: list[threading.Thread]) -> None:
         assert self._reaper.stdout is not None and self._reaper.stdin is not None
-        status, stopped = None, False
+        exited = False
         for line in self._reaper.stdout:
             message = json.loads(line)
-            if message["type"] == "gone":
-                status, stopped = message["status"], self._stopped  # before its end, that is: because of it
+            if message["type"] == "exited":
+                exited, stopped = True, self._stopped  # before its end, that is: because of it
+                for reader in readers:
+                    reader.join(LAST_WORDS_S)
+                self._died(os.waitstatus_to_exitcode(message["status"] or 0), stopped)
             else:
                 self._report(message)
         code = self._reaper.wait()
-        if status is None:  # the reaper itself was killed, and the kernel has killed the rank
-            stopped = self._stopped
+        if not exited:  # the reaper itself was killed, and the kernel has killed the rank
             _kill_marked(self._mark)
-        else:
-            code = os.waitstatus_to_exitcode(status)
         for timer in self._timers:
             timer.cancel()
         for reader in readers:
@@ -209,18 +216,24 @@ class RankProcess:
         with self._lock:
             self._reaper.stdin.close()
         self._reaper.stdout.close()
-        if self._ended is None:
-            self._ended = self._died(code, stopped)
-            self._report_outcome()
-        elif self._ended["kind"] == "value":
+        self._died(code, self._stopped)
+        if self._ended is not None and self._ended["kind"] in ("value", "stopped"):
             self._report_outcome()
         self._done.set()
 
-    @staticmethod
-    def _died(code: int, stopped: bool) -> dict[str, Any]:
+    def _died(self, code: int, stopped: bool) -> None:
+        """Take note of the process's end, unless the rank itself has told how it ended."""
+        if self._ended is not None:
+            return
         if stopped:
-            return {"kind": "stopped"}
-        return {"kind": "signal", "code": -code} if code < 0 else {"kind": "exit", "code": code}
+            self._ended = {"kind": "stopped"}
+            return
+        self._ended = {"kind": "signal", "code": -code} if code < 0 else {"kind": "exit", "code": code}
+        self._report_outcome()
+
+    def _overrun(self) -> None:
+        self._report({"type": "overrun", "seconds": EXIT_S})
+        self._command(KILL)
 
     def _report_outcome(self) -> None:
         assert self._ended is not None

@@ -5,7 +5,8 @@ before anything else is loaded, so that it costs little and nothing that the ran
 is gone, a stop signal) can hold it up.
 
 The launcher writes one byte for each command to its standard input; when that ends, or the launcher dies, everything is
-ended. It writes JSON lines to its standard output: `beat` every two seconds, and `gone` at the end.
+ended. It writes JSON lines to its standard output: `beat` every two seconds, and `exited` when the rank
+has; it ends itself when all descendants are gone.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Usage:
     """Seconds that its main thread has used."""
 
     total: float
-    """Seconds that all its threads, and its descendants, have used."""
+    """Seconds that all its threads and its descendants have used, those that have ended included."""
 
 
 def made_progress(before: Usage, now: Usage) -> bool:
@@ -130,8 +131,12 @@ class _Reaper:
                 idle = 0.0 if made_progress(before, usage) else idle + usage.at - before.at
                 before = usage
                 _say({"type": "beat", "idle_s": idle, "stopped": _state(self._rank) in "Tt"}, wait=False)
-        self._end_all()
-        _say({"type": "gone", "status": self._status}, wait=True)
+        if self._status is None:
+            self._signal_rank(signal.SIGKILL)
+            self._await_rank()
+        # At once: what the rank left behind may take its time, and its peers fail meanwhile.
+        _say({"type": "exited", "status": self._status}, wait=True)
+        self._end_descendants()
         os._exit(0)
 
     def _hear(self, descriptor: int) -> bool:
@@ -172,9 +177,14 @@ class _Reaper:
             if process == self._rank:
                 self._status = status
 
-    def _end_all(self) -> None:
-        """End the rank, then all its descendants, wherever they hid: they have become this process's children."""
-        self._signal_rank(signal.SIGKILL)
+    def _await_rank(self) -> None:
+        began = time.monotonic()
+        while self._status is None and time.monotonic() < began + DESCENDANTS_LIMIT_S:
+            time.sleep(0.01)
+            self._reap()
+
+    def _end_descendants(self) -> None:
+        """End what the rank started, wherever it hid: those processes have become this one's children."""
         began, asked = time.monotonic(), False
         while self._reap() and time.monotonic() < began + DESCENDANTS_LIMIT_S:
             kill = time.monotonic() > began + DESCENDANTS_TERMINATE_S
@@ -205,14 +215,17 @@ def _state(process: int) -> str:
     return (_stat(f"/proc/{process}/stat") or ["?"])[0]
 
 
-def _seconds(path: str) -> float:
+def _seconds(path: str, *, ended: bool = False) -> float:
+    """The processor time of a thread or process, and that of its children that have ended, if wanted."""
     fields = _stat(path)
-    # utime and stime of proc(5), in clock ticks.
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
+    # utime, stime, cutime and cstime of proc(5), in clock ticks.
+    return sum(map(int, fields[11 : 15 if ended else 13])) / os.sysconf("SC_CLK_TCK")
 
 
 def _usage(rank: int) -> Usage:
-    total = sum(_seconds(f"/proc/{process}/stat") for process in _descendants(os.getpid()))
+    own = os.times()
+    total = own.children_user + own.children_system  # of those that this process has reaped
+    total += sum(_seconds(f"/proc/{process}/stat", ended=True) for process in _descendants(os.getpid()))
     return Usage(at=time.monotonic(), main=_seconds(f"/proc/{rank}/task/{rank}/stat"), total=total)
 
 

@@ -6,6 +6,7 @@ Runs on the driver. The job itself runs in a thread, so that the driver can watc
 from __future__ import annotations
 
 import contextlib
+import pickle
 import re
 import time
 import uuid
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from sparkdl.errors import SparkDLError
 from sparkdl.launch import versions
 from sparkdl.launch.monitor import Monitor
-from sparkdl.launch.task import TaskPlan, run_rank
+from sparkdl.launch.task import TaskPlan
 from sparkdl.spark_errors import own_error_in
 
 if TYPE_CHECKING:
@@ -110,12 +111,25 @@ class BarrierJob:
             context.setLocalProperty("spark.job.description", cast(str, before))  # null removes it
 
     def _collect(self) -> None:
-        plan, task = self._plan, self._task  # the closure must not hold the session
+        # The closure must not hold the session, nor anything that another version of sparkdl could not unpickle.
+        plan, task, version = pickle.dumps(self._plan), self._task, self._plan.versions["sparkdl"]
 
         def rank_task(batches: Iterable[Any]) -> Iterable[Any]:
             for _ in batches:  # Spark reuses a Python worker only if it has read all of its input
                 pass
-            run_rank(plan, task)
+            import pickle
+
+            import sparkdl
+            from sparkdl.errors import LaunchError
+
+            if sparkdl.__version__ != version:
+                raise LaunchError(
+                    f"the driver has sparkdl {version}, but the executors have sparkdl {sparkdl.__version__}; send the "
+                    "driver's with --py-files, or install the same version in the executors' environment"
+                )
+            from sparkdl.launch.task import run_rank
+
+            run_rank(pickle.loads(plan), task)
             return iter(())
 
         ranks = self._spark.range(self._size, numPartitions=self._size)

@@ -126,6 +126,10 @@ def other_sparkdl(folder: Path) -> None:
     text = (package / "__init__.py").read_text()
     assert f'__version__ = "{sparkdl.__version__}"' in text
     (package / "__init__.py").write_text(text.replace(sparkdl.__version__, "0.0.7"))
+    # What the driver sends could not even be read there.
+    task = (package / "launch" / "task.py").read_text()
+    assert "class TaskPlan:" in task
+    (package / "launch" / "task.py").write_text(task.replace("TaskPlan", "Plan"))
 
 
 def other_distribution(name: str):
@@ -140,7 +144,10 @@ def other_distribution(name: str):
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (other_sparkdl, f"the driver has sparkdl {sparkdl.__version__}, but .* sparkdl 0.0.7; send .* --py-files"),
+        (
+            other_sparkdl,
+            f"the driver has sparkdl {sparkdl.__version__}, but the executors have sparkdl 0.0.7; send .* --py-files",
+        ),
         (other_distribution("tensorflow"), "the driver has TensorFlow .*, but .* TensorFlow 1.2.3; spark.pyspark.pyth"),
         (other_distribution("keras"), "the driver has Keras .*, but .* Keras 1.2.3; spark.pyspark.python"),
         (other_distribution("horovod"), "the driver has Horovod .*, but .* Horovod 1.2.3; spark.pyspark.python"),

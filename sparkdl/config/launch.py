@@ -82,5 +82,9 @@ class LaunchConfig:
         for name, value in self.env.items():
             good = isinstance(name, str) and isinstance(value, str)
             require(good, f"env[{shown(name)}]={shown(value)}: names and values must be strings")
+            good = name != "" and "=" not in name and "\0" not in name + value
+            require(
+                good, f"env[{shown(name)}]={shown(value)} is no environment variable: no name holds '=', nothing \\0"
+            )
         own_gpus = self.gpus_per_worker > 0 and "CUDA_VISIBLE_DEVICES" in self.env
         require(not own_gpus, "env must not set CUDA_VISIBLE_DEVICES with gpus_per_worker: each rank gets its own")

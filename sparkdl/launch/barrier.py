@@ -102,7 +102,11 @@ def run_barrier(
 
     def on_message(rank: int, message: dict[str, Any], body: bytes) -> None:
         if message["type"] == "value":
-            values.add(rank, body)
+            try:
+                values.add(rank, body)
+            except OSError as error:
+                what = f"the driver cannot keep the value of rank {rank}: {error}"
+                monitor.give_up(LaunchError(f"{what}; return less, or set TMPDIR to a folder with more space"))
         else:
             monitor.receive(rank, message)
 
@@ -178,8 +182,8 @@ def _follow(
         if box is not None:
             box.tell_all({"type": word})
 
-    job.start(description)
     try:
+        job.start(description)
         monitor.watch(stop=partial(tell, "stop"), ask_stacks=partial(tell, "stacks"), alive=alive)
         if job.settled and box is not None:
             box.catch_up(CATCH_UP_S)

@@ -7,6 +7,7 @@ give signs of life, so that a host that vanished, or a process that is stopped, 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import struct
@@ -19,6 +20,8 @@ from typing import Any, Protocol
 from sparkdl.launch.frame import MAX_FRAME_BYTES, decode, encode
 
 __all__ = ["ControlServer", "Link", "OnMessage", "SocketLink"]
+
+log = logging.getLogger(__name__)
 
 OnMessage = Callable[[int, dict[str, Any], bytes], None]
 """Takes a rank's message with its body. Called one at a time for each rank, in the order sent."""
@@ -212,7 +215,10 @@ class ControlServer:
                 connection = self._listener.accept()
             except OSError:
                 continue
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            try:
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            except RuntimeError:  # this process may start no more threads now: the peer tries again, or is lost
+                connection.close()
 
     def _serve(self, connection: Connection) -> None:
         with connection:
@@ -233,7 +239,10 @@ class ControlServer:
             said = list(self._said)
         for message in said:
             link.send(message)
-        while (received := link.receive_with_body()) is not None:
-            self._on_message(rank, *received)
+        try:
+            while (received := link.receive_with_body()) is not None:
+                self._on_message(rank, *received)
+        except Exception:  # without this message the rest would make no sense
+            log.exception("the driver cannot take a message of rank %d; it counts as lost", rank)
         if not self._closed.is_set():
             self._on_lost(rank)

@@ -12,13 +12,13 @@ from typing import Any
 
 from sparkdl import storage
 from sparkdl.config import LaunchConfig
-from sparkdl.errors import ConfigError, SparkDLError, shown
+from sparkdl.errors import ConfigError, SparkDLError, WorkerError, shown
 from sparkdl.launch.barrier import active_session, available_workers, run_barrier, task_cpus
 from sparkdl.launch.closure import MAX_CLOSURE_BYTES, pickled_task
 from sparkdl.launch.environment import Settings
 from sparkdl.launch.local import cores_per_rank, run_local
 from sparkdl.launch.monitor import Limits, Monitor, OnEvent
-from sparkdl.launch.outcome import is_secondary, lost_peer_error, worker_error
+from sparkdl.launch.outcome import is_secondary, lost_peer_error, named, worker_error
 from sparkdl.launch.rank_log import launch_folder_name, rank_log_path
 from sparkdl.launch.values import Values
 
@@ -78,7 +78,7 @@ def launch_ranks(
         with Monitor(size, limits, log=launch.log, on_event=on_event) as monitor:
             job_error = _run(task, size, launch, monitor, values, description, log_folder)
         _raise_cause(monitor, values, size, job_error, log_folder)
-        return [values.load(rank) for rank in range(size)]
+        return [_value(values, rank, size, monitor.hosts) for rank in range(size)]
 
 
 def _run(
@@ -128,6 +128,15 @@ def _raise_cause(monitor: Monitor, values: Values, size: int, job_error: str, lo
         if error is not None:
             raise error from failure
     raise failure
+
+
+def _value(values: Values, rank: int, size: int, hosts: Mapping[int, str]) -> Any:
+    try:
+        return values.load(rank)
+    except (Exception, SystemExit) as error:  # its class may live only where the rank ran
+        host = hosts.get(rank, "")
+        what = f"returned a value that the driver cannot load: {type(error).__name__}: {error}"
+        raise WorkerError(f"{named([rank], size, host)} {what}", rank=rank, host=host) from error
 
 
 def _own_error(values: Values, rank: int) -> SparkDLError | None:

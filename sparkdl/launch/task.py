@@ -153,20 +153,24 @@ def run_rank(plan: TaskPlan, task: Broadcast[bytes]) -> None:
         if problem is not None:
             _refuse(link, worlds[rank], problem)
             return
-        if rendezvous:
-            rendezvous.open(worlds)
-        log = None
-        if plan.log_folder is not None:
-            log = stack.enter_context(RankLog.of(plan.log_folder, worlds[rank]))
-        env = _environment(plan, worlds, rank, (meetings[0].address, meetings[0].port), gpus)
-        _run_process(link, worlds[rank], task.value, env, log)
+        try:
+            if rendezvous:
+                rendezvous.open(worlds)
+            log = None
+            if plan.log_folder is not None:
+                log = stack.enter_context(RankLog.of(plan.log_folder, worlds[rank]))
+            env = _environment(plan, worlds, rank, (meetings[0].address, meetings[0].port), gpus)
+            _run_process(link, worlds[rank], task.value, env, log)
+        except Exception as error:  # no space, no more processes: told as what it is, and not as a host that is lost
+            what = f"rank {rank} cannot be run on {host}: {type(error).__name__}: {error}"
+            _refuse(link, worlds[rank], what)
 
 
 def connect(plan: TaskPlan, rank: int, host: str) -> Link:
     """The way to the driver: its port, or else the run's folder. Raises LaunchError where there is neither."""
     try:
         return SocketLink.to(plan.control, plan.key, rank)
-    except (OSError, EOFError, AuthenticationError) as error:
+    except (OSError, EOFError, AuthenticationError, AssertionError) as error:
         if plan.mailbox is None:
             name, port = plan.control
             raise LaunchError(

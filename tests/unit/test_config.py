@@ -48,6 +48,8 @@ def test_a_bad_training_option_is_refused(options: dict, message: str) -> None:
         ({"num_workers": 2, "stall_timeout_s": 0.5}, "stall_timeout_s=0.5"),
         ({"num_workers": 2, "env": {"A": 1}}, "must be strings"),
         ({"num_workers": 2, "env": "A=1"}, "must map names"),
+        ({"num_workers": 2, "env": {"A=B": "1"}}, "no environment variable"),
+        ({"num_workers": 2, "env": {"A": "1\0"}}, "no environment variable"),
         ({"num_workers": 2, "local": "maybe"}, "local='maybe' must be True or False"),
         ({"num_workers": 2, "stall_timeout_s": "x"}, "stall_timeout_s='x'"),
         ({"num_workers": 2, "gpus_per_worker": -1}, "gpus_per_worker=-1 must be a whole number of at least 0"),

@@ -46,8 +46,8 @@ class LaunchConfig:
 
     stall_timeout_s: float = 300.0
     """Seconds that a rank may go without progress before the run fails: its process is stopped, or neither its main
-    thread (1 % of a core) nor all its threads and child processes together (30 %) use the processor, and it emits no
-    event. Waiting for another rank is no progress. `float("inf")` waits for ever."""
+    thread (1 % of a core), nor all its threads together (30 %), nor the processes that it started (10 %) use the
+    processor, and it emits no event. Waiting for another rank is no progress. `float("inf")` waits for ever."""
 
     env: Mapping[str, str] = field(default_factory=dict)
     """Environment variables for the rank processes, set before TensorFlow is imported."""

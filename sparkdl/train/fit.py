@@ -26,6 +26,7 @@ from sparkdl.report import TrainingProgress
 from sparkdl.train.checkpoint import sweep_checkpoints
 from sparkdl.train.class_weight import class_weights
 from sparkdl.train.run_dir import RunDir
+from sparkdl.train.run_lock import RunLock
 from sparkdl.train.trainer import EvaluateTask, TrainTask, evaluate_rank, train_rank
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def fit(
 
     Raises:
         ConfigError: more workers than lanes, no label.
-        CheckpointError: run_dir holds another run, or cannot be written; `config.resume` says what may be there.
+        CheckpointError: run_dir holds another run, cannot be written, or another driver is training there;
+            `config.resume` says what may be there.
         ModelError: the model cannot be trained exactly; the message names why.
         LaunchError: the ranks could not be started.
         WorkerError: a rank failed: its traceback is in the message.
@@ -83,15 +85,18 @@ def fit(
     run.begin(run_record(config, dataset), config.resume)
     history = run.result(config.epochs)
     if history is None:
-        history = _train(TrainTask(build_model=build_model, dataset=dataset, config=config, run=run), launch)
-        run.finish(history, config.epochs)
+        task = TrainTask(build_model=build_model, dataset=dataset, config=config, run=run)
+        with RunLock(run.path, run.driver) as lock:
+            history = _train(task, launch, lock)
+            run.finish(history, config.epochs)
     return TrainResult(history, run.model, run.best_model if config.checkpoint.monitor else None)
 
 
-def _train(task: TrainTask, launch: LaunchConfig) -> list[dict[str, Any]]:
+def _train(task: TrainTask, launch: LaunchConfig, lock: RunLock) -> list[dict[str, Any]]:
     """The history, after as many restarts as it took and `max_restarts` allows."""
     run, restarts = task.run, task.config.max_restarts
     for attempt in range(restarts + 1):
+        lock.check()
         # Nobody writes here now: what is not committed belongs to nobody.
         sweep_checkpoints(run.checkpoints, keep=task.config.checkpoint.keep)
         task = dataclasses.replace(task, checkpoint=run.latest_checkpoint())

@@ -57,6 +57,11 @@ class RunDir:
         return storage.join(self.path, "history.json")
 
     @property
+    def driver(self) -> str:
+        """Which driver trains the run now; not there while none does."""
+        return storage.join(self.path, "driver.json")
+
+    @property
     def finished(self) -> str:
         """There once the run is finished: after how many epochs, as JSON."""
         return storage.join(self.path, "finished.json")

@@ -1,0 +1,134 @@
+"""One driver at a time for a run: a file in its folder says who trains it, and is renewed while that driver lives.
+
+Runs on the driver. Works on object stores, which lock nothing: two drivers that start within the same moment are told
+apart by who wrote last.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from typing import Any
+
+import psutil
+
+from sparkdl import storage
+from sparkdl.errors import CheckpointError
+
+__all__ = ["RunLock"]
+
+log = logging.getLogger(__name__)
+
+BEAT_S = 5.0
+# A driver on another machine that is silent for so long is taken for dead: longer than pauses of machines and stores.
+EXPIRY_S = 60.0
+POLL_S = 0.5
+
+
+class RunLock:
+    """Held by the driver that trains a run; a context manager. A driver that died is known as such and succeeded.
+
+    Entering raises CheckpointError if another driver is alive; on another machine that takes a sign of life to tell.
+    """
+
+    def __init__(self, run_dir: str, file: str) -> None:
+        self._run_dir = run_dir
+        self._file = file
+        self._token = uuid.uuid4().hex
+        self._beat = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name=f"lock of {run_dir}", daemon=True)
+
+    def __enter__(self) -> RunLock:
+        self._await_others()
+        self._write()
+        self.check()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        if self._is_held():
+            storage.delete_file(self._file)
+
+    def check(self) -> None:
+        """Raise CheckpointError if another driver took this one for dead, or came at the same moment."""
+        if not self._is_held():
+            raise self._refusal(self._read() or {})
+
+    def _await_others(self) -> None:
+        found = self._read()
+        if found is None or _has_died(found):
+            return
+        log.info("run_dir=%s was trained by %s; listening whether it still is", self._run_dir, _named(found))
+        limit = time.monotonic() + EXPIRY_S
+        while time.monotonic() < limit:
+            time.sleep(POLL_S)
+            again = self._read()
+            if again is None or _has_died(again):
+                return
+            if again != found:
+                raise self._refusal(again)
+
+    def _refusal(self, found: dict[str, Any]) -> CheckpointError:
+        return CheckpointError(
+            f"run_dir={self._run_dir} is being trained by {_named(found)}; wait for it, or choose another folder"
+        )
+
+    def _is_held(self) -> bool:
+        return (self._read() or {}).get("token") == self._token
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            return dict(json.loads(storage.read_bytes(self._file)))
+        except FileNotFoundError:
+            return None
+        except ValueError:  # no driver of ours writes such a file
+            return {}
+
+    def _write(self) -> None:
+        content = {
+            "token": self._token,
+            "host": socket.gethostname(),
+            "machine": _machine(),
+            "pid": os.getpid(),
+            "started": psutil.Process().create_time(),
+            "beat": self._beat,
+        }
+        storage.write_atomic(self._file, json.dumps(content).encode(), durable=False)
+
+    def _keep(self) -> None:
+        while not self._ended.wait(BEAT_S):
+            try:
+                if not self._is_held():
+                    return
+                self._beat += 1
+                self._write()
+            except Exception as error:  # stores have errors of their own; the next renewal will tell
+                log.warning("%s cannot be renewed: %s", self._file, error)
+
+
+def _machine() -> str:
+    """Names what process ids belong to: a boot of a machine, and one of its containers."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return f"{file.read().strip()}/{os.stat('/proc/self/ns/pid').st_ino}"
+
+
+def _has_died(found: dict[str, Any]) -> bool:
+    """Whether a driver on this machine has ended; of another machine's nothing is known."""
+    if found.get("machine") != _machine():
+        return False
+    try:
+        return psutil.Process(found["pid"]).create_time() != found["started"]
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _named(found: dict[str, Any]) -> str:
+    return f"process {found.get('pid', 'unknown')} on {found.get('host', 'an unknown host')}"

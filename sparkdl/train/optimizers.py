@@ -1,4 +1,4 @@
-"""Find a model's optimizers, and make them accumulate gradients.
+"""Find a model's optimizers and those within them, and make them accumulate gradients.
 
 Runs in rank processes.
 """
@@ -11,7 +11,7 @@ import keras
 
 from sparkdl.errors import ModelError
 
-__all__ = ["accumulate_gradients", "optimizers_of"]
+__all__ = ["accumulate_gradients", "optimizers_of", "updating_optimizers"]
 
 
 def optimizers_of(model: Any) -> list[Any]:
@@ -23,8 +23,36 @@ def optimizers_of(model: Any) -> list[Any]:
                 for one in _members(value):
                     if isinstance(one, keras.optimizers.Optimizer):
                         found.setdefault(id(one), one)
-    wrapped = {id(getattr(optimizer, "inner_optimizer", None)) for optimizer in found.values()}
+    wrapped = {id(inner) for optimizer in found.values() for inner in _within(optimizer)}
     return [optimizer for optimizer in found.values() if id(optimizer) not in wrapped]
+
+
+def updating_optimizers(optimizer: Any) -> list[Any]:
+    """The optimizers that change weights: the optimizer itself, or those within one that scales losses or combines.
+
+    Raises ModelError where they are not known yet.
+    """
+    inner = _wrapped(optimizer)
+    if inner is None:
+        return [optimizer]
+    if not inner:
+        raise ModelError(
+            f"optimizer {optimizer.name!r} does not say yet which optimizers it combines; give it a "
+            "keras.optimizers.OptimizerMap, or build it in build_model"
+        )
+    return [one for wrapped in inner for one in updating_optimizers(wrapped)]
+
+
+def _wrapped(optimizer: Any) -> list[Any] | None:
+    """The optimizers that one for scaling losses, or for combining several, calls; None for any other."""
+    if hasattr(optimizer, "inner_optimizer"):
+        return [optimizer.inner_optimizer]
+    return list(optimizer.optimizers) if hasattr(optimizer, "optimizers") else None
+
+
+def _within(optimizer: Any) -> list[Any]:
+    inner = _wrapped(optimizer) or []
+    return [*inner, *(one for wrapped in inner for one in _within(wrapped))]
 
 
 def _members(value: Any) -> list[Any]:
@@ -41,8 +69,7 @@ def accumulate_gradients(model: Any, steps: int) -> None:
     """
     if steps == 1:
         return
-    for outer in optimizers_of(model):
-        optimizer = getattr(outer, "inner_optimizer", outer)
+    for optimizer in (one for outer in optimizers_of(model) for one in updating_optimizers(outer)):
         given = optimizer.gradient_accumulation_steps
         if given == steps:
             continue

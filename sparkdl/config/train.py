@@ -51,6 +51,16 @@ class TrainConfig:
     """The weight of each class of the one categorical label, by its name or code; a class that is not named has 1. It
     multiplies the sample weight, in training and not in validation."""
 
+    lr_scaling: str | None = None
+    """None: the learning rate is the user's. "linear": it is multiplied by k, the rows of an update divided by 32, the
+    batch size of Keras' `fit`, for which it is taken to be tuned; "sqrt": by the root of k. The rows of an update are
+    global_batch_size times the steps whose gradients are accumulated; the number of workers is no part of it. What
+    callbacks read and set, and what is saved, is the user's rate; the history holds the product."""
+
+    warmup_epochs: float = 0
+    """The learning rate grows by the same amount with each step over so many epochs: from the user's rate to the scaled
+    one, if that is higher, else from a small one, the whole rate divided by the steps that it takes."""
+
     gradient_accumulation_steps: int = 1
     """Steps whose gradients are averaged into one update, by Keras' own mechanism in every optimizer of the model."""
 
@@ -88,6 +98,10 @@ class TrainConfig:
         good = self.callbacks is None or callable(self.callbacks)
         require(good, "callbacks must be a function that returns a list of Keras callbacks")
         _require_class_weight(self.class_weight)
+        good = self.lr_scaling in (None, "linear", "sqrt")
+        require(good, f"lr_scaling={shown(self.lr_scaling)} must be None, 'linear' or 'sqrt'")
+        good = _is_number(self.warmup_epochs) and 0 <= self.warmup_epochs < math.inf
+        require(good, f"warmup_epochs={shown(self.warmup_epochs)} must be a number of at least 0")
         require_positive("gradient_accumulation_steps", self.gradient_accumulation_steps)
         good = self.compression in (None, "fp16")
         require(
@@ -112,5 +126,9 @@ def _require_class_weight(value: object) -> None:
     good = isinstance(value, Mapping) and len(value) > 0
     require(good, f"class_weight={shown(value)} must map classes to weights")
     for name, weight in dict(value).items():  # type: ignore[call-overload]
-        good = isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 <= weight < math.inf
+        good = _is_number(weight) and 0 <= weight < math.inf
         require(good, f"class_weight[{shown(name)}]={shown(weight)} must be a number of at least 0")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -17,6 +17,7 @@ from sparkdl.launch.events import emit
 from sparkdl.launch.world import World
 from sparkdl.train.collective import max_over_ranks, sum_over_ranks
 from sparkdl.train.exact_step import StepNumbers
+from sparkdl.train.learning_rate import LearningRates
 
 __all__ = ["EpochRecorder", "StopTogether", "rank_callbacks"]
 
@@ -25,22 +26,41 @@ PROGRESS_EVERY_S = 0.2
 
 
 def rank_callbacks(
-    user: Sequence[Any], numbers: StepNumbers, world: World, *, epochs: int, steps: int, rows: int
+    user: Sequence[Any],
+    numbers: StepNumbers,
+    rates: LearningRates,
+    world: World,
+    *,
+    epochs: int,
+    steps: int,
+    rows: int,
 ) -> tuple[list[Any], EpochRecorder]:
-    """The callbacks of a rank, in their order: sums reset first, the user's, stop agreed, then recorded."""
+    """The callbacks of a rank, in their order: sums and rates set first, the user's, stop agreed, then recorded."""
     if not isinstance(user, (list, tuple)):
         raise ConfigError(f"callbacks() must return a list of Keras callbacks, not {type(user).__name__}")
     recorder = EpochRecorder(numbers, world, epochs=epochs, steps=steps, rows=rows)
-    return [_StartEpoch(numbers), *user, StopTogether(numbers), recorder], recorder
+    return [_SetSumsAndRates(numbers, rates, steps=steps), *user, StopTogether(numbers), recorder], recorder
 
 
-class _StartEpoch(keras.callbacks.Callback):  # type: ignore[misc]
-    def __init__(self, numbers: StepNumbers) -> None:
+class _SetSumsAndRates(keras.callbacks.Callback):  # type: ignore[misc]
+    """What comes before the user's callbacks: the epoch's logs get the learning rate before one of them changes it."""
+
+    def __init__(self, numbers: StepNumbers, rates: LearningRates, *, steps: int) -> None:
         super().__init__()
         self._numbers = numbers
+        self._rates = rates
+        self._steps = steps
+        self._epoch = 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch
         self._numbers.start_epoch()
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._rates.start_step(self._epoch * self._steps + batch)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        logs.update(self._rates.of_last_step())
 
 
 class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
@@ -76,7 +96,7 @@ class EpochRecorder(keras.callbacks.Callback):  # type: ignore[misc]
     """Collects the history and sends progress to the driver.
 
     Attributes:
-        history: one dict per epoch: epoch, the reduced logs, lr, seconds, rows_per_second, data_wait_seconds.
+        history: one dict per epoch: epoch, the reduced logs with lr, seconds, rows_per_second, data_wait_seconds.
     """
 
     def __init__(self, numbers: StepNumbers, world: World, *, epochs: int, steps: int, rows: int) -> None:
@@ -118,7 +138,6 @@ class EpochRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         record = {
             "epoch": epoch,
             **{name: _plain(value) for name, value in (logs or {}).items()},
-            "lr": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
             "seconds": float(slowest[0]),
             "rows_per_second": float(self._numbers.row_sum.numpy()) / max(float(slowest[0]), 1e-9),
             "data_wait_seconds": max(0.0, float(slowest[1])),

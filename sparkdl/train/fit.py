@@ -49,7 +49,8 @@ class TrainResult:
     """What `fit` gives back.
 
     Attributes:
-        history: one dict per epoch: epoch, loss, metrics, val_*, lr, seconds, rows_per_second, data_wait_seconds.
+        history: one dict per epoch: epoch, loss, metrics, val_*, seconds, rows_per_second, data_wait_seconds, and lr:
+            the rate with which the epoch's last step was taken (`lr_<name>` for each optimizer of a MultiOptimizer).
         model_dir: the trained model, for predict_udf, transform, evaluate and load_model.
         best_model_dir: the model of the best epoch, where `checkpoint.monitor` asks for it; else None.
     """

@@ -64,6 +64,7 @@ def train_rank(task: TrainTask) -> list[dict[str, Any]]:
     from sparkdl.train.checkpointer import Checkpointer
     from sparkdl.train.collective import broadcast, join_world
     from sparkdl.train.exact_step import build, check_model, exact_steps
+    from sparkdl.train.learning_rate import LearningRates
     from sparkdl.train.loop import train_epochs
     from sparkdl.train.optimizers import accumulate_gradients, optimizers_of
     from sparkdl.train.resume import resume, resume_epoch, start_of, warm_start
@@ -89,9 +90,18 @@ def train_rank(task: TrainTask) -> list[dict[str, Any]]:
 
     train, validation = dataset.split("train"), _validation(dataset, config)
     steps = feed.plan(0).steps
-    with exact_steps(model, here, example, _options(config, dataset)) as numbers:
+    rates = LearningRates(
+        model,
+        lr_scaling=config.lr_scaling,
+        warmup_epochs=config.warmup_epochs,
+        global_batch_size=config.global_batch_size,
+        steps=steps,
+    )
+    with exact_steps(model, here, example, _options(config, dataset)) as numbers, rates.multiplied():
         own = config.callbacks() if config.callbacks else []
-        callbacks, recorder = rank_callbacks(own, numbers, here, epochs=config.epochs, steps=steps, rows=train.rows)
+        callbacks, recorder = rank_callbacks(
+            own, numbers, rates, here, epochs=config.epochs, steps=steps, rows=train.rows
+        )
         if resumed is not None:
             recorder.history.extend(resumed.facts["history"])
         checkpointer = Checkpointer(

@@ -274,7 +274,12 @@ RUNS = {
     "weighted means": (two_heads("mean_with_sample_weight", "sum_over_batch_size", adam_clipped), WEIGHTED, 7, {}),
     "sums": (two_heads("sum", "mean_with_sample_weight", adamw_averaged), WEIGHTED, 7, {}),
     "masked": (masked_model(sgd), TOKENS, 2, {}),
-    "masked adam": (masked_model(adam_clipped, "mean_with_sample_weight"), TOKENS, 16, {}),
+    "masked adam, scaled": (
+        masked_model(adam_clipped, "mean_with_sample_weight"),
+        TOKENS,
+        16,
+        {"lr_scaling": "sqrt", "warmup_epochs": 1.5},
+    ),
     "no reduction": (classifier(sgd, reduction=None), CLASSES, 2, {"gradient_accumulation_steps": 2}),
     "class weights": (classifier(adam_clipped), CLASSES, 6, {"class_weight": {"a": 3.0, 1: 0.5}}),
     "synced norm": (classifier(sgd, norm=True), CLASSES, 2, {"sync_batch_norm": True}),

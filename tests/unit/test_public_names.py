@@ -27,6 +27,7 @@ RANK_SIDE = {
     "sparkdl.train.compiled_step",
     "sparkdl.train.exact_step",
     "sparkdl.train.gradients",
+    "sparkdl.train.learning_rate",
     "sparkdl.train.loop",
     "sparkdl.train.loss_parts",
     "sparkdl.train.metrics",

@@ -9,7 +9,7 @@ import os
 
 from sparkdl.errors import ConfigError, shown
 
-__all__ = ["as_path", "require", "require_positive", "require_seconds", "require_seed"]
+__all__ = ["as_path", "require", "require_positive", "require_seconds", "require_seed", "require_target"]
 
 
 def require(condition: bool, message: str) -> None:
@@ -41,3 +41,8 @@ def require_seed(value: object) -> None:
     """Raise ConfigError unless the value can seed every generator used here."""
     good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
     require(good, f"seed={shown(value)} must be a whole number from 0 to 2**63 - 1")
+
+
+def require_target(value: object) -> None:
+    """Raise ConfigError unless the value names what a model learns to predict."""
+    require(value in ("label", "inputs"), f"target={shown(value)} must be 'label' or 'inputs'")

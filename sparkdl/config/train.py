@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sparkdl.config.checkpoint import CheckpointConfig
-from sparkdl.config.checks import as_path, require, require_positive, require_seed
+from sparkdl.config.checks import as_path, require, require_positive, require_seed, require_target
 from sparkdl.config.reader import ReaderConfig
 from sparkdl.errors import shown
 
@@ -42,6 +42,11 @@ class TrainConfig:
 
     validation: str | None = "val"
     """The split evaluated after each epoch, if the dataset has it; None evaluates nothing."""
+
+    target: str = "label"
+    """What the loss compares the model's outputs with: "label"; or, for autoencoders, "inputs": the bare array of a
+    dataset with one feature, else a dict by the features' names. A label is left out then, and the dataset needs
+    none."""
 
     callbacks: Callable[[], list[Any]] | None = None
     """Called in every rank; returns Keras callbacks. They see logs reduced over all ranks. A callback that writes files
@@ -97,7 +102,10 @@ class TrainConfig:
         require(good, f"validation={shown(self.validation)} must be the name of a split, or None")
         good = self.callbacks is None or callable(self.callbacks)
         require(good, "callbacks must be a function that returns a list of Keras callbacks")
+        require_target(self.target)
         _require_class_weight(self.class_weight)
+        good = self.class_weight is None or self.target == "label"
+        require(good, "class_weight is for a label, and target='inputs' has none; use PrepareConfig(weight=…)")
         good = self.lr_scaling in (None, "linear", "sqrt")
         require(good, f"lr_scaling={shown(self.lr_scaling)} must be None, 'linear' or 'sqrt'")
         good = _is_number(self.warmup_epochs) and 0 <= self.warmup_epochs < math.inf

@@ -18,8 +18,13 @@ from sparkdl.data.layout import Group, RecordLayout
 __all__ = ["first_rows", "step_dataset"]
 
 
-def step_dataset(feed: Feed, layout: RecordLayout, epochs: Sequence[int], *, start_step: int = 0) -> tf.data.Dataset:
+def step_dataset(
+    feed: Feed, layout: RecordLayout, epochs: Sequence[int], *, start_step: int = 0, target: str = "label"
+) -> tf.data.Dataset:
     """The steps of these epochs, each with this rank's rows; the first epoch from `start_step` on.
+
+    Args:
+        target: "label", or "inputs": the targets are the inputs.
 
     Returns:
         A dataset of (waited, (inputs, targets, weights, counts)): inputs and targets are a tensor, or a dict by name
@@ -48,7 +53,7 @@ def step_dataset(feed: Feed, layout: RecordLayout, epochs: Sequence[int], *, sta
             values: dict[str, Any] = {}
             for group, array in zip(groups, arrays, strict=True):
                 values |= _fields(group, tf.strided_slice(array, start, stop))
-            return wait, (*_roles(values, layout), count)
+            return wait, (*_roles(values, layout, target), count)
 
         return tf.data.Dataset.from_tensor_slices((starts, stops, counts, waits)).map(step)
 
@@ -56,7 +61,7 @@ def step_dataset(feed: Feed, layout: RecordLayout, epochs: Sequence[int], *, sta
     return _timed(blocks).flat_map(steps_of).with_options(_in_the_consumers_thread())
 
 
-def first_rows(feed: Feed, layout: RecordLayout, *, most: int = 64) -> tuple[Any, ...]:
+def first_rows(feed: Feed, layout: RecordLayout, *, most: int = 64, target: str = "label") -> tuple[Any, ...]:
     """Some rows that this rank will be fed: (inputs, targets) or (inputs, targets, weights); none if it has none."""
     with contextlib.closing(feed.blocks([0])) as blocks:
         block = next(blocks)
@@ -64,7 +69,7 @@ def first_rows(feed: Feed, layout: RecordLayout, *, most: int = 64) -> tuple[Any
     values: dict[str, Any] = {}
     for group, array in zip(layout.groups, block.arrays, strict=True):
         values |= _fields(group, tf.convert_to_tensor(array[:rows]))
-    inputs, targets, weights = _roles(values, layout)
+    inputs, targets, weights = _roles(values, layout, target)
     return (inputs, targets, weights) if layout.of_role("weight") else (inputs, targets)
 
 
@@ -82,7 +87,7 @@ def _fields(group: Group, rows: Any) -> dict[str, Any]:
     return {field.key: column for field, column in zip(group.fields, columns, strict=True)}
 
 
-def _roles(values: dict[str, Any], layout: RecordLayout) -> tuple[Any, Any, Any]:
+def _roles(values: dict[str, Any], layout: RecordLayout, target: str) -> tuple[Any, Any, Any]:
     """(inputs, targets, weights) from the fields of a record."""
 
     def of_role(role: str) -> Any:
@@ -90,8 +95,10 @@ def _roles(values: dict[str, Any], layout: RecordLayout) -> tuple[Any, Any, Any]
         return named if len(named) != 1 else next(iter(named.values()))
 
     weights = values[layout.of_role("weight")[0].key] if layout.of_role("weight") else ()
-    targets = of_role("label") if layout.of_role("label") else ()
-    return of_role("feature"), targets, weights
+    inputs = of_role("feature")
+    if target == "inputs":
+        return inputs, inputs, weights
+    return inputs, of_role("label") if layout.of_role("label") else (), weights
 
 
 def _timed(blocks: tf.data.Dataset) -> tf.data.Dataset:

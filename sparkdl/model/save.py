@@ -46,6 +46,7 @@ def write_model(
     encoders: Sequence[Encoder],
     label_encoders: Sequence[Encoder],
     raw_types: Mapping[str, str],
+    target: str = "label",
 ) -> Signature:
     """Make `model_dir` hold a Keras model and its signature, in place of one there.
 
@@ -66,6 +67,7 @@ def write_model(
                 content_hash=_sha256(file),
                 floatx=keras.config.floatx(),
                 labels=tuple(label_encoders),
+                target=target,
                 custom_objects=custom_objects_of(model),
             )
             with open(os.path.join(folder, SIGNATURE_NAME), "w", encoding="utf-8") as text:

@@ -63,6 +63,7 @@ class Signature:
         labels: the encoders of the labels it was trained on; none for a model that was not trained here.
         content_hash: SHA-256 of model.keras: what a cache of loaded models goes by.
         floatx: Keras' default float in training; losses and metrics that it compiles use it.
+        target: what the model learned to predict: "label", or "inputs" for an autoencoder.
         custom_objects: the user's own classes and functions in the model, by the name under which Keras looks for them,
             each with its module; None for a function that is not registered, of which Keras keeps the name alone.
     """
@@ -73,6 +74,7 @@ class Signature:
     content_hash: str
     floatx: str
     labels: tuple[Encoder, ...] = ()
+    target: str = "label"
     custom_objects: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
@@ -92,6 +94,7 @@ class Signature:
             "inputs": [encoder.to_json() for encoder in self.inputs],
             "raw_types": dict(self.raw_types),
             "labels": [encoder.to_json() for encoder in self.labels],
+            "target": self.target,
             "custom_objects": dict(self.custom_objects),
             "outputs": [
                 {
@@ -127,6 +130,7 @@ class Signature:
             content_hash=content["content_hash"],
             floatx=content["floatx"],
             labels=labels,
+            target=content.get("target", "label"),
             custom_objects=content["custom_objects"],
         )
 

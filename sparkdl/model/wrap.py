@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sparkdl import storage
+from sparkdl.config.checks import require_target
 from sparkdl.data.dataset import Dataset
 from sparkdl.data.features import Encoder, Feature, Image, Numeric, Tensor, as_feature
 from sparkdl.data.features.categorical import CategoricalEncoder
@@ -46,6 +47,7 @@ def save_model(
     *,
     inputs: Dataset | Sequence[str | Mapping[str, Any] | Feature | Encoder],
     label: Encoder | Sequence[Encoder | str | int] | None = None,
+    target: str = "label",
 ) -> Signature:
     """Make a model directory of any Keras model: predict_udf, transform and load_model then take raw rows for it.
 
@@ -58,6 +60,7 @@ def save_model(
             `Numeric(scale="none")`) and of fitted ones, such as `ds.features["age"]`. Shape and dtype that a feature
             leaves open are the model's; an input of shape (1,) takes scalars.
         label: for classes: fitted labels, such as `ds.labels["income"]`, or the classes in the order of the outputs.
+        target: what `evaluate` compares predictions with: "label", or "inputs" for an autoencoder, which has no label.
 
     Returns:
         What the model takes and gives.
@@ -70,6 +73,9 @@ def save_model(
 
     if not isinstance(keras_model, keras.Model):
         raise ConfigError(f"keras_model={shown(keras_model)} must be a Keras model")
+    require_target(target)
+    if target == "inputs" and label is not None:
+        raise ConfigError("target='inputs' is for models without a label; leave one of the two out")
     model_dir = storage.absolute(model_dir)
     found = storage.listing(model_dir)
     if found:
@@ -80,7 +86,7 @@ def save_model(
     raw_types: Mapping[str, str] = {}
     if isinstance(inputs, Dataset):
         raw_types = {name: inputs.raw_types[name] for name in inputs.features}
-        label = inputs.label_encoders if label is None else label
+        label = inputs.label_encoders if label is None and target == "label" else label
         inputs = inputs.encoders
     given = _features(inputs)
     _check_names([feature.name for feature in given], declared)
@@ -90,7 +96,12 @@ def save_model(
         # Keras builds it when it loads the model, and then wants the file to hold all of its variables.
         optimizer.build(keras_model.trainable_variables)
     return write_model(
-        keras_model, model_dir, encoders=encoders, label_encoders=_label_encoders(label), raw_types=raw_types
+        keras_model,
+        model_dir,
+        encoders=encoders,
+        label_encoders=_label_encoders(label),
+        raw_types=raw_types,
+        target=target,
     )
 
 

@@ -67,7 +67,7 @@ def fit(
 
     Args:
         build_model: called in every rank with the dataset; imports keras itself; returns a compiled model.
-        dataset: a prepared dataset with a label.
+        dataset: a prepared dataset, with a label unless `config.target` is "inputs".
         config: what determines the result.
         launch: where the ranks run.
 
@@ -143,7 +143,7 @@ def evaluate(
 
     Args:
         model_dir: as in `result.model_dir`.
-        dataset: a dataset prepared with the same features.
+        dataset: a dataset prepared with the same features, and labels unless the model was trained on its inputs.
         split: which rows.
         launch: where the ranks run.
         global_batch_size: rows of one step over all ranks; the result does not depend on it.
@@ -159,14 +159,24 @@ def evaluate(
     require_positive("global_batch_size", global_batch_size)
     signature = Signature.read(model_dir)
     trained = [encoder.to_json() for encoder in (*signature.inputs, *signature.labels)]
-    if trained != [encoder.to_json() for encoder in (*dataset.encoders, *dataset.label_encoders)]:
+    labels = dataset.label_encoders if signature.target == "label" else ()
+    if trained != [encoder.to_json() for encoder in (*dataset.encoders, *labels)]:
         raise ConfigError(
             f"features and labels of {dataset.path} are not encoded as the model in {model_dir} was trained; "
             "evaluate it on the dataset that it was trained on"
         )
+    if signature.target == "label" and not labels:
+        raise ConfigError(
+            f"{dataset.path} has no label to evaluate with; if the model in {model_dir} is an autoencoder, save it by "
+            "sparkdl.save_model(…, target='inputs')"
+        )
     dataset.split(split)
     task = EvaluateTask(
-        model_dir=model_dir, dataset=dataset, split=split, global_batch_size=global_batch_size, safe_mode=safe_mode
+        model_dir=model_dir,
+        dataset=dataset,
+        split=split,
+        global_batch_size=global_batch_size,
+        safe_mode=safe_mode,
     )
     results = launch_ranks(
         evaluate_rank,
@@ -185,8 +195,11 @@ def _check_training(build_model: object, dataset: Dataset, config: TrainConfig) 
         )
     if not isinstance(config, TrainConfig):
         raise ConfigError(f"config={shown(config)} must be a TrainConfig")
-    if not dataset.label_encoders:
-        raise ConfigError("the dataset has no label; prepare it with PrepareConfig(label=…)")
+    if config.target == "label" and not dataset.label_encoders:
+        raise ConfigError(
+            "the dataset has no label; prepare it with PrepareConfig(label=…), or train an autoencoder with "
+            "TrainConfig(target='inputs')"
+        )
     class_weights(config.class_weight, dataset)
     # "val" is the default, and a dataset need not have it.
     if config.validation not in (None, "val", *dataset.splits):

@@ -76,11 +76,11 @@ def train_rank(task: TrainTask) -> list[dict[str, Any]]:
     model = task.build_model(dataset)
     check_model(model)
     accumulate_gradients(model, config.gradient_accumulation_steps)
-    example = _example(dataset)
+    example = _example(dataset, config.target)
     build(model, example)
     check_savable(model)
     feed = _feed(task, dataset.split("train"), here, seed=config.seed)
-    check_additive(model, first_rows(feed, dataset.layout))
+    check_additive(model, first_rows(feed, dataset.layout, target=config.target))
     facts = {"model": model_facts(model)}
     resumed = resume(task.run, task.checkpoint, model, facts, rank=here.rank)
     if resumed is None and config.initial_model is not None and here.rank == 0:
@@ -115,10 +115,11 @@ def train_rank(task: TrainTask) -> list[dict[str, Any]]:
             steps=steps,
             epochs=config.epochs,
             resumed=resumed,
-            write_best=lambda: _write_model(model, dataset, task.run.best_model),
+            write_best=lambda: _write_model(model, task, task.run.best_model),
         )
         start = start_of(resumed, config.epochs)
-        data = step_dataset(feed, dataset.layout, range(start.epoch, config.epochs), start_step=start.step)
+        epochs = range(start.epoch, config.epochs)
+        data = step_dataset(feed, dataset.layout, epochs, start_step=start.step, target=config.target)
         train_epochs(
             model,
             iter(data),
@@ -130,7 +131,7 @@ def train_rank(task: TrainTask) -> list[dict[str, Any]]:
             resume_epoch=partial(resume_epoch, model, numbers, resumed, rank=here.rank),
         )
     if here.rank == 0:
-        _write_model(model, dataset, task.run.model)
+        _write_model(model, task, task.run.model)
     return recorder.history
 
 
@@ -141,7 +142,7 @@ def _evaluation(task: TrainTask, model: Any, split: Any, here: World) -> Callabl
     if split is None:
         return None
     feed = _feed(task, split, here, seed=None)
-    data = step_dataset(feed, task.dataset.layout, [0])
+    data = step_dataset(feed, task.dataset.layout, [0], target=task.config.target)
     steps = feed.plan(0).steps
 
     def evaluate(callbacks: Any) -> dict[str, Any]:
@@ -150,15 +151,17 @@ def _evaluation(task: TrainTask, model: Any, split: Any, here: World) -> Callabl
     return evaluate
 
 
-def _write_model(model: Any, dataset: Dataset, model_dir: str) -> None:
+def _write_model(model: Any, task: TrainTask, model_dir: str) -> None:
     from sparkdl.model.save import write_model
 
+    dataset, target = task.dataset, task.config.target
     write_model(
         model,
         model_dir,
         encoders=dataset.encoders,
-        label_encoders=dataset.label_encoders,
+        label_encoders=dataset.label_encoders if target == "label" else (),
         raw_types={name: dataset.raw_types[name] for name in dataset.features},
+        target=target,
     )
 
 
@@ -179,7 +182,7 @@ def evaluate_rank(task: EvaluateTask) -> dict[str, Any]:
     keras.config.set_floatx(signature.floatx)
     model = load_keras(task.model_dir, signature, safe_mode=task.safe_mode)
     check_model(model)
-    example = _example(task.dataset)
+    example = _example(task.dataset, signature.target)
     build(model, example)
     feed = Feed(
         task.dataset,
@@ -192,7 +195,7 @@ def evaluate_rank(task: EvaluateTask) -> dict[str, Any]:
     )
     steps = feed.plan(0).steps
     with exact_steps(model, here, example):
-        data = step_dataset(feed, task.dataset.layout, [0])
+        data = step_dataset(feed, task.dataset.layout, [0], target=signature.target)
         logs = model.evaluate(data, steps=steps, verbose=0, return_dict=True)
     return {name: np.asarray(value).tolist() for name, value in logs.items()}
 
@@ -224,7 +227,7 @@ def _cores() -> int:
     return int(os.environ.get("OMP_NUM_THREADS", "1"))
 
 
-def _example(dataset: Dataset) -> tuple[Any, ...]:
+def _example(dataset: Dataset, target: str = "label") -> tuple[Any, ...]:
     """What a batch is, symbolically: (inputs, targets) or (inputs, targets, weights), the rows left open."""
     import keras
 
@@ -235,7 +238,7 @@ def _example(dataset: Dataset) -> tuple[Any, ...]:
         return named if len(named) != 1 else next(iter(named.values()))
 
     weights = [of_role("weight")] if dataset.weight else []
-    return of_role("feature"), of_role("label"), *weights
+    return of_role("feature"), of_role("feature" if target == "inputs" else "label"), *weights
 
 
 def _validation(dataset: Dataset, config: TrainConfig) -> Any:

@@ -78,6 +78,25 @@ def classes(spark, tmp_path_factory):
     )
 
 
+@pytest.fixture(scope="module")
+def unlabelled(spark, tmp_path_factory):
+    """Vectors, categories and pixels, and nothing to predict but them: 13 rows to train."""
+    rng = np.random.default_rng(7)
+    rows = [
+        (rng.normal(size=4).tolist(), "abc"[int(rng.integers(0, 3))], rng.integers(0, 256, 3).tolist())
+        for _ in range(20)
+    ]
+    df = spark.createDataFrame(rows, "x array<double>, kind string, pixels array<int>")
+    return sparkdl.prepare(
+        df,
+        PrepareConfig(
+            path=str(tmp_path_factory.mktemp("unlabelled") / "d"),
+            features=["x", Categorical("kind"), Tensor("pixels", dtype="uint8")],
+            splits=Split.fraction({"train": 0.7, "val": 0.3}, seed=1),
+        ),
+    )
+
+
 def prepare(spark, tmp_path_factory, rows, schema, weight):
     return sparkdl.prepare(
         spark.createDataFrame(rows, schema),
@@ -256,6 +275,37 @@ def adversarial(ds):
     return model
 
 
+def autoencoder(ds):
+    """The one input of a dataset with labels."""
+    import keras
+
+    float64()
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, activation="tanh"), keras.layers.Dense(4)])
+    model.compile(keras.optimizers.Adam(0.01), "mse", weighted_metrics=["mae"])
+    return model
+
+
+def autoencoder_of_several(ds):
+    """Inputs of three dtypes, each of them an output; whole numbers are targets as they are."""
+    import keras
+
+    float64()
+    layers, size = keras.layers, ds.features["kind"].size
+    x, kind = keras.Input((4,), name="x"), keras.Input((), name="kind", dtype="int32")
+    pixels = keras.Input((3,), name="pixels", dtype="uint8")
+    shrunk = layers.Rescaling(1 / 255)(pixels)
+    hidden = layers.Dense(3, activation="tanh")(layers.Concatenate()([x, layers.Embedding(size, 2)(kind), shrunk]))
+    outputs = {
+        "x": layers.Dense(4)(hidden),
+        "kind": layers.Dense(size, activation="softmax")(hidden),
+        "pixels": layers.Dense(3)(hidden),
+    }
+    model = keras.Model({"x": x, "kind": kind, "pixels": pixels}, outputs)
+    losses = {"x": "mse", "kind": "sparse_categorical_crossentropy", "pixels": "mse"}
+    model.compile(sgd(keras), losses, loss_weights={"x": 1.0, "kind": 1.0, "pixels": 1e-4})
+    return model
+
+
 def sgd(keras):
     return keras.optimizers.SGD(0.1, momentum=0.9)
 
@@ -268,7 +318,7 @@ def adamw_averaged(keras):
     return keras.optimizers.AdamW(0.01, use_ema=True, ema_overwrite_frequency=3, clipnorm=0.1)
 
 
-WEIGHTED, TOKENS, CLASSES = "weighted", "tokens", "classes"
+WEIGHTED, TOKENS, CLASSES, UNLABELLED = "weighted", "tokens", "classes", "unlabelled"
 # name -> (build_model, dataset, rows of a step, options of TrainConfig)
 RUNS = {
     "weighted means": (two_heads("mean_with_sample_weight", "sum_over_batch_size", adam_clipped), WEIGHTED, 7, {}),
@@ -287,6 +337,8 @@ RUNS = {
     "xla": (classifier(adamw_averaged, jit=True), CLASSES, 6, {}),
     "own loss": (own_loss, CLASSES, 2, {}),
     "adversarial": (adversarial, CLASSES, 2, {}),
+    "autoencoder": (autoencoder, WEIGHTED, 7, {"target": "inputs"}),
+    "autoencoder of several": (autoencoder_of_several, UNLABELLED, 2, {"target": "inputs"}),
 }
 LOOSE = {
     "fp16": (classifier(sgd), CLASSES, 6, {"compression": "fp16"}),
@@ -364,13 +416,15 @@ def keras_alone(task: TrainTask) -> dict:
         ds, ds.split("train"), rank=0, world_size=1, global_batch_size=config.global_batch_size, seed=config.seed
     )
     first_losses, steps = [], feed.plan(0).steps
-    for place, (_, (x, y, w, _)) in enumerate(step_dataset(feed, ds.layout, range(config.epochs))):
+    for place, (_, (x, y, w, _)) in enumerate(
+        step_dataset(feed, ds.layout, range(config.epochs), target=config.target)
+    ):
         sample_weight = None if isinstance(w, tuple) else w
         logs = model.train_on_batch(x, y, sample_weight=sample_weight, class_weight=class_weight, return_dict=True)
         if place % steps == 0:
             first_losses.append(float(logs["loss"]))
     val = Feed(ds, ds.split("val"), rank=0, world_size=1, global_batch_size=1000, seed=None)
-    ((_, (x, y, w, _)),) = list(step_dataset(val, ds.layout, [0]))
+    ((_, (x, y, w, _)),) = list(step_dataset(val, ds.layout, [0], target=config.target))
     evaluated = model.evaluate(
         x, y, sample_weight=None if isinstance(w, tuple) else w, batch_size=1000, verbose=0, return_dict=True
     )
@@ -383,16 +437,22 @@ def keras_alone(task: TrainTask) -> dict:
 
 
 # Keras' own Adam squares the slices of an embedding's gradient one by one: another update than that of the loss.
-PLAIN = ("weighted means", "masked", "no reduction", "class weights", "own loss", "xla")
+PLAIN = ("weighted means", "masked", "no reduction", "class weights", "own loss", "xla", "autoencoder of several")
 
 
 @pytest.fixture(scope="module")
-def trained(weighted, tokens, classes, tmp_path_factory):
+def folder_of(tmp_path_factory):
+    """The folder of all runs, by world size."""
+    return {workers: tmp_path_factory.mktemp(f"on-{workers}") for workers in WORKERS}
+
+
+@pytest.fixture(scope="module")
+def trained(weighted, tokens, classes, unlabelled, folder_of):
     """Histories and records of all runs, by world size; and what Keras alone gives."""
-    datasets = {WEIGHTED: weighted, TOKENS: tokens, CLASSES: classes}
+    datasets = {WEIGHTED: weighted, TOKENS: tokens, CLASSES: classes, UNLABELLED: unlabelled}
     histories, records, plain = {}, {}, {}
     for workers in WORKERS:
-        folder = tmp_path_factory.mktemp(f"on-{workers}")
+        folder = folder_of[workers]
         tasks = tasks_in(folder, RUNS | LOOSE, datasets)
         launch = LaunchConfig(num_workers=workers, local=True)
         if workers == 1:
@@ -448,3 +508,17 @@ def test_short_floats_stay_close_and_all_ranks_agree(trained, run, tolerance) ->
     for record in others:
         assert all(np.array_equal(first[name], record[name]) for name in first)
     assert worst(alone, first) < tolerance
+
+
+def test_an_autoencoder_is_evaluated_on_its_inputs(trained, folder_of, unlabelled, weighted) -> None:
+    histories, _, _ = trained
+    model_dir, launch = str(folder_of[3] / "autoencoder of several" / "model"), LaunchConfig(num_workers=1, local=True)
+    found = sparkdl.evaluate(model_dir, unlabelled, "val", launch=launch)
+    last = histories[3]["autoencoder of several"][-1]
+    assert found == pytest.approx({name: last[f"val_{name}"] for name in found}, rel=1e-9) and "pixels_loss" in found
+    signature = sparkdl.load_model(model_dir).signature
+    assert signature.target == "inputs" and {output.classes for output in signature.outputs} == {None}
+    of_a_dataset_with_labels = sparkdl.load_model(str(folder_of[3] / "autoencoder" / "model")).signature
+    assert of_a_dataset_with_labels.labels == () and of_a_dataset_with_labels.target == "inputs"
+    with pytest.raises(sparkdl.ConfigError, match="not encoded as the model"):
+        sparkdl.evaluate(model_dir, weighted, "val", launch=launch)

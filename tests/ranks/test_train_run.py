@@ -306,7 +306,7 @@ def test_a_dataset_without_label_is_refused(spark, tmp_path) -> None:
     ds = sparkdl.prepare(
         spark.range(9).selectExpr("double(id) as x"), sparkdl.PrepareConfig(path=str(tmp_path / "d"), features=["x"])
     )
-    with pytest.raises(ConfigError, match="has no label"):
+    with pytest.raises(ConfigError, match="has no label; prepare it .* TrainConfig.target='inputs'."):
         sparkdl.fit(small_model, ds, config(tmp_path), launch=TWO)
 
 

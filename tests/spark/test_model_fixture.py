@@ -25,7 +25,7 @@ def test_format_1_loads_compiled_and_predicts() -> None:
         assert np.allclose(found[name], values, rtol=1e-5, atol=1e-6)
     assert type(model.keras_model.optimizer).__name__ == "Adam" and model.keras_model.compiled
     classes = {output.name: output.classes for output in model.signature.outputs}
-    assert classes == {"pay": ("high", "low"), "grade": None}
+    assert classes == {"pay": ("high", "low"), "grade": None} and model.signature.target == "label"
     assert json.loads((FOLDER / "signature.json").read_text())["format_version"] == 1
 
 

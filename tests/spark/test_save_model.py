@@ -1,5 +1,6 @@
 """A Keras model that was trained elsewhere becomes a model directory, which loads with and without sparkdl."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -153,6 +154,19 @@ def test_a_dataset_gives_features_labels_and_types(tmp_path) -> None:
     signature = sparkdl.save_model(model, str(tmp_path / "m"), inputs=dataset)
     assert signature.inputs == dataset.encoders and signature.labels == dataset.label_encoders
     assert signature.raw_types["born"] == "date" and signature.outputs[0].classes == ("high", "low")
+    signature = sparkdl.save_model(model, str(tmp_path / "autoencoder"), inputs=dataset, target="inputs")
+    assert sparkdl.load_model(str(tmp_path / "autoencoder")).signature.target == "inputs" and signature.labels == ()
+
+
+def test_a_model_without_label_is_evaluated_only_as_an_autoencoder(tmp_path) -> None:
+    import keras
+
+    dataset = sparkdl.open_dataset(str(ROOT / "tests" / "fixtures" / "dataset-v1"))
+    unlabelled = dataclasses.replace(dataset, encoders=dataset.encoders[:1], label_encoders=())
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    sparkdl.save_model(model, str(tmp_path / "m"), inputs=unlabelled.encoders)
+    with pytest.raises(ConfigError, match="has no label to evaluate with; if the model .* target='inputs'"):
+        sparkdl.evaluate(str(tmp_path / "m"), unlabelled, launch=sparkdl.LaunchConfig(num_workers=1, local=True))
 
 
 @pytest.mark.parametrize(
@@ -187,6 +201,18 @@ def test_features_that_are_not_the_models_inputs_are_refused(tmp_path, inputs, k
 def test_what_is_no_label_is_refused(tmp_path, label) -> None:
     with pytest.raises(ConfigError, match="label=.* must be fitted labels"):
         sparkdl.save_model(functional(), str(tmp_path / "m"), inputs=[AGE, JOB, "hours"], label=label)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "input"}, "target='input' must be 'label' or 'inputs'"),
+        ({"target": "inputs", "label": ["low", "high"]}, "target='inputs' is for models without a label"),
+    ],
+)
+def test_what_is_no_target_is_refused(tmp_path, options, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        sparkdl.save_model(functional(), str(tmp_path / "m"), inputs=[AGE, JOB, "hours"], **options)
 
 
 def test_a_folder_that_holds_something_is_refused_and_an_empty_one_is_not(tmp_path) -> None:

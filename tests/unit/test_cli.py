@@ -1,5 +1,7 @@
 """YAML, overrides, near misses."""
 
+from pathlib import Path
+
 import pytest
 
 from sparkdl import ConfigError, LaunchConfig, PrepareConfig, ReaderConfig, Split, TrainConfig
@@ -47,6 +49,15 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path) -> None:
 def test_a_configuration_is_built_from_options() -> None:
     options = {"run_dir": "r", "epochs": 2, "global_batch_size": 8}
     assert build(TrainConfig, options) == TrainConfig(run_dir="r", epochs=2, global_batch_size=8)
+
+
+def test_the_training_job_takes_a_scaled_rate_and_another_target() -> None:
+    file = str(Path(__file__).resolve().parents[2] / "conf" / "train.yaml")
+    options = read_options([file, "lr_scaling=linear", "warmup_epochs=0.5", "target=inputs"])
+    for key in ("dataset", "build_model", "launch"):
+        take(options, key)
+    config = build(TrainConfig, options)
+    assert (config.lr_scaling, config.warmup_epochs, config.target) == ("linear", 0.5, "inputs")
 
 
 def test_an_unknown_option_names_the_near_miss() -> None:

@@ -22,6 +22,8 @@ TRAIN = {"run_dir": "run", "epochs": 1, "global_batch_size": 8}
         ({"class_weight": ["a"]}, "class_weight=\\['a'\\] must map"),
         ({"class_weight": {"a": -1.0}}, "class_weight\\['a'\\]=-1.0 must be a number of at least 0"),
         ({"class_weight": {"a": float("nan")}}, "must be a number of at least 0"),
+        ({"target": "input"}, "target='input' must be 'label' or 'inputs'"),
+        ({"target": "inputs", "class_weight": {"a": 2.0}}, "class_weight is for a label, and target='inputs' has none"),
         ({"lr_scaling": "lin"}, "lr_scaling='lin' must be None, 'linear' or 'sqrt'"),
         ({"warmup_epochs": -1}, "warmup_epochs=-1 must be a number of at least 0"),
         ({"warmup_epochs": "2"}, "warmup_epochs='2' must be a number"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from sparkdl.data.dataset import Dataset
 from sparkdl.errors import ConfigError, WorkerError, near_miss, shown
 from sparkdl.launch.closure import MAX_CLOSURE_BYTES
 from sparkdl.launch.run import launch_ranks
+from sparkdl.model.custom_objects import check_custom_objects
 from sparkdl.model.signature import Signature
 from sparkdl.report import TrainingProgress
 from sparkdl.train.checkpoint import sweep_checkpoints
@@ -137,6 +138,7 @@ def evaluate(
     *,
     launch: LaunchConfig,
     global_batch_size: int = 1024,
+    custom_objects: Mapping[str, Any] | None = None,
     safe_mode: bool = True,
 ) -> dict[str, Any]:
     """Loss and metrics of a trained model over all rows of a split, exact for any number of ranks.
@@ -147,14 +149,15 @@ def evaluate(
         split: which rows.
         launch: where the ranks run.
         global_batch_size: rows of one step over all ranks; the result does not depend on it.
-        safe_mode: Keras' own; see `load_model`.
+        custom_objects, safe_mode: as in `load_model`. The objects travel to the ranks as `build_model` does.
 
     Raises:
         ModelError: no model there.
-        ConfigError: the dataset's features are not the model's; more workers than lanes.
+        ConfigError: the dataset's features are not the model's; more workers than lanes; `custom_objects` are none.
         DatasetError: no such split.
     """
     _check(dataset, launch)
+    check_custom_objects(custom_objects)
     model_dir = storage.absolute(model_dir)
     require_positive("global_batch_size", global_batch_size)
     signature = Signature.read(model_dir)
@@ -176,6 +179,7 @@ def evaluate(
         dataset=dataset,
         split=split,
         global_batch_size=global_batch_size,
+        custom_objects=custom_objects,
         safe_mode=safe_mode,
     )
     results = launch_ranks(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -49,7 +49,8 @@ class EvaluateTask:
     dataset: Dataset
     split: str
     global_batch_size: int
-    safe_mode: bool
+    custom_objects: Mapping[str, Any] | None = None
+    safe_mode: bool = True
 
 
 def train_rank(task: TrainTask) -> list[dict[str, Any]]:
@@ -180,7 +181,7 @@ def evaluate_rank(task: EvaluateTask) -> dict[str, Any]:
     join_world(here)
     signature = Signature.read(task.model_dir)
     keras.config.set_floatx(signature.floatx)
-    model = load_keras(task.model_dir, signature, safe_mode=task.safe_mode)
+    model = load_keras(task.model_dir, signature, custom_objects=task.custom_objects, safe_mode=task.safe_mode)
     check_model(model)
     example = _example(task.dataset, signature.target)
     build(model, example)

@@ -275,6 +275,17 @@ def adversarial(ds):
     return model
 
 
+def halved():
+    """A loss class of the user's own, which is not registered with Keras."""
+    import keras
+
+    class Halved(keras.losses.Loss):
+        def call(self, y_true, y_pred):
+            return keras.ops.mean(keras.ops.square(keras.ops.cast(y_true, y_pred.dtype) - y_pred), axis=-1) / 2
+
+    return Halved
+
+
 def autoencoder(ds):
     """The one input of a dataset with labels."""
     import keras
@@ -301,7 +312,7 @@ def autoencoder_of_several(ds):
         "pixels": layers.Dense(3)(hidden),
     }
     model = keras.Model({"x": x, "kind": kind, "pixels": pixels}, outputs)
-    losses = {"x": "mse", "kind": "sparse_categorical_crossentropy", "pixels": "mse"}
+    losses = {"x": "mse", "kind": "sparse_categorical_crossentropy", "pixels": halved()()}
     model.compile(sgd(keras), losses, loss_weights={"x": 1.0, "kind": 1.0, "pixels": 1e-4})
     return model
 
@@ -510,15 +521,20 @@ def test_short_floats_stay_close_and_all_ranks_agree(trained, run, tolerance) ->
     assert worst(alone, first) < tolerance
 
 
-def test_an_autoencoder_is_evaluated_on_its_inputs(trained, folder_of, unlabelled, weighted) -> None:
+def test_an_autoencoder_is_evaluated_on_its_inputs_with_objects_of_the_users_own(
+    trained, folder_of, unlabelled, weighted
+) -> None:
     histories, _, _ = trained
     model_dir, launch = str(folder_of[3] / "autoencoder of several" / "model"), LaunchConfig(num_workers=1, local=True)
-    found = sparkdl.evaluate(model_dir, unlabelled, "val", launch=launch)
+    own = {"Halved": halved()}
+    found = sparkdl.evaluate(model_dir, unlabelled, "val", launch=launch, custom_objects=own)
     last = histories[3]["autoencoder of several"][-1]
     assert found == pytest.approx({name: last[f"val_{name}"] for name in found}, rel=1e-9) and "pixels_loss" in found
-    signature = sparkdl.load_model(model_dir).signature
+    signature = sparkdl.load_model(model_dir, custom_objects=own).signature
     assert signature.target == "inputs" and {output.classes for output in signature.outputs} == {None}
     of_a_dataset_with_labels = sparkdl.load_model(str(folder_of[3] / "autoencoder" / "model")).signature
     assert of_a_dataset_with_labels.labels == () and of_a_dataset_with_labels.target == "inputs"
     with pytest.raises(sparkdl.ConfigError, match="not encoded as the model"):
         sparkdl.evaluate(model_dir, weighted, "val", launch=launch)
+    with pytest.raises(sparkdl.ConfigError, match="custom_objects=.* must be classes and functions by name"):
+        sparkdl.evaluate(model_dir, unlabelled, "val", launch=launch, custom_objects=[own])

@@ -347,7 +347,7 @@ RUNS = {
     "synchronized norm": (classifier(sgd, norm="synchronized", steps_per_execution=4), CLASSES, 6, {}),
     "xla": (classifier(adamw_averaged, jit=True), CLASSES, 6, {}),
     "own loss": (own_loss, CLASSES, 2, {}),
-    "adversarial": (adversarial, CLASSES, 2, {}),
+    "adversarial, scaled": (adversarial, CLASSES, 2, {"lr_scaling": "sqrt", "warmup_epochs": 1}),
     "autoencoder": (autoencoder, WEIGHTED, 7, {"target": "inputs"}),
     "autoencoder of several": (autoencoder_of_several, UNLABELLED, 2, {"target": "inputs"}),
 }

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-__all__ = ["TrainingProgress", "epoch_line"]
+__all__ = ["FIGURES", "TrainingProgress", "epoch_line"]
 
 log = logging.getLogger(__name__)
 
-# Figures of an epoch that the line shows by itself, in its own form.
-_SHOWN_APART = ("epoch", "seconds", "rows_per_second", "data_wait_seconds", "lr")
+# What the record of an epoch holds beside the loss and the metrics.
+FIGURES = ("epoch", "lr", "seconds", "rows_per_second", "data_wait_seconds", "allreduce_share", "gradient_norm")
 
 
 def epoch_line(event: Mapping[str, Any]) -> str:
@@ -25,7 +25,7 @@ def epoch_line(event: Mapping[str, Any]) -> str:
     metrics = {
         name: value
         for name, value in event.items()
-        if isinstance(value, float) and name not in _SHOWN_APART and name not in ("kind", "epochs")
+        if isinstance(value, float) and name not in FIGURES and name not in ("kind", "epochs")
     }
     figures = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
     return (

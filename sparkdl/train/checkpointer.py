@@ -16,9 +16,9 @@ import keras
 from sparkdl.config import CheckpointConfig
 from sparkdl.errors import ConfigError, near_miss
 from sparkdl.launch.world import World
-from sparkdl.train.callbacks import EpochRecorder
 from sparkdl.train.checkpoint import Checkpoint, Position, open_arrays, sweep_checkpoints, write_checkpoint
 from sparkdl.train.metrics import leaf_metrics, reduced_states
+from sparkdl.train.recorder import EpochRecorder
 from sparkdl.train.run_state import callback_states, epoch_arrays, restore_callbacks, run_arrays
 from sparkdl.train.step_numbers import StepNumbers
 
@@ -45,7 +45,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
         config: when.
         facts: what every checkpoint holds beside the state: what the model is.
         others: the user's callbacks, whose state belongs to the run's.
-        recorder: knows the history.
+        recorder: knows what the run has recorded.
         steps: of one epoch.
         epochs: of the run.
         resumed: where the run goes on from, or None.
@@ -118,12 +118,14 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
         in_epoch = position.step > 0
         # The sums of an epoch in progress lie apart on the ranks.
         summed = reduced_states(leaf_metrics(self.model.metrics)) if in_epoch else contextlib.nullcontext()
+        seconds = self._recorder.seconds() if in_epoch else None
         with summed:
             if self._rank == 0:
                 states, arrays = callback_states(self._others)
                 facts = {
                     **self._facts,
-                    "history": self._recorder.history,
+                    **self._recorder.recorded.to_json(),
+                    "seconds": seconds,
                     "best": self._best,
                     "callbacks": states,
                     "epochs": self._epochs,

@@ -17,7 +17,9 @@ from sparkdl.launch.world import World
 
 __all__ = [
     "broadcast",
+    "gather_over_ranks",
     "gather_slices",
+    "gather_text",
     "join_world",
     "max_over_ranks",
     "min_over_ranks",
@@ -82,6 +84,21 @@ def max_over_ranks(values: np.ndarray, *, name: str) -> np.ndarray:
 def min_over_ranks(values: np.ndarray, *, name: str) -> np.ndarray:
     """The elementwise minimum, float64, over all ranks. Eager."""
     return _reduced(values, hvd.Min, name)
+
+
+def gather_over_ranks(values: np.ndarray, *, name: str) -> np.ndarray:
+    """The values of all ranks, float64 ``(ranks, values)``, from each rank's ``(values,)``. Eager."""
+    if hvd.size() == 1:
+        return np.asarray(values, dtype=np.float64)[None]
+    return hvd.allgather(tf.constant(values[None], tf.float64), name=f"sparkdl_{name}").numpy()
+
+
+def gather_text(text: str, *, name: str) -> list[str]:
+    """A text of each rank. Eager."""
+    own = np.frombuffer(text.encode(), dtype=np.uint8)
+    lengths = gather_over_ranks(np.array([len(own)]), name=f"{name}_length")[:, 0].astype(int)
+    together = own if hvd.size() == 1 else hvd.allgather(tf.constant(own), name=f"sparkdl_{name}").numpy()
+    return [part.tobytes().decode() for part in np.split(together, np.cumsum(lengths)[:-1])]
 
 
 def _reduced(values: np.ndarray, how: Any, name: str) -> np.ndarray:

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from sparkdl.train.batch_norm import SyncedMoments
 from sparkdl.train.collective import sum_over_ranks
-from sparkdl.train.gradients import GradientSum
+from sparkdl.train.gradients import GradientSum, gradient_norm
 from sparkdl.train.loss_parts import LossParts
 from sparkdl.train.moving_state import MovingState
 from sparkdl.train.seeds import SeededDraws
@@ -88,17 +88,18 @@ class CompiledSteps:
         self._state.begin()
         gradients, parts = self._forward_backward(batch, counts_vector)
         exact = tf.concat([tf.reshape(parts, [-1]), [numbers.ask_stop]], axis=0)
-        gradients, (exact, *changes) = self._gradients(
+        gradients, (exact, *changes), reduce_s = self._gradients(
             gradients, [exact, *self._state.changes(counts)], real=counts.real, name="step"
         )
         self._state.finish(changes)
+        norm = gradient_norm(gradients, model.optimizer)
         if gradients:
             model.optimizer.apply_gradients(zip(gradients, model.trainable_weights, strict=True))
-        numbers.row_sum.assign_add(tf.cast(counts.global_rows, tf.float64))
-        numbers.wait_s.assign_add(wait_s)
+        sums = {"global_rows": counts.global_rows, "rows": counts.rows, "wait_s": wait_s, "reduce_s": reduce_s}
+        numbers.add(replace(norm, **sums))
         numbers.stops_asked.assign(exact[-1])
-        sums = numbers.train_parts.assign_add(tf.reshape(exact[:-1], parts.shape))
-        return {"loss": tf.cast(self._losses.total(sums), keras.config.floatx())}
+        parts_of_epoch = numbers.train_parts.assign_add(tf.reshape(exact[:-1], parts.shape))
+        return {"loss": tf.cast(self._losses.total(parts_of_epoch), keras.config.floatx())}
 
     def test_step(self, element: Any) -> dict[str, tf.Tensor]:
         """One step of an evaluation. A rank's own values are no result: callbacks get those of all rows at the end."""

@@ -26,6 +26,7 @@ from sparkdl.model.signature import Signature
 from sparkdl.report import TrainingProgress
 from sparkdl.train.checkpoint import sweep_checkpoints
 from sparkdl.train.class_weight import class_weights
+from sparkdl.train.recorded import Recorded
 from sparkdl.train.run_dir import RunDir
 from sparkdl.train.run_lock import RunLock
 from sparkdl.train.trainer import EvaluateTask, TrainTask, evaluate_rank, train_rank
@@ -50,8 +51,12 @@ class TrainResult:
     """What `fit` gives back.
 
     Attributes:
-        history: one dict per epoch: epoch, loss, metrics, val_*, seconds, rows_per_second, data_wait_seconds, and lr:
-            the rate with which the epoch's last step was taken (`lr_<name>` for each optimizer of a MultiOptimizer).
+        history: one dict per epoch: epoch, loss, metrics and val_*; lr, the rate with which the epoch's last step was
+            taken (`lr_<name>` for each optimizer of a MultiOptimizer); seconds and rows_per_second of its training;
+            data_wait_seconds, of the rank that waited longest; allreduce_share, the fraction of the epoch that a rank
+            spent in the reduction of gradients, waiting for others included, in the mean over ranks; gradient_norm, the
+            mean over steps of the global norm of the gradient over all ranks, before clipping and without loss
+            scaling. A model that has several optimizers and a train_step of its own has no gradient_norm.
         model_dir: the trained model, for predict_udf, transform, evaluate and load_model.
         best_model_dir: the model of the best epoch, where `checkpoint.monitor` asks for it; else None.
     """
@@ -89,13 +94,14 @@ def fit(
     if history is None:
         task = TrainTask(build_model=build_model, dataset=dataset, config=config, run=run)
         with RunLock(run.path, run.driver) as lock:
-            history = _train(task, launch, lock)
-            run.finish(history, config.epochs)
+            recorded = _train(task, launch, lock)
+            run.finish(recorded, config.epochs)
+        history = recorded.history
     return TrainResult(history, run.model, run.best_model if config.checkpoint.monitor else None)
 
 
-def _train(task: TrainTask, launch: LaunchConfig, lock: RunLock) -> list[dict[str, Any]]:
-    """The history, after as many restarts as it took and `max_restarts` allows."""
+def _train(task: TrainTask, launch: LaunchConfig, lock: RunLock) -> Recorded:
+    """What was recorded, after as many restarts as it took and `max_restarts` allows."""
     run, restarts = task.run, task.config.max_restarts
     for attempt in range(restarts + 1):
         lock.check()

@@ -1,4 +1,4 @@
-"""Sum gradients over ranks: dense ones in one operation, sparse ones gathered where that moves fewer bytes.
+"""Sum and measure gradients over ranks: dense ones in one operation, sparse ones gathered where that moves fewer bytes.
 
 Runs in rank processes.
 """
@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from sparkdl.train.collective import gather_slices, sum_tensors
+from sparkdl.train.step_numbers import EpochSums
 
-__all__ = ["GradientSum", "gather_is_smaller", "slices_summed"]
+__all__ = ["GradientSum", "gather_is_smaller", "gradient_norm", "slices_summed"]
 
 COMPRESSED = {"fp16": tf.float16}
 INDEX_BYTES = 8
@@ -41,6 +43,30 @@ def slices_summed(slices: tf.IndexedSlices) -> tf.IndexedSlices:
     return tf.IndexedSlices(values, unique, slices.dense_shape)
 
 
+def gradient_norm(gradients: Sequence[Any], optimizer: Any) -> EpochSums:
+    """The global norm of a step's gradients, sparse ones with each row once, as a part of the epoch's sums.
+
+    Loss scaling is taken out. Where the optimizer finds the right scale by trying, it skips steps whose gradients are
+    not finite; their norm counts for nothing.
+    """
+    halves = [tf.nn.l2_loss(_at_least_single(g)) for g in gradients if g is not None]
+    if not halves:
+        return EpochSums()
+    widest = max((half.dtype for half in halves), key=lambda dtype: dtype.size)
+    squares = 2 * tf.cast(tf.add_n([tf.cast(half, widest) for half in halves]), tf.float64)
+    norm = tf.sqrt(squares) / tf.cast(optimizer.scale_loss(1.0), tf.float64)
+    if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return EpochSums(norm=norm, norms=1.0)
+    finite = tf.math.is_finite(norm)
+    return EpochSums(norm=tf.where(finite, norm, tf.zeros_like(norm)), norms=finite)
+
+
+def _at_least_single(gradient: Any) -> tf.Tensor:
+    """The values of a gradient. Squares of half-precision ones would overflow."""
+    values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+    return values if values.dtype.size >= tf.float32.size else tf.cast(values, tf.float32)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradientSum:
     """How gradients are summed.
@@ -60,8 +86,8 @@ class GradientSum:
 
     def __call__(
         self, gradients: Sequence[Any], others: Sequence[tf.Tensor], *, real: tf.Tensor, name: str
-    ) -> tuple[list[Any], list[tf.Tensor]]:
-        """Gradients and other tensors, summed over all ranks.
+    ) -> tuple[list[Any], list[tf.Tensor], tf.Tensor | float]:
+        """Gradients and other tensors, summed over all ranks; and the seconds from this rank's gradients to their sums.
 
         Args:
             gradients: tensors, IndexedSlices, or None, the same places None on every rank.
@@ -70,7 +96,7 @@ class GradientSum:
         """
         gradients = list(gradients)
         if self.world_size == 1:
-            return [slices_summed(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients], list(others)
+            return [slices_summed(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients], list(others), 0.0
         gathered = {place: g for place, g in enumerate(gradients) if self._gathers(place, g)}
         dense = {
             place: tf.convert_to_tensor(g)
@@ -78,17 +104,20 @@ class GradientSum:
             if g is not None and place not in gathered
         }
         sent = [self._compressed(g) for g in _zero_unless(real, list(dense.values()))]
+        own = {place: _slices_unless_ghost(real, slices_summed(slices)) for place, slices in gathered.items()}
+        began = _time_after([*sent, *(slices.values for slices in own.values())])
         summed = sum_tensors([*sent, *others], name=f"gradients_{name}")
-        for place, total in zip(dense, summed, strict=False):
-            gradients[place] = tf.cast(total, dense[place].dtype)
-        for place, slices in gathered.items():
-            own = slices_summed(slices)
-            own = tf.IndexedSlices(_zero_unless(real, [own.values])[0], own.indices, own.dense_shape)
-            gathered_slices = gather_slices(own, name=f"slices_{name}_{place}")
+        slices_of_all = [gather_slices(slices, name=f"slices_{name}_{place}") for place, slices in own.items()]
+        ended = _time_after([*summed[: len(dense)], *(slices.values for slices in slices_of_all)])
+        # What comes next would delay the clock otherwise.
+        with tf.control_dependencies([ended]):
+            for place, total in zip(dense, summed, strict=False):
+                gradients[place] = tf.cast(tf.identity(total), dense[place].dtype)
+        for place, slices in zip(own, slices_of_all, strict=True):
             # GPUs add in any order: each rank would get another sum.
             with tf.device("/CPU:0"):
-                gradients[place] = slices_summed(gathered_slices)
-        return gradients, summed[len(dense) :]
+                gradients[place] = slices_summed(slices)
+        return gradients, summed[len(dense) :], ended - began
 
     def _compressed(self, gradient: tf.Tensor) -> tf.Tensor:
         dtype = COMPRESSED.get(self.compression or "")
@@ -111,3 +140,18 @@ def _zero_unless(real: tf.Tensor, tensors: list[tf.Tensor]) -> list[tf.Tensor]:
         return []
     kept = tf.cond(real, lambda: [tf.identity(t) for t in tensors], lambda: [tf.zeros_like(t) for t in tensors])
     return list(kept)
+
+
+def _slices_unless_ghost(real: tf.Tensor, slices: tf.IndexedSlices) -> tf.IndexedSlices:
+    return tf.IndexedSlices(_zero_unless(real, [slices.values])[0], slices.indices, slices.dense_shape)
+
+
+def _time_after(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The time when all of these are there, in seconds, float64 ()."""
+    if not tensors:
+        return tf.zeros((), tf.float64)
+    with tf.control_dependencies(tensors):
+        # A GPU's tensors count as there when their computation is queued; this copy to the host waits for it.
+        landed = tf.reshape(tensors[0], [-1])[:1]
+    with tf.device("/CPU:0"), tf.control_dependencies([tf.identity(landed)]):
+        return tf.timestamp()

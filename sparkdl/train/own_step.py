@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -18,13 +19,13 @@ import tensorflow as tf
 from sparkdl.errors import ModelError
 from sparkdl.train.batch_norm import SyncedMoments
 from sparkdl.train.collective import max_over_ranks, min_over_ranks, sum_tensors
-from sparkdl.train.gradients import GradientSum
+from sparkdl.train.gradients import GradientSum, gradient_norm
 from sparkdl.train.metrics import leaf_metrics
 from sparkdl.train.moving_state import MovingState
 from sparkdl.train.optimizers import optimizers_of
 from sparkdl.train.replaced import replaced
 from sparkdl.train.seeds import SeededDraws
-from sparkdl.train.step_numbers import ROWS, Counts, StepNumbers, unpack_element, weigh_classes
+from sparkdl.train.step_numbers import ROWS, Counts, EpochSums, StepNumbers, unpack_element, weigh_classes
 
 __all__ = ["OwnSteps"]
 
@@ -66,8 +67,10 @@ class OwnSteps:
         """Within the block the model's optimizers, loss and metrics take part in the steps."""
         model = self._model
         with ExitStack() as stack:
-            for place, optimizer in enumerate(optimizers_of(model)):
-                stack.enter_context(replaced(optimizer, {"apply": self._apply(optimizer, place)}))
+            optimizers = optimizers_of(model)
+            for place, optimizer in enumerate(optimizers):
+                apply = self._apply(optimizer, place, with_norm=len(optimizers) == 1)
+                stack.enter_context(replaced(optimizer, {"apply": apply}))
             trackers = model._compile_loss.metrics if model._compile_loss is not None else []
             for metric in leaf_metrics(model.metrics):
                 if type(metric) in (keras.metrics.Mean, keras.metrics.Sum):
@@ -99,8 +102,7 @@ class OwnSteps:
         if not self._alone:
             sums = sum_tensors(sums, name="own_step")
         self._state.finish(sums[1:])
-        numbers.row_sum.assign_add(tf.cast(counts.global_rows, tf.float64))
-        numbers.wait_s.assign_add(wait_s)
+        numbers.add(EpochSums(global_rows=counts.global_rows, rows=counts.rows, wait_s=wait_s))
         numbers.stops_asked.assign(sums[0][0])
         totals = {m.name: sums[0][1 + 2 * place : 3 + 2 * place] for place, m in enumerate(means)}
         logs = {
@@ -148,7 +150,8 @@ class OwnSteps:
 
         return result
 
-    def _apply(self, optimizer: Any, place: int) -> Callable[..., Any]:
+    def _apply(self, optimizer: Any, place: int, *, with_norm: bool) -> Callable[..., Any]:
+        """`apply` for the gradients of all ranks. Norms of several optimizers' gradients have no common meaning."""
         original = optimizer.apply
 
         def apply(grads: Any, trainable_variables: Any = None) -> Any:
@@ -159,7 +162,10 @@ class OwnSteps:
             grads = list(grads)
             if not self._alone:
                 grads = [None if g is None else _times(counts, g) for g in grads]
-            grads, _ = self._gradients(grads, [], real=counts.real, name=f"{place}_{self._applied}")
+            grads, _, reduce_s = self._gradients(grads, [], real=counts.real, name=f"{place}_{self._applied}")
+            # Here and not at the step's end: the user's step may apply the optimizer within a branch.
+            norm = gradient_norm(grads, optimizer) if with_norm else EpochSums()
+            self._numbers.add(replace(norm, reduce_s=reduce_s))
             return original(grads, trainable_variables)
 
         return apply

@@ -13,6 +13,7 @@ from sparkdl.errors import CheckpointError, ModelError, shown
 from sparkdl.model.load import load_keras
 from sparkdl.model.signature import Signature
 from sparkdl.train.checkpoint import Checkpoint, Position, open_arrays, read_checkpoint
+from sparkdl.train.recorder import EpochRecorder
 from sparkdl.train.run_dir import RunDir, first_difference
 from sparkdl.train.run_state import restore_epoch, restore_model
 from sparkdl.train.step_numbers import StepNumbers
@@ -54,11 +55,14 @@ def start_of(resumed: Checkpoint | None, epochs: int) -> Position:
     return resumed.position
 
 
-def resume_epoch(model: Any, numbers: StepNumbers, resumed: Checkpoint | None, *, rank: int) -> None:
+def resume_epoch(
+    model: Any, numbers: StepNumbers, recorder: EpochRecorder, resumed: Checkpoint | None, *, rank: int
+) -> None:
     """Continue the sums of the epoch that the checkpoint lies in."""
     if resumed is not None:
         with open_arrays(resumed) as arrays:
             restore_epoch(model, numbers, arrays, rank=rank)
+        recorder.go_on(resumed.position.step, resumed.facts["seconds"])
 
 
 def warm_start(model: Any, model_dir: str) -> None:

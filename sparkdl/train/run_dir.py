@@ -6,7 +6,7 @@ Used on the driver and in ranks.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from sparkdl import storage
 from sparkdl.errors import CheckpointError, shown
 from sparkdl.format_version import check_format_version
 from sparkdl.train.checkpoint import committed_checkpoints
+from sparkdl.train.recorded import Recorded
 
 __all__ = ["RunDir", "first_difference"]
 
@@ -62,6 +63,11 @@ class RunDir:
         return storage.join(self.path, "driver.json")
 
     @property
+    def ranks(self) -> str:
+        """The figures of each rank as JSON: a list of dicts, one per epoch, as in `Recorded.ranks`."""
+        return storage.join(self.path, "ranks.json")
+
+    @property
     def finished(self) -> str:
         """There once the run is finished: after how many epochs, as JSON."""
         return storage.join(self.path, "finished.json")
@@ -104,9 +110,10 @@ class RunDir:
             return None
         return list(self._read(self.history))
 
-    def finish(self, history: Sequence[Mapping[str, Any]], epochs: int) -> None:
-        """Keep the history, and that the run is finished."""
-        storage.write_atomic(self.history, json.dumps(list(history), indent=1).encode())
+    def finish(self, recorded: Recorded, epochs: int) -> None:
+        """Keep what was recorded, and that the run is finished."""
+        storage.write_atomic(self.ranks, json.dumps(recorded.ranks).encode())
+        storage.write_atomic(self.history, json.dumps(recorded.history, indent=1).encode())
         storage.write_atomic(self.finished, json.dumps({"epochs": epochs}).encode())
 
     def latest_checkpoint(self) -> str | None:

@@ -16,7 +16,7 @@ import numpy as np
 from sparkdl.errors import CheckpointError
 from sparkdl.train.metrics import leaf_metrics
 from sparkdl.train.optimizers import optimizers_of
-from sparkdl.train.step_numbers import StepNumbers
+from sparkdl.train.step_numbers import EpochSums, StepNumbers
 
 __all__ = [
     "callback_states",
@@ -34,6 +34,9 @@ _REMEMBERED: dict[type, tuple[str, ...]] = {
     keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
     keras.callbacks.ModelCheckpoint: ("best", "epochs_since_last_save"),
 }
+
+# Sums of the epoch in progress; what each rank has of its own begins anew.
+_SAME_ON_ALL_RANKS = ("global_rows", "norm", "norms")
 
 
 def _variables(model: Any) -> dict[str, Any]:
@@ -84,14 +87,15 @@ def restore_model(model: Any, arrays: Mapping[str, np.ndarray]) -> None:
 def epoch_arrays(model: Any, numbers: StepNumbers) -> list[tuple[str, np.ndarray]]:
     """The sums of the epoch in progress; the metrics' variables must hold those over all ranks."""
     arrays = [(name, _array(variable)) for name, variable in _epoch_variables(model).items()]
-    return [*arrays, ("numbers/row_sum", numbers.row_sum.numpy()), ("numbers/train_parts", numbers.train_parts.numpy())]
+    sums = [(f"numbers/{name}", np.array(getattr(numbers.sums(), name))) for name in _SAME_ON_ALL_RANKS]
+    return [*arrays, *sums, ("numbers/train_parts", numbers.train_parts.numpy())]
 
 
 def restore_epoch(model: Any, numbers: StepNumbers, arrays: Mapping[str, np.ndarray], *, rank: int) -> None:
     """Continue the sums of an epoch: those that ranks add up lie on rank 0, what each rank knows on all."""
     if rank == 0:
         _assign(_epoch_variables(model), arrays)
-    numbers.row_sum.assign(arrays["numbers/row_sum"])
+    numbers.start_epoch(EpochSums(**{name: arrays[f"numbers/{name}"] for name in _SAME_ON_ALL_RANKS}))
     numbers.train_parts.assign(arrays["numbers/train_parts"])
 
 

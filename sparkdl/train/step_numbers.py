@@ -5,7 +5,7 @@ Runs in rank processes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import keras
@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from sparkdl.errors import ModelError
 
-__all__ = ["ROWS", "Counts", "StepNumbers", "unpack_element", "weigh_classes"]
+__all__ = ["ROWS", "Counts", "EpochSums", "StepNumbers", "unpack_element", "weigh_classes"]
 
 
 # The one log of an evaluation's step: a rank's own values are no result.
@@ -49,29 +49,60 @@ class Counts:
         return tf.cast(self.rows / self.global_rows, dtype)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochSums:
+    """What the steps of an epoch add up beside its loss, on one rank; float64 ().
+
+    Attributes:
+        global_rows: rows over all ranks.
+        rows: this rank's rows.
+        wait_s: the seconds that this rank waited for data.
+        reduce_s: the seconds from this rank's gradients to the sum over all ranks.
+        norm: the global norms of the summed gradients.
+        norms: how many they are.
+    """
+
+    global_rows: Any = 0.0
+    rows: Any = 0.0
+    wait_s: Any = 0.0
+    reduce_s: Any = 0.0
+    norm: Any = 0.0
+    norms: Any = 0.0
+
+    def vector(self) -> tf.Tensor:
+        """The sums in the order of the fields."""
+        return tf.stack([tf.cast(getattr(self, field.name), tf.float64) for field in fields(self)])
+
+
 class StepNumbers:
     """What steps leave behind for callbacks: TensorFlow variables, float64, on this rank.
 
     Attributes:
-        row_sum: the rows of the epoch so far, over all ranks.
-        wait_s: the seconds of the epoch that this rank waited for data.
         ask_stop, stops_asked: this rank's wish to stop, and how many ranks had it at the last step.
         train_parts: numerator and denominator of each part of the epoch's loss, over all ranks, ``(parts, 2)``.
         test_parts: the same of an evaluation, over this rank's rows.
     """
 
     def __init__(self, parts: int) -> None:
-        self.row_sum = _variable(())
-        self.wait_s = _variable(())
+        # One variable for all sums: each more costs a step some microseconds.
+        self._sums = _variable((len(fields(EpochSums)),))
         self.ask_stop = _variable(())
         self.stops_asked = _variable(())
         self.train_parts = _variable((parts, 2))
         self.test_parts = _variable((parts, 2))
 
-    def start_epoch(self) -> None:
-        """Forget the sums of the last epoch."""
-        for variable in (self.row_sum, self.wait_s, self.train_parts):
-            variable.assign(tf.zeros_like(variable))
+    def start_epoch(self, sums: EpochSums | None = None) -> None:
+        """Forget the last epoch; the sums begin with those given."""
+        self._sums.assign((sums or EpochSums()).vector())
+        self.train_parts.assign(tf.zeros_like(self.train_parts))
+
+    def add(self, sums: EpochSums) -> None:
+        """Add to the sums of the epoch; in a step."""
+        self._sums.assign_add(sums.vector())
+
+    def sums(self) -> EpochSums:
+        """The sums of the epoch so far, as floats. Eager."""
+        return EpochSums(**dict(zip((f.name for f in fields(EpochSums)), self._sums.numpy().tolist(), strict=True)))
 
 
 def unpack_element(element: Any) -> tuple[tuple[Any, ...], tf.Tensor, tf.Tensor]:

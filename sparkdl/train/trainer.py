@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,8 +17,10 @@ import numpy as np
 
 from sparkdl.config import TrainConfig
 from sparkdl.data.dataset import Dataset
+from sparkdl.launch.versions import installed
 from sparkdl.launch.world import World, world
 from sparkdl.train.class_weight import class_weights
+from sparkdl.train.recorded import Recorded
 from sparkdl.train.run_dir import RunDir
 
 __all__ = ["EvaluateTask", "TrainTask", "evaluate_rank", "train_rank"]
@@ -53,8 +56,8 @@ class EvaluateTask:
     safe_mode: bool = True
 
 
-def train_rank(task: TrainTask) -> list[dict[str, Any]]:
-    """Train on this rank's share. Returns the history, the same on every rank; rank 0 has written the model."""
+def train_rank(task: TrainTask) -> Recorded:
+    """Train on this rank's share. What is returned is the same on every rank; rank 0 has written the model."""
     here = _start()
     import keras
 
@@ -68,6 +71,7 @@ def train_rank(task: TrainTask) -> list[dict[str, Any]]:
     from sparkdl.train.learning_rate import LearningRates
     from sparkdl.train.loop import train_epochs
     from sparkdl.train.optimizers import accumulate_gradients, optimizers_of
+    from sparkdl.train.recorder import EpochRecorder
     from sparkdl.train.resume import resume, resume_epoch, start_of, warm_start
     from sparkdl.train.run_state import model_facts
 
@@ -89,7 +93,7 @@ def train_rank(task: TrainTask) -> list[dict[str, Any]]:
     optimizers = optimizers_of(model)
     broadcast([v.value for v in (*model.variables, *(v for o in optimizers for v in o.variables))])
 
-    train, validation = dataset.split("train"), _validation(dataset, config)
+    validation = _validation(dataset, config)
     steps = feed.plan(0).steps
     rates = LearningRates(
         model,
@@ -100,11 +104,10 @@ def train_rank(task: TrainTask) -> list[dict[str, Any]]:
     )
     with exact_steps(model, here, example, _options(config, dataset)) as numbers, rates.multiplied():
         own = config.callbacks() if config.callbacks else []
-        callbacks, recorder = rank_callbacks(
-            own, numbers, rates, here, epochs=config.epochs, steps=steps, rows=train.rows
-        )
-        if resumed is not None:
-            recorder.history.extend(resumed.facts["history"])
+        recorded = Recorded() if resumed is None else Recorded.from_json(resumed.facts)
+        recorded = replace(recorded, environment={**installed(), "Python": platform.python_version()})
+        recorder = EpochRecorder(numbers, here, recorded, epochs=config.epochs, steps=steps)
+        callbacks = rank_callbacks(own, numbers, rates, recorder, steps=steps)
         checkpointer = Checkpointer(
             task.run.checkpoints,
             config.checkpoint,
@@ -129,11 +132,11 @@ def train_rank(task: TrainTask) -> list[dict[str, Any]]:
             epochs=config.epochs,
             steps=steps,
             evaluate=_evaluation(task, model, validation, here),
-            resume_epoch=partial(resume_epoch, model, numbers, resumed, rank=here.rank),
+            resume_epoch=partial(resume_epoch, model, numbers, recorder, resumed, rank=here.rank),
         )
     if here.rank == 0:
         _write_model(model, task, task.run.model)
-    return recorder.history
+    return recorded
 
 
 def _evaluation(task: TrainTask, model: Any, split: Any, here: World) -> Callable[[Any], dict[str, Any]] | None:

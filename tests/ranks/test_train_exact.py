@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(400)
 EPOCHS = 3
 # Three ranks share steps unevenly, and leave some without a row; two are for `make soak`.
 TWO = pytest.param(2, marks=pytest.mark.soak)
-TIMES = {"seconds", "rows_per_second", "data_wait_seconds"}
+TIMES = {"seconds", "rows_per_second", "data_wait_seconds", "allreduce_share"}
 
 
 def digits_model(optimizer: str, floatx: str = "float64"):
@@ -197,7 +197,7 @@ def train_all(tasks: dict[str, TrainTask], evaluations: dict[str, EvaluateTask])
     """Several runs in the same rank processes: starting TensorFlow costs more than any of them."""
     from sparkdl.train.trainer import evaluate_rank, train_rank
 
-    histories = {name: train_rank(task) for name, task in tasks.items()}
+    histories = {name: train_rank(task).history for name, task in tasks.items()}
     evaluated = {name: evaluate_rank(task) for name, task in evaluations.items()}
     return histories, evaluated, plain_keras(tasks["adam"]) if sparkdl.world().size == 1 else {}
 
@@ -272,7 +272,9 @@ def test_the_history_holds_all_figures(trained) -> None:
             "val_size_mae",
             "lr",
         } <= record.keys()
-        assert record.keys() >= TIMES and record["rows_per_second"] > 0
+        assert record.keys() >= {*TIMES, "gradient_norm"} and record["rows_per_second"] > 0
+        assert 0 < record["allreduce_share"] < 1
+    assert {record["allreduce_share"] for record in trained(1).histories["mixed"]} == {0.0}
 
 
 @pytest.mark.parametrize("workers", [TWO, 3])

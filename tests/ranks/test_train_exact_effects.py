@@ -36,7 +36,7 @@ def elements(x, y, *, batch: int, epochs: int = 1):
     return steps.map(lambda waited, one: (waited, (one[0], one[1], (), one[2])))
 
 
-def fit(model, x, y, *, batch=5, epochs=2, watch=None, **options):
+def fit(model, x, y, *, batch=5, epochs=2, watch=None, callbacks=(), **options):
     """Train a compiled model within exact steps; `watch` gets the model before they end."""
     import keras
 
@@ -49,9 +49,8 @@ def fit(model, x, y, *, batch=5, epochs=2, watch=None, **options):
     check_model(model)
     build(model, example)
     with exact_steps(model, here, example, StepOptions(global_batch_size=batch, **options)):
-        history = model.fit(
-            elements(x, y, batch=batch, epochs=epochs), epochs=epochs, steps_per_epoch=-(-len(x) // batch), verbose=0
-        )
+        data, steps = elements(x, y, batch=batch, epochs=epochs), -(-len(x) // batch)
+        history = model.fit(data, epochs=epochs, steps_per_epoch=steps, callbacks=list(callbacks), verbose=0)
         return watch(model) if watch is not None else history.history
 
 
@@ -150,9 +149,10 @@ def overflowing() -> dict:
         keras.config.set_dtype_policy("float32")
     x, y = numbers()
     y[7] = 5000
-    fit(model, x, y[:, None])
+    sums = fit(model, x, y[:, None], watch=sums_of)
     scaled = model.optimizer
     return {
+        "norms": (sums.norm, sums.norms),
         "kind": type(scaled).__name__,
         "updates": int(scaled.iterations),
         "scale": float(scaled.dynamic_scale),
@@ -195,8 +195,70 @@ def normalized() -> list:
     return fit(model, x, y, watch=lambda model: [w.tolist() for w in model.get_weights()])
 
 
-def own_step(problem: str) -> str:
-    """What is said of a train_step with this problem."""
+def sums_of(model):
+    """The sums of all steps so far."""
+    return model.train_step.__self__._numbers.sums()
+
+
+def norm_and_expected(model, x, y) -> tuple[float, float]:
+    """The mean gradient norm of a model that learns nothing, and that of plain gradients of the whole batches."""
+    import tensorflow as tf
+
+    sums = fit(model, x, y, watch=sums_of, epochs=1)
+    norms = []
+    for start in range(0, ROWS, 5):
+        rows = slice(start, start + 5)
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(x[rows], y[rows], model(x[rows], training=True))
+        gradients = tape.gradient(loss, model.trainable_weights)
+        norms.append(float(tf.linalg.global_norm([tf.convert_to_tensor(g) for g in gradients])))
+    return sums.norm / sums.norms, float(np.mean(norms))
+
+
+def gradient_norms() -> dict:
+    import keras
+
+    x, y = numbers()
+    still = keras.optimizers.SGD
+    found = {}
+    for vocabulary in (8, 5000):
+        model = embedding_model(vocabulary)
+        model.compile(still(0.0, global_clipnorm=1e-3), "mse")
+        words = np.random.default_rng(1).integers(0, min(vocabulary, 9), (ROWS, 6)).astype(np.int32)
+        found[f"embedding {vocabulary}"] = norm_and_expected(model, words, y)
+    for name, policy, jit in (("xla", "float32", True), ("mixed", "mixed_float16", False), ("half", "float16", False)):
+        keras.config.set_dtype_policy(policy)
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(1)])
+        model.compile(still(0.0, loss_scale_factor=64.0 if name == "half" else None), "mse", jit_compile=jit)
+        keras.config.set_dtype_policy("float32")
+        found[name] = norm_and_expected(model, x, y)
+    model = own_model("none", still(0.0))
+    found["own step"] = norm_and_expected(model, x, y)
+    return found
+
+
+def behind_a_slow_rank() -> dict:
+    """The sums of an epoch in which rank 1 sleeps before each step."""
+    import time
+
+    import keras
+
+    class Sleep(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            time.sleep(0.1 * sparkdl.world().rank)
+
+        def on_epoch_begin(self, epoch, logs=None):
+            # The first epoch begins with tracing, for which ranks wait too.
+            self.model.train_step.__self__._numbers.start_epoch()
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    sums = fit(model, *numbers(), watch=sums_of, callbacks=[Sleep()])
+    return {"reduce_s": sums.reduce_s, "rows": sums.rows, "global_rows": sums.global_rows}
+
+
+def own_model(problem: str, optimizer):
+    """A model with a train_step that has this problem."""
     import keras
     import tensorflow as tf
 
@@ -217,9 +279,14 @@ def own_step(problem: str) -> str:
 
     inputs = keras.Input((4,))
     model = Own(inputs, keras.layers.Dense(1)(inputs))
-    model.compile("sgd")
+    model.compile(optimizer, "mse")
+    return model
+
+
+def own_step(problem: str) -> str:
+    """What is said of a train_step with this problem."""
     try:
-        fit(model, *numbers())
+        fit(own_model(problem, "sgd"), *numbers())
     except sparkdl.ModelError as error:
         return str(error)
     return "accepted"
@@ -236,6 +303,8 @@ def effects() -> dict:
         "overflow": overflowing(),
         "draws": drawing(),
         "norm": normalized(),
+        "gradient norms": gradient_norms(),
+        "slow": behind_a_slow_rank(),
         "own": {problem: own_step(problem) for problem in ("log", "loss", "optimizer", "weights", "none")},
     }
 
@@ -268,6 +337,21 @@ def test_an_infinite_gradient_on_one_rank_skips_the_step_on_all(seen) -> None:
     assert one == other and one["kind"] == "LossScaleOptimizer"
     assert one["updates"] == 2 * 5 - 2 and one["scale"] == 2.0**15 / 4
     assert np.isfinite(one["weights"][0]).all()
+    norm, norms = one["norms"]
+    assert norms == 2 * 5 - 2 and 0 < norm < np.inf
+
+
+def test_the_gradient_norm_is_that_of_all_rows_unscaled_and_unclipped(seen) -> None:
+    one, other = (effect["gradient norms"] for effect in seen)
+    assert one == other and len(one) == 6
+    for name, (norm, expected) in one.items():
+        assert norm == pytest.approx(expected, rel=1e-2 if name in ("mixed", "half") else 1e-5), name
+
+
+def test_seconds_of_reduction_show_who_waits_for_whom(seen) -> None:
+    one, slow = (effect["slow"] for effect in seen)
+    assert one["reduce_s"] - slow["reduce_s"] > 0.25 and slow["reduce_s"] > 0
+    assert one["rows"] + slow["rows"] == one["global_rows"] == slow["global_rows"] == ROWS
 
 
 def test_draws_depend_on_step_and_rank_alone(seen) -> None:

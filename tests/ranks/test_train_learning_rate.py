@@ -162,7 +162,7 @@ def train_all(tasks: dict[str, TrainTask]):
     histories = {}
     for name, task in tasks.items():
         keras.utils.clear_session()  # Keras counts models, and a run goes on with the same one only
-        histories[name] = train_rank(task)
+        histories[name] = train_rank(task).history
     return histories, walk(keras)
 
 

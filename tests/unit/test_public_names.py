@@ -34,6 +34,7 @@ RANK_SIDE = {
     "sparkdl.train.moving_state",
     "sparkdl.train.optimizers",
     "sparkdl.train.own_step",
+    "sparkdl.train.recorder",
     "sparkdl.train.resume",
     "sparkdl.train.run_state",
     "sparkdl.train.seeds",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Recorded"]
+__all__ = ["Recorded", "scalars"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,3 +36,14 @@ class Recorded:
     def from_json(cls, content: Mapping[str, Any]) -> Recorded:
         """From a checkpoint's facts."""
         return cls(history=content["history"], ranks=content["ranks"], environment=content["environment"])
+
+
+def scalars(record: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of an epoch as numbers: a metric that is a list (of classes) gives `name/0`, `name/1`, …"""
+    found: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, (list, tuple)):
+            found |= scalars({f"{name}/{place}": part for place, part in enumerate(value)})
+        elif name != "epoch":
+            found[name] = float(value)
+    return found

@@ -48,6 +48,11 @@ class RunDir:
         return storage.join(self.path, "logs")
 
     @property
+    def tensorboard(self) -> str:
+        """The figures of epochs for TensorBoard."""
+        return storage.join(self.path, "tensorboard")
+
+    @property
     def record(self) -> str:
         """What the run trains on and how, as JSON: another one must not go on here."""
         return storage.join(self.path, "run.json")

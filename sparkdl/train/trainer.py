@@ -74,6 +74,7 @@ def train_rank(task: TrainTask) -> Recorded:
     from sparkdl.train.recorder import EpochRecorder
     from sparkdl.train.resume import resume, resume_epoch, start_of, warm_start
     from sparkdl.train.run_state import model_facts
+    from sparkdl.train.tensorboard import TensorBoardFiles
 
     join_world(here)
     config, dataset = task.config, task.dataset
@@ -108,6 +109,8 @@ def train_rank(task: TrainTask) -> Recorded:
         recorded = replace(recorded, environment={**installed(), "Python": platform.python_version()})
         recorder = EpochRecorder(numbers, here, recorded, epochs=config.epochs, steps=steps)
         callbacks = rank_callbacks(own, numbers, rates, recorder, steps=steps)
+        if here.rank == 0:
+            callbacks.append(TensorBoardFiles(task.run.tensorboard, recorded))
         checkpointer = Checkpointer(
             task.run.checkpoints,
             config.checkpoint,

@@ -137,6 +137,15 @@ def test_a_killed_rank_is_restarted_and_changes_nothing(uninterrupted, digits_da
     assert_same(result, uninterrupted)
 
 
+def losses_in_tensorboard(folder) -> list[tuple[int, float]]:
+    """Step and loss as they lie in the files of all launches."""
+    import tensorflow as tf
+
+    events = [event for file in folder.iterdir() for event in tf.compat.v1.train.summary_iterator(str(file))]
+    values = [(event.step, value) for event in events for value in event.summary.value]
+    return [(step, float(tf.make_ndarray(value.tensor))) for step, value in values if value.tag == "epoch_loss"]
+
+
 def plain_model(ds):
     """Without layers whose draws depend on the rank."""
     import keras
@@ -170,6 +179,7 @@ def test_a_run_goes_on_with_other_workers_in_mid_epoch_and_for_more_epochs(digit
     assert [sum(epoch["rows"]) for epoch in ranks] == [rows, rows - 10 * 100, rows]
     figures = ("hosts", "rows", "seconds", "data_wait_seconds", "allreduce_seconds")
     assert [[len(epoch[name]) for name in figures] for epoch in ranks] == [[2] * 5, [3] * 5, [1] * 5]
+    assert [step for step, _ in losses_in_tensorboard(tmp_path / "run" / "tensorboard" / "train")] == [0, 1, 2]
     with pytest.raises(sparkdl.CheckpointError, match="holds the run of another model: model.config"):
         sparkdl.fit(other_model, digits_dataset, config(tmp_path / "run", epochs=4), launch=local(1))
 

@@ -71,6 +71,18 @@ def test_keras_callbacks_see_the_reduced_logs_and_the_lr_is_recorded(digits_data
     assert [record["lr"] for record in result.history] == [0.5, 0.25]
 
 
+def scalars_of_tensorboard(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """The steps and values of each scalar in the one event file of a folder."""
+    import tensorflow as tf
+
+    (file,) = folder.iterdir()
+    found: dict[str, list[tuple[int, float]]] = {}
+    for event in tf.compat.v1.train.summary_iterator(str(file)):
+        for value in event.summary.value:
+            found.setdefault(value.tag, []).append((event.step, float(tf.make_ndarray(value.tensor))))
+    return found
+
+
 @pytest.fixture(scope="module")
 def run(digits_dataset, tmp_path_factory) -> sparkdl.TrainResult:
     """A run of two epochs on two ranks."""
@@ -87,6 +99,34 @@ def test_a_run_leaves_its_history_and_a_model_that_keras_loads_alone(run, digits
     pixels = [row.pixels for row in digits.limit(50).collect()]
     ours = sparkdl.load_model(run.model_dir).predict({"pixels": pixels})
     assert np.allclose(ours, loaded.predict(np.reshape(pixels, (-1, 8, 8, 1)), verbose=0), rtol=1e-5, atol=1e-6)
+
+
+def test_tensorboard_shows_every_figure_of_the_history(run) -> None:
+    folder = Path(run.model_dir).parent / "tensorboard"
+    shown = {name: scalars_of_tensorboard(folder / name) for name in ("train", "validation")}
+    assert shown["validation"].keys() == {"epoch_loss", "epoch_accuracy"}
+    for name, steps in shown["validation"].items():
+        assert steps == [(r["epoch"], pytest.approx(r[f"val_{name[6:]}"], rel=1e-6)) for r in run.history]
+    figures = [name for name in run.history[0] if name != "epoch" and not name.startswith("val_")]
+    assert {"loss", "accuracy", "allreduce_share", "gradient_norm", "rows_per_second", "lr"} <= set(figures)
+    assert len(shown["train"]) == len(figures)
+    for figure in figures:
+        steps = shown["train"]["epoch_learning_rate" if figure == "lr" else f"epoch_{figure}"]
+        assert steps == [(r["epoch"], pytest.approx(r[figure], rel=1e-6)) for r in run.history]
+
+
+def test_a_run_goes_on_where_nothing_can_be_written_for_tensorboard(tmp_path, caplog) -> None:
+    from sparkdl.train.recorded import Recorded
+    from sparkdl.train.tensorboard import TensorBoardFiles
+
+    (tmp_path / "file").touch()
+    recorded = Recorded()
+    files = TensorBoardFiles(str(tmp_path / "file" / "tensorboard"), recorded)
+    files.on_train_begin()
+    recorded.history.append({"epoch": 0, "loss": 0.5})
+    files.on_epoch_end(0)
+    files.on_train_end()
+    assert caplog.text.count("file/tensorboard cannot be written: ") == 2
 
 
 def failing_on_rank_1(ds):

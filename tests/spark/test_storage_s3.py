@@ -142,6 +142,37 @@ def test_a_model_is_saved_loaded_and_exported_on_s3(bucket, tmp_path) -> None:
     assert np.allclose(served, found, rtol=1e-5, atol=1e-6)
 
 
+def test_figures_for_tensorboard_lie_on_s3_after_every_epoch(bucket, tmp_path) -> None:
+    import tensorflow as tf
+
+    from sparkdl.train.recorded import Recorded
+    from sparkdl.train.tensorboard import TensorBoardFiles
+
+    recorded = Recorded()
+    client().put_object(Bucket=bucket, Key="run/tensorboard/train/events.out.tfevents.1.of-the-users", Body=b"")
+    launches = []
+    for epochs in ((0, 1), (2, 3)):
+        # The first one ends unheard.
+        launches.append(TensorBoardFiles(f"s3://{bucket}/run/tensorboard", recorded))
+        launches[-1].on_train_begin()
+        for epoch in epochs:
+            recorded.history.append({"epoch": epoch, "loss": 0.5, "f1": [0.25, 0.75], "val_loss": float("nan")})
+            launches[-1].on_epoch_end(epoch)
+    ours = [key for key in _objects(bucket) if not key.endswith("of-the-users")]
+    assert len(ours) == 2 and len(_objects(bucket)) == 3
+    shown = {}
+    for key in ours:
+        client().download_file(bucket, key, str(tmp_path / "events"))
+        for event in tf.compat.v1.train.summary_iterator(str(tmp_path / "events")):
+            for value in event.summary.value:
+                shown.setdefault((key.split("/")[2], value.tag), []).append(event.step)
+    every = [0, 1, 2, 3]
+    names = [("train", "epoch_loss"), ("train", "epoch_f1/0"), ("train", "epoch_f1/1"), ("validation", "epoch_loss")]
+    assert shown == dict.fromkeys(names, every)
+    for files in launches:
+        files.on_train_end()
+
+
 def test_no_secret_enters_the_manifest(rows, bucket) -> None:
     ds = sparkdl.prepare(rows, config(f"s3://{bucket}/data"))
     text = storage.read_bytes(storage.join(ds.path, "dataset.json")).decode()

@@ -39,6 +39,7 @@ RANK_SIDE = {
     "sparkdl.train.run_state",
     "sparkdl.train.seeds",
     "sparkdl.train.step_numbers",
+    "sparkdl.train.tensorboard",
     "sparkdl.train.xla",
 }
 

@@ -29,6 +29,7 @@ from sparkdl.train.class_weight import class_weights
 from sparkdl.train.recorded import Recorded
 from sparkdl.train.run_dir import RunDir
 from sparkdl.train.run_lock import RunLock
+from sparkdl.train.run_report import report_failure, report_result
 from sparkdl.train.trainer import EvaluateTask, TrainTask, evaluate_rank, train_rank
 
 if TYPE_CHECKING:
@@ -94,8 +95,13 @@ def fit(
     if history is None:
         task = TrainTask(build_model=build_model, dataset=dataset, config=config, run=run)
         with RunLock(run.path, run.driver) as lock:
-            recorded = _train(task, launch, lock)
+            try:
+                recorded = _train(task, launch, lock)
+            except WorkerError as error:
+                report_failure(task, launch, error)
+                raise
             run.finish(recorded, config.epochs)
+            report_result(task, launch, recorded)
         history = recorded.history
     return TrainResult(history, run.model, run.best_model if config.checkpoint.monitor else None)
 

@@ -73,6 +73,11 @@ class RunDir:
         return storage.join(self.path, "ranks.json")
 
     @property
+    def report(self) -> str:
+        """The run as an HTML page."""
+        return storage.join(self.path, "report.html")
+
+    @property
     def finished(self) -> str:
         """There once the run is finished: after how many epochs, as JSON."""
         return storage.join(self.path, "finished.json")

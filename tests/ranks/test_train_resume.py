@@ -167,10 +167,13 @@ def test_a_run_goes_on_with_other_workers_in_mid_epoch_and_for_more_epochs(digit
     assert raised.value.kind == "signal"
     checkpoint = read_checkpoint(RunDir(options.run_dir).latest_checkpoint())
     assert checkpoint.position == Position(1, 10)
+    report = tmp_path / "run" / "report.html"
+    assert "Ended by the failure of a rank (signal)" in report.read_text()
     sparkdl.fit(plain_model, digits_dataset, options, launch=local(3))
     longer = config(tmp_path / "run", epochs=3, resume="must")
     result = sparkdl.fit(plain_model, digits_dataset, longer, launch=local(1))
     assert_same(result, whole)
+    assert "Finished." in report.read_text()
     # The interrupted epoch has the seconds of both launches; the figures of its ranks are of the second one's steps.
     assert result.history[1]["seconds"] > checkpoint.facts["seconds"]["seconds"] > 0
     rows = digits_dataset.split("train").rows

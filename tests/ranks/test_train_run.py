@@ -86,7 +86,8 @@ def scalars_of_tensorboard(folder: Path) -> dict[str, list[tuple[int, float]]]:
 @pytest.fixture(scope="module")
 def run(digits_dataset, tmp_path_factory) -> sparkdl.TrainResult:
     """A run of two epochs on two ranks."""
-    return sparkdl.fit(small_model, digits_dataset, config(tmp_path_factory.mktemp("run")), launch=TWO)
+    launch = LaunchConfig(num_workers=2, local=True, env={"MY_TOKEN": "a-secret-value"})
+    return sparkdl.fit(small_model, digits_dataset, config(tmp_path_factory.mktemp("run")), launch=launch)
 
 
 def test_a_run_leaves_its_history_and_a_model_that_keras_loads_alone(run, digits) -> None:
@@ -99,6 +100,18 @@ def test_a_run_leaves_its_history_and_a_model_that_keras_loads_alone(run, digits
     pixels = [row.pixels for row in digits.limit(50).collect()]
     ours = sparkdl.load_model(run.model_dir).predict({"pixels": pixels})
     assert np.allclose(ours, loaded.predict(np.reshape(pixels, (-1, 8, 8, 1)), verbose=0), rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_leaves_a_report_without_secrets(run, digits_dataset) -> None:
+    run_dir = Path(run.model_dir).parent
+    page = (run_dir / "report.html").read_text()
+    rows = f"train {digits_dataset.split('train').rows:,}"
+    for part in (str(run_dir), "Finished.", "val_accuracy", "small_model", "pixels float32 [8, 8, 1]", rows, "192"):
+        assert part in page
+    for part in ("TensorFlow", "Horovod", "Keras", "Python", "Spark", "not used", "Hosts", "(2)", "MY_TOKEN"):
+        assert part in page
+    assert "a-secret-value" not in page
+    assert not any("a-secret-value" in path.read_text() for path in run_dir.glob("*.json"))
 
 
 def test_tensorboard_shows_every_figure_of_the_history(run) -> None:

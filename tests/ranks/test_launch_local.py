@@ -264,8 +264,10 @@ def test_a_run_leaves_no_thread_file_or_descriptor():
     assert (set(threading.enumerate()), sorted(os.listdir("/proc/self/fd"))) == before
 
 
+# What a shell starts in the background ignores Ctrl-C; so would this, where the tests run there.
 DRIVER = """
-import threading
+import signal, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from sparkdl.config import LaunchConfig
 from sparkdl.launch.run import run
 run(lambda: (print("up", flush=True), threading.Event().wait()),

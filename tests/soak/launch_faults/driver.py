@@ -6,6 +6,7 @@ Run as `python -m launch_faults.driver LAUNCHER`. Requests are JSON lines on its
 import dataclasses
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -79,6 +80,8 @@ def answer(request, spark, launcher):
 
 def main():
     warnings.simplefilter("ignore")
+    # What a shell starts in the background ignores Ctrl-C; so would this, where the trials run there.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     launcher = sys.argv[1]
     spark = session(launcher)
     for line in sys.stdin:

@@ -6,11 +6,12 @@ Runs in rank processes.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
-from sparkdl.errors import ModelError
+from sparkdl.errors import ModelError, shown
 from sparkdl.train.loss_parts import check_losses
 from sparkdl.train.metrics import check_metrics
 
@@ -49,9 +50,28 @@ def build(model: Any, example: tuple[Any, ...]) -> None:
 
     `example`: (inputs, targets) or (inputs, targets, weights) of a few rows.
     """
+    _check_input_names(model, example[0])
     model._symbolic_build(data_batch=example)
     check_losses(model, row_means_only=has_own_step(model))
     check_metrics(model)
+
+
+def _check_input_names(model: Any, inputs: Any) -> None:
+    """Raise ModelError for a model of inputs by name whose names are not those of the features.
+
+    Keras pairs the two in the order of their sorted names, whatever the names are.
+    """
+    taken = getattr(model, "_inputs_struct", None)
+    if not isinstance(taken, Mapping):
+        return
+    given = inputs if isinstance(inputs, Mapping) else {}
+    unknown, unused = set(taken) - set(given), set(given) - set(taken)
+    if given and (unknown or unused):
+        raise ModelError(
+            f"model {model.name!r} takes inputs by name; not features of the dataset: {shown(sorted(unknown))}, "
+            f"features without an input: {shown(sorted(unused))}. Give it an Input for each feature, or a list of "
+            "those that it takes: keras.Model([a, b], outputs)"
+        )
 
 
 def _overrides(model: Any, method: str) -> bool:

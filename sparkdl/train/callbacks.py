@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from sparkdl.errors import ConfigError
+from sparkdl.errors import ConfigError, shown
 from sparkdl.train.collective import sum_over_ranks
 from sparkdl.train.learning_rate import LearningRates
 from sparkdl.train.recorder import EpochRecorder
@@ -20,13 +20,34 @@ from sparkdl.train.step_numbers import StepNumbers
 __all__ = ["StopTogether", "rank_callbacks"]
 
 
+# Keras' callbacks that write files or send messages, and do nothing else: for rank 0 alone. By name, for no version of
+# Keras has all of them.
+WRITERS = tuple(
+    getattr(keras.callbacks, name)
+    for name in ("ModelCheckpoint", "OrbaxCheckpoint", "CSVLogger", "TensorBoard", "RemoteMonitor", "ProgbarLogger")
+    if hasattr(keras.callbacks, name)
+)
+
+
 def rank_callbacks(
-    user: Sequence[Any], numbers: StepNumbers, rates: LearningRates, recorder: EpochRecorder, *, steps: int
+    user: Sequence[Any], numbers: StepNumbers, rates: LearningRates, recorder: EpochRecorder, *, rank: int, steps: int
 ) -> list[Any]:
-    """The callbacks of a rank, in their order: sums and rates set first, the user's, stop agreed, then recorded."""
+    """The callbacks of a rank, in their order: sums and rates set first, the user's, stop agreed, then recorded.
+
+    Raises ConfigError for what is no list of callbacks, and for Keras' BackupAndRestore.
+    """
     if not isinstance(user, (list, tuple)):
         raise ConfigError(f"callbacks() must return a list of Keras callbacks, not {type(user).__name__}")
-    return [_SetSumsAndRates(numbers, rates, steps=steps), *user, StopTogether(numbers), recorder]
+    for callback in user:
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise ConfigError(f"callbacks() gave {shown(callback)}, which is no Keras callback")
+        if isinstance(callback, keras.callbacks.BackupAndRestore):
+            raise ConfigError(
+                "callbacks() gave a BackupAndRestore, which would set this rank's model back alone; a run goes on from "
+                "its run_dir by itself: leave it out, and see TrainConfig.checkpoint"
+            )
+    own = [callback for callback in user if rank == 0 or not isinstance(callback, WRITERS)]
+    return [_SetSumsAndRates(numbers, rates, steps=steps), *own, StopTogether(numbers), recorder]
 
 
 class _SetSumsAndRates(keras.callbacks.Callback):  # type: ignore[misc]

@@ -108,7 +108,7 @@ def train_rank(task: TrainTask) -> Recorded:
         recorded = Recorded() if resumed is None else Recorded.from_json(resumed.facts)
         recorded = replace(recorded, environment={**installed(), "Python": platform.python_version()})
         recorder = EpochRecorder(numbers, here, recorded, epochs=config.epochs, steps=steps)
-        callbacks = rank_callbacks(own, numbers, rates, recorder, steps=steps)
+        callbacks = rank_callbacks(own, numbers, rates, recorder, rank=here.rank, steps=steps)
         if here.rank == 0:
             callbacks.append(TensorBoardFiles(task.run.tensorboard, recorded))
         checkpointer = Checkpointer(

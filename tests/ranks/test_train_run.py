@@ -1,6 +1,7 @@
 """What a run does around its steps: stop together, refuse by name, leave a model and a history."""
 
 import contextlib
+import csv
 import json
 import time
 from pathlib import Path
@@ -59,16 +60,30 @@ def test_one_ranks_stop_stops_all_after_the_same_step(digits_dataset, tmp_path, 
 def early_stopping():
     import keras
 
+    rank = sparkdl.world().rank
     return [
         keras.callbacks.EarlyStopping("val_loss", patience=0, mode="max"),
         keras.callbacks.LearningRateScheduler(lambda e: 0.5 / (e + 1)),
+        keras.callbacks.ModelCheckpoint(f"best-{rank}.keras", monitor="val_accuracy", save_best_only=True),
+        keras.callbacks.CSVLogger(f"log-{rank}.csv"),
+        keras.callbacks.TensorBoard(f"board-{rank}"),
+        keras.callbacks.TerminateOnNaN(),
+        keras.callbacks.ReduceLROnPlateau("val_loss"),
     ]
 
 
-def test_keras_callbacks_see_the_reduced_logs_and_the_lr_is_recorded(digits_dataset, tmp_path) -> None:
+def test_keras_callbacks_see_the_reduced_logs_and_write_on_rank_0(digits_dataset, tmp_path, monkeypatch) -> None:
+    import keras
+
+    monkeypatch.chdir(tmp_path)
     result = sparkdl.fit(small_model, digits_dataset, config(tmp_path, callbacks=early_stopping, epochs=9), launch=TWO)
     # val_loss falls, so mode="max" stops after the second epoch.
     assert [record["lr"] for record in result.history] == [0.5, 0.25]
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "best-0.keras", "log-0.csv", "board-0"}
+    with open("log-0.csv", newline="") as file:
+        logged = [float(row["val_loss"]) for row in csv.DictReader(file)]
+    assert logged == pytest.approx([record["val_loss"] for record in result.history], rel=1e-6)
+    assert keras.saving.load_model("best-0.keras").compiled
 
 
 def scalars_of_tensorboard(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -263,6 +278,19 @@ def own_reduction(keras):
     return Halved(reduction="mean_with_sample_weight")
 
 
+def by_other_names(ds):
+    """A model whose inputs are by name, as many as Keras is given, and not the features."""
+    import keras
+
+    from sparkdl.train.check_model import build
+
+    inputs = {name: keras.Input(()) for name in ("age", "weight")}
+    stacked = keras.ops.stack(list(inputs.values()), axis=1)
+    model = keras.Model(inputs, keras.layers.Dense(1)(stacked), name="named")
+    model.compile("sgd", "mse")
+    build(model, ({"age": np.zeros(2), "height": np.zeros(2)}, np.zeros(2)))
+
+
 def refusals(ds, builders):
     """Why each model is refused; in one rank, for starting TensorFlow costs more than all of them."""
     import keras
@@ -295,6 +323,7 @@ def test_what_cannot_be_exact_is_refused_by_name(digits_dataset) -> None:
         "must return a compiled keras.Model, not str": lambda ds: "no model",
         "is not compiled": not_compiled,
         "has its own fit": own("fit"),
+        "not features of the dataset: ['weight'], features without an input: ['height']": by_other_names,
         "has reduction='sum', and the model a train_step": own(
             "train_step", loss=lambda keras: keras.losses.MeanSquaredError(reduction="sum")
         ),

@@ -90,7 +90,7 @@ def fit(
     _check_training(build_model, dataset, config)
     run = RunDir(storage.absolute(config.run_dir))
     config = dataclasses.replace(config, run_dir=run.path)
-    run.begin(run_record(config, dataset), config.resume)
+    run.begin(run_record(config, dataset), config.resume, option_defaults())
     history = run.result(config.epochs)
     if history is None:
         task = TrainTask(build_model=build_model, dataset=dataset, config=config, run=run)
@@ -140,7 +140,13 @@ def run_record(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in NOT_THE_RESULT}
     if config.initial_model is not None:
         options["initial_model"] = Signature.read(storage.absolute(config.initial_model)).content_hash
-    return {"dataset": {"path": dataset.path, "fingerprint": dataset.fingerprint}, "config": options}
+    return {"dataset": {"fingerprint": dataset.fingerprint}, "config": options}
+
+
+def option_defaults() -> dict[str, Any]:
+    """The options that determine a result and have defaults, as in `run_record`."""
+    fields = dataclasses.fields(TrainConfig)
+    return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING and f.name not in NOT_THE_RESULT}
 
 
 def evaluate(

@@ -27,7 +27,7 @@ def resume(run: RunDir, path: str | None, model: Any, facts: dict[str, Any], *, 
     """The checkpoint at `path` to go on from, or None; rank 0's model and optimizers have its values then.
 
     Args:
-        facts: what the model is, by `model_facts`.
+        facts: what the model is, by `model_facts`; under another version of Keras its variables alone are compared.
 
     Raises CheckpointError if it was made by another model.
     """
@@ -35,7 +35,11 @@ def resume(run: RunDir, path: str | None, model: Any, facts: dict[str, Any], *, 
         return None
     checkpoint = read_checkpoint(path)
     # Through JSON, as the other one went.
-    difference = first_difference(checkpoint.facts["model"], json.loads(json.dumps(facts["model"])), "model")
+    old, new = checkpoint.facts["model"], json.loads(json.dumps(facts["model"]))
+    if old["keras"] != new["keras"]:
+        # Each version writes the same configuration in its own way; the weights tell what matters most.
+        old, new = ({"variables": one["variables"]} for one in (old, new))
+    difference = first_difference(old, new, "model")
     if difference is not None:
         raise CheckpointError(f"run_dir={run.path} holds the run of another model: {difference}")
     if rank == 0:

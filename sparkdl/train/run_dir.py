@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from sparkdl import storage
@@ -19,6 +20,7 @@ from sparkdl.train.recorded import Recorded
 __all__ = ["RunDir", "first_difference"]
 
 FORMAT_VERSION = 1
+_NO_DEFAULTS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +84,13 @@ class RunDir:
         """There once the run is finished: after how many epochs, as JSON."""
         return storage.join(self.path, "finished.json")
 
-    def begin(self, record: Mapping[str, Any], resume: str) -> None:
+    def begin(self, record: Mapping[str, Any], resume: str, defaults: Mapping[str, Any] = _NO_DEFAULTS) -> None:
         """Make the folder for a new run, or see that it holds the same one.
 
         Args:
             record: what the run trains on and how.
             resume: `TrainConfig.resume`.
+            defaults: by option, what stands for one that the run's version of sparkdl did not know.
 
         Raises CheckpointError if it holds anything else, or what `resume` does not allow.
         """
@@ -107,6 +110,7 @@ class RunDir:
             )
         found = self._read(self.record)
         check_format_version(found, path=self.record, newest=FORMAT_VERSION, error=CheckpointError)
+        found = {**found, "config": {**defaults, **found["config"]}}
         # Through JSON, as the other one went.
         difference = first_difference(found, json.loads(json.dumps({"format_version": FORMAT_VERSION, **record})))
         if difference is not None:

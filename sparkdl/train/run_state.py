@@ -102,6 +102,7 @@ def restore_epoch(model: Any, numbers: StepNumbers, arrays: Mapping[str, np.ndar
 def model_facts(model: Any) -> dict[str, Any]:
     """What a model is, as JSON: to be taken when `build_model` has made it, before anything is restored."""
     return {
+        "keras": keras.__version__,
         "config": keras.saving.serialize_keras_object(model),
         "variables": [
             [variable.path, list(variable.shape), keras.backend.standardize_dtype(variable.dtype)]

@@ -1,11 +1,16 @@
-"""A model of 1.6 GB is saved, loaded and scored without being held more often than Keras itself holds it."""
+"""A model of 1.6 GB: saved, loaded and scored without being held more often than by Keras itself; trained."""
 
 import json
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+import sparkdl
+from sparkdl import CheckpointConfig, LaunchConfig, PrepareConfig, TrainConfig
+from sparkdl.features import Tensor
 
 # 400 million float32 weights, in one variable: the worst case for Keras, which copies a variable at a time.
 ROWS, WIDTH = 4_000_000, 100
@@ -57,3 +62,43 @@ def test_a_model_of_gigabytes_is_held_once_and_copied_a_variable_at_a_time(tmp_p
     # The weights, what is read, what is assigned, and what they were before; the file is not among them.
     loaded = run("load", folder)
     assert loaded["peak_gb"] - loaded["before_gb"] < 4.2 * GIGABYTES
+
+
+def build_model(ds):
+    import keras
+
+    layers = keras.layers
+    embedding = layers.Embedding(ROWS, WIDTH, embeddings_initializer="ones")
+    model = keras.Sequential([keras.Input((2,), dtype="int32"), embedding, layers.Flatten(), layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    return model
+
+
+@pytest.mark.timeout(3600)
+def test_a_model_of_gigabytes_trains_goes_on_and_scores(spark, tmp_path) -> None:
+    raw = spark.range(64).selectExpr("array(int(id), int(id * 1000)) AS codes", "float(id % 3) AS y")
+    dataset = sparkdl.prepare(
+        raw, PrepareConfig(path=str(tmp_path / "data"), features=[Tensor("codes", shape=(2,))], label="y")
+    )
+
+    def train(epochs, resume):
+        config = TrainConfig(
+            run_dir=str(tmp_path / "run"),
+            epochs=epochs,
+            global_batch_size=64,
+            validation=None,
+            resume=resume,
+            checkpoint=CheckpointConfig(every_steps=1, keep=1),
+        )
+        return sparkdl.fit(build_model, dataset, config, launch=LaunchConfig(num_workers=1, local=True))
+
+    train(1, "never")
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert (checkpoint / "arrays.npz").stat().st_size > 1e9 * GIGABYTES
+    result = train(2, "must")
+    assert len(result.history) == 2 and result.history[1]["loss"] < result.history[0]["loss"]
+    print({"seconds": [round(record["seconds"], 1) for record in result.history]})
+
+    scored = sparkdl.transform(raw.coalesce(1), result.model_dir).collect()
+    expected = sparkdl.load_model(result.model_dir).predict({"codes": [row.codes for row in scored]})
+    assert len(scored) == 64 and np.allclose([row.prediction for row in scored], np.ravel(expected), rtol=1e-5)

@@ -123,16 +123,17 @@ def spark_session(cores=CORES):
 
 def prepared(name, folder):
     """The set as a prepared dataset."""
-    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     import sparkdl
     from sparkdl.features import Tensor
 
     shape, rows, _ = SETS[name]
     x, y = rows_of(name, rows)
+    pq.write_table(pa.table({"x": list(x.reshape(rows, -1)), "y": y}), folder / f"{name}.parquet")
     spark = spark_session()
-    frame = pd.DataFrame({"x": list(x.reshape(rows, -1)), "y": y})
-    df = spark.createDataFrame(frame, "x array<float>, y int")
+    df = spark.read.parquet(str(folder / f"{name}.parquet"))
     config = sparkdl.PrepareConfig(path=str(folder / name), features=[Tensor("x", shape=shape)], label="y")
     dataset = sparkdl.prepare(df, config)
     spark.stop()

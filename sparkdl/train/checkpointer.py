@@ -16,25 +16,16 @@ import keras
 from sparkdl.config import CheckpointConfig
 from sparkdl.errors import ConfigError, near_miss
 from sparkdl.launch.world import World
+from sparkdl.train.best_epoch import is_better
 from sparkdl.train.checkpoint import Checkpoint, Position, open_arrays, sweep_checkpoints, write_checkpoint
 from sparkdl.train.metrics import leaf_metrics, reduced_states
 from sparkdl.train.recorder import EpochRecorder
 from sparkdl.train.run_state import callback_states, epoch_arrays, restore_callbacks, run_arrays
 from sparkdl.train.step_numbers import StepNumbers
 
-__all__ = ["Checkpointer", "is_better"]
+__all__ = ["Checkpointer"]
 
 log = logging.getLogger(__name__)
-
-_LARGER_IS_BETTER = ("acc", "auc", "precision", "recall", "f1", "fbeta", "f_beta", "iou", "r2")
-
-
-def is_better(value: float, best: float | None, *, monitor: str, mode: str) -> bool:
-    """Whether a value of `monitor` is better than the best so far; what is not a number never is."""
-    larger = mode == "max" or (mode == "auto" and any(part in monitor.lower() for part in _LARGER_IS_BETTER))
-    if value != value:
-        return False
-    return best is None or (value > best if larger else value < best)
 
 
 class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]

@@ -15,8 +15,6 @@ import time
 import uuid
 from typing import Any
 
-import psutil
-
 from sparkdl import storage
 from sparkdl.errors import CheckpointError
 
@@ -98,7 +96,7 @@ class RunLock:
             "host": socket.gethostname(),
             "machine": _machine(),
             "pid": os.getpid(),
-            "started": psutil.Process().create_time(),
+            "started": _started(os.getpid()),
             "beat": self._beat,
         }
         storage.write_atomic(self._file, json.dumps(content).encode(), durable=False)
@@ -124,10 +122,20 @@ def _has_died(found: dict[str, Any]) -> bool:
     """Whether a driver on this machine has ended; of another machine's nothing is known."""
     if found.get("machine") != _machine():
         return False
+    return _started(found["pid"]) != found["started"]
+
+
+def _started(pid: int) -> int | None:
+    """When a process of this machine began, in clock ticks since it booted; None if there is none.
+
+    The time of day would change with the clock, and a living driver be taken for dead.
+    """
     try:
-        return psutil.Process(found["pid"]).create_time() != found["started"]
-    except psutil.NoSuchProcess:
-        return True
+        with open(f"/proc/{pid}/stat") as file:
+            # The name of the program, in parentheses, may hold anything; the 22nd field is the 20th behind it.
+            return int(file.read().rpartition(")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
 
 
 def _named(found: dict[str, Any]) -> str:

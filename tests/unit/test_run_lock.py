@@ -54,6 +54,15 @@ def test_a_driver_that_was_killed_is_succeeded_at_once(file, monkeypatch):
         lock.check()
 
 
+def test_a_clock_that_is_set_makes_no_driver_dead(file, monkeypatch):
+    with RunLock("run", file) as lock:
+        written = json.loads(Path(file).read_text())["started"]
+        # Nothing that the time of day has a part in: psutil adds that of the boot, which moves with the clock.
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        assert written == ticks
+        lock.check()
+
+
 def test_one_of_another_machine_is_succeeded_when_it_is_silent(file):
     subprocess.run([sys.executable, "-c", DIES, file], timeout=60)
     left = json.loads(Path(file).read_text())

@@ -26,6 +26,8 @@ BEAT_S = 5.0
 # A driver on another machine that is silent for so long is taken for dead: longer than pauses of machines and stores.
 EXPIRY_S = 60.0
 POLL_S = 0.5
+# Longer than it takes from seeing no other driver to having written: on local disks, and on stores.
+SETTLE_S = (0.1, 1.0)
 
 
 class RunLock:
@@ -45,6 +47,8 @@ class RunLock:
     def __enter__(self) -> RunLock:
         self._await_others()
         self._write()
+        # One that started at the same moment has written by then, too: the last one stays.
+        time.sleep(SETTLE_S[not storage.is_local(self._file)])
         self.check()
         self._thread.start()
         return self

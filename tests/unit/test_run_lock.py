@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,25 @@ def test_a_driver_that_was_killed_is_succeeded_at_once(file, monkeypatch):
     assert json.loads(Path(file).read_text())["pid"] != os.getpid()
     with RunLock("run", file) as lock:
         lock.check()
+
+
+def test_of_drivers_that_start_at_the_same_moment_one_trains(file):
+    together = threading.Barrier(3)
+
+    def enter(_):
+        together.wait()
+        try:
+            with RunLock("run", file) as lock:
+                together.wait()  # nobody leaves before all have tried
+                lock.check()
+                return 1
+        except CheckpointError:
+            together.wait()
+            return 0
+
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(4):
+            assert sum(pool.map(enter, range(3), timeout=30)) == 1
 
 
 def test_a_clock_that_is_set_makes_no_driver_dead(file, monkeypatch):

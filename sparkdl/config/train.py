@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 from sparkdl.config.checkpoint import CheckpointConfig
@@ -103,7 +104,7 @@ class TrainConfig:
         good = self.callbacks is None or callable(self.callbacks)
         require(good, "callbacks must be a function that returns a list of Keras callbacks")
         require_target(self.target)
-        _require_class_weight(self.class_weight)
+        object.__setattr__(self, "class_weight", _plain_class_weight(self.class_weight))
         good = self.class_weight is None or self.target == "label"
         require(good, "class_weight is for a label, and target='inputs' has none; use PrepareConfig(weight=…)")
         good = self.lr_scaling in (None, "linear", "sqrt")
@@ -128,14 +129,19 @@ class TrainConfig:
         require(good, f"reader={shown(self.reader)} must be a ReaderConfig")
 
 
-def _require_class_weight(value: object) -> None:
+def _plain_class_weight(value: object) -> dict[str | int, float] | None:
+    """The weights as a dict of Python's own values, such as run.json holds; numpy's, from its `unique`, become them."""
     if value is None:
-        return
+        return None
     good = isinstance(value, Mapping) and len(value) > 0
     require(good, f"class_weight={shown(value)} must map classes to weights")
+    plain: dict[str | int, float] = {}
     for name, weight in dict(value).items():  # type: ignore[call-overload]
-        good = _is_number(weight) and 0 <= weight < math.inf
+        require(isinstance(name, (str, Integral)), f"class_weight names {shown(name)}; name a class, or its code")
+        good = isinstance(weight, Real) and not isinstance(weight, bool) and 0 <= float(weight) < math.inf
         require(good, f"class_weight[{shown(name)}]={shown(weight)} must be a number of at least 0")
+        plain[str(name) if isinstance(name, str) else int(name)] = float(weight)
+    return plain
 
 
 def _is_number(value: object) -> bool:

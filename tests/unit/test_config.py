@@ -1,5 +1,9 @@
 """Configurations refuse bad values, with the value and the way out in the message."""
 
+import json
+from types import MappingProxyType
+
+import numpy as np
 import pytest
 
 from sparkdl import ConfigError, LaunchConfig, PrepareConfig, ReaderConfig, Split, TrainConfig
@@ -22,6 +26,7 @@ TRAIN = {"run_dir": "run", "epochs": 1, "global_batch_size": 8}
         ({"class_weight": ["a"]}, "class_weight=\\['a'\\] must map"),
         ({"class_weight": {"a": -1.0}}, "class_weight\\['a'\\]=-1.0 must be a number of at least 0"),
         ({"class_weight": {"a": float("nan")}}, "must be a number of at least 0"),
+        ({"class_weight": {1.5: 2.0}}, "class_weight names 1.5; name a class, or its code"),
         ({"target": "input"}, "target='input' must be 'label' or 'inputs'"),
         ({"target": "inputs", "class_weight": {"a": 2.0}}, "class_weight is for a label, and target='inputs' has none"),
         ({"lr_scaling": "lin"}, "lr_scaling='lin' must be None, 'linear' or 'sqrt'"),
@@ -36,6 +41,12 @@ TRAIN = {"run_dir": "run", "epochs": 1, "global_batch_size": 8}
 def test_a_bad_training_option_is_refused(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TrainConfig(**{**TRAIN, **options})
+
+
+def test_class_weights_of_numpy_can_be_kept_in_a_run() -> None:
+    given = dict(zip(np.unique([3, 5, 5]), np.array([0.5, 2.0], np.float32), strict=True))
+    kept = TrainConfig(**TRAIN, class_weight=MappingProxyType(given)).class_weight
+    assert json.loads(json.dumps(kept)) == {"3": 0.5, "5": 2.0}
 
 
 @pytest.mark.parametrize(

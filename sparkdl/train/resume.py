@@ -54,7 +54,7 @@ def start_of(resumed: Checkpoint | None, epochs: int) -> Position:
     if resumed is None:
         return Position()
     # A run that a callback has stopped goes on only if it is asked for more epochs than it was then.
-    if resumed.facts["stopped"] and resumed.facts["epochs"] == epochs:
+    if resumed.facts["stopped"] and epochs <= resumed.facts["epochs"]:
         return Position(epochs, 0)
     return resumed.position
 

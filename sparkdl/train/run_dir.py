@@ -14,7 +14,7 @@ from typing import Any
 from sparkdl import storage
 from sparkdl.errors import CheckpointError, shown
 from sparkdl.format_version import check_format_version
-from sparkdl.train.checkpoint import committed_checkpoints
+from sparkdl.train.checkpoint import Position, committed_checkpoints, read_checkpoint
 from sparkdl.train.recorded import Recorded
 
 __all__ = ["RunDir", "first_difference"]
@@ -119,10 +119,20 @@ class RunDir:
             raise CheckpointError(f"run_dir={self.path} has no checkpoint to continue from, as resume='must' wants")
 
     def result(self, epochs: int) -> list[dict[str, Any]] | None:
-        """The history of the run if it is finished, with so many epochs asked for."""
-        if not storage.exists(self.finished) or self._read(self.finished)["epochs"] != epochs:
-            return None
-        return list(self._read(self.history))
+        """The history of the run if it is finished, with so many epochs asked for.
+
+        Raises CheckpointError if it has gone beyond them: epochs may grow, and are not taken back.
+        """
+        if storage.exists(self.finished) and self._read(self.finished)["epochs"] == epochs:
+            return list(self._read(self.history))
+        latest = self.latest_checkpoint()
+        done = Position() if latest is None else read_checkpoint(latest).position
+        if done > Position(epochs):
+            raise CheckpointError(
+                f"epochs={epochs} but run_dir={self.path} has trained until {done} already; ask for at least "
+                f"{done.epoch + (done.step > 0)} epochs, or choose a new folder"
+            )
+        return None
 
     def finish(self, recorded: Recorded, epochs: int) -> None:
         """Keep what was recorded, and that the run is finished."""

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from sparkdl import CheckpointError, TrainConfig, open_dataset
+from sparkdl.train.checkpoint import Position, write_checkpoint
 from sparkdl.train.fit import run_record
+from sparkdl.train.recorded import Recorded
 from sparkdl.train.run_dir import RunDir
 
 DATASET = str(Path(__file__).resolve().parent.parent / "fixtures" / "dataset-v1")
@@ -27,3 +29,15 @@ def test_another_option_is_another_run(tmp_path, options, difference) -> None:
     run.begin(run_record(TrainConfig(**{**given, "epochs": 9}), dataset), "auto")
     with pytest.raises(CheckpointError, match=f"holds another run: {difference}; choose a new folder"):
         run.begin(run_record(TrainConfig(**{**given, **options}), dataset), "auto")
+
+
+@pytest.mark.parametrize(("position", "least"), [(Position(3, 0), 3), (Position(2, 7), 3), (Position(5, 1), 6)])
+def test_epochs_that_are_done_are_not_taken_back(tmp_path, position, least) -> None:
+    run = RunDir(str(tmp_path / "run"))
+    assert run.result(2) is None
+    write_checkpoint(run.checkpoints, position, {}, [])
+    assert run.result(least) is None
+    with pytest.raises(CheckpointError, match=f"epochs=2 but run_dir=.* ask for at least {least} epochs"):
+        run.result(2)
+    run.finish(Recorded(history=[{"loss": 1.0}]), 2)  # asked for two, stopped, and later for more
+    assert run.result(2) == [{"loss": 1.0}]

@@ -17,7 +17,7 @@ from sparkdl.errors import ModelError
 from sparkdl.train.check_model import has_own_step
 from sparkdl.train.loss_parts import LossParts, loss_parts
 from sparkdl.train.metrics import leaf_metrics
-from sparkdl.train.step_numbers import Counts
+from sparkdl.train.step_numbers import Counts, weigh_classes
 
 __all__ = ["check_additive"]
 
@@ -29,11 +29,15 @@ TOLERANCE_DEFAULT = 2e-5
 Measured = tuple[np.ndarray, dict[str, np.ndarray]]
 
 
-def check_additive(model: Any, batch: tuple[Any, ...]) -> None:
+def check_additive(model: Any, batch: tuple[Any, ...], class_weights: tuple[float, ...] | None = None) -> None:
     """Raise ModelError for a loss or a metric that depends on how rows are divided into batches.
 
-    `batch`: (inputs, targets) or (inputs, targets, weights) of a few real rows; fewer than 2 prove nothing.
+    Args:
+        batch: (inputs, targets) or (inputs, targets, weights) of a few real rows; fewer than 2 prove nothing.
+        class_weights: those of the training; a loss that is a mean over rows without weights may be none with them.
     """
+    if class_weights is not None:
+        batch = weigh_classes(batch, class_weights)
     rows = len(keras.tree.flatten(batch)[0])
     if rows < 2:
         return

@@ -86,7 +86,8 @@ def train_rank(task: TrainTask) -> Recorded:
     build(model, example)
     check_savable(model)
     feed = _feed(task, dataset.split("train"), here, seed=config.seed)
-    check_additive(model, first_rows(feed, dataset.layout, target=config.target))
+    options = _options(config, dataset)
+    check_additive(model, first_rows(feed, dataset.layout, target=config.target), options.class_weights)
     facts = {"model": model_facts(model)}
     resumed = resume(task.run, task.checkpoint, model, facts, rank=here.rank)
     if resumed is None and config.initial_model is not None and here.rank == 0:
@@ -103,7 +104,7 @@ def train_rank(task: TrainTask) -> Recorded:
         global_batch_size=config.global_batch_size,
         steps=steps,
     )
-    with exact_steps(model, here, example, _options(config, dataset)) as numbers, rates.multiplied():
+    with exact_steps(model, here, example, options) as numbers, rates.multiplied():
         own = config.callbacks() if config.callbacks else []
         recorded = Recorded() if resumed is None else Recorded.from_json(resumed.facts)
         recorded = replace(recorded, environment={**installed(), "Python": platform.python_version()})

@@ -151,6 +151,9 @@ class Feed:
         """The row groups to read: those of every epoch, or, where they are kept, those that are not there yet."""
         asked = memory.places >= 0
         for epoch, start in zip(epochs, starts, strict=True):
+            if memory.keeps_all and asked.all():
+                # Looking through all other epochs for what is missing would hold up the first step.
+                return
             for row_group in self.plan(epoch).reading_order(self._rank, self._world_size, start).tolist():
                 if not (memory.keeps_all and asked[row_group]):
                     asked[row_group] = True

@@ -1,5 +1,6 @@
 """The feed over real Parquet parts, through Petastorm's Reader: the plan's rows, on any number of ranks."""
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -178,6 +179,16 @@ def test_a_split_that_fits_is_read_once_and_one_that_does_not_every_epoch(tmp_pa
     for _ in range(3):  # validation after every epoch
         assert sum(int(block.rows.sum()) for block in feed.blocks([0])) == 280
     assert sorted(read) == list(range(40))
+
+
+def test_a_kept_split_is_not_looked_for_in_all_epochs_to_come(tmp_path, monkeypatch) -> None:
+    dataset = make_dataset(tmp_path, [[7, 7], [7]])
+    plan, epochs = Feed.plan, []
+    monkeypatch.setattr(Feed, "plan", lambda feed, epoch: epochs.append(epoch) or plan(feed, epoch))
+    feed = Feed(dataset, dataset.split("train"), rank=0, world_size=1, global_batch_size=5, seed=1)
+    with contextlib.closing(feed.blocks(range(1000))) as blocks:
+        next(blocks)
+    assert max(epochs) < 10
 
 
 def test_too_little_memory_is_refused_with_what_is_needed(tmp_path) -> None:

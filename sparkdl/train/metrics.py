@@ -49,6 +49,8 @@ NOT_ADDITIVE = {
     "PearsonCorrelation": "a mean of the correlations of batches",
     "ConcordanceCorrelation": "a mean of the correlations of batches",
 }
+# The history, and the event that tells of an epoch, have these already.
+TAKEN_NAMES = ("epoch", "epochs", "kind", "lr", "seconds", "rows_per_second", "data_wait_seconds")
 REDUCTIONS = {"sum": sum_over_ranks, "max": max_over_ranks, "min": min_over_ranks}
 
 
@@ -62,13 +64,15 @@ def leaf_metrics(metrics: Sequence[Any]) -> list[Any]:
 
 
 def check_metrics(model: Any) -> None:
-    """Raise ModelError for a metric that is not known to be exact over ranks.
+    """Raise ModelError for a metric that is not known to be exact over ranks, or that the history cannot keep.
 
     A class of the user's own declares how its state is reduced by `sparkdl_reduction = "sum"`, "max" or "min".
     """
     for metric in leaf_metrics(model.metrics):
         kind = type(metric)
         declared = getattr(metric, "sparkdl_reduction", None)
+        if metric.name in TAKEN_NAMES:
+            raise ModelError(f"metric {metric.name!r} has the name of another figure of the history; give it another")
         if declared is not None and declared not in REDUCTIONS:
             raise ModelError(
                 f"metric {metric.name!r} ({kind.__name__}) has sparkdl_reduction={declared!r}; possible are "

@@ -343,6 +343,9 @@ def test_what_cannot_be_exact_is_refused_by_name(digits_dataset) -> None:
         "is a mean of the correlations of batches": compiled_with(
             metrics=lambda keras: [keras.metrics.PearsonCorrelation()]
         ),
+        "metric 'epoch' has the name of another figure": compiled_with(
+            metrics=lambda keras: [keras.metrics.SparseCategoricalAccuracy("epoch")]
+        ),
         "metric 'odd' (Odd) is not known to be exact": compiled_with(metrics=own_metric),
         "Keras cannot save": not_savable,
         "the loss of model 'sequential": compiled_with(loss=root_mean_square),

@@ -20,7 +20,7 @@ from sparkdl.train.best_epoch import is_better
 from sparkdl.train.checkpoint import Checkpoint, Position, open_arrays, sweep_checkpoints, write_checkpoint
 from sparkdl.train.metrics import leaf_metrics, reduced_states
 from sparkdl.train.recorder import EpochRecorder
-from sparkdl.train.run_state import callback_states, epoch_arrays, restore_callbacks, run_arrays
+from sparkdl.train.run_state import callback_states, epoch_arrays, restore_callbacks, restore_model, run_arrays
 from sparkdl.train.step_numbers import StepNumbers
 
 __all__ = ["Checkpointer"]
@@ -81,6 +81,13 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch
+        resumed = self._resumed
+        if resumed is not None and resumed.position.step and resumed.position.epoch == epoch:
+            # The epoch had begun before: what callbacks did then (a learning rate that is multiplied) is in the
+            # checkpoint, and they have done it once more.
+            with open_arrays(resumed) as arrays:
+                restore_model(self.model, arrays)
+                restore_callbacks(self._others, resumed.facts["callbacks"], arrays)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         every = self._config.every_steps
@@ -99,6 +106,10 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
             return
         if monitor not in logs:
             raise ConfigError(f"checkpoint.monitor={monitor!r} is not in the history{near_miss(monitor, logs)}")
+        if np.ndim(logs[monitor]) > 0:
+            raise ConfigError(
+                f"checkpoint.monitor={monitor!r} is a list of values; name a single number of the history"
+            )
         value = float(logs[monitor])
         if is_better(value, self._best, monitor=monitor, mode=self._config.mode):
             self._best = value

@@ -33,6 +33,7 @@ _REMEMBERED: dict[type, tuple[str, ...]] = {
     keras.callbacks.EarlyStopping: ("wait", "best", "best_epoch", "stopped_epoch", "best_weights"),
     keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
     keras.callbacks.ModelCheckpoint: ("best", "epochs_since_last_save"),
+    keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
 }
 
 # Sums of the epoch in progress; what each rank has of its own begins anew.
@@ -56,6 +57,12 @@ def _array(variable: Any) -> np.ndarray:
     array = keras.ops.convert_to_numpy(variable)
     # .npz files know no bfloat16.
     return array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array
+
+
+def _plain(array: Any) -> np.ndarray:
+    """An array in a dtype that .npz files know; Keras makes bfloat16 of it again where it is given to a variable."""
+    array = np.asarray(array)
+    return array.astype(np.float32) if array.dtype == ml_dtypes.bfloat16 else array
 
 
 def _assign(variables: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
@@ -126,7 +133,7 @@ def callback_states(callbacks: Sequence[Any]) -> tuple[dict[str, Any], list[tupl
             for name in names:
                 value = getattr(callback, name, None)
                 if isinstance(value, list):
-                    arrays += [(f"callback/{key}/{name}/{n}", np.asarray(array)) for n, array in enumerate(value)]
+                    arrays += [(f"callback/{key}/{name}/{n}", _plain(array)) for n, array in enumerate(value)]
                     value = {"arrays": len(value)}
                 states[key][name] = value if value is None or isinstance(value, dict) else float(value)
     return states, arrays

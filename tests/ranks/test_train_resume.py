@@ -1,5 +1,7 @@
 """Runs that were interrupted go on as if they had not been."""
 
+import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -12,6 +14,7 @@ import sparkdl
 from sparkdl import CheckpointConfig, LaunchConfig, TrainConfig
 from sparkdl.train.checkpoint import Position, read_checkpoint
 from sparkdl.train.run_dir import RunDir
+from sparkdl.train.trainer import TrainTask
 
 pytestmark = pytest.mark.timeout(300)
 EPOCHS = 4
@@ -135,6 +138,76 @@ def test_a_killed_rank_is_restarted_and_changes_nothing(uninterrupted, digits_da
     assert (tmp_path / "killed").exists()
     assert "died by signal SIGKILL" in caplog.text and "restart 1 of 2" in caplog.text
     assert_same(result, uninterrupted)
+
+
+def averaging(breaks):
+    """Callbacks that change the model where an epoch begins and ends; the run breaks off while there are `breaks`."""
+
+    def make():
+        import keras
+
+        class BreakOff(keras.callbacks.Callback):
+            def on_epoch_begin(self, epoch, logs=None):
+                self.epoch = epoch
+
+            def on_train_batch_begin(self, batch, logs=None):
+                mark = Path(breaks) / f"{self.epoch}-{batch}"
+                if mark.exists():
+                    mark.unlink()
+                    raise InterruptedError
+
+        return [
+            keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.5),
+            keras.callbacks.SwapEMAWeights(swap_on_epoch=True),
+            keras.callbacks.EarlyStopping("loss", mode="max", patience=9, restore_best_weights=True),
+            BreakOff(),
+        ]
+
+    return make
+
+
+def bfloat16_model(ds):
+    import keras
+
+    keras.config.set_dtype_policy("bfloat16")
+    layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(len(ds.classes), activation="softmax")]
+    model = keras.Sequential(layers)
+    model.compile(keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.8), "sparse_categorical_crossentropy")
+    return model
+
+
+def trained_whole_and_in_pieces(tasks):
+    """Histories and weights; in one rank, for starting TensorFlow costs more than all of it."""
+    import keras
+
+    from sparkdl.train.trainer import train_rank
+
+    def train(task):
+        keras.backend.clear_session()
+        return without_times(train_rank(task).history)
+
+    whole = train(tasks["whole"])
+    for _ in range(2):
+        with contextlib.suppress(InterruptedError):
+            train(dataclasses.replace(tasks["pieces"], checkpoint=tasks["pieces"].run.latest_checkpoint()))
+            raise AssertionError("the run should break off")
+    return whole, train(dataclasses.replace(tasks["pieces"], checkpoint=tasks["pieces"].run.latest_checkpoint()))
+
+
+def test_what_keras_callbacks_left_in_the_model_goes_on(digits_dataset, tmp_path) -> None:
+    (tmp_path / "breaks").mkdir()
+    for place in ("2-3", "2-8"):  # the checkpoints before: of the epoch's begin, and of its step 5
+        (tmp_path / "breaks" / place).touch()
+    tasks = {}
+    for name, breaks in (("whole", "none"), ("pieces", "breaks")):
+        task_config = config(tmp_path / name, callbacks=averaging(tmp_path / breaks))
+        run = RunDir(task_config.run_dir)
+        tasks[name] = TrainTask(build_model=bfloat16_model, dataset=digits_dataset, config=task_config, run=run)
+    ((whole, pieces),) = sparkdl.run(trained_whole_and_in_pieces, tasks, launch=local(1))
+    assert pieces == whole
+    one, other = (sparkdl.load_model(task.run.model).keras_model.get_weights() for task in tasks.values())
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def losses_in_tensorboard(folder) -> list[tuple[int, float]]:

@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Any
 
 import keras
+import numpy as np
 
 from sparkdl.config import CheckpointConfig
 from sparkdl.errors import ConfigError, near_miss
@@ -71,7 +72,9 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
         self._resumed = resumed
         self._write_best = write_best
         self._epoch = 0
-        self._best: float | None = resumed.facts["best"] if resumed else None
+        # The best of something else is no measure.
+        alike = resumed is not None and resumed.facts.get("monitor", config.monitor) == config.monitor
+        self._best: float | None = resumed.facts["best"] if resumed and alike else None
 
     def on_train_begin(self, logs: Any = None) -> None:
         # After the user's callbacks, which have just forgotten everything.
@@ -129,6 +132,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
                     **self._recorder.recorded.to_json(),
                     "seconds": seconds,
                     "best": self._best,
+                    "monitor": self._config.monitor,
                     "callbacks": states,
                     "epochs": self._epochs,
                     "stopped": bool(self.model.stop_training),

@@ -59,7 +59,8 @@ class TrainResult:
             mean over steps of the global norm of the gradient over all ranks, before clipping and without loss
             scaling. A model that has several optimizers and a train_step of its own has no gradient_norm.
         model_dir: the trained model, for predict_udf, transform, evaluate and load_model.
-        best_model_dir: the model of the best epoch, where `checkpoint.monitor` asks for it; else None.
+        best_model_dir: the model of the best epoch, where `checkpoint.monitor` asked for it while the run trained; else
+            None.
     """
 
     history: list[dict[str, Any]]
@@ -103,7 +104,8 @@ def fit(
             run.finish(recorded, config.epochs)
             report_result(task, launch, recorded)
         history = recorded.history
-    return TrainResult(history, run.model, run.best_model if config.checkpoint.monitor else None)
+    kept = config.checkpoint.monitor is not None and storage.exists(run.best_model)
+    return TrainResult(history, run.model, run.best_model if kept else None)
 
 
 def _train(task: TrainTask, launch: LaunchConfig, lock: RunLock) -> Recorded:

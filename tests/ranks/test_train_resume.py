@@ -234,7 +234,8 @@ def plain_model(ds):
 def test_a_run_goes_on_with_other_workers_in_mid_epoch_and_for_more_epochs(digits_dataset, tmp_path) -> None:
     whole = sparkdl.fit(plain_model, digits_dataset, config(tmp_path / "whole", epochs=3), launch=local())
     own = killed_once(tmp_path, epoch=1, step=12, rank=0)
-    options = config(tmp_path / "run", epochs=2, callbacks=own, max_restarts=0)
+    monitors = [CheckpointConfig(every_steps=5, monitor=monitor) for monitor in ("lr", "val_loss")]
+    options = config(tmp_path / "run", epochs=2, callbacks=own, max_restarts=0, checkpoint=monitors[0])
     with pytest.raises(sparkdl.WorkerError, match="rank 0/2 on .* died by signal SIGKILL") as raised:
         sparkdl.fit(plain_model, digits_dataset, options, launch=local())
     assert raised.value.kind == "signal"
@@ -243,10 +244,16 @@ def test_a_run_goes_on_with_other_workers_in_mid_epoch_and_for_more_epochs(digit
     report = tmp_path / "run" / "report.html"
     assert "Ended by the failure of a rank (signal)" in report.read_text()
     sparkdl.fit(plain_model, digits_dataset, options, launch=local(3))
-    longer = config(tmp_path / "run", epochs=3, resume="must")
+    longer = config(tmp_path / "run", epochs=3, resume="must", checkpoint=monitors[1])
     result = sparkdl.fit(plain_model, digits_dataset, longer, launch=local(1))
     assert_same(result, whole)
     assert "Finished." in report.read_text()
+    # A rate is smaller than any loss, and no measure for it.
+    latest = read_checkpoint(RunDir(options.run_dir).latest_checkpoint())
+    assert latest.facts["best"] == pytest.approx(result.history[-1]["val_loss"], rel=1e-12)
+    assert Path(result.best_model_dir).exists()
+    late = config(tmp_path / "whole", epochs=3, checkpoint=monitors[1])
+    assert sparkdl.fit(plain_model, digits_dataset, late, launch=local()).best_model_dir is None
     # The interrupted epoch has the seconds of both launches; the figures of its ranks are of the second one's steps.
     assert result.history[1]["seconds"] > checkpoint.facts["seconds"]["seconds"] > 0
     rows = digits_dataset.split("train").rows

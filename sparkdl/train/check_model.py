@@ -51,6 +51,7 @@ def build(model: Any, example: tuple[Any, ...]) -> None:
     `example`: (inputs, targets) or (inputs, targets, weights) of a few rows.
     """
     _check_input_names(model, example[0])
+    _check_output_names(model, example[1])
     model._symbolic_build(data_batch=example)
     check_losses(model, row_means_only=has_own_step(model))
     check_metrics(model)
@@ -71,6 +72,19 @@ def _check_input_names(model: Any, inputs: Any) -> None:
             f"model {model.name!r} takes inputs by name; not features of the dataset: {shown(sorted(unknown))}, "
             f"features without an input: {shown(sorted(unused))}. Give it an Input for each feature, or a list of "
             "those that it takes: keras.Model([a, b], outputs)"
+        )
+
+
+def _check_output_names(model: Any, targets: Any) -> None:
+    """Raise ModelError for labels by name that are not outputs of the model; Keras pairs the two by name."""
+    made = getattr(model, "_outputs_struct", None)
+    if made is None or not isinstance(targets, Mapping):
+        return
+    outputs = list(made) if isinstance(made, Mapping) else list(model.output_names)
+    if unknown := sorted(set(targets) - set(outputs)):
+        raise ModelError(
+            f"model {model.name!r} has outputs {shown(sorted(outputs))} and none for the labels {shown(unknown)}; name "
+            "its last layers, or the outputs of a dict, after the labels"
         )
 
 

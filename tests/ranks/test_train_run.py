@@ -299,6 +299,18 @@ def by_other_names(ds):
 CLASS_WEIGHTED = ("is no mean over rows: ", "accepte")
 
 
+def of_other_labels(ds):
+    """A model with several outputs, none of them named after the labels."""
+    import keras
+
+    from sparkdl.train.check_model import build
+
+    x = keras.Input((2,))
+    model = keras.Model(x, [keras.layers.Dense(1, name="left")(x), keras.layers.Dense(1, name="right")(x)], name="two")
+    model.compile("sgd", "mse")
+    build(model, (np.zeros((2, 2)), {"left": np.zeros(2), "pay": np.zeros(2)}))
+
+
 def refusals(ds, builders):
     """Why each model is refused; in one rank, for starting TensorFlow costs more than all of them."""
     import keras
@@ -331,6 +343,7 @@ def test_what_cannot_be_exact_is_refused_by_name(digits_dataset) -> None:
         "must return a compiled keras.Model, not str": lambda ds: "no model",
         "is not compiled": not_compiled,
         "has its own fit": own("fit"),
+        "has outputs ['left', 'right'] and none for the labels ['pay']": of_other_labels,
         "not features of the dataset: ['weight'], features without an input: ['height']": by_other_names,
         "has reduction='sum', and the model a train_step": own(
             "train_step", loss=lambda keras: keras.losses.MeanSquaredError(reduction="sum")

@@ -16,6 +16,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import keras
+import numpy as np
+
 from sparkdl.launch.world import World
 from sparkdl.train.batch_norm import SyncedMoments, synced_layers
 from sparkdl.train.check_model import build, check_model, has_own_step
@@ -113,7 +116,8 @@ def _methods(model: Any, steps: CompiledSteps | OwnSteps) -> dict[str, Any]:
     def results(logs: dict[str, Any]) -> dict[str, Any]:
         """What an epoch or an evaluation gives, from the logs of its last step."""
         with reduced_states(leaf_metrics(model.metrics)):
-            metrics = original_result()
+            # A result may be a metric's variable itself, which has another value after the block.
+            metrics = {name: np.array(keras.ops.convert_to_numpy(value)) for name, value in original_result().items()}
         return steps.results(metrics, testing=ROWS in logs)
 
     return {

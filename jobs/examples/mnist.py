@@ -59,7 +59,7 @@ def main():
             path=f"{out}/data",
             features=[Image("content", height=28, width=28, channels=1)],
             label=Categorical("label"),
-            splits=Split.column("split"),
+            splits=Split.column("split", names=("train", "test")),
             seed=1,
         )
         began = time.monotonic()

@@ -70,7 +70,7 @@ def build_model(ds):
     layers = keras.layers
     embedding = layers.Embedding(ROWS, WIDTH, embeddings_initializer="ones")
     model = keras.Sequential([keras.Input((2,), dtype="int32"), embedding, layers.Flatten(), layers.Dense(1)])
-    model.compile(keras.optimizers.SGD(0.01), "mse")
+    model.compile(keras.optimizers.SGD(1e-4), "mse")
     return model
 
 

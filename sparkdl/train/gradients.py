@@ -1,17 +1,18 @@
-"""Sum and measure gradients over ranks: dense ones in one operation, sparse ones gathered where that moves fewer bytes.
+"""Sum and measure gradients over ranks: dense ones in buckets, sparse ones gathered where that moves fewer bytes.
 
 Runs in rank processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from sparkdl.train.buckets import buckets
 from sparkdl.train.collective import gather_slices, sum_tensors
 from sparkdl.train.step_numbers import EpochSums
 
@@ -87,7 +88,7 @@ class GradientSum:
     def __call__(
         self, gradients: Sequence[Any], others: Sequence[tf.Tensor], *, real: tf.Tensor, name: str
     ) -> tuple[list[Any], list[tf.Tensor], tf.Tensor | float]:
-        """Gradients and other tensors, summed over all ranks; and the seconds from this rank's gradients to their sums.
+        """Gradients and other tensors, summed over all ranks; and the seconds from the last gradient to the last sum.
 
         Args:
             gradients: tensors, IndexedSlices, or None, the same places None on every rank.
@@ -103,21 +104,26 @@ class GradientSum:
             for place, g in enumerate(gradients)
             if g is not None and place not in gathered
         }
-        sent = [self._compressed(g) for g in _zero_unless(real, list(dense.values()))]
         own = {place: _slices_unless_ghost(real, slices_summed(slices)) for place, slices in gathered.items()}
-        began = _time_after([*sent, *(slices.values for slices in own.values())])
-        summed = sum_tensors([*sent, *others], name=f"gradients_{name}")
+        sent: list[tf.Tensor] = []
+        summed: dict[int, tf.Tensor] = {}
+        for number, bucket in enumerate(_bucket_places(dense)):
+            kept = _zero_unless(real, [self._compressed(dense[place]) for place in bucket])
+            sent += kept
+            summed |= dict(zip(bucket, sum_tensors(kept, name=f"gradients_{name}_{number}"), strict=True))
+        summed_others = sum_tensors(others, name=f"others_{name}")
         slices_of_all = [gather_slices(slices, name=f"slices_{name}_{place}") for place, slices in own.items()]
-        ended = _time_after([*summed[: len(dense)], *(slices.values for slices in slices_of_all)])
+        began = _time_after([*sent, *(slices.values for slices in own.values())])
+        ended = _time_after([*summed.values(), *(slices.values for slices in slices_of_all)])
         # What comes next would delay the clock otherwise.
         with tf.control_dependencies([ended]):
-            for place, total in zip(dense, summed, strict=False):
+            for place, total in summed.items():
                 gradients[place] = tf.cast(tf.identity(total), dense[place].dtype)
         for place, slices in zip(own, slices_of_all, strict=True):
             # GPUs add in any order: each rank would get another sum.
             with tf.device("/CPU:0"):
                 gradients[place] = slices_summed(slices)
-        return gradients, summed[len(dense) :], ended - began
+        return gradients, summed_others, tf.maximum(ended - began, 0.0)
 
     def _compressed(self, gradient: tf.Tensor) -> tf.Tensor:
         dtype = COMPRESSED.get(self.compression or "")
@@ -132,6 +138,13 @@ class GradientSum:
         row_bytes = shape.num_elements() // shape[0] * gradient.dtype.size
         slices = per_row * max(self.global_batch_size, self.world_size)  # a rank without rows sends its ghost's
         return gather_is_smaller(slices=slices, rows=int(shape[0]), row_bytes=row_bytes)
+
+
+def _bucket_places(dense: Mapping[int, tf.Tensor]) -> list[list[int]]:
+    """The places of gradients in buckets."""
+    places = list(dense)
+    sizes = [(gradient.shape.num_elements() or 0) * gradient.dtype.size for gradient in dense.values()]
+    return [[places[index] for index in bucket] for bucket in buckets(sizes)]
 
 
 def _zero_unless(real: tf.Tensor, tensors: list[tf.Tensor]) -> list[tf.Tensor]:

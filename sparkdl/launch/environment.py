@@ -69,7 +69,8 @@ def rank_environment(
         # Spark sets OMP_NUM_THREADS=1 for its Python workers.
         OMP_NUM_THREADS=str(settings.cores),
         TF_NUM_INTRAOP_THREADS=str(settings.cores),
-        TF_NUM_INTEROP_THREADS=str(settings.cores),
+        # One thread goes through a chain of operations to its end before it starts a sum over ranks beside it.
+        TF_NUM_INTEROP_THREADS=str(max(2, settings.cores)),
         PYTHONPATH=os.pathsep.join(path),
     )
     env.update(gpu_environment(gpus))

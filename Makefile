@@ -1,7 +1,7 @@
 # `make` lists the targets. Each one sets up all it needs in .venv first; this is a no-op when nothing has changed.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit lint soak clean
+.PHONY: help setup demo test unit lint soak pack clean
 
 PYTHON := .venv/bin/python
 
@@ -27,6 +27,9 @@ lint: setup  ## Lint and types
 soak: setup  ## Long and repeated trials: kills, faults, memory, large models (about 90 minutes)
 	@$(PYTHON) -m pytest tests/soak -s
 	@$(PYTHON) -m pytest -m soak
+
+pack: setup  ## An archive of interpreter, TensorFlow, Horovod and sparkdl for clusters (docs/clusters.md)
+	@scripts/pack.sh
 
 clean:  ## Remove .venv, caches and what Spark left here
 	rm -rf .venv uv.lock build dist spark-warehouse metastore_db derby.log *.egg-info

@@ -188,7 +188,7 @@ def _follow(
         if job.settled and box is not None:
             box.catch_up(CATCH_UP_S)
         tell("finish" if monitor.complete else "stop")
-        job.end()
+        job.end(monitor.lost)
     except BaseException:  # KeyboardInterrupt too: nothing may run on
         tell("stop")
         job.cancel()

@@ -6,11 +6,12 @@ Runs on the driver. The job itself runs in a thread, so that the driver can watc
 from __future__ import annotations
 
 import contextlib
+import logging
 import pickle
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from sparkdl.errors import SparkDLError
@@ -25,10 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = ["BarrierJob"]
 
+log = logging.getLogger(__name__)
+
 # After the job's own end its tasks' last messages may still be under way.
 SETTLE_S = 2.0
 # Tasks that were stopped end within three seconds; a job that does not is cancelled.
 END_LIMIT_S = 15.0
+# Spark ends the job of an executor that died within a second; what it has not noticed by then it notices much later.
+LOST_LIMIT_S = 3.0
 
 
 class BarrierJob:
@@ -62,8 +67,8 @@ class BarrierJob:
 
     @property
     def reason(self) -> str:
-        """Why it failed, in one line; nothing if it ended well."""
-        return _reason(self._error) if self._error else ""
+        """Why it failed, in one line; nothing if it ended well, or because it was cancelled here."""
+        return _reason(self._error) if self._error and not self._cancelled else ""
 
     @property
     def own_error(self) -> SparkDLError | None:
@@ -75,11 +80,17 @@ class BarrierJob:
         """Whether somebody else cancelled it."""
         return not self._cancelled and "cancelled" in str(self._error)
 
-    def end(self) -> None:
-        """Wait for its end; cancel it if its tasks do not end by themselves."""
-        self._thread.join(END_LIMIT_S)
+    def end(self, lost: Collection[int] = ()) -> None:
+        """Wait for its end; cancel it if its tasks do not end by themselves.
+
+        Args:
+            lost: the ranks whose tasks are silent. If Spark does not end the job for them, it believes that their
+                executors live.
+        """
+        self._thread.join(LOST_LIMIT_S if lost else END_LIMIT_S)
         if self._thread.is_alive():
             self.cancel()
+            self._replace_executors(lost)
 
     def cancel(self) -> None:
         """End it and its tasks now."""
@@ -87,6 +98,30 @@ class BarrierJob:
         with contextlib.suppress(Exception):  # the SparkContext itself may have ended
             self._spark.sparkContext.cancelJobsWithTag(self._tag)
         self._thread.join(END_LIMIT_S)
+
+    def _replace_executors(self, ranks: Collection[int]) -> None:
+        """Have Spark give up the executors of these ranks, and start others where it can.
+
+        By itself it waits for a sign of life for two minutes (spark.network.timeout). Until then the next barrier job
+        would be given their slots, and never start.
+        """
+        if not ranks:
+            return
+        context = self._spark.sparkContext._jsc.sc()
+        try:
+            for executor in {task.executorId() for task in self._tasks(context) if task.index() in ranks}:
+                log.warning("executor %s does not answer: Spark is to replace it", executor)
+                context.killAndReplaceExecutor(executor)
+        except Exception as error:  # Spark notices by itself, later
+            log.warning("the executors of ranks %s cannot be replaced: %s", sorted(ranks), _reason(error))
+
+    def _tasks(self, context: Any) -> Iterator[Any]:
+        """What Spark's own store knows about each task, as Spark's REST API calls it (`TaskData`)."""
+        jobs = context.statusTracker()
+        for job in jobs.getJobIdsForTag(self._tag):
+            for stage in jobs.getJobInfo(job).get().stageIds():
+                tasks = context.statusStore().taskList(stage, 0, self._size)
+                yield from (tasks.apply(place) for place in range(tasks.size()))
 
     def _run(self, description: str) -> None:
         try:

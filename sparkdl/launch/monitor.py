@@ -195,6 +195,11 @@ class Monitor:
         return sorted(rank for rank, outcome in self._outcomes.items() if outcome.kind == "value")
 
     @property
+    def lost(self) -> list[int]:
+        """The ranks to which the connection broke."""
+        return sorted(rank for rank, outcome in self._outcomes.items() if outcome.kind == "lost")
+
+    @property
     def complete(self) -> bool:
         """Whether every rank returned a value."""
         return len(self.returned) == self._size

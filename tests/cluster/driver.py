@@ -20,6 +20,8 @@ from sparkdl.features import Categorical, Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "jobs"))
 from examples.digits import read
 
+WAIT_LIMIT_S = 60
+
 
 def build_model(ds):
     """A small network with weights in float64."""
@@ -90,7 +92,19 @@ def hosts(spark, launch):
     return sparkdl.run(place, launch=LaunchConfig(**launch))
 
 
-STEPS = {"prepare": prepare, "fit": fit, "score": score, "hosts": hosts}
+def wait(spark, file, slots=0):
+    """Until the file is there, and the application has so many slots."""
+
+    def ready():
+        return Path(file).exists() and spark.sparkContext.defaultParallelism >= slots
+
+    limit = time.monotonic() + WAIT_LIMIT_S
+    while not ready() and time.monotonic() < limit:
+        time.sleep(0.1)
+    return ready()
+
+
+STEPS = {"prepare": prepare, "fit": fit, "score": score, "hosts": hosts, "wait": wait}
 
 
 def main(what, target):

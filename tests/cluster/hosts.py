@@ -208,7 +208,7 @@ def _be_host(name: str, hosts_file: str, *hidden: str) -> None:
     if libc.sethostname(name.encode(), len(name)):
         raise OSError(ctypes.get_errno(), "sethostname")
     subprocess.run(["mount", "--bind", hosts_file, "/etc/hosts"], check=True)
-    for folder in hidden:
+    for folder in filter(os.path.isdir, hidden):  # one within another is gone with it
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans of the host end as nobody's children

@@ -37,6 +37,7 @@ spark.executor.memory             600m
 spark.ui.enabled                  false
 spark.ui.showConsoleProgress      false
 spark.sql.shuffle.partitions      4
+spark.driver.extraJavaOptions     -Dlog4j2.configurationFile={ROOT / "conf" / "log4j2.properties"}
 """
 
 
@@ -112,14 +113,14 @@ class SparkCluster:
 
     def submit(self, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, timeout: float = 300) -> Any:
         """Run spark-submit on the driver's host to its end; `returncode` and `stdout` (errors too) tell about it."""
-        command = [str(Path(sys.executable).parent / "spark-submit"), *arguments]
-        return self.driver.run(command, cwd=cwd, env={**self.environment("driver"), **(env or {})}, timeout=timeout)
+        env = {**self.environment("driver"), **(env or {})}
+        return self.driver.run([f"{env['SPARK_HOME']}/bin/spark-submit", *arguments], cwd=cwd, env=env, timeout=timeout)
 
     def start_driver(self, *arguments: str, cwd: Path, output: Path) -> subprocess.Popen[bytes]:
         """Start spark-submit on the driver's host; what it prints goes to a file."""
-        command = [str(Path(sys.executable).parent / "spark-submit"), *arguments]
+        env = self.environment("driver")
+        command = [f"{env['SPARK_HOME']}/bin/spark-submit", *arguments]
         with output.open("wb") as file:
-            env = self.environment("driver")
             return self.driver.popen(command, cwd=cwd, env=env, stdout=file, stderr=subprocess.STDOUT)
 
     def add_worker(self, name: str, **options: Any) -> Host:
@@ -151,11 +152,11 @@ class SparkCluster:
         return host
 
     def _start(self, host: Host, arguments: Sequence[str]) -> None:
-        program = Path(pyspark.__file__).parent / "bin" / "spark-class"
         log = (self.folder / "logs" / f"{host.name}.log").open("wb")
         self._files.append(log)
         env = self.environment(host.name)
-        host.popen([str(program), *arguments], cwd=self.folder, env=env, stdout=log, stderr=subprocess.STDOUT)
+        program = f"{env['SPARK_HOME']}/bin/spark-class"
+        host.popen([program, *arguments], cwd=self.folder, env=env, stdout=log, stderr=subprocess.STDOUT)
 
 
 @contextlib.contextmanager

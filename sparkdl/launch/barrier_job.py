@@ -103,15 +103,18 @@ class BarrierJob:
         """Have Spark give up the executors of these ranks, and start others where it can.
 
         By itself it waits for a sign of life for two minutes (spark.network.timeout). Until then the next barrier job
-        would be given their slots, and never start.
+        would be given their slots, and never start; and whoever cleans up, or stops the session, would wait for them.
         """
         if not ranks:
             return
         context = self._spark.sparkContext._jsc.sc()
         try:
+            scheduler: Any = self._spark.sparkContext._jvm.org.apache.spark.scheduler  # type: ignore[union-attr]
+            killed = getattr(getattr(scheduler, "ExecutorKilled$"), "MODULE$")
             for executor in {task.executorId() for task in self._tasks(context) if task.index() in ranks}:
                 log.warning("executor %s does not answer: Spark is to replace it", executor)
                 context.killAndReplaceExecutor(executor)
+                context.schedulerBackend().removeExecutor(executor, killed)
         except Exception as error:  # Spark notices by itself, later
             log.warning("the executors of ranks %s cannot be replaced: %s", sorted(ranks), _reason(error))
 

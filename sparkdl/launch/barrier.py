@@ -184,7 +184,12 @@ def _follow(
 
     try:
         job.start(description)
-        monitor.watch(stop=partial(tell, "stop"), ask_stacks=partial(tell, "stacks"), alive=alive)
+        monitor.watch(
+            stop=partial(tell, "stop"),
+            ask_stacks=partial(tell, "stacks"),
+            wind_down=partial(tell, "wind_down"),
+            alive=alive,
+        )
         if job.settled and box is not None:
             box.catch_up(CATCH_UP_S)
         tell("finish" if monitor.complete else "stop")

@@ -62,6 +62,10 @@ def run_local(
             for process in processes:
                 process.report_stacks()
 
+        def wind_down() -> None:
+            for process in processes:
+                process.wind_down()
+
         for place in worlds:
             log = stack.enter_context(RankLog.of(log_folder, place)) if log_folder else None
             env = rank_environment(
@@ -77,7 +81,7 @@ def run_local(
             # Entering may fail for a later rank: the stack ends those that run.
             processes.append(stack.enter_context(RankProcess(place, task=task, env=env, report=report)))
         try:
-            monitor.watch(stop=stop, ask_stacks=ask_stacks)
+            monitor.watch(stop=stop, ask_stacks=ask_stacks, wind_down=wind_down)
         finally:
             stop()
         for place, process in zip(worlds, processes, strict=True):

@@ -67,10 +67,14 @@ def _show(line: str) -> None:
 class Monitor:
     """What the driver knows about the ranks of one run. A context manager: at its end all that was heard is told."""
 
-    def __init__(self, size: int, limits: Limits, *, log: str, on_event: OnEvent | None) -> None:
+    def __init__(
+        self, size: int, limits: Limits, *, log: str, on_event: OnEvent | None, asked: threading.Event | None = None
+    ) -> None:
         self._size = size
         self._limits = limits
         self._log = log
+        # Set when the ranks are to wind down.
+        self._asked = asked or threading.Event()
         self._changed = threading.Condition()
         self._teller = Teller(_show, on_event, on_error=self.wake)
         self._outcomes: dict[int, Outcome] = {}
@@ -145,9 +149,16 @@ class Monitor:
             self._changed.notify_all()
 
     def watch(
-        self, *, stop: Callable[[], None], ask_stacks: Callable[[], None], alive: Callable[[], bool] = lambda: True
+        self,
+        *,
+        stop: Callable[[], None],
+        ask_stacks: Callable[[], None],
+        wind_down: Callable[[], None],
+        alive: Callable[[], bool] = lambda: True,
     ) -> None:
         """Return when every rank has an outcome, or no more can come; stop all ranks once one has failed or stalled.
+
+        Once `asked` is set, the ranks are told to wind down, and watched as before.
 
         Raises LaunchError if ranks have not started in time, what `give_up` was told, and whatever `on_event` raised;
         the caller stops them.
@@ -155,6 +166,7 @@ class Monitor:
         start_limit = time.monotonic() + self._limits.start_timeout_s
         stopped_at: float | None = None
         stacks_limit = 0.0
+        winding_down = False
         while True:
             with self._changed:
                 if self._error:
@@ -165,6 +177,9 @@ class Monitor:
                 failures = self.failures
                 missing = self._size - len(self.hosts.keys() | self._outcomes.keys())
             now = time.monotonic()
+            if self._asked.is_set() and not winding_down:
+                winding_down = True
+                wind_down()
             if missing and not failures and now >= start_limit:
                 raise LaunchError(self._start_failure(missing))
             if stopped_at is not None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 from sparkdl.launch.outcome import Outcome
-from sparkdl.launch.reaper import KILL, STACKS, TERMINATE
+from sparkdl.launch.reaper import KILL, STACKS, TERMINATE, WIND_DOWN
 from sparkdl.launch.world import World
 
 __all__ = ["RankProcess", "Report"]
@@ -118,6 +118,10 @@ class RankProcess:
         self._command(TERMINATE)
         self._after(TERMINATE_S, self._command, KILL)
         self._after(TERMINATE_S + REAPER_LIMIT_S, self._reaper.kill)
+
+    def wind_down(self) -> None:
+        """Ask the process to end by itself. Returns at once; one whose function does not look for it runs on."""
+        self._command(WIND_DOWN)
 
     def report_stacks(self) -> None:
         """Report the Python stacks of all the rank's threads, soon; a stopped process goes on for it."""

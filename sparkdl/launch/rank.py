@@ -19,7 +19,7 @@ from typing import IO, Any
 import cloudpickle
 
 from sparkdl.errors import SparkDLError
-from sparkdl.launch import events
+from sparkdl.launch import events, wind_down
 from sparkdl.launch.lost_peer import only_lost_its_peer
 from sparkdl.launch.reaper import PR_SET_PDEATHSIG, STACKS_SIGNAL
 from sparkdl.launch.world import world
@@ -149,6 +149,7 @@ def main(descriptors: list[int]) -> int:
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
     faulthandler.register(STACKS_SIGNAL, file=stacks_fd, all_threads=True)
+    wind_down.listen()
     quiet_libraries()
     log_as_rank(world())
     events.announce({"type": "started", "pid": os.getpid()})

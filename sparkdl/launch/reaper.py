@@ -22,7 +22,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-__all__ = ["KILL", "STACKS", "STACKS_SIGNAL", "TERMINATE", "Usage", "become_rank", "made_progress"]
+__all__ = [
+    "KILL",
+    "STACKS",
+    "STACKS_SIGNAL",
+    "TERMINATE",
+    "WIND_DOWN",
+    "WIND_DOWN_SIGNAL",
+    "Usage",
+    "become_rank",
+    "made_progress",
+]
 
 TERMINATE = b"t"
 """Ask the rank's process group to end."""
@@ -33,8 +43,12 @@ KILL = b"k"
 STACKS = b"s"
 """Have the rank write down the Python stacks of its threads; a stopped process goes on for it."""
 
-# Real-time signals are nobody's: neither Python, TensorFlow nor a JVM uses this one.
+WIND_DOWN = b"w"
+"""Ask the rank to end by itself, with what it needs to go on later. Said again until it has ended."""
+
+# Real-time signals are nobody's: neither Python, TensorFlow nor a JVM uses these.
 STACKS_SIGNAL = signal.SIGRTMIN + 10
+WIND_DOWN_SIGNAL = signal.SIGRTMIN + 11
 
 # From <linux/prctl.h>.
 PR_SET_PDEATHSIG = 1
@@ -102,6 +116,7 @@ def become_rank(launcher: int, output: int) -> None:
             os.setpgid(rank, rank)
         _Reaper(rank, wakeup, keep=(0, 1, 2, wakeup, wakeup_end)).run()
     signal.set_wakeup_fd(-1)
+    signal.signal(WIND_DOWN_SIGNAL, signal.SIG_IGN)  # until the rank can hear it
     for number in (signal.SIGCHLD, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     os.setpgid(0, 0)
@@ -117,6 +132,7 @@ class _Reaper:
         self._rank = rank
         self._wakeup = wakeup
         self._status: int | None = None
+        self._winding_down = False
         # The rank's pipes must end when the rank does, not when this process does.
         for descriptor in map(int, os.listdir("/proc/self/fd")):
             if descriptor not in keep:
@@ -138,6 +154,8 @@ class _Reaper:
                 usage = _usage(self._rank)
                 idle = 0.0 if made_progress(before, usage) else idle + usage.at - before.at
                 before = usage
+                if self._winding_down:
+                    self._signal_rank(WIND_DOWN_SIGNAL)
                 _say({"type": "beat", "idle_s": idle, "stopped": _state(self._rank) in "Tt"}, wait=False)
         if self._status is None:
             self._signal_rank(signal.SIGKILL)
@@ -156,6 +174,9 @@ class _Reaper:
             return False
         if TERMINATE in said:
             self._signal_group(signal.SIGTERM)
+        if WIND_DOWN in said:
+            self._winding_down = True
+            self._signal_rank(WIND_DOWN_SIGNAL)
         if STACKS in said:
             self._signal_group(signal.SIGCONT)
             self._signal_rank(STACKS_SIGNAL)

@@ -6,6 +6,7 @@ Runs on the driver.
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -22,7 +23,7 @@ from sparkdl.launch.outcome import is_secondary, lost_peer_error, named, worker_
 from sparkdl.launch.rank_log import launch_folder_name, rank_log_path
 from sparkdl.launch.values import Values
 
-__all__ = ["launch_ranks", "run"]
+__all__ = ["check_launch", "launch_ranks", "run"]
 
 
 def run(fn: Callable[..., Any], /, *args: Any, launch: LaunchConfig, **kwargs: Any) -> list[Any]:
@@ -49,6 +50,7 @@ def launch_ranks(
     on_event: OnEvent | None = None,
     log_dir: str | None = None,
     closure_limit: int = MAX_CLOSURE_BYTES,
+    asked: threading.Event | None = None,
 ) -> list[Any]:
     """Call a function on every rank, as `run` does, and hear what the ranks emit.
 
@@ -61,13 +63,9 @@ def launch_ranks(
         on_event: called as `on_event(rank, event)` for each event, live, one at a time, from a background thread.
         log_dir: where each rank's output is kept, unless `launch.log_dir` says so.
         closure_limit: the bytes that the function and its arguments may take together.
+        asked: once it is set, the ranks are asked to wind down (`wind_down.is_asked`), and awaited as before.
     """
-    if not callable(fn):
-        raise ConfigError(f"{shown(fn)} is no function; ranks need one to call")
-    if not isinstance(launch, LaunchConfig):
-        raise ConfigError(f"launch={shown(launch)} must be a LaunchConfig")
-    task = pickled_task(fn, tuple(args), dict(kwargs or {}), limit=closure_limit)
-    size = launch.num_workers if launch.local else available_workers(launch)
+    task, size = _checked(fn, args, kwargs or {}, launch, closure_limit)
     limits = Limits(start_timeout_s=launch.start_timeout_s, stall_timeout_s=launch.stall_timeout_s)
     log_dir = launch.log_dir or log_dir
     log_folder = None
@@ -75,10 +73,29 @@ def launch_ranks(
         name = launch_folder_name(datetime.now(timezone.utc), secrets.token_hex(2))
         log_folder = storage.join(storage.absolute(log_dir), name)
     with Values(size) as values:
-        with Monitor(size, limits, log=launch.log, on_event=on_event) as monitor:
+        with Monitor(size, limits, log=launch.log, on_event=on_event, asked=asked) as monitor:
             job_error = _run(task, size, launch, monitor, values, description, log_folder)
         _raise_cause(monitor, values, size, job_error, log_folder)
         return [_value(values, rank, size, monitor.hosts) for rank in range(size)]
+
+
+def check_launch(
+    fn: Callable[..., Any], args: Sequence[Any], *, launch: LaunchConfig, closure_limit: int = MAX_CLOSURE_BYTES
+) -> int:
+    """The ranks that `launch_ranks` would start. Raises what it raises before it starts one."""
+    return _checked(fn, args, {}, launch, closure_limit)[1]
+
+
+def _checked(
+    fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], launch: LaunchConfig, closure_limit: int
+) -> tuple[bytes, int]:
+    """The pickled task, and how many ranks can run it."""
+    if not callable(fn):
+        raise ConfigError(f"{shown(fn)} is no function; ranks need one to call")
+    if not isinstance(launch, LaunchConfig):
+        raise ConfigError(f"launch={shown(launch)} must be a LaunchConfig")
+    task = pickled_task(fn, tuple(args), dict(kwargs), limit=closure_limit)
+    return task, launch.num_workers if launch.local else available_workers(launch)
 
 
 def _run(

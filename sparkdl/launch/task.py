@@ -234,6 +234,8 @@ def _follow(link: Link, process: RankProcess) -> None:
         while (message := link.receive()) is not None and message["type"] != "stop":
             if message["type"] == "stacks":
                 process.report_stacks()
+            elif message["type"] == "wind_down":
+                process.wind_down()
             elif message["type"] == "finish":
                 dismissed.set()
                 return

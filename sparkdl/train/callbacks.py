@@ -12,10 +12,11 @@ import keras
 import numpy as np
 
 from sparkdl.errors import ConfigError, shown
+from sparkdl.launch import wind_down
 from sparkdl.train.collective import sum_over_ranks
 from sparkdl.train.learning_rate import LearningRates
 from sparkdl.train.recorder import EpochRecorder
-from sparkdl.train.step_numbers import StepNumbers
+from sparkdl.train.step_numbers import WIND_DOWN, StepNumbers
 
 __all__ = ["StopTogether", "rank_callbacks"]
 
@@ -74,7 +75,8 @@ class _SetSumsAndRates(keras.callbacks.Callback):  # type: ignore[misc]
 class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
     """Where any rank sets `stop_training`, all ranks stop after the same step: the next one, or the epoch's last.
 
-    A rank that broke off alone would leave the others waiting in their next allreduce for ever.
+    A rank that broke off alone would leave the others waiting in their next allreduce for ever. So too where the
+    launcher asks the ranks to wind down: `numbers.winding_down` is set on all of them after the same step.
     """
 
     def __init__(self, numbers: StepNumbers) -> None:
@@ -88,12 +90,18 @@ class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
         self._numbers.stops_asked.assign(0.0)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if float(self._numbers.stops_asked.numpy()) > 0:
+        asked = float(self._numbers.stops_asked.numpy())
+        if asked >= WIND_DOWN:
+            self.model.stop_training = False
+            self._numbers.winding_down = True
+        elif asked > 0:
             self.model.stop_training = True
         elif self.model.stop_training:
             self.model.stop_training = False
             self._asked = True
             self._numbers.ask_stop.assign(1.0)
+        elif wind_down.is_asked():
+            self._numbers.ask_stop.assign(WIND_DOWN)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         mine = float(self._asked or self.model.stop_training)

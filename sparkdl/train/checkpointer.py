@@ -15,10 +15,11 @@ import keras
 import numpy as np
 
 from sparkdl.config import CheckpointConfig
-from sparkdl.errors import ConfigError, near_miss
+from sparkdl.errors import ConfigError, LaunchError, near_miss
 from sparkdl.launch.world import World
 from sparkdl.train.best_epoch import is_better
 from sparkdl.train.checkpoint import Checkpoint, Position, open_arrays, sweep_checkpoints, write_checkpoint
+from sparkdl.train.collective import sum_over_ranks
 from sparkdl.train.metrics import leaf_metrics, reduced_states
 from sparkdl.train.recorder import EpochRecorder
 from sparkdl.train.run_state import callback_states, epoch_arrays, restore_callbacks, restore_model, run_arrays
@@ -93,15 +94,28 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
                 restore_callbacks(self._others, resumed.facts["callbacks"], arrays)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if batch + 1 == self._steps or self.model.stop_training:
+            return
         every = self._config.every_steps
-        if every and (batch + 1) % every == 0 and batch + 1 < self._steps and not self.model.stop_training:
+        if self._numbers.winding_down or (every and (batch + 1) % every == 0):
             self._save(Position(self._epoch, batch + 1))
+        if self._numbers.winding_down:
+            self._end(Position(self._epoch, batch + 1))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._keep_best(logs or {})
         last = epoch + 1 == self._epochs or self.model.stop_training
-        if last or (epoch + 1) % self._config.every_epochs == 0:
+        if last or self._numbers.winding_down or (epoch + 1) % self._config.every_epochs == 0:
             self._save(Position(epoch + 1, 0))
+        if self._numbers.winding_down and not last:
+            self._end(Position(epoch + 1, 0))
+
+    def _end(self, position: Position) -> None:
+        # The first rank that raises ends all: not before rank 0 has written.
+        sum_over_ranks(np.zeros(1), name="wound_down")
+        raise LaunchError(
+            f"training was asked to end and has a checkpoint before {position}; the same call goes on from there"
+        )
 
     def _keep_best(self, logs: dict[str, Any]) -> None:
         monitor = self._config.monitor

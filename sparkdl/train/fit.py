@@ -19,6 +19,7 @@ from sparkdl.config import LaunchConfig, TrainConfig
 from sparkdl.config.checks import require_positive
 from sparkdl.data.dataset import Dataset
 from sparkdl.errors import ConfigError, WorkerError, near_miss, shown
+from sparkdl.launch import wind_down
 from sparkdl.launch.closure import MAX_CLOSURE_BYTES
 from sparkdl.launch.run import launch_ranks
 from sparkdl.model.custom_objects import check_custom_objects
@@ -35,7 +36,7 @@ from sparkdl.train.trainer import EvaluateTask, TrainTask, evaluate_rank, train_
 if TYPE_CHECKING:
     from keras import Model
 
-__all__ = ["TrainResult", "evaluate", "fit", "run_record"]
+__all__ = ["TrainResult", "check_places", "check_training", "evaluate", "fit", "run_record"]
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +88,8 @@ def fit(
         LaunchError: the ranks could not be started.
         WorkerError: a rank failed: its traceback is in the message.
     """
-    _check(dataset, launch)
-    _check_training(build_model, dataset, config)
+    check_places(dataset, launch)
+    check_training(build_model, dataset, config)
     run = RunDir(storage.absolute(config.run_dir))
     config = dataclasses.replace(config, run_dir=run.path)
     run.begin(run_record(config, dataset), config.resume, option_defaults())
@@ -117,7 +118,7 @@ def _train(task: TrainTask, launch: LaunchConfig, lock: RunLock) -> Recorded:
         sweep_checkpoints(run.checkpoints, keep=task.config.checkpoint.keep)
         task = dataclasses.replace(task, checkpoint=run.latest_checkpoint())
         try:
-            with TrainingProgress() as progress:
+            with TrainingProgress() as progress, wind_down.obeyed() as asked:
                 return launch_ranks(
                     train_rank,
                     (task,),
@@ -126,9 +127,10 @@ def _train(task: TrainTask, launch: LaunchConfig, lock: RunLock) -> Recorded:
                     on_event=progress.on_event,
                     log_dir=run.logs,
                     closure_limit=_closure_limit(task.dataset),
+                    asked=asked,
                 )[0]
         except WorkerError as error:
-            if error.kind not in RESTARTED or attempt == restarts:
+            if asked.is_set() or error.kind not in RESTARTED or attempt == restarts:
                 raise
             wait_s = RESTART_WAITS_S[min(attempt, len(RESTART_WAITS_S) - 1)]
             first_line = str(error).splitlines()[0]
@@ -176,7 +178,7 @@ def evaluate(
         ConfigError: the dataset's features are not the model's; more workers than lanes; `custom_objects` are none.
         DatasetError: no such split.
     """
-    _check(dataset, launch)
+    check_places(dataset, launch)
     check_custom_objects(custom_objects)
     model_dir = storage.absolute(model_dir)
     require_positive("global_batch_size", global_batch_size)
@@ -212,7 +214,8 @@ def evaluate(
     return dict(results[0])
 
 
-def _check_training(build_model: object, dataset: Dataset, config: TrainConfig) -> None:
+def check_training(build_model: object, dataset: Dataset, config: TrainConfig) -> None:
+    """Raise ConfigError for what cannot be trained, as far as the driver can tell."""
     if not callable(build_model):
         raise ConfigError(
             f"build_model={shown(build_model)} must be a function of the dataset; it is called in every rank"
@@ -233,7 +236,8 @@ def _check_training(build_model: object, dataset: Dataset, config: TrainConfig) 
         )
 
 
-def _check(dataset: object, launch: object) -> None:
+def check_places(dataset: object, launch: object) -> None:
+    """Raise ConfigError for what is no dataset, and for more workers than it has lanes."""
     if not isinstance(dataset, Dataset):
         raise ConfigError(f"dataset={shown(dataset)} must be a Dataset; open a path by sparkdl.open_dataset(path)")
     if not isinstance(launch, LaunchConfig):

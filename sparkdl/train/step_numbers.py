@@ -13,7 +13,10 @@ import tensorflow as tf
 
 from sparkdl.errors import ModelError
 
-__all__ = ["ROWS", "Counts", "EpochSums", "StepNumbers", "unpack_element", "weigh_classes"]
+__all__ = ["ROWS", "WIND_DOWN", "Counts", "EpochSums", "StepNumbers", "unpack_element", "weigh_classes"]
+
+WIND_DOWN = 2.0**20
+"""A rank's wish that the run winds down: more than all ranks' wishes to stop together."""
 
 
 # The one log of an evaluation's step: a rank's own values are no result.
@@ -78,7 +81,8 @@ class StepNumbers:
     """What steps leave behind for callbacks: TensorFlow variables, float64, on this rank.
 
     Attributes:
-        ask_stop, stops_asked: this rank's wish to stop, and how many ranks had it at the last step.
+        ask_stop, stops_asked: this rank's wish, and the sum of all ranks' at the last step: 1 to stop, or WIND_DOWN.
+        winding_down: whether the run ends with the next checkpoint, on all ranks the same.
         train_parts: numerator and denominator of each part of the epoch's loss, over all ranks, ``(parts, 2)``.
         test_parts: the same of an evaluation, over this rank's rows.
     """
@@ -88,6 +92,7 @@ class StepNumbers:
         self._sums = _variable((len(fields(EpochSums)),))
         self.ask_stop = _variable(())
         self.stops_asked = _variable(())
+        self.winding_down = False
         self.train_parts = _variable((parts, 2))
         self.test_parts = _variable((parts, 2))
 

@@ -2,6 +2,7 @@
 
 import sparkdl
 from sparkdl import cli
+from sparkdl.data.preview import preview_prepare
 
 
 def parse(options):
@@ -12,9 +13,18 @@ def parse(options):
 def prepare(spark, job):
     source, config = job
     ds = sparkdl.prepare(cli.read_source(spark, source), config)
-    rows = ", ".join(f"{name} {ds.split(name).rows:,}" for name in ds.splits)
-    print(f"dataset {ds.path}: {rows} rows in {len(ds.parts)} parts")
+    rows = {name: ds.split(name).rows for name in ds.splits}
+    text = ", ".join(f"{name} {count:,}" for name, count in rows.items())
+    facts = {"dataset": ds.path, "rows": rows, "parts": len(ds.parts), "fingerprint": ds.fingerprint}
+    return cli.Told(text=f"dataset {ds.path}: {text} rows in {len(ds.parts)} parts", facts=facts)
+
+
+def plan(spark, job):
+    source, config = job
+    facts = preview_prepare(cli.read_source(spark, source), config)
+    columns = ", ".join(f"{name} {kind}" for name, kind in facts["columns"].items())
+    return cli.Told(text=f"dry run: dataset {facts['path']} ({facts['state']}) of columns {columns}", facts=facts)
 
 
 if __name__ == "__main__":
-    cli.main(parse, prepare)
+    cli.main(parse, prepare, plan=plan, output=lambda job: job[1].path)

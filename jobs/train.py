@@ -2,6 +2,7 @@
 
 import sparkdl
 from sparkdl import cli
+from sparkdl.train.preview import preview_fit
 
 
 def parse(options):
@@ -15,8 +16,15 @@ def train(spark, job):
     build_model, dataset, config, launch = job
     result = sparkdl.fit(build_model, sparkdl.open_dataset(dataset), config, launch=launch)
     last = {name: round(value, 4) for name, value in result.history[-1].items() if isinstance(value, float)}
-    print(f"model {result.model_dir}: {last}")
+    return cli.Told(text=f"model {result.model_dir}: {last}", facts={"model": result.model_dir, **result.history[-1]})
+
+
+def plan(spark, job):
+    build_model, dataset, config, launch = job
+    facts = preview_fit(build_model, sparkdl.open_dataset(dataset), config, launch=launch)
+    what = "{run_dir} ({state}): {epochs} epochs of {steps} steps over {rows:,} rows on {ranks} ranks".format(**facts)
+    return cli.Told(text=f"dry run: training {what}", facts=facts)
 
 
 if __name__ == "__main__":
-    cli.main(parse, train)
+    cli.main(parse, train, plan=plan, output=lambda job: job[2].run_dir)

@@ -1,34 +1,33 @@
-"""What the jobs have in common: a YAML file with `key=value` overrides, exit codes, Spark's session.
+"""What the jobs have in common: options, exit codes, Spark's session, what they read and write.
 
 Runs on the driver, started by spark-submit.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
-import logging
+import copy
 import sys
-import sysconfig
-from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import cloudpickle
-import yaml
-
 from sparkdl import storage
-from sparkdl.config import CheckpointConfig, ReaderConfig
+from sparkdl.config.checks import require
 from sparkdl.data.dataset import Dataset
-from sparkdl.data.split import Split
 from sparkdl.data.split_rows import split
 from sparkdl.errors import ConfigError, SparkDLError, WorkerError, near_miss, shown
+from sparkdl.job_log import FORMATS, JobLog
+from sparkdl.job_options import build, load_function, mapping, read_options, take
+from sparkdl.job_record import record_job
 from sparkdl.spark_errors import errors_from_workers
+from sparkdl.termination import EXIT_TERMINATED, Termination
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 __all__ = [
+    "Told",
     "build",
     "load_function",
     "main",
@@ -41,112 +40,84 @@ __all__ = [
 
 T = TypeVar("T")
 
+EXIT_RANK_FAILED = 1
 EXIT_OWN_ERROR = 2
 
-# Fields of configurations that YAML writes in another form than Python.
-_FROM_YAML: dict[str, Callable[[Any], Any]] = {
-    "splits": lambda value: None if value is None else Split.from_mapping(_mapping("splits", value)),
-    "callbacks": lambda value: None if value is None else load_function(value),
-    "checkpoint": lambda value: build(CheckpointConfig, value),
-    "reader": lambda value: build(ReaderConfig, value),
-}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What a job tells at its end: a line for people, and the same as names and values."""
+
+    text: str
+    facts: Mapping[str, Any]
 
 
-def main(parse: Callable[[dict[str, Any]], T], job: Callable[[SparkSession, T], None]) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """The options that every job has. Raises ConfigError for other values."""
+
+    dry_run: bool = False
+    """Check all that can be checked, and tell what the job would do, without doing it."""
+
+    log_format: str = "text"
+    """"text", or "json": each line of the log, an error, and what the job tells at its end are JSON objects."""
+
+    def __post_init__(self) -> None:
+        require(isinstance(self.dry_run, bool), f"dry_run={shown(self.dry_run)} must be true or false")
+        require(self.log_format in FORMATS, f"log_format={shown(self.log_format)} must be one of {', '.join(FORMATS)}")
+
+
+def main(
+    parse: Callable[[dict[str, Any]], T],
+    job: Callable[[SparkSession, T], Told | None],
+    *,
+    plan: Callable[[SparkSession, T], Told] | None = None,
+    output: Callable[[T], str] | None = None,
+) -> None:
     """Run a job as a program: options from the arguments, a session that is stopped, an exit code.
 
-    Exit code 2 and one line for an error of ours; a rank's failure prints its traceback and exits with 1.
+    Exit code 2 and one line for an error of ours; 1 and its traceback for a rank's failure; 143 after a SIGTERM, for
+    which a training run takes a checkpoint first.
 
     Args:
         parse: the job's configuration from its options; called before Spark starts, so that mistakes are told at once.
         job: the work itself.
+        plan: what `dry_run` does in place of it.
+        output: where the job writes; its options are kept beside that.
     """
+    log, termination = JobLog("json" if "log_format=json" in sys.argv else "text"), Termination()
+    try:
+        options = read_options(sys.argv[1:])
+        run = build(RunOptions, {name: options.pop(name) for name in RunOptions.__slots__ if name in options})
+        log = JobLog(run.log_format)
+        if run.dry_run and plan is None:
+            raise ConfigError("dry_run=true: this job has no plan to show")
+        config = parse(copy.deepcopy(options))
+        told = _run((plan if run.dry_run and plan else job), config, termination)
+        if output is not None and not run.dry_run:
+            record_job(options, output(config), job=Path(sys.argv[0]).stem)
+        if told is not None:
+            log.tell(told.text, told.facts)
+    except WorkerError as error:
+        log.fail(str(error), EXIT_TERMINATED if termination.asked else EXIT_RANK_FAILED)
+    except SparkDLError as error:
+        log.fail(" ".join(str(error).split()), EXIT_TERMINATED if termination.asked else EXIT_OWN_ERROR)
+    except Exception:
+        if not termination.asked:
+            raise
+        log.fail("the job was ended by SIGTERM", EXIT_TERMINATED)  # Spark was stopped under it
+
+
+def _run(job: Callable[[SparkSession, T], Told | None], config: T, termination: Termination) -> Told | None:
     from pyspark.sql import SparkSession
 
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("sparkdl").setLevel(logging.INFO)
-    try:
-        config = parse(read_options(sys.argv[1:]))
+    with termination:
         spark = SparkSession.builder.getOrCreate()
         try:
-            job(spark, config)
+            with termination.of(spark):
+                return job(spark, config)
         finally:
             spark.stop()
-    except WorkerError as error:
-        sys.exit(f"error: {error}")
-    except SparkDLError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(EXIT_OWN_ERROR)
-
-
-def read_options(argv: Sequence[str]) -> dict[str, Any]:
-    """The options of a YAML file, overridden by `key=value` arguments; `launch.num_workers=4` reaches a nested key.
-
-    Raises ConfigError for a file that cannot be read and for an argument that is no override.
-    """
-    if not argv:
-        raise ConfigError("give the job a YAML file, as in: spark-submit jobs/train.py conf/train.yaml epochs=20")
-    try:
-        with open(argv[0], encoding="utf-8") as file:
-            options = yaml.safe_load(file) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{argv[0]} cannot be read: {' '.join(str(error).split())}") from error
-    options = _mapping(argv[0], options)
-    for argument in argv[1:]:
-        key, equals, text = argument.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"{shown(argument)} is no override; write key=value, as in epochs=20")
-        _override(options, key.split("."), _yaml_value(key, text))
-    return options
-
-
-def take(options: dict[str, Any], key: str) -> Any:
-    """Take one option out of a job's options. Raises ConfigError if it is not there."""
-    if key not in options:
-        raise ConfigError(f"option {key!r} is missing; set it in the YAML file or as {key}=…")
-    return options.pop(key)
-
-
-def build(kind: type[T], options: Mapping[str, Any]) -> T:
-    """A configuration dataclass from options.
-
-    Raises ConfigError for an unknown key, with its near miss, for a missing one, and for a bad value.
-    """
-    options = _mapping(kind.__name__, options)
-    fields = {f.name: f for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
-    for key in options:
-        if key not in fields:
-            raise ConfigError(f"unknown option {key!r}{near_miss(str(key), fields)}")
-    missing = dataclasses.MISSING
-    for name, field in fields.items():
-        if name not in options and field.default is missing and field.default_factory is missing:
-            raise ConfigError(f"option {name!r} is missing; set it in the YAML file or as {name}=…")
-    values = {key: _FROM_YAML[key](value) if key in _FROM_YAML else value for key, value in options.items()}
-    try:
-        return kind(**values)
-    except ConfigError:
-        raise
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(f"{kind.__name__}({shown(dict(options))}): {error}") from error
-
-
-def load_function(name: Any) -> Callable[..., Any]:
-    """The function that `module:function` names, such that it can be sent to executors that lack the module."""
-    module_name, colon, function_name = name.partition(":") if isinstance(name, str) else ("", "", "")
-    if not colon or not module_name or not function_name:
-        raise ConfigError(f"{shown(name)} must have the form module:function")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{name}: {error}; put the module beside the job or send it by --py-files") from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise ConfigError(
-            f"{name}: module {module_name} has no such function{near_miss(function_name, _functions(module))}"
-        )
-    if not _installed(module):
-        cloudpickle.register_pickle_by_value(module)
-    return function
 
 
 def read_source(spark: SparkSession, source: Any) -> DataFrame:
@@ -163,7 +134,7 @@ def read_source(spark: SparkSession, source: Any) -> DataFrame:
 
     if isinstance(source, str):
         return load_function(source)(spark)
-    options = dict(_mapping("source", source))
+    options = dict(mapping("source", source))
     try:
         if set(options) == {"table"}:
             return spark.table(options["table"])
@@ -199,40 +170,3 @@ def write_parquet(df: DataFrame, path: str) -> None:
         # Nothing was there before: a half-written folder would only stand in the way of the next try.
         storage.delete(path)
         raise
-
-
-def _functions(module: ModuleType) -> list[str]:
-    return [name for name, value in vars(module).items() if callable(value)]
-
-
-def _mapping(name: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{name} must hold keys and values, not {shown(value)}")
-    return dict(value)
-
-
-def _override(options: dict[str, Any], keys: Sequence[str], value: Any) -> None:
-    for key in keys[:-1]:
-        inner = options.get(key, {})
-        if not isinstance(inner, Mapping):
-            raise ConfigError(
-                f"{'.'.join(keys)}: {key} holds {shown(inner)}, which has no keys; override {key} as a whole"
-            )
-        options[key] = dict(inner)
-        options = options[key]
-    options[keys[-1]] = value
-
-
-def _yaml_value(key: str, text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{key}={shown(text)} is no YAML value") from error
-
-
-def _installed(module: ModuleType) -> bool:
-    """Whether executors can be expected to have the module: it is installed, or a part of sparkdl."""
-    if module.__name__.split(".")[0] == "sparkdl":
-        return True
-    file = getattr(module, "__file__", None) or ""
-    return any(file.startswith(sysconfig.get_path(kind)) for kind in ("purelib", "platlib", "stdlib"))

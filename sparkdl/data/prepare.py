@@ -35,7 +35,7 @@ from sparkdl.spark_errors import errors_from_workers
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-__all__ = ["prepare"]
+__all__ = ["check_arguments", "check_columns", "check_folder", "find_same", "prepare", "used_columns"]
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,11 @@ def check_arguments(df: object, config: object) -> None:
 def _prepare(df: DataFrame, config: PrepareConfig, path: str) -> Dataset:
     names = used_columns(config)
     check_columns(df.columns, names, config)
-    _check_path(path)
+    check_folder(path)
+    try:
+        storage.make_folder(path)
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be written: {error}") from error
     source, obstacle = name_source(df, config)
     found = _find(path, source, obstacle)
     if found is not None:
@@ -86,6 +90,11 @@ def _prepare(df: DataFrame, config: PrepareConfig, path: str) -> Dataset:
             raise
     log.info("prepared %s in %d parts at %s", _rows_by_split(dataset), len(dataset.parts), path)
     return dataset
+
+
+def find_same(df: DataFrame, config: PrepareConfig, path: str) -> Dataset | None:
+    """The dataset at the path, if `prepare` would give it back."""
+    return _find(path, *name_source(df, config))
 
 
 def _find(path: str, source: Source, obstacle: str) -> Dataset | None:
@@ -185,8 +194,8 @@ def check_counts(parts: Sequence[Part], names: Sequence[str], counts: Sequence[i
             )
 
 
-def _check_path(path: str) -> None:
-    """Refuse a folder that holds something other than a dataset, before any work."""
+def check_folder(path: str) -> bool:
+    """Whether anything is there. Raises DatasetError for a folder that holds something other than a dataset."""
     try:
         names = storage.listing(path)
     except OSError as error:
@@ -194,10 +203,7 @@ def _check_path(path: str) -> None:
     strange = [name for name in names if not generations.is_ours(name)]
     if strange:
         raise DatasetError(f"{path} holds {shown(strange[0])}, which is no part of a dataset; choose an empty folder")
-    try:
-        storage.make_folder(path)
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be written: {error}") from error
+    return bool(names)
 
 
 def _split_names(config: PrepareConfig) -> tuple[str, ...]:

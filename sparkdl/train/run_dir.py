@@ -85,7 +85,17 @@ class RunDir:
         return storage.join(self.path, "finished.json")
 
     def begin(self, record: Mapping[str, Any], resume: str, defaults: Mapping[str, Any] = _NO_DEFAULTS) -> None:
-        """Make the folder for a new run, or see that it holds the same one.
+        """Make the folder for a new run, or see that it holds the same one. Arguments and errors as in `check`."""
+        if self.check(record, resume, defaults):
+            return
+        try:
+            storage.make_folder(self.path)
+            storage.write_atomic(self.record, json.dumps({"format_version": FORMAT_VERSION, **record}).encode())
+        except OSError as error:
+            raise CheckpointError(f"run_dir={self.path} cannot be written: {error}") from error
+
+    def check(self, record: Mapping[str, Any], resume: str, defaults: Mapping[str, Any] = _NO_DEFAULTS) -> bool:
+        """Whether the folder holds this very run; False where it holds nothing.
 
         Args:
             record: what the run trains on and how.
@@ -98,12 +108,7 @@ class RunDir:
         if not names:
             if resume == "must":
                 raise CheckpointError(f"run_dir={self.path} holds no run to continue, as resume='must' wants")
-            try:
-                storage.make_folder(self.path)
-                storage.write_atomic(self.record, json.dumps({"format_version": FORMAT_VERSION, **record}).encode())
-            except OSError as error:
-                raise CheckpointError(f"run_dir={self.path} cannot be written: {error}") from error
-            return
+            return False
         if resume == "never" or "run.json" not in names:
             raise CheckpointError(
                 f"run_dir={self.path} already holds {shown(names[0])}; choose a new folder for each run"
@@ -117,6 +122,7 @@ class RunDir:
             raise CheckpointError(f"run_dir={self.path} holds another run: {difference}; choose a new folder for it")
         if resume == "must" and not storage.exists(self.finished) and self.latest_checkpoint() is None:
             raise CheckpointError(f"run_dir={self.path} has no checkpoint to continue from, as resume='must' wants")
+        return True
 
     def result(self, epochs: int) -> list[dict[str, Any]] | None:
         """The history of the run if it is finished, with so many epochs asked for.

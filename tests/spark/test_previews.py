@@ -1,0 +1,55 @@
+"""What prepare and fit would do, told without doing it."""
+
+import dataclasses
+
+import pytest
+
+import sparkdl
+from sparkdl import LaunchConfig, PrepareConfig, TrainConfig
+from sparkdl.data.preview import preview_prepare
+from sparkdl.features import Tensor
+from sparkdl.train.fit import option_defaults, run_record
+from sparkdl.train.preview import preview_fit
+from sparkdl.train.run_dir import RunDir
+
+
+def test_a_preview_of_prepare_names_the_columns_and_writes_nothing(digits, digits_dataset, tmp_path) -> None:
+    config = PrepareConfig(path=str(tmp_path / "data"), features=[Tensor("pixels", shape=(8, 8, 1))], label="digit")
+    told = preview_prepare(digits, config)
+    assert told == {
+        "path": config.path,
+        "state": "new",
+        "columns": {"pixels": "array<float>", "digit": "int"},
+    }
+    assert not (tmp_path / "data").exists()
+    other = dataclasses.replace(config, path=digits_dataset.path)
+    assert preview_prepare(digits, other)["state"] == "replaces another one"
+    with pytest.raises(sparkdl.SchemaError, match="pixel"):
+        preview_prepare(digits, dataclasses.replace(config, label="pixel"))
+    (tmp_path / "mine").write_text("")
+    with pytest.raises(sparkdl.DatasetError, match="which is no part of a dataset"):
+        preview_prepare(digits, dataclasses.replace(config, path=str(tmp_path)))
+
+
+def test_a_preview_of_fit_checks_all_that_the_driver_can_and_writes_nothing(digits_dataset, tmp_path) -> None:
+    config = TrainConfig(run_dir=str(tmp_path / "run"), epochs=3, global_batch_size=100)
+    two = LaunchConfig(num_workers=2)
+
+    def told(config=config, launch=two):
+        return preview_fit(build_model, digits_dataset, config, launch=launch)
+
+    facts = {"run_dir": config.run_dir, "state": "new", "rows": 1468, "steps": 15, "epochs": 3, "ranks": 2}
+    assert told() == facts
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(sparkdl.LaunchError, match="num_workers=3 but .* has 2 slots"):
+        told(launch=LaunchConfig(num_workers=3))
+    with pytest.raises(sparkdl.ConfigError, match="validation='tset'"):
+        told(dataclasses.replace(config, validation="tset"))
+    RunDir(config.run_dir).begin(run_record(config, digits_dataset), "auto", option_defaults())
+    assert told()["state"] == "has no checkpoint yet"
+    with pytest.raises(sparkdl.CheckpointError, match="config.seed was 0, is 1"):
+        told(dataclasses.replace(config, seed=1))
+
+
+def build_model(ds):
+    raise AssertionError("a preview builds no model")

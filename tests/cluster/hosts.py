@@ -62,6 +62,7 @@ class Host:
         (child,) = psutil.Process(self._process.pid).children()
         self.pid = child.pid
         self._pidfd = os.pidfd_open(self.pid)
+        self._started: list[subprocess.Popen[Any]] = []
 
     def __repr__(self) -> str:
         return f"Host({self.name}, {self.address})"
@@ -72,7 +73,9 @@ class Host:
         """Start a program in the host. It is killed when the process that is returned is."""
         # Entering the mounts leads to their root; the folder is looked up behind it, so that hidden ones are hidden.
         inside = ["setpriv", "--pdeathsig", "KILL", "sh", "-c", 'cd "$0" && exec "$@"', str(cwd), *command]
-        return subprocess.Popen([*self._enter(), *inside], env=env, **options)
+        started = subprocess.Popen([*self._enter(), *inside], env=env, **options)
+        self._started.append(started)
+        return started
 
     def run(self, command: Sequence[str], *, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a program in the host to its end; its output and its errors are told as one text."""
@@ -121,6 +124,8 @@ class Host:
         self._process.wait()
         select.select([self._pidfd], [], [], END_LIMIT_S)
         os.close(self._pidfd)
+        for started in self._started:
+            started.wait()
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
         self._process.stdout.close()

@@ -105,7 +105,7 @@ class BarrierJob:
         By itself it waits for a sign of life for two minutes (spark.network.timeout). Until then the next barrier job
         would be given their slots, and never start; and whoever cleans up, or stops the session, would wait for them.
         """
-        if not ranks:
+        if not ranks or self._plan.one_process:
             return
         context = self._spark.sparkContext._jsc.sc()
         try:

@@ -36,7 +36,7 @@ from sparkdl.train.trainer import EvaluateTask, TrainTask, evaluate_rank, train_
 if TYPE_CHECKING:
     from keras import Model
 
-__all__ = ["TrainResult", "check_places", "check_training", "evaluate", "fit", "run_record"]
+__all__ = ["TrainResult", "check_places", "check_training", "closure_limit", "evaluate", "fit", "run_record"]
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def _train(task: TrainTask, launch: LaunchConfig, lock: RunLock) -> Recorded:
                     description=f"sparkdl fit {run.path}",
                     on_event=progress.on_event,
                     log_dir=run.logs,
-                    closure_limit=_closure_limit(task.dataset),
+                    closure_limit=closure_limit(task.dataset),
                     asked=asked,
                 )[0]
         except WorkerError as error:
@@ -209,7 +209,7 @@ def evaluate(
         (task,),
         launch=launch,
         description=f"sparkdl evaluate {model_dir}",
-        closure_limit=_closure_limit(dataset),
+        closure_limit=closure_limit(dataset),
     )
     return dict(results[0])
 
@@ -249,6 +249,6 @@ def check_places(dataset: object, launch: object) -> None:
         )
 
 
-def _closure_limit(dataset: Dataset) -> int:
-    """The limit for what a user sends to the ranks does not count the library's own: a vocabulary may be large."""
+def closure_limit(dataset: Dataset) -> int:
+    """The bytes that a task may take: what the user sends, and the dataset, whose vocabulary may be large."""
     return MAX_CLOSURE_BYTES + len(cloudpickle.dumps(dataset))

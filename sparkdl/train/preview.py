@@ -13,7 +13,7 @@ from sparkdl.config import LaunchConfig, TrainConfig
 from sparkdl.data.dataset import Dataset
 from sparkdl.launch.run import check_launch
 from sparkdl.train.checkpoint import read_checkpoint
-from sparkdl.train.fit import check_places, check_training, option_defaults, run_record
+from sparkdl.train.fit import check_places, check_training, closure_limit, option_defaults, run_record
 from sparkdl.train.run_dir import RunDir
 from sparkdl.train.trainer import TrainTask, train_rank
 
@@ -36,7 +36,7 @@ def preview_fit(
     run = RunDir(storage.absolute(config.run_dir))
     there = run.check(run_record(config, dataset), config.resume, option_defaults())
     task = TrainTask(build_model=build_model, dataset=dataset, config=config, run=run)
-    ranks = check_launch(train_rank, (task,), launch=launch)
+    ranks = check_launch(train_rank, (task,), launch=launch, closure_limit=closure_limit(dataset))
     rows = dataset.split("train").rows
     return {
         "run_dir": run.path,

@@ -116,8 +116,9 @@ def test_hosts_without_checkout_and_environment_train_and_score_from_the_archive
     options = ("--archives", f"{archive}#env", "--py-files", str(here / "mine.py"))
     with SparkCluster(tmp_path / "cluster", workers, env=env, settings="spark.executor.memory 800m\n") as cluster:
         for host in ("worker-1", "worker-2"):
-            listed = cluster.network.hosts[host].run(["ls", "-A", *map(str, hidden)], cwd=tmp_path).stdout
-            assert ".py" not in listed and "bin" not in listed, listed
+            for place in hidden:
+                listed = cluster.network.hosts[host].run(["ls", "-A", str(place)], cwd=tmp_path)
+                assert listed.stdout == "", (host, place)
         jobs = {
             "prepare": ("version=1",),
             "train": ("epochs=2", "build_model=mine:where", "launch.num_workers=2", "launch.log=all"),

@@ -84,10 +84,12 @@ class Host:
         with self.popen(command, cwd=cwd, **both, **options) as process:
             try:
                 output, _ = process.communicate(timeout=timeout)
-            except BaseException as error:
+            except subprocess.TimeoutExpired:
                 process.kill()
                 output, _ = process.communicate()
-                error.add_note(f"it had said:\n{output}") if hasattr(error, "add_note") else None
+                raise TimeoutError(f"{command[0]} on {self.name} took over {timeout} s; it said:\n{output}") from None
+            except BaseException:
+                process.kill()
                 raise
         return subprocess.CompletedProcess(command, process.returncode, output)
 

@@ -102,7 +102,9 @@ class Host:
         subprocess.run(["nsenter", "-t", str(self.pid), "-n", "tc", *arguments], check=True)
 
     def processes(self) -> list[psutil.Process]:
-        """The host's processes but the first one, as this machine sees them."""
+        """The host's processes but the first one, as this machine sees them; none of one that was killed."""
+        if not self.is_up:
+            return []
         space = os.stat(f"/proc/{self.pid}/ns/pid").st_ino
         found = []
         for process in psutil.process_iter():

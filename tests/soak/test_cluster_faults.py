@@ -30,8 +30,8 @@ WORKERS = ("worker-1", "worker-2", "worker-3")
 CAUSE_LIMIT_S = 20.0
 # A rank without its driver ends after 30 s of silence, with two more to end by itself.
 ORPHAN_LIMIT_S = 40.0
-RANDOM_FAULTS = 10
-FIRST_SEED = 100
+RANDOM_FAULTS = int(os.environ.get("SPARKDL_SOAK_FAULTS", "10"))
+FIRST_SEED = int(os.environ.get("SPARKDL_SOAK_SEED", "100"))
 
 
 def fit(folder: Path, name: str, launch: dict, **options) -> tuple[str, dict]:

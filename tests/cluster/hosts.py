@@ -126,10 +126,12 @@ class Host:
         # The kernel kills the first process with its parent, and that one has ended when all others have.
         self._process.kill()
         self._process.wait()
+        # nsenter stops with its child, and does not go on, nor collect it, when that one is killed.
+        for started in self._started:
+            started.kill()
+            started.wait()
         select.select([self._pidfd], [], [], END_LIMIT_S)
         os.close(self._pidfd)
-        for started in self._started:
-            started.wait()
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
         self._process.stdout.close()

@@ -1,5 +1,6 @@
 """Hosts of their own: each has its name, address, files and processes; nothing is left of them."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -65,6 +66,8 @@ def test_hosts_know_themselves_and_each_other_and_links_can_be_cut(tmp_path) -> 
         assert not call("alpha") and len(alpha.processes()) == 1
         network.join("alpha")
         assert call("alpha")
+        (process,) = alpha.processes()
+        process.send_signal(signal.SIGSTOP)
         network.power_off("alpha")
         assert not call("alpha") and not alpha.is_up and gone(alpha.pid)
         server.wait()

@@ -79,7 +79,9 @@ class Meeting:
     host: str
     address: str
     port: int
-    name_is_loopback: bool
+    own_name: str
+    """What the host's own name resolves to there where that is of no use to others, "127.x" or "nothing"; else ""."""
+
     versions: Mapping[str, str]
     gpus: Sequence[str]
 
@@ -104,15 +106,24 @@ def refusal(plan: TaskPlan, meetings: Sequence[Meeting]) -> str | None:
 def unreachable_hosts(meetings: Sequence[Meeting]) -> str | None:
     """Why ranks on several hosts cannot reach each other, or None.
 
-    Gloo looks up each host's own name, whatever interface it is told; with a loopback address it aborts natively.
+    Gloo looks up each host's own name, whatever interface it is told; with a loopback address, or none, it aborts
+    natively.
     """
-    hosts = sorted({meeting.host for meeting in meetings if meeting.name_is_loopback})
-    if len({meeting.host for meeting in meetings}) == 1 or not hosts:
+    useless = {meeting.host: meeting.own_name for meeting in meetings if meeting.own_name}
+    if len({meeting.host for meeting in meetings}) == 1 or not useless:
         return None
     return (
-        f"the own name of {', '.join(hosts)} resolves to 127.x there, where other hosts cannot reach it; "
-        "map it to the host's network address in /etc/hosts"
+        f"the own name of {', '.join(sorted(useless))} resolves to {' or '.join(sorted(set(useless.values())))} there, "
+        "where other hosts cannot reach it; map it to the host's network address in /etc/hosts"
     )
+
+
+def useless_address(name: str) -> str:
+    """What a host's own name resolves to, as in `Meeting.own_name`."""
+    try:
+        return "127.x" if socket.gethostbyname(name).startswith("127.") else ""
+    except OSError:
+        return "nothing"
 
 
 def meet(context: BarrierTaskContext, mine: Meeting) -> list[Meeting]:
@@ -143,7 +154,7 @@ def run_rank(plan: TaskPlan, task: Broadcast[bytes]) -> None:
             host=host,
             address=address,
             port=rendezvous.port if rendezvous else 0,
-            name_is_loopback=resolve(socket.gethostname()).startswith("127."),
+            own_name=useless_address(socket.gethostname()),
             versions=versions.installed(),
             gpus=gpus,
         )

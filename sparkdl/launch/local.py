@@ -16,6 +16,7 @@ from sparkdl.errors import LaunchError
 from sparkdl.launch.environment import Settings, rank_environment, search_path
 from sparkdl.launch.gpus import addresses_for, too_few, visible_gpus
 from sparkdl.launch.monitor import Monitor
+from sparkdl.launch.own_name import refused_names, useless_address
 from sparkdl.launch.process import RankProcess
 from sparkdl.launch.rank_log import RankLog
 from sparkdl.launch.rendezvous import Rendezvous
@@ -44,12 +45,16 @@ def run_local(
 ) -> None:
     """Run the pickled task on every rank; what the ranks return goes to `values`.
 
-    Raises LaunchError if this machine has too few GPUs, or ranks do not start in time.
+    Raises LaunchError if this machine has too few GPUs or a name that nothing knows, or ranks do not start in time.
     """
     visible = visible_gpus(os.environ) if gpus_per_worker else ()
     if gpus_per_worker * size > len(visible):
         raise LaunchError(too_few(size, gpus_per_worker, visible))
-    worlds = assign_worlds([socket.gethostname()] * size)
+    host = socket.gethostname()
+    problem = refused_names({host: useless_address(host)})
+    if problem is not None:
+        raise LaunchError(problem)
+    worlds = assign_worlds([host] * size)
     with Rendezvous(LOOPBACK) as rendezvous, contextlib.ExitStack() as stack:
         rendezvous.open(worlds)
         processes: list[RankProcess] = []

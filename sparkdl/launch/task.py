@@ -25,6 +25,7 @@ from sparkdl.launch.frame import MAX_BODY_BYTES
 from sparkdl.launch.gpus import shared_addresses
 from sparkdl.launch.mailbox_link import MailboxLink
 from sparkdl.launch.outcome import Outcome
+from sparkdl.launch.own_name import refused_names, useless_address
 from sparkdl.launch.process import RankProcess
 from sparkdl.launch.rank_log import RankLog
 from sparkdl.launch.rendezvous import Rendezvous
@@ -80,7 +81,7 @@ class Meeting:
     address: str
     port: int
     own_name: str
-    """What the host's own name resolves to there where that is of no use to others, "127.x" or "nothing"; else ""."""
+    """What `useless_address` says there of the host's own name."""
 
     versions: Mapping[str, str]
     gpus: Sequence[str]
@@ -98,32 +99,9 @@ def refusal(plan: TaskPlan, meetings: Sequence[Meeting]) -> str | None:
     """Why these tasks cannot run the ranks, in one line, or None. Every task comes to the same answer."""
     return (
         versions.mismatch(plan.versions, [(meeting.host, meeting.versions) for meeting in meetings])
-        or unreachable_hosts(meetings)
+        or refused_names({meeting.host: meeting.own_name for meeting in meetings})
         or (shared_addresses([(meeting.host, meeting.gpus) for meeting in meetings]) if plan.gpus_of_hosts else None)
     )
-
-
-def unreachable_hosts(meetings: Sequence[Meeting]) -> str | None:
-    """Why ranks on several hosts cannot reach each other, or None.
-
-    Gloo looks up each host's own name, whatever interface it is told; with a loopback address, or none, it aborts
-    natively.
-    """
-    useless = {meeting.host: meeting.own_name for meeting in meetings if meeting.own_name}
-    if len({meeting.host for meeting in meetings}) == 1 or not useless:
-        return None
-    return (
-        f"the own name of {', '.join(sorted(useless))} resolves to {' or '.join(sorted(set(useless.values())))} there, "
-        "where other hosts cannot reach it; map it to the host's network address in /etc/hosts"
-    )
-
-
-def useless_address(name: str) -> str:
-    """What a host's own name resolves to, as in `Meeting.own_name`."""
-    try:
-        return "127.x" if socket.gethostbyname(name).startswith("127.") else ""
-    except OSError:
-        return "nothing"
 
 
 def meet(context: BarrierTaskContext, mine: Meeting) -> list[Meeting]:

@@ -4,7 +4,6 @@ import pytest
 
 from sparkdl.launch.environment import Settings, gloo_timeout_s, interface_of, rank_environment, search_path
 from sparkdl.launch.monitor import shown_line
-from sparkdl.launch.task import Meeting, unreachable_hosts, useless_address
 from sparkdl.launch.world import assign_worlds
 
 SETTINGS = Settings(env=(("TF_CPP_MIN_LOG_LEVEL", "0"), ("MINE", "1")), stall_timeout_s=12.7, cores=3)
@@ -83,25 +82,3 @@ def test_the_interface_is_the_one_that_holds_the_address():
 )
 def test_the_log_option_decides_whose_lines_are_shown(rank, log, line):
     assert shown_line(rank, "hi", log) == line
-
-
-def meeting(host, own_name=""):
-    return Meeting(host=host, address=host, port=0, own_name=own_name, versions={}, gpus=())
-
-
-def test_on_several_hosts_a_name_that_others_cannot_use_is_refused():
-    problem = unreachable_hosts([meeting("a"), meeting("b", "127.x")])
-    assert problem is not None and "own name of b resolves to 127.x there" in problem
-    problem = unreachable_hosts([meeting("c", "nothing"), meeting("a"), meeting("b", "127.x")])
-    assert problem is not None and "own name of b, c resolves to 127.x or nothing there" in problem
-
-
-def test_what_a_name_resolves_to_is_looked_up():
-    assert useless_address("localhost") == "127.x"
-    assert useless_address("198.51.100.7") == ""
-    assert useless_address("no such name") == "nothing"
-
-
-@pytest.mark.parametrize("meetings", [[meeting("a", "127.x")] * 2, [meeting("a"), meeting("b")]])
-def test_one_host_or_good_names_are_accepted(meetings):
-    assert unreachable_hosts(meetings) is None

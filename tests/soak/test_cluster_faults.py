@@ -144,7 +144,7 @@ def test_a_killed_driver_is_followed_by_one_that_goes_on_in_a_bucket(undisturbed
         command = [sys.executable, "-m", "moto.server", "--host", server.address, "--port", "5000"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         server.popen(command, cwd=tmp_path, env=cluster.environment("driver"), **quiet)
-        make = "import s3fs, time\nfor _ in range(100):\n    try: s3fs.S3FileSystem().mkdir('ml'); break\n"
+        make = "import s3fs, time\nfor _ in range(100):\n    try: s3fs.S3FileSystem().mkdir('runs'); break\n"
         make += "    except Exception: time.sleep(0.2)\nelse: raise SystemExit('no store')"
         made = cluster.driver.run(
             [sys.executable, "-c", make], cwd=tmp_path, env=cluster.environment("driver"), timeout=60
@@ -152,8 +152,8 @@ def test_a_killed_driver_is_followed_by_one_that_goes_on_in_a_bucket(undisturbed
         assert made.returncode == 0, made.stdout
         two = {"num_workers": 2, "log": "errors"}
         _, options = fit(tmp_path, "run", two)
-        options |= {"dataset": "s3://ml/data", "run_dir": "s3://ml/run"}
-        first = Play(cluster, tmp_path / "first", [("prepare", {"path": "s3://ml/data"}), ("fit", options)])
+        options |= {"dataset": "s3://runs/data", "run_dir": "s3://runs/run"}
+        first = Play(cluster, tmp_path / "first", [("prepare", {"path": "s3://runs/data"}), ("fit", options)])
         first.await_file(in_epoch(tmp_path, "run"))
         first.process.kill()
         first.process.wait()

@@ -14,8 +14,9 @@ setup:  ## Make .venv hold what pyproject.toml asks for
 demo: setup  ## Prepare, train and score handwritten digits on this machine
 	@SPARK_CONF_DIR=conf $(PYTHON) jobs/examples/digits.py
 
+# Tests mostly wait for processes that start: two at a time, those of a file one after the other.
 test: lint  ## Lint, types, and all tests that need one machine
-	@$(PYTHON) -m pytest
+	@$(PYTHON) -m pytest --numprocesses 2 --dist loadfile
 
 unit: setup  ## The tests without Spark and TensorFlow
 	@$(PYTHON) -m pytest tests/unit

@@ -92,6 +92,7 @@ def build_model(ds):
 """
 
 
+@pytest.mark.soak
 def test_the_jobs_run_from_a_zip_without_the_package_installed(tmp_path) -> None:
     with zipfile.ZipFile(tmp_path / "sparkdl.zip", "w") as archive:
         package = Path(sparkdl.__file__).parent

@@ -16,7 +16,7 @@ demo: setup  ## Prepare, train and score handwritten digits on this machine
 
 # Tests mostly wait for processes that start: two at a time, those of a file one after the other.
 test: lint  ## Lint, types, and all tests that need one machine
-	@$(PYTHON) -m pytest --numprocesses 2 --dist loadfile
+	@$(PYTHON) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 unit: setup  ## The tests without Spark and TensorFlow
 	@$(PYTHON) -m pytest tests/unit

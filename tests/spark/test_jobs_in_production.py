@@ -100,6 +100,7 @@ def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
+@pytest.mark.soak
 def test_sigterm_ends_a_training_job_with_a_checkpoint(digits_dataset, tmp_path) -> None:
     (tmp_path / "mine.py").write_text(USER_MODULE.replace("SEEN", str(tmp_path / "seen")))
     (tmp_path / "spark-defaults.conf").write_text("spark.master local[2]\nspark.ui.enabled false\n")

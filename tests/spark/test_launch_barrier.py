@@ -165,6 +165,7 @@ def slot_holder(folder):
     return hold
 
 
+@pytest.mark.soak
 def test_ranks_that_find_no_slots_in_time_are_a_launch_error(spark, tmp_path):
     held = spark.range(1, numPartitions=1).mapInArrow(slot_holder(str(tmp_path)), "id long")
     thread = threading.Thread(target=held.collect)

@@ -54,6 +54,7 @@ spark.stop()
 """
 
 
+@pytest.mark.soak
 def test_ranks_speak_with_a_driver_they_cannot_reach_through_the_log_folder(tmp_path):
     logs = tmp_path / "logs"
     command = [sys.executable, "-c", DRIVER, local_cluster.MASTER, str(logs), str(tmp_path / "told.json")]

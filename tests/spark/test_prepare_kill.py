@@ -9,7 +9,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import kill_prepare
 
 
-@pytest.mark.parametrize(("seed", "seconds", "how"), [(3, 4, {"has_old": True}), (4, 0.4, {"in_write": True})])
+@pytest.mark.parametrize(
+    ("seed", "seconds", "how"),
+    [pytest.param(3, 4, {"has_old": True}, marks=pytest.mark.soak), (4, 0.4, {"in_write": True})],
+)
 def test_a_killed_prepare_leaves_what_was_there(spark, tmp_path, monkeypatch, seed, seconds, how) -> None:
     source = kill_prepare.write_source(spark, tmp_path)
     how = {"has_old": False, "in_write": False, **how}

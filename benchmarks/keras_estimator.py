@@ -30,7 +30,7 @@ def main():
     model = tf.keras.Sequential([layers.Input((width,)), layers.Dense(64, activation="relu"), layers.Dense(1)])
     estimator = KerasEstimator(
         model=model,
-        optimizer=tf.keras.optimizers.legacy.Adam(0.001),
+        optimizer=tf.keras.optimizers.Adam(0.001),
         loss="mse",
         feature_cols=["x"],
         label_cols=["y"],

@@ -17,7 +17,7 @@ Each message is one line: what, the value, the limit and the way out. Every erro
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 __all__ = [
     "CheckpointError",
@@ -51,7 +51,16 @@ class DatasetError(SparkDLError):
 
 
 class SchemaError(SparkDLError, TypeError):
-    """A column's type, shape or content is not what the features declare."""
+    """A column's type, shape or content is not what the features declare.
+
+    Attributes:
+        rows: the wrong rows of the column that was encoded, each with what is wrong with it; empty where it is the
+            column as a whole.
+    """
+
+    def __init__(self, message: str, rows: Mapping[int, str] | None = None) -> None:
+        super().__init__(message)
+        self.rows = dict(rows or {})
 
 
 class LaunchError(SparkDLError):

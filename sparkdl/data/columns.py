@@ -6,6 +6,7 @@ Runs in Spark workers (prepare, score) and on the driver (`predict`); knows shap
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = [
     "any_in_row",
     "arrow_type",
     "as_array",
+    "bad_rows",
     "check_no_nulls",
     "first_bad",
     "infer_shape",
@@ -52,9 +54,18 @@ def first_bad(name: str, column: pa.Array, bad: np.ndarray, problem: str) -> Sch
 
     `bad`: bool, shape ``(rows,)``, with at least one True.
     """
-    row = int(np.flatnonzero(bad)[0])
-    value = shown(column[row].as_py())
-    return SchemaError(f"column {name!r}: {problem} in {int(bad.sum())} of {len(bad)} rows; row {row} is {value}")
+    rows: list[int] = np.flatnonzero(bad).tolist()
+    return bad_rows(name, column, dict.fromkeys(rows, problem))
+
+
+def bad_rows(name: str, column: pa.Array, problems: Mapping[int, str]) -> SchemaError:
+    """The same for rows that each have a problem of their own; there is at least one."""
+    row = min(problems)
+    message = (
+        f"column {name!r}: {problems[row]} in {len(problems)} of {len(column)} rows; row {row} is "
+        f"{shown(column[row].as_py())}"
+    )
+    return SchemaError(message, {row: f"column {name!r}: {problem}" for row, problem in problems.items()})
 
 
 def check_no_nulls(name: str, column: pa.Array, way_out: str) -> None:

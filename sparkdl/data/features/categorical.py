@@ -128,7 +128,7 @@ class CategoricalEncoder:
 
     def encode(self, column: pa.Array) -> np.ndarray:
         column = as_array(column)
-        if not len(column):
+        if not len(column) and pa.types.is_null(column.type):
             return np.empty(0, np.int32)
         values = as_categories(column, name=self.name)
         if pa.types.is_int64(values.type) != pa.types.is_int64(self._known.type):

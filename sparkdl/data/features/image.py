@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from sparkdl.data.columns import as_array, check_no_nulls, first_bad
+from sparkdl.data.columns import as_array, bad_rows, check_no_nulls
 from sparkdl.data.features.feature import check_whole
 from sparkdl.data.features.pixels import IMAGE_FIELDS, Undecodable, as_png, check_image, decode
 from sparkdl.errors import ConfigError, SchemaError, shown
@@ -138,20 +138,19 @@ class ImageEncoder:
         _check_images(column.type, self.name)
         if self.fill is None:
             check_no_nulls(self.name, column, "Image(fill=…), or drop such rows")
-        undecodable = np.zeros(len(column), dtype=bool)
-        reason = ""
+        undecodable: dict[int, str] = {}
         # Row by row: all rows as Python objects at once would be a second copy of a batch of photographs.
         for row, scalar in enumerate(column):
             if scalar.is_valid:
                 try:
                     action(row, scalar.as_py())
                 except Undecodable as error:
-                    undecodable[row] = True
-                    reason = reason or str(error)
-        if self.fill is None and undecodable.any():
-            problem = f"image cannot be decoded ({reason}; Image(fill=…) puts a plain one there)"
-            raise first_bad(self.name, column, undecodable, problem)
-        return undecodable | column.is_null().to_numpy(zero_copy_only=False)
+                    undecodable[row] = f"image cannot be decoded ({error}; Image(fill=…) puts a plain one there)"
+        if self.fill is None and undecodable:
+            raise bad_rows(self.name, column, undecodable)
+        missing: np.ndarray = column.is_null().to_numpy(zero_copy_only=False).copy()
+        missing[list(undecodable)] = True
+        return missing
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -11,7 +11,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from sparkdl import storage
 from sparkdl.errors import ModelError, SchemaError, near_miss
 from sparkdl.model.custom_objects import check_custom_objects, found_objects, missing_objects, registered
 from sparkdl.model.save import model_inputs, one_line
-from sparkdl.model.signature import MODEL_NAME, Signature
+from sparkdl.model.signature import MODEL_NAME, SIGNATURE_NAME, Signature, sha256
 
 __all__ = ["LoadedModel", "load_keras", "load_model"]
 
@@ -39,14 +39,9 @@ class LoadedModel:
     """
 
     def __init__(self, keras_model: Any, signature: Signature) -> None:
-        import tensorflow as tf
-
         self.keras_model = keras_model
         self.signature = signature
-        # One traced function, with the rows left open, costs a tenth of Model.predict's overhead per call.
-        self._forward = tf.function(
-            lambda inputs: keras_model(inputs, training=False), reduce_retracing=True, autograph=False
-        )
+        self._forward: Any = None
 
     def encode(self, columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Raw columns (Arrow, or sequences of values) as the model's inputs, each of shape ``(rows, *shape)``.
@@ -58,20 +53,40 @@ class LoadedModel:
                 raise SchemaError(f"input column {name!r} is missing{near_miss(name, columns)}")
         return {encoder.name: encoder.encode(columns[encoder.name]) for encoder in self.signature.inputs}
 
+    def predict_batch(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name, each of shape ``(rows, *shape)``: one call of the model on encoded inputs.
+
+        Every number of rows is computed by one graph, but one that was not seen before takes longer.
+        """
+        import keras
+        import tensorflow as tf
+
+        encoders = self.signature.inputs
+        if self._forward is None:
+            # Called as it is, a traced function costs a tenth of Model.predict's overhead per call.
+            specs = {
+                e.name: tf.TensorSpec((None, *e.shape), e.dtype, name=f"input_{i}") for i, e in enumerate(encoders)
+            }
+            forward = tf.function(lambda given: self.keras_model(given, training=False), autograph=False)
+            self._forward = forward.get_concrete_function(model_inputs(encoders, specs))
+        tensors = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
+        results = keras.tree.flatten(self._forward(model_inputs(encoders, tensors)))
+        return {
+            output.name: value.numpy().astype(output.numpy_dtype, copy=False)
+            for output, value in zip(self.signature.outputs, results, strict=True)
+        }
+
     def predict_encoded(self, inputs: Mapping[str, np.ndarray], *, batch_size: int) -> dict[str, np.ndarray]:
-        """Outputs by name, each of shape ``(rows, *shape)``, for encoded inputs of any number of rows.
+        """The same for encoded inputs of any number of rows.
 
         Every call of the model gets batches of one shape: the last one is padded with zeros, and cut again.
         """
-        import keras
-
         rows = len(next(iter(inputs.values())))
         pieces: dict[str, list[np.ndarray]] = {output.name: [] for output in self.signature.outputs}
         for start in range(0, rows, batch_size):
             batch = {name: _padded(value[start : start + batch_size], batch_size) for name, value in inputs.items()}
-            result = keras.tree.flatten(self._forward(model_inputs(self.signature.inputs, batch)))
-            for output, value in zip(self.signature.outputs, result, strict=True):
-                pieces[output.name].append(value.numpy().astype(output.numpy_dtype, copy=False))
+            for name, value in self.predict_batch(batch).items():
+                pieces[name].append(value)
         return {
             output.name: np.concatenate([np.empty((0, *output.shape), output.numpy_dtype), *pieces[output.name]])[:rows]
             for output in self.signature.outputs
@@ -152,8 +167,10 @@ def load_keras(
     own_floatx = keras.config.floatx()
     keras.config.set_floatx(signature.floatx)
     try:
-        with registered(objects), _unpacked(path) as unpacked:
+        with registered(objects), _unpacked(path, signature.content_hash) as unpacked:
             return keras.saving.load_model(unpacked, safe_mode=safe_mode, compile=compiled)
+    except ModelError:
+        raise
     except Exception as error:
         missing = missing_objects(signature.custom_objects, objects)
         hint = "; it holds Python code: load it with safe_mode=False if you trust it" if _is_lambda(error) else ""
@@ -167,14 +184,17 @@ def _is_lambda(error: Exception) -> bool:
 
 
 @contextlib.contextmanager
-def _unpacked(path: str) -> Iterator[str]:
-    """A local folder, or a file, that holds the model and that Keras reads without the whole of it in memory."""
+def _unpacked(path: str, content_hash: str) -> Iterator[str]:
+    """A local folder, or a file, that holds the model and that Keras reads without the whole of it in memory.
+
+    Raises ModelError if the file is not the one with this hash.
+    """
     with tempfile.TemporaryDirectory(prefix="sparkdl-model-") as folder:
         file, unpacked = path, os.path.join(folder, "model")
         if not storage.is_local(path):
             file = os.path.join(folder, MODEL_NAME)
             storage.download(path, file)
-        with zipfile.ZipFile(file) as archive:
+        with open(file, "rb") as handle, zipfile.ZipFile(_checked(handle, path, content_hash)) as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 # Not written here: Keras has its own guards against files that swell when they are unpacked.
                 yield file
@@ -183,3 +203,14 @@ def _unpacked(path: str) -> Iterator[str]:
         if file != path:
             os.remove(file)
         yield unpacked
+
+
+def _checked(handle: IO[bytes], path: str, content_hash: str) -> IO[bytes]:
+    """The open file, at its start. Raises ModelError if it has another hash: it was changed, or replaced meanwhile."""
+    if sha256(handle) != content_hash:
+        raise ModelError(
+            f"{path} is not the file that its {SIGNATURE_NAME} tells of (their SHA-256 differ): it was changed, cut "
+            "off or replaced; save the model again, or make the UDF again for the new one"
+        )
+    handle.seek(0)
+    return handle

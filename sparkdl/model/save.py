@@ -5,7 +5,6 @@ Runs in rank 0 after training, and wherever a Keras model is wrapped; needs Kera
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -19,7 +18,7 @@ from sparkdl import storage
 from sparkdl.data.features import Encoder
 from sparkdl.errors import ModelError
 from sparkdl.model.custom_objects import custom_objects_of
-from sparkdl.model.signature import MODEL_NAME, SIGNATURE_NAME, Output, Signature, output_classes
+from sparkdl.model.signature import MODEL_NAME, SIGNATURE_NAME, Output, Signature, output_classes, sha256
 
 __all__ = ["check_savable", "model_inputs", "one_line", "write_model"]
 
@@ -60,11 +59,13 @@ def write_model(
         with storage.committed_folder(model_dir, last=SIGNATURE_NAME) as folder:
             file = os.path.join(folder, MODEL_NAME)
             _save_keras(model, file)
+            with open(file, "rb") as handle:
+                content_hash = sha256(handle)
             signature = Signature(
                 inputs=tuple(encoders),
                 raw_types=dict(raw_types),
                 outputs=tuple(outputs),
-                content_hash=_sha256(file),
+                content_hash=content_hash,
                 floatx=keras.config.floatx(),
                 labels=tuple(label_encoders),
                 target=target,
@@ -93,14 +94,6 @@ def _save_keras(model: Any, file: str) -> None:
                     path = os.path.join(below, name)
                     archive.write(path, os.path.relpath(path, folder))
                     os.remove(path)
-
-
-def _sha256(file: str) -> str:
-    digest = hashlib.sha256()
-    with open(file, "rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def check_savable(model: Any) -> None:

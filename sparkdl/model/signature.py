@@ -5,10 +5,11 @@ Pure values, stored as `signature.json` beside the model; read on the driver, in
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from sparkdl.data.features.categorical import CategoricalEncoder
 from sparkdl.errors import ModelError, shown
 from sparkdl.format_version import check_format_version
 
-__all__ = ["FORMAT_VERSION", "MODEL_NAME", "SIGNATURE_NAME", "Output", "Signature", "output_classes"]
+__all__ = ["FORMAT_VERSION", "MODEL_NAME", "SIGNATURE_NAME", "Output", "Signature", "output_classes", "sha256"]
 
 FORMAT_VERSION = 1
 MODEL_NAME = "model.keras"
@@ -81,6 +82,12 @@ class Signature:
     def input_names(self) -> tuple[str, ...]:
         """The raw columns, in order."""
         return tuple(encoder.name for encoder in self.inputs)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that the signature says, content hash included: the identity of a model directory."""
+        content = {key: value for key, value in self.to_json().items() if key != "library_version"}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """All that `from_json` needs."""
@@ -145,6 +152,14 @@ class Signature:
         except (ValueError, KeyError, TypeError, AttributeError, NotADirectoryError) as error:
             problem = shown(f"{type(error).__name__}: {error}")
             raise ModelError(f"{path} cannot be read ({problem}); save the model again") from error
+
+
+def sha256(file: IO[bytes]) -> str:
+    """The SHA-256 of an open file from its position on, in hexadecimal."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def output_classes(shape: Sequence[int], label: Encoder | None) -> tuple[str | int, ...] | None:

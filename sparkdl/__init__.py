@@ -30,6 +30,7 @@ from sparkdl.model.export import export_saved_model as export_saved_model
 from sparkdl.model.load import LoadedModel as LoadedModel
 from sparkdl.model.load import load_model as load_model
 from sparkdl.model.wrap import save_model as save_model
+from sparkdl.score.figures import ScoreMetrics as ScoreMetrics
 from sparkdl.score.transform import transform as transform
 from sparkdl.score.udf import predict_udf as predict_udf
 from sparkdl.score.udf import register_udf as register_udf
@@ -52,6 +53,7 @@ __all__ = [
     "PrepareConfig",
     "ReaderConfig",
     "SchemaError",
+    "ScoreMetrics",
     "SparkDLError",
     "Split",
     "TrainConfig",

@@ -6,6 +6,7 @@ Pure; used on the driver (types) and in Spark workers (values).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,58 +19,116 @@ from sparkdl.model.signature import Output, Signature
 if TYPE_CHECKING:
     from pyspark.sql.types import DataType
 
-__all__ = ["RETURNS", "check_returns", "prediction_column", "prediction_type", "spark_type"]
+__all__ = [
+    "RETURNS",
+    "Returns",
+    "check_returns",
+    "not_numbers",
+    "prediction_column",
+    "prediction_type",
+    "row_bytes",
+    "spark_type",
+]
 
-RETURNS = ("raw", "class")
+RETURNS = ("raw", "class", "top_k")
 
 
-def check_returns(signature: Signature, returns: str) -> None:
-    """Raise ConfigError for an unknown `returns`, ModelError for classes that the model does not have."""
-    if returns not in RETURNS:
-        raise ConfigError(f"returns={shown(returns)} must be one of {', '.join(RETURNS)}")
+@dataclass(frozen=True, slots=True)
+class Returns:
+    """What a prediction is: "raw", "class", or "top_k", the `k` most probable classes."""
+
+    kind: str
+    k: int
+
+
+def check_returns(signature: Signature, returns: Returns) -> None:
+    """Raise ConfigError for unknown `returns`, ModelError for classes that the model does not have."""
+    if returns.kind not in RETURNS:
+        raise ConfigError(f"returns={shown(returns.kind)} must be one of {', '.join(RETURNS)}")
+    if not isinstance(returns.k, int) or isinstance(returns.k, bool) or returns.k < 1:
+        raise ConfigError(f"k={shown(returns.k)} must be a whole number of at least 1")
     without = [output.name for output in signature.outputs if output.classes is None]
-    if returns == "class" and without:
+    if returns.kind != "raw" and without:
         raise ModelError(
             f"output {without[0]!r} has no classes: its label is not categorical, or its shape is not one "
             "value per class; use returns='raw'"
         )
 
 
-def prediction_type(signature: Signature, returns: str) -> pa.DataType:
-    """The Arrow type of a prediction: a number or (nested) list, a class; a struct by output name for several."""
+def prediction_type(signature: Signature, returns: Returns) -> pa.DataType:
+    """The Arrow type of a prediction: a number or (nested) list, a class, a list of classes with probabilities; a
+    struct by output name for several.
+    """
     types = [(output.name, _output_type(output, returns)) for output in signature.outputs]
     return types[0][1] if len(types) == 1 else pa.struct([pa.field(name, type_) for name, type_ in types])
 
 
-def spark_type(signature: Signature, returns: str) -> DataType:
+def spark_type(signature: Signature, returns: Returns) -> DataType:
     """The same as a Spark type."""
     from pyspark.sql.pandas.types import from_arrow_type
 
     return from_arrow_type(prediction_type(signature, returns))
 
 
-def prediction_column(results: Mapping[str, np.ndarray], signature: Signature, returns: str) -> pa.Array:
+def row_bytes(signature: Signature) -> int:
+    """The bytes of a row of all inputs, encoded, or of all outputs, whichever are more."""
+    given = sum(encoder.dtype.itemsize * int(np.prod(encoder.shape)) for encoder in signature.inputs)
+    made = sum(output.numpy_dtype.itemsize * int(np.prod(output.shape)) for output in signature.outputs)
+    return max(given, made)
+
+
+def not_numbers(results: Mapping[str, np.ndarray], signature: Signature) -> dict[int, str]:
+    """The rows for which an output is NaN, with the reason: no class can be told from it."""
+    problems: dict[int, str] = {}
+    for output in signature.outputs:
+        values = results[output.name]
+        if values.dtype.kind == "f" and np.isnan(values).any():
+            rows: list[int] = np.flatnonzero(np.isnan(values).reshape(len(values), -1).any(axis=1)).tolist()
+            problems = dict.fromkeys(rows, f"output {output.name!r} is NaN: no class") | problems
+    return problems
+
+
+def prediction_column(
+    results: Mapping[str, np.ndarray], signature: Signature, returns: Returns, *, missing: np.ndarray | None = None
+) -> pa.Array:
     """The predictions of some rows as an Arrow column of `prediction_type`.
 
-    `results`: by output name, each of shape ``(rows, *output.shape)``.
+    Args:
+        results: by output name, each of shape ``(rows, *output.shape)``.
+        signature, returns: what they are made of.
+        missing: bool, shape ``(rows,)``: the rows that get null.
     """
     columns = [_output_column(results[output.name], output, returns) for output in signature.outputs]
-    if len(columns) == 1:
-        return columns[0]
-    return pa.StructArray.from_arrays(columns, names=[output.name for output in signature.outputs])
+    column = columns[0]
+    if len(columns) > 1:
+        column = pa.StructArray.from_arrays(columns, names=[output.name for output in signature.outputs])
+    if missing is None:
+        return column
+    return column.take(pa.array(np.arange(len(column)), mask=missing))
 
 
-def _output_type(output: Output, returns: str) -> pa.DataType:
-    if returns == "class":
-        return pa.string() if isinstance((output.classes or ("",))[0], str) else pa.int64()
-    return arrow_type(output.numpy_dtype, () if output.is_scalar else output.shape)
+def _output_type(output: Output, returns: Returns) -> pa.DataType:
+    if returns.kind == "raw":
+        return arrow_type(output.numpy_dtype, () if output.is_scalar else output.shape)
+    class_ = pa.string() if isinstance((output.classes or ("",))[0], str) else pa.int64()
+    if returns.kind == "class":
+        return class_
+    return pa.list_(pa.struct([("class", class_), ("probability", arrow_type(output.numpy_dtype, ()))]))
 
 
-def _output_column(values: np.ndarray, output: Output, returns: str) -> pa.Array:
-    if returns == "class":
-        classes = pa.array(output.classes, type=_output_type(output, returns))
+def _output_column(values: np.ndarray, output: Output, returns: Returns) -> pa.Array:
+    if returns.kind == "raw":
+        return to_arrow(values.reshape(len(values)) if output.is_scalar else values)
+    classes = pa.array(output.classes)
+    if returns.kind == "class":
         return classes.take(pa.array(_codes(values, output)))
-    return to_arrow(values.reshape(len(values)) if output.is_scalar else values)
+    probabilities = _probabilities(values, output)
+    # Stable: of equals the first class comes first, as in "class".
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, : returns.k]
+    chosen = np.take_along_axis(probabilities, best, axis=1)
+    fields = [classes.take(pa.array(best.reshape(-1))), to_arrow(chosen.reshape(-1))]
+    offsets = np.arange(len(values) + 1, dtype=np.int32) * np.int32(best.shape[1])
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.StructArray.from_arrays(fields, ["class", "probability"]))
 
 
 def _codes(values: np.ndarray, output: Output) -> np.ndarray:
@@ -77,3 +136,19 @@ def _codes(values: np.ndarray, output: Output) -> np.ndarray:
     if output.is_scalar:
         return (values.reshape(len(values)) > output.threshold).astype(np.int64)
     return values.argmax(axis=1)
+
+
+def _probabilities(values: np.ndarray, output: Output) -> np.ndarray:
+    """Of each class, shape ``(rows, classes)``; of an output that was trained as logits by sigmoid or softmax."""
+    is_logit = output.threshold == 0
+    if output.is_scalar:
+        second = values.reshape(len(values), 1)
+        if is_logit:
+            # Also for large values neither side overflows or is rounded to 0.
+            with np.errstate(over="ignore"):
+                return np.concatenate([1 / (1 + np.exp(second)), 1 / (1 + np.exp(-second))], axis=1)
+        return np.concatenate([1 - second, second], axis=1)
+    if not is_logit:
+        return values
+    powers = np.exp(values - values.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)

@@ -1,96 +1,104 @@
-"""The model in a Spark worker: loaded once per Python process, fed with batches of one size.
+"""The models of a Spark worker process: each loaded once, kept from task to task, the oldest dropped for new ones.
 
-Runs in Spark workers. It lives in an importable module, not in the UDF's closure, so that the loaded model survives
-from task to task.
+Runs in Spark workers. It lives in an importable module, not in the UDF's closure, so that loaded models survive the
+task.
 """
 
 from __future__ import annotations
 
 import gc
-import logging
-import os
-from collections.abc import Iterator
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import cloudpickle
-import pyarrow as pa
+import numpy as np
 
-from sparkdl.errors import SchemaError
-from sparkdl.model.load import LoadedModel, load_model
+from sparkdl.errors import ModelError
+from sparkdl.model.load import LoadedModel, load_keras
 from sparkdl.model.signature import Signature
-from sparkdl.score.outputs import prediction_column
+from sparkdl.score.batches import small_batch
+from sparkdl.score.device import prepare_tensorflow
+from sparkdl.score.executor_copy import executor_copy
+from sparkdl.score.figures import Figures
+from sparkdl.score.task import ScoreTask
 
-__all__ = ["ScoreTask", "predict_batches"]
+__all__ = ["MODELS_BYTES", "loaded_model", "loaded_signature"]
 
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreTask:
-    """All that a worker needs to score; small, because it travels in the closure."""
-
-    model_dir: str
-    signature: Signature
-    returns: str
-    batch_size: int
-    safe_mode: bool
-    custom_objects: bytes
-    """The user's own classes and functions by name, pickled once, so that equal ones are seen to be equal."""
-    cores: int
-    """Cores of a Spark task: the number of TensorFlow's threads."""
-    time_zone: str
-    """The session's when the UDF was made, for queries in which none is set: Spark gives pandas UDFs its clock."""
+# Weights that a worker process keeps; the model in use stays, however large.
+MODELS_BYTES = 2 << 30
 
 
-# The models of this Python process, by content: defining a UDF again does not load its model again.
-_LOADED: dict[tuple[str, bool, bytes], LoadedModel] = {}
+@dataclass(frozen=True, slots=True)
+class _Held:
+    model: LoadedModel
+    weights_bytes: int
 
 
-def loaded_model(task: ScoreTask) -> LoadedModel:
-    """The task's model, loaded at its first use in this process."""
-    key = (task.signature.content_hash, task.safe_mode, task.custom_objects)
-    if key not in _LOADED:
-        _quiet_and_pin_tensorflow(task.cores)
-        own = cloudpickle.loads(task.custom_objects)
-        _LOADED[key] = load_model(task.model_dir, custom_objects=own, safe_mode=task.safe_mode)
+# Of this process, by content: defining a UDF again loads nothing again. The least recently used one comes first.
+_MODELS: OrderedDict[tuple[str, bool, bytes], _Held] = OrderedDict()
+_SIGNATURES: dict[str, Signature] = {}
+
+
+def loaded_signature(task: ScoreTask) -> Signature:
+    """The signature that the driver read. Raises ModelError if the model directory holds another one by now."""
+    if task.digest not in _SIGNATURES:
+        signature = Signature.read(task.model_dir)
+        if signature.digest != task.digest:
+            raise ModelError(
+                f"{task.model_dir} holds another model than when the UDF was made; make the UDF again, or write new "
+                "models to folders of their own"
+            )
+        _SIGNATURES[task.digest] = signature
+    return _SIGNATURES[task.digest]
+
+
+def loaded_model(task: ScoreTask, figures: Figures) -> LoadedModel:
+    """The task's model, loaded at its first use in this process. Raises ModelError, ConfigError (device)."""
+    key = (task.digest, task.safe_mode, task.custom_objects)
+    if key in _MODELS:
+        _MODELS.move_to_end(key)
+        return _MODELS[key].model
+    with figures.timed("load_seconds"):
+        prepare_tensorflow(task.device)
+        model = _load(task)
+        _MODELS[key] = _Held(model, _weights_bytes(model))
+        _drop_oldest()
         # PySpark collects garbage at each task's end, over every object that TensorFlow made: 0.17 s. Frozen ones are
         # passed over.
         gc.collect()
         gc.freeze()
-    return _LOADED[key]
+    figures.add("model_loads", 1)
+    return model
 
 
-def _quiet_and_pin_tensorflow(cores: int) -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ["KERAS_BACKEND"] = "tensorflow"
+def _load(task: ScoreTask) -> LoadedModel:
+    signature = loaded_signature(task)
+    keras_model = load_keras(
+        executor_copy(task.model_dir, signature.content_hash),
+        signature,
+        custom_objects=cloudpickle.loads(task.custom_objects),
+        safe_mode=task.safe_mode,
+        compiled=False,
+    )
+    model = LoadedModel(keras_model, signature)
+    # Traced and tried now, so that the first rows do not wait for it while Spark waits for them.
+    rows = small_batch(task.batch_size)
+    model.predict_batch({e.name: np.zeros((rows, *e.shape), e.dtype) for e in signature.inputs})
+    return model
+
+
+def _weights_bytes(model: LoadedModel) -> int:
     import tensorflow as tf
 
-    try:
-        tf.config.threading.set_intra_op_parallelism_threads(cores)
-        tf.config.threading.set_inter_op_parallelism_threads(cores)
-    except RuntimeError:
-        log.info("TensorFlow already runs in this worker and keeps its threads")
+    return sum(int(np.prod(v.shape)) * tf.as_dtype(v.dtype).size for v in model.keras_model.variables)
 
 
-def predict_batches(batches: Iterator[list[pa.Array]], task: ScoreTask) -> Iterator[pa.Array]:
-    """Predictions for batches of raw columns, one Arrow column for each batch that comes in.
-
-    Args:
-        batches: the columns of the model's inputs, in order, a list for each Arrow batch.
-        task: what to score with.
-    """
-    model = loaded_model(task)
-    for columns in batches:
-        check_count(columns, task.signature)
-        named = dict(zip(task.signature.input_names, columns, strict=True))
-        results = model.predict_encoded(model.encode(named), batch_size=task.batch_size)
-        yield prediction_column(results, task.signature, task.returns)
-
-
-def check_count(columns: list[pa.Array], signature: Signature) -> None:
-    """Raise SchemaError if there are not as many columns as the model has inputs."""
-    if len(columns) != len(signature.inputs):
-        raise SchemaError(
-            f"the model takes {len(signature.inputs)} columns ({', '.join(signature.input_names)}), "
-            f"{len(columns)} were given"
-        )
+def _drop_oldest() -> None:
+    """Drop models until the rest is within the budget or the newest is alone."""
+    dropped = False
+    while len(_MODELS) > 1 and sum(held.weights_bytes for held in _MODELS.values()) > MODELS_BYTES:
+        _MODELS.popitem(last=False)
+        dropped = True
+    if dropped:
+        # Keras' objects hold one another: frozen, they would stay for ever.
+        gc.unfreeze()

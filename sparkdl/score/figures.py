@@ -1,0 +1,88 @@
+"""What scoring did and where its time went: counted in Spark workers, summed on the driver.
+
+The sums travel in a Spark accumulator; its object is made on the driver.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+__all__ = ["FIGURES", "Figures", "ScoreMetrics"]
+
+FIGURES = (
+    "tasks",
+    "rows",
+    "bad_rows",
+    "batches",
+    "model_loads",
+    "load_seconds",
+    "wait_seconds",
+    "encode_seconds",
+    "predict_seconds",
+    "convert_seconds",
+    "seconds",
+)
+
+
+class Figures:
+    """The counts and seconds of one task. Each figure is written by one thread alone."""
+
+    def __init__(self) -> None:
+        self.values = dict.fromkeys(FIGURES, 0.0)
+
+    def add(self, name: str, value: float) -> None:
+        """Count up a figure."""
+        self.values[name] += value
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the seconds of the block to a figure."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.values[name] += time.perf_counter() - started
+
+
+class _Sums:
+    """How Spark sums figures (its AccumulatorParam; pickled by name)."""
+
+    def zero(self, value: Mapping[str, float]) -> dict[str, float]:
+        return dict.fromkeys(value, 0.0)
+
+    def addInPlace(self, value1: dict[str, float], value2: Mapping[str, float]) -> dict[str, float]:
+        for name, value in value2.items():
+            value1[name] = value1.get(name, 0.0) + value
+        return value1
+
+
+class ScoreMetrics:
+    """What scoring did, over all tasks and actions that have ended: give it to `transform` and its kin as `metrics`.
+
+    Spark adds a task's figures when the task succeeds. What it computes again (an action that runs twice, a lost stage)
+    counts again.
+
+    Args:
+        spark: the session that scores.
+    """
+
+    def __init__(self, spark: SparkSession) -> None:
+        self.accumulator = spark.sparkContext.accumulator(dict.fromkeys(FIGURES, 0.0), _Sums())  # type: ignore[arg-type]
+
+    def figures(self) -> dict[str, float]:
+        """The sums so far.
+
+        tasks, rows, bad_rows (null by `on_error="null"`), batches (calls of the model), model_loads, and seconds over
+        all tasks: load_seconds (TensorFlow and the model), wait_seconds (the model waits for rows), encode_seconds
+        (beside the model's work, in a thread), predict_seconds, convert_seconds (predictions to Arrow), and seconds in
+        all; what is left of them is Spark's, which takes the predictions.
+        """
+        counts = ("tasks", "rows", "bad_rows", "batches", "model_loads")
+        value = self.accumulator.value
+        return {name: int(value[name]) if name in counts else round(value[name], 3) for name in FIGURES}

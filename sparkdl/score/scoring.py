@@ -1,0 +1,258 @@
+"""Score Arrow columns with a model: encode ahead in a thread, predict in batches of one size, convert to Arrow.
+
+Runs in Spark workers. `transform`, the UDFs and whatever else has raw Arrow columns are thin layers over
+`score_batches`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from sparkdl.errors import ModelError, SchemaError
+from sparkdl.model.load import LoadedModel
+from sparkdl.model.save import one_line
+from sparkdl.model.signature import Signature
+from sparkdl.score.ahead import ahead
+from sparkdl.score.batches import Batch, Batcher
+from sparkdl.score.encode import ColumnEncoder, encode_columns, rows_at_once
+from sparkdl.score.figures import Figures
+from sparkdl.score.outputs import not_numbers, prediction_column, row_bytes
+from sparkdl.score.predictor import loaded_model, loaded_signature
+from sparkdl.score.task import ScoreTask
+
+if TYPE_CHECKING:
+    from pyspark.accumulators import Accumulator
+
+__all__ = ["Scored", "piece_rows", "score_batches"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Scored(Generic[T]):
+    """The predictions of one piece of rows.
+
+    Attributes:
+        source: what came with the rows.
+        prediction: a column of `outputs.prediction_type`; null for the rows in `problems`.
+        problems: the bad rows with their reasons, 0 is the piece's first; empty unless `on_error="null"`.
+    """
+
+    source: T
+    prediction: pa.Array
+    problems: Mapping[int, str]
+
+    @property
+    def reasons(self) -> pa.Array:
+        """The problems as a column of strings, null for good rows."""
+        rows = len(self.prediction)
+        if not self.problems:
+            return pa.nulls(rows, pa.string())
+        return pa.array([self.problems.get(row) for row in range(rows)], pa.string())
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece(Generic[T]):
+    """Rows on their way: results by output, of which the first `done[0]` rows are predicted."""
+
+    source: T
+    rows: int
+    first_row: int
+    problems: dict[int, str]
+    results: dict[str, np.ndarray]
+
+
+def piece_rows(task: ScoreTask) -> int:
+    """Give `score_batches` pieces of at most so many rows: it works on a piece at once, and holds two or three."""
+    return max(task.batch_size, rows_at_once(row_bytes(loaded_signature(task))))
+
+
+def score_batches(
+    pieces: Iterable[tuple[T, Sequence[pa.Array]]],
+    task: ScoreTask,
+    accumulator: Accumulator[dict[str, float]] | None = None,
+    *,
+    encoders: Sequence[ColumnEncoder] | None = None,
+) -> Iterator[Scored[T]]:
+    """Predictions for pieces of raw columns, one for each piece, in order.
+
+    A batch of the model takes rows of several pieces: a piece comes back when the last of its rows is predicted. The
+    next ones are read and encoded meanwhile.
+
+    Args:
+        pieces: whatever the caller wants back with the predictions, and the columns of the model's inputs, in order.
+        task: what to score with.
+        accumulator: that of a `ScoreMetrics`, which gets this task's figures at its end.
+        encoders: what encodes the columns, if not the signature's own.
+
+    Raises:
+        SchemaError: a bad row, or a column as a whole.
+        ModelError: the model cannot be loaded, or fails on a row.
+        ConfigError: there is no GPU.
+    """
+    started, figures = time.perf_counter(), Figures()
+    signature, where = loaded_signature(task), _where()
+    encoded = ahead(_encoded(pieces, task, signature, encoders or signature.inputs, where, figures))
+    model = loaded_model(task, figures)
+    open_pieces: deque[_Piece[T]] = deque()
+    predicted = 0
+    while True:
+        with figures.timed("wait_seconds"):
+            piece, batches = next(encoded, (None, None))
+        if batches is None:
+            break
+        if piece is not None:
+            open_pieces.append(piece)
+        for batch in batches:
+            with figures.timed("predict_seconds"):
+                results, problems = _predicted(model, batch, task, f"row {{}} of {where}", predicted)
+            with figures.timed("convert_seconds"):
+                _hand_out(results, problems, open_pieces, predicted, batch.rows)
+            figures.add("batches", 1)
+            predicted += batch.rows
+        while open_pieces and open_pieces[0].first_row + open_pieces[0].rows <= predicted:
+            with figures.timed("convert_seconds"):
+                scored = _finished(open_pieces.popleft(), signature, task)
+            figures.add("bad_rows", len(scored.problems))
+            yield scored
+    figures.add("tasks", 1)
+    figures.add("rows", predicted)
+    figures.add("seconds", time.perf_counter() - started)
+    if accumulator is not None:
+        accumulator.add(figures.values)
+
+
+def _where() -> str:
+    """What rows are numbered in: the Spark partition that is scored."""
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    return "the input" if context is None else f"partition {context.partitionId()}"
+
+
+def _encoded(
+    pieces: Iterable[tuple[T, Sequence[pa.Array]]],
+    task: ScoreTask,
+    signature: Signature,
+    encoders: Sequence[ColumnEncoder],
+    where: str,
+    figures: Figures,
+) -> Iterator[tuple[_Piece[T] | None, list[Batch]]]:
+    """Each piece with the batches that are full with its rows; at the end None with those of the rows that are left."""
+    batcher = Batcher(task.batch_size)
+    first_row = 0
+    for source, columns in pieces:
+        with figures.timed("encode_seconds"):
+            check_count(len(columns), signature)
+            inputs, problems = encode_columns(
+                encoders, columns, first_row=first_row, where=where, keep_bad=task.on_error == "null"
+            )
+            rows = len(columns[0])
+            results = {o.name: np.empty((rows, *o.shape), o.numpy_dtype) for o in signature.outputs}
+            batches = batcher.add(inputs)
+        yield _Piece(source, rows, first_row, problems, results), batches
+        first_row += rows
+    yield None, batcher.rest()
+
+
+def check_count(given: int, signature: Signature) -> None:
+    """Raise SchemaError if there are not as many columns as the model has inputs."""
+    names = signature.input_names
+    if given != len(names):
+        raise SchemaError(f"the model takes {len(names)} columns ({', '.join(names)}), {given} were given")
+
+
+def _hand_out(
+    results: Mapping[str, np.ndarray], problems: Mapping[int, str], pieces: Iterable[_Piece], first_row: int, rows: int
+) -> None:
+    """Put a batch's results, whose first row has this number, into the pieces that its rows came from."""
+    for piece in pieces:
+        start = max(first_row, piece.first_row)
+        stop = min(first_row + rows, piece.first_row + piece.rows)
+        if start >= stop:
+            continue
+        for name, values in results.items():
+            piece.results[name][start - piece.first_row : stop - piece.first_row] = values[
+                start - first_row : stop - first_row
+            ]
+        for row, problem in problems.items():
+            if start <= first_row + row < stop:
+                piece.problems.setdefault(first_row + row - piece.first_row, problem)
+
+
+def _finished(piece: _Piece[T], signature: Signature, task: ScoreTask) -> Scored[T]:
+    missing = None
+    if piece.problems:
+        missing = np.zeros(piece.rows, dtype=bool)
+        missing[list(piece.problems)] = True
+    prediction = prediction_column(piece.results, signature, task.returns, missing=missing)
+    return Scored(piece.source, prediction, piece.problems)
+
+
+def _predicted(
+    model: LoadedModel, batch: Batch, task: ScoreTask, row_name: str, first_row: int
+) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+    """The outputs of a batch, and the rows that have none, with reasons.
+
+    Raises ModelError where such a row is an error, and where the model fails whatever the rows are.
+    """
+    problems: dict[int, str] = {}
+    try:
+        results = model.predict_batch(batch.inputs)
+    except Exception as error:
+        problems = _failing_rows(model, batch, error)
+        results = model.predict_batch(_without(batch.inputs, list(problems)))
+    if task.returns.kind != "raw":
+        problems = not_numbers({n: v[: batch.rows] for n, v in results.items()}, model.signature) | problems
+    if problems and task.on_error == "raise":
+        row = min(problems)
+        raise ModelError(f"{problems[row]}; {row_name.format(first_row + row)}")
+    return results, problems
+
+
+def _failing_rows(model: LoadedModel, batch: Batch, error: Exception) -> dict[int, str]:
+    """The rows that the model fails on, found by halving, each with its error; zeros stand for the other rows.
+
+    Raises ModelError if it fails on zeros alone.
+    """
+
+    def failure(rows: range) -> Exception | None:
+        others = np.delete(np.arange(batch.rows), rows)
+        try:
+            model.predict_batch(_without(batch.inputs, others))
+        except Exception as caught:
+            return caught
+        return None
+
+    if failure(range(0)) is not None:
+        raise ModelError(f"the model fails: {one_line(error)}") from error
+    problems: dict[int, str] = {}
+    suspects = [range(batch.rows)]
+    while suspects:
+        rows = suspects.pop()
+        caught = failure(rows)
+        if caught is None:
+            continue
+        if len(rows) == 1:
+            problems[rows[0]] = f"the model fails: {one_line(caught)}"
+        else:
+            middle = len(rows) // 2
+            suspects += [rows[:middle], rows[middle:]]
+    if not problems:
+        raise ModelError(f"the model fails: {one_line(error)}") from error
+    return problems
+
+
+def _without(inputs: Mapping[str, np.ndarray], rows: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+    """The inputs with zeros in these rows."""
+    copies = {name: values.copy() for name, values in inputs.items()}
+    for values in copies.values():
+        values[rows] = 0
+    return copies

@@ -1,0 +1,97 @@
+"""What a worker needs to score: checked on the driver, small, for it travels in the closure of a UDF."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+
+from sparkdl import storage
+from sparkdl.errors import ConfigError, LaunchError, shown
+from sparkdl.model.custom_objects import check_custom_objects
+from sparkdl.model.signature import Signature
+from sparkdl.score.outputs import Returns, check_returns
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+__all__ = ["DEFAULT_BATCH_SIZE", "ScoreTask", "score_task"]
+
+DEFAULT_BATCH_SIZE = 1024
+ON_ERROR = ("raise", "null")
+DEVICES = ("auto", "cpu", "gpu")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreTask:
+    """All that a worker needs to score, but for the signature, whose vocabularies may be large: it reads that."""
+
+    model_dir: str
+    digest: str
+    """Of the signature that the driver read: the worker scores with that model, or not at all."""
+    returns: Returns
+    batch_size: int
+    on_error: str
+    device: str
+    safe_mode: bool
+    custom_objects: bytes
+    """The user's own classes and functions by name, pickled once, so that equal ones are seen to be equal."""
+    time_zone: str
+    """The session's when the UDF was made, for queries in which none is set: Spark gives pandas UDFs its clock."""
+
+
+def score_task(
+    model_dir: str,
+    *,
+    returns: str,
+    k: int,
+    batch_size: int,
+    on_error: str,
+    device: str,
+    custom_objects: Mapping[str, Any] | None,
+    safe_mode: bool,
+    spark: SparkSession | None = None,
+) -> tuple[ScoreTask, Signature]:
+    """The checked task and the model's signature; `spark` is the active session if it is not given.
+
+    Raises:
+        ModelError: no model there, or it has no classes.
+        ConfigError: an option is wrong.
+        LaunchError: no session.
+    """
+    model_dir = storage.absolute(model_dir)
+    signature = Signature.read(model_dir)
+    chosen = Returns(returns, k)
+    check_returns(signature, chosen)
+    check_custom_objects(custom_objects)
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise ConfigError(f"batch_size={shown(batch_size)} must be a whole number of at least 1")
+    if on_error not in ON_ERROR:
+        raise ConfigError(f"on_error={shown(on_error)} must be one of {', '.join(ON_ERROR)}")
+    if device not in DEVICES:
+        raise ConfigError(f"device={shown(device)} must be one of {', '.join(DEVICES)}")
+    spark = spark or _active_session()
+    task = ScoreTask(
+        model_dir=model_dir,
+        digest=signature.digest,
+        returns=chosen,
+        batch_size=batch_size,
+        on_error=on_error,
+        device=device,
+        safe_mode=safe_mode,
+        custom_objects=cloudpickle.dumps(dict(custom_objects or {})),
+        time_zone=spark.conf.get("spark.sql.session.timeZone", "UTC") or "UTC",
+    )
+    return task, signature
+
+
+def _active_session() -> SparkSession:
+    from pyspark.errors import PySparkException
+    from pyspark.sql import SparkSession
+
+    try:
+        return SparkSession.active()
+    except PySparkException as error:
+        raise LaunchError("no active SparkSession; start one before you make a UDF") from error

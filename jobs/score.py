@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sparkdl
-from sparkdl import cli
+from sparkdl import cli, storage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +14,10 @@ class ScoreJob:
     output: str
     output_col: str = "prediction"
     returns: str = "raw"
+    k: int = 5
     batch_size: int = 1024
+    on_error: str = "raise"
+    device: str = "auto"
     dataset: str | None = None  # with `split`: score only the rows of that split of this dataset
     split: str | None = None
 
@@ -24,12 +27,13 @@ class ScoreJob:
 
 
 def score(spark, job):
-    df = cli.read_source(spark, job.source)
+    df, metrics = cli.read_source(spark, job.source), sparkdl.ScoreMetrics(spark)
     if job.split is not None:
         df = cli.rows_of_split(df, sparkdl.open_dataset(job.dataset), job.split)
-    options = {"output_col": job.output_col, "returns": job.returns, "batch_size": job.batch_size}
-    cli.write_parquet(sparkdl.transform(df, job.model_dir, **options), job.output)
-    print(f"predictions {job.output}: {spark.read.parquet(job.output).count():,} rows")
+    options = {n: getattr(job, n) for n in ("output_col", "returns", "k", "batch_size", "on_error", "device")}
+    cli.write_parquet(sparkdl.transform(df, job.model_dir, metrics=metrics, **options), job.output)
+    metrics.save(storage.join(storage.absolute(job.output), "_score.json"))
+    print(f"predictions {job.output}: {metrics.summary()}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from sparkdl.errors import ConfigError, SparkDLError, WorkerError, near_miss, sh
 from sparkdl.job_log import FORMATS, JobLog
 from sparkdl.job_options import build, load_function, mapping, read_options, take
 from sparkdl.job_record import record_job
+from sparkdl.report import TasksProgress
 from sparkdl.spark_errors import errors_from_workers
 from sparkdl.termination import EXIT_TERMINATED, Termination
 
@@ -159,12 +160,12 @@ def rows_of_split(df: DataFrame, dataset: Dataset, name: str) -> DataFrame:
 
 
 def write_parquet(df: DataFrame, path: str) -> None:
-    """Write a DataFrame as Parquet. Raises ConfigError where something is already there."""
+    """Write a DataFrame as Parquet, and show how far it is. Raises ConfigError where something is already there."""
     path = storage.absolute(path)
     if storage.listing(path):
         raise ConfigError(f"output={path} already holds files; choose a new folder")
     try:
-        with errors_from_workers():
+        with errors_from_workers(), TasksProgress(df.sparkSession, "write"):
             df.write.mode("overwrite").parquet(path)
     except BaseException:
         # Nothing was there before: a half-written folder would only stand in the way of the next try.

@@ -1,6 +1,6 @@
 """What a user sees while a run goes on: one progress bar, and one line per epoch.
 
-Runs on the driver; fed by the events that ranks emit.
+Runs on the driver; fed by the events that ranks emit, or by what Spark tells of a job's tasks.
 """
 
 from __future__ import annotations
@@ -8,13 +8,21 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
+import threading
+import uuid
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["FIGURES", "TrainingProgress", "epoch_line"]
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+__all__ = ["FIGURES", "TasksProgress", "TrainingProgress", "epoch_line"]
 
 log = logging.getLogger(__name__)
+
+_DRAW_SECONDS = 0.5
+_TELL_SECONDS = 30
 
 # What the record of an epoch holds beside the loss and the metrics.
 FIGURES = ("epoch", "lr", "seconds", "rows_per_second", "data_wait_seconds", "allreduce_share", "gradient_norm")
@@ -63,13 +71,7 @@ class TrainingProgress:
         if not _shows_bars():
             return
         if self._bar is None:
-            from tqdm.auto import tqdm
-
-            title = f"epoch {event['epoch'] + 1}/{event['epochs']}"
-            # Some terminals (`script`, CI) say that they are 0 x 0, and tqdm would draw nothing there.
-            size = shutil.get_terminal_size(fallback=(100, 24))
-            shape = {"ncols": size.columns, "nrows": size.lines}
-            self._bar = tqdm(total=event["steps"], desc=title, unit="step", leave=False, **shape)
+            self._bar = _bar(f"epoch {event['epoch'] + 1}/{event['epochs']}", unit="step", total=event["steps"])
         self._bar.update(event["step"] - self._bar.n)
         self._bar.set_postfix_str(f"loss {event['loss']:.4g}, {event['rows_per_second']:,.0f} rows/s")
 
@@ -85,6 +87,66 @@ class TrainingProgress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+class TasksProgress:
+    """A bar of the tasks of all Spark jobs that the block starts, in a terminal or notebook. A context manager.
+
+    Where the output is no terminal (spark-submit's is none) a line goes to the log every half minute, at INFO.
+
+    Args:
+        spark: the session.
+        title: what stands before the bar.
+    """
+
+    def __init__(self, spark: SparkSession, title: str) -> None:
+        self._context = spark.sparkContext
+        self._title = title
+        self._group = f"sparkdl-{uuid.uuid4().hex}"
+        self._ended = threading.Event()
+        watch = self._draw if _shows_bars() else self._tell
+        self._thread = threading.Thread(target=watch, name="sparkdl-progress", daemon=True)
+
+    def __enter__(self) -> TasksProgress:
+        self._context.setJobGroup(self._group, self._title)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        for name in ("spark.jobGroup.id", "spark.job.description"):
+            self._context.setLocalProperty(name, None)  # type: ignore[arg-type]
+
+    def _draw(self) -> None:
+        bar = _bar(self._title, unit="task", total=0)
+        while not self._ended.wait(_DRAW_SECONDS):
+            bar.total, done = self._tasks()
+            bar.update(done - bar.n)
+        bar.close()
+
+    def _tell(self) -> None:
+        while not self._ended.wait(_TELL_SECONDS):
+            total, done = self._tasks()
+            log.info("%s: %d of %d tasks", self._title, done, total)
+
+    def _tasks(self) -> tuple[int, int]:
+        """How many tasks the jobs have so far, and how many have ended."""
+        tracker = self._context.statusTracker()
+        jobs = [tracker.getJobInfo(number) for number in tracker.getJobIdsForGroup(self._group)]
+        numbers = {number for job in jobs if job is not None for number in job.stageIds}
+        stages = [stage for stage in map(tracker.getStageInfo, numbers) if stage is not None]
+        return sum(stage.numTasks for stage in stages), sum(stage.numCompletedTasks for stage in stages)
+
+
+def _bar(title: str, *, unit: str, total: int) -> Any:
+    from tqdm.auto import tqdm
+
+    # Some terminals (`script`, CI) say that they are 0 x 0, and tqdm would draw nothing there.
+    size = shutil.get_terminal_size(fallback=(100, 24))
+    return tqdm(total=total, desc=title, unit=unit, leave=False, ncols=size.columns, nrows=size.lines)
 
 
 def _shows_bars() -> bool:

@@ -5,10 +5,13 @@ The sums travel in a Spark accumulator; its object is made on the driver.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from sparkdl import storage
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -86,3 +89,19 @@ class ScoreMetrics:
         counts = ("tasks", "rows", "bad_rows", "batches", "model_loads")
         value = self.accumulator.value
         return {name: int(value[name]) if name in counts else round(value[name], 3) for name in FIGURES}
+
+    def summary(self) -> str:
+        """The figures in one line: `4,000,000 rows in 3,912 batches, 2 model loads; seconds of 4 tasks: wait 0.5 …`."""
+        figures = self.figures()
+        bad = f" ({figures['bad_rows']:,} bad)" if figures["bad_rows"] else ""
+        seconds = [name.removesuffix("_seconds") for name in FIGURES if name.endswith("_seconds")]
+        return (
+            f"{figures['rows']:,} rows{bad} in {figures['batches']:,} batches, {figures['model_loads']} model loads; "
+            f"seconds of {figures['tasks']} tasks: "
+            + ", ".join(f"{name} {figures[f'{name}_seconds']:.1f}" for name in seconds)
+            + f", all {figures['seconds']:.1f}"
+        )
+
+    def save(self, path: str) -> None:
+        """Write the figures as a JSON file."""
+        storage.write_atomic(path, json.dumps(self.figures(), indent=1).encode())

@@ -22,7 +22,7 @@ from sparkdl.model.custom_objects import check_custom_objects, found_objects, mi
 from sparkdl.model.save import model_inputs, one_line
 from sparkdl.model.signature import MODEL_NAME, SIGNATURE_NAME, Signature, sha256
 
-__all__ = ["LoadedModel", "load_keras", "load_model"]
+__all__ = ["LoadedModel", "checked", "load_keras", "load_model"]
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ def _unpacked(path: str, content_hash: str) -> Iterator[str]:
         if not storage.is_local(path):
             file = os.path.join(folder, MODEL_NAME)
             storage.download(path, file)
-        with open(file, "rb") as handle, zipfile.ZipFile(_checked(handle, path, content_hash)) as archive:
+        with open(file, "rb") as handle, zipfile.ZipFile(checked(handle, path, content_hash)) as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 # Not written here: Keras has its own guards against files that swell when they are unpacked.
                 yield file
@@ -205,8 +205,8 @@ def _unpacked(path: str, content_hash: str) -> Iterator[str]:
         yield unpacked
 
 
-def _checked(handle: IO[bytes], path: str, content_hash: str) -> IO[bytes]:
-    """The open file, at its start. Raises ModelError if it has another hash: it was changed, or replaced meanwhile."""
+def checked(handle: IO[bytes], path: str, content_hash: str) -> IO[bytes]:
+    """The open model file, at its start. Raises ModelError if it has another hash: it was changed or replaced."""
     if sha256(handle) != content_hash:
         raise ModelError(
             f"{path} is not the file that its {SIGNATURE_NAME} tells of (their SHA-256 differ): it was changed, cut "

@@ -6,36 +6,17 @@ Pure; runs in Spark workers, in the thread that works ahead of the model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
+from sparkdl.data.features import Encoder
 from sparkdl.errors import SchemaError, shown
 
-__all__ = ["ColumnEncoder", "check_types", "encode_columns", "rows_at_once"]
+__all__ = ["check_types", "encode_columns", "rows_at_once"]
 
 # Of encoded values: what is encoded, and handed to Spark, at once. Fewer bytes cost calls, more cost memory.
 _BYTES_AT_ONCE = 8 << 20
-
-
-class ColumnEncoder(Protocol):
-    """What scoring needs of an `Encoder`."""
-
-    @property
-    def name(self) -> str:
-        """The model's input."""
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Of the encoded values."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one encoded row."""
-
-    def encode(self, column: pa.Array) -> np.ndarray:
-        """Raw values as `dtype`, shape ``(rows, *shape)``. Raises SchemaError, with `rows` where rows are bad."""
 
 
 def rows_at_once(row_bytes: int) -> int:
@@ -43,14 +24,14 @@ def rows_at_once(row_bytes: int) -> int:
     return max(1, _BYTES_AT_ONCE // max(row_bytes, 1))
 
 
-def check_types(encoders: Sequence[ColumnEncoder], types: Mapping[str, pa.DataType]) -> None:
+def check_types(encoders: Sequence[Encoder], types: Mapping[str, pa.DataType]) -> None:
     """Raise SchemaError for a column whose type its encoder never takes; shapes are in the rows."""
     for encoder in encoders:
         encoder.encode(pa.array([], types[encoder.name]))
 
 
 def encode_columns(
-    encoders: Sequence[ColumnEncoder], columns: Sequence[pa.Array], *, first_row: int, where: str, keep_bad: bool
+    encoders: Sequence[Encoder], columns: Sequence[pa.Array], *, first_row: int, where: str, keep_bad: bool
 ) -> tuple[dict[str, np.ndarray], dict[int, str]]:
     """The model's inputs for these raw columns, one for each encoder, and the bad rows with their reasons.
 
@@ -84,7 +65,7 @@ def encode_columns(
     return inputs, problems
 
 
-def _without_bad(encoder: ColumnEncoder, column: pa.Array, bad: Mapping[int, str]) -> tuple[np.ndarray, dict[int, str]]:
+def _without_bad(encoder: Encoder, column: pa.Array, bad: Mapping[int, str]) -> tuple[np.ndarray, dict[int, str]]:
     """The column encoded with zeros for the bad rows, and all that are bad: each error names those of one kind."""
     problems = dict(bad)
     values = np.zeros((len(column), *encoder.shape), encoder.dtype)

@@ -6,6 +6,7 @@ task.
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 
 from sparkdl.errors import ModelError
 from sparkdl.model.load import LoadedModel, load_keras
+from sparkdl.model.save import one_line
 from sparkdl.model.signature import Signature
 from sparkdl.score.batches import small_batch
 from sparkdl.score.device import prepare_tensorflow
@@ -35,26 +37,24 @@ class _Held:
 
 
 # Of this process, by content: defining a UDF again loads nothing again. The least recently used one comes first.
-_MODELS: OrderedDict[tuple[str, bool, bytes], _Held] = OrderedDict()
-_SIGNATURES: dict[str, Signature] = {}
+_MODELS: OrderedDict[tuple[str, bool, bytes, str], _Held] = OrderedDict()
 
 
+@functools.lru_cache(maxsize=16)
 def loaded_signature(task: ScoreTask) -> Signature:
     """The signature that the driver read. Raises ModelError if the model directory holds another one by now."""
-    if task.digest not in _SIGNATURES:
-        signature = Signature.read(task.model_dir)
-        if signature.digest != task.digest:
-            raise ModelError(
-                f"{task.model_dir} holds another model than when the UDF was made; make the UDF again, or write new "
-                "models to folders of their own"
-            )
-        _SIGNATURES[task.digest] = signature
-    return _SIGNATURES[task.digest]
+    signature = Signature.read(task.model_dir)
+    if signature.digest != task.digest:
+        raise ModelError(
+            f"{task.model_dir} holds another model than when the UDF was made; make the UDF again, or write new models "
+            "to folders of their own"
+        )
+    return signature
 
 
 def loaded_model(task: ScoreTask, figures: Figures) -> LoadedModel:
     """The task's model, loaded at its first use in this process. Raises ModelError, ConfigError (device)."""
-    key = (task.digest, task.safe_mode, task.custom_objects)
+    key = (task.digest, task.safe_mode, task.custom_objects, task.device)
     if key in _MODELS:
         _MODELS.move_to_end(key)
         return _MODELS[key].model
@@ -83,7 +83,10 @@ def _load(task: ScoreTask) -> LoadedModel:
     model = LoadedModel(keras_model, signature)
     # Traced and tried now, so that the first rows do not wait for it while Spark waits for them.
     rows = small_batch(task.batch_size)
-    model.predict_batch({e.name: np.zeros((rows, *e.shape), e.dtype) for e in signature.inputs})
+    try:
+        model.predict_batch({e.name: np.zeros((rows, *e.shape), e.dtype) for e in signature.inputs})
+    except Exception as error:
+        raise ModelError(f"the model in {task.model_dir} fails on zeros: {one_line(error)}") from error
     return model
 
 

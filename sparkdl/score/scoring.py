@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from sparkdl.errors import ModelError, SchemaError
+from sparkdl.errors import SchemaError
 from sparkdl.model.load import LoadedModel
-from sparkdl.model.save import one_line
 from sparkdl.model.signature import Signature
 from sparkdl.score.ahead import ahead
 from sparkdl.score.batches import Batch, Batcher
-from sparkdl.score.encode import ColumnEncoder, encode_columns, rows_at_once
+from sparkdl.score.encode import encode_columns, rows_at_once
 from sparkdl.score.figures import Figures
-from sparkdl.score.outputs import not_numbers, prediction_column, row_bytes
+from sparkdl.score.model_call import predict
+from sparkdl.score.outputs import prediction_column, row_bytes
 from sparkdl.score.predictor import loaded_model, loaded_signature
 from sparkdl.score.task import ScoreTask
 
@@ -49,18 +49,18 @@ class Scored(Generic[T]):
     prediction: pa.Array
     problems: Mapping[int, str]
 
-    @property
-    def reasons(self) -> pa.Array:
-        """The problems as a column of strings, null for good rows."""
+    def with_reasons(self) -> pa.Array:
+        """A column of structs: the prediction, and the error, a string, null for good rows."""
         rows = len(self.prediction)
-        if not self.problems:
-            return pa.nulls(rows, pa.string())
-        return pa.array([self.problems.get(row) for row in range(rows)], pa.string())
+        reasons = pa.nulls(rows, pa.string())
+        if self.problems:
+            reasons = pa.array([self.problems.get(row) for row in range(rows)], pa.string())
+        return pa.StructArray.from_arrays([self.prediction, reasons], ["prediction", "error"])
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece(Generic[T]):
-    """Rows on their way: results by output, of which the first `done[0]` rows are predicted."""
+    """Rows on their way, with room for their results by output."""
 
     source: T
     rows: int
@@ -78,8 +78,6 @@ def score_batches(
     pieces: Iterable[tuple[T, Sequence[pa.Array]]],
     task: ScoreTask,
     accumulator: Accumulator[dict[str, float]] | None = None,
-    *,
-    encoders: Sequence[ColumnEncoder] | None = None,
 ) -> Iterator[Scored[T]]:
     """Predictions for pieces of raw columns, one for each piece, in order.
 
@@ -90,7 +88,6 @@ def score_batches(
         pieces: whatever the caller wants back with the predictions, and the columns of the model's inputs, in order.
         task: what to score with.
         accumulator: that of a `ScoreMetrics`, which gets this task's figures at its end.
-        encoders: what encodes the columns, if not the signature's own.
 
     Raises:
         SchemaError: a bad row, or a column as a whole.
@@ -99,8 +96,8 @@ def score_batches(
     """
     started, figures = time.perf_counter(), Figures()
     signature, where = loaded_signature(task), _where()
-    encoded = ahead(_encoded(pieces, task, signature, encoders or signature.inputs, where, figures))
-    model = loaded_model(task, figures)
+    encoded = ahead(_encoded(pieces, task, signature, where, figures))
+    model: LoadedModel | None = None
     open_pieces: deque[_Piece[T]] = deque()
     predicted = 0
     while True:
@@ -111,8 +108,10 @@ def score_batches(
         if piece is not None:
             open_pieces.append(piece)
         for batch in batches:
+            # Not for a partition without rows: of a small input most are.
+            model = model or loaded_model(task, figures)
             with figures.timed("predict_seconds"):
-                results, problems = _predicted(model, batch, task, f"row {{}} of {where}", predicted)
+                results, problems = predict(model, batch, task, first_row=predicted, where=where)
             with figures.timed("convert_seconds"):
                 _hand_out(results, problems, open_pieces, predicted, batch.rows)
             figures.add("batches", 1)
@@ -141,7 +140,6 @@ def _encoded(
     pieces: Iterable[tuple[T, Sequence[pa.Array]]],
     task: ScoreTask,
     signature: Signature,
-    encoders: Sequence[ColumnEncoder],
     where: str,
     figures: Figures,
 ) -> Iterator[tuple[_Piece[T] | None, list[Batch]]]:
@@ -150,9 +148,9 @@ def _encoded(
     first_row = 0
     for source, columns in pieces:
         with figures.timed("encode_seconds"):
-            check_count(len(columns), signature)
+            _check_count(len(columns), signature)
             inputs, problems = encode_columns(
-                encoders, columns, first_row=first_row, where=where, keep_bad=task.on_error == "null"
+                signature.inputs, columns, first_row=first_row, where=where, keep_bad=task.on_error == "null"
             )
             rows = len(columns[0])
             results = {o.name: np.empty((rows, *o.shape), o.numpy_dtype) for o in signature.outputs}
@@ -162,7 +160,7 @@ def _encoded(
     yield None, batcher.rest()
 
 
-def check_count(given: int, signature: Signature) -> None:
+def _check_count(given: int, signature: Signature) -> None:
     """Raise SchemaError if there are not as many columns as the model has inputs."""
     names = signature.input_names
     if given != len(names):
@@ -194,65 +192,3 @@ def _finished(piece: _Piece[T], signature: Signature, task: ScoreTask) -> Scored
         missing[list(piece.problems)] = True
     prediction = prediction_column(piece.results, signature, task.returns, missing=missing)
     return Scored(piece.source, prediction, piece.problems)
-
-
-def _predicted(
-    model: LoadedModel, batch: Batch, task: ScoreTask, row_name: str, first_row: int
-) -> tuple[dict[str, np.ndarray], dict[int, str]]:
-    """The outputs of a batch, and the rows that have none, with reasons.
-
-    Raises ModelError where such a row is an error, and where the model fails whatever the rows are.
-    """
-    problems: dict[int, str] = {}
-    try:
-        results = model.predict_batch(batch.inputs)
-    except Exception as error:
-        problems = _failing_rows(model, batch, error)
-        results = model.predict_batch(_without(batch.inputs, list(problems)))
-    if task.returns.kind != "raw":
-        problems = not_numbers({n: v[: batch.rows] for n, v in results.items()}, model.signature) | problems
-    if problems and task.on_error == "raise":
-        row = min(problems)
-        raise ModelError(f"{problems[row]}; {row_name.format(first_row + row)}")
-    return results, problems
-
-
-def _failing_rows(model: LoadedModel, batch: Batch, error: Exception) -> dict[int, str]:
-    """The rows that the model fails on, found by halving, each with its error; zeros stand for the other rows.
-
-    Raises ModelError if it fails on zeros alone.
-    """
-
-    def failure(rows: range) -> Exception | None:
-        others = np.delete(np.arange(batch.rows), rows)
-        try:
-            model.predict_batch(_without(batch.inputs, others))
-        except Exception as caught:
-            return caught
-        return None
-
-    if failure(range(0)) is not None:
-        raise ModelError(f"the model fails: {one_line(error)}") from error
-    problems: dict[int, str] = {}
-    suspects = [range(batch.rows)]
-    while suspects:
-        rows = suspects.pop()
-        caught = failure(rows)
-        if caught is None:
-            continue
-        if len(rows) == 1:
-            problems[rows[0]] = f"the model fails: {one_line(caught)}"
-        else:
-            middle = len(rows) // 2
-            suspects += [rows[:middle], rows[middle:]]
-    if not problems:
-        raise ModelError(f"the model fails: {one_line(error)}") from error
-    return problems
-
-
-def _without(inputs: Mapping[str, np.ndarray], rows: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
-    """The inputs with zeros in these rows."""
-    copies = {name: values.copy() for name, values in inputs.items()}
-    for values in copies.values():
-        values[rows] = 0
-    return copies

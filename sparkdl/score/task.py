@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cloudpickle
 
 from sparkdl import storage
-from sparkdl.errors import ConfigError, LaunchError, shown
+from sparkdl.errors import ConfigError, shown
 from sparkdl.model.custom_objects import check_custom_objects
 from sparkdl.model.signature import Signature
 from sparkdl.score.outputs import Returns, check_returns
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
 
 __all__ = ["DEFAULT_BATCH_SIZE", "ScoreTask", "score_task"]
 
@@ -38,8 +35,6 @@ class ScoreTask:
     safe_mode: bool
     custom_objects: bytes
     """The user's own classes and functions by name, pickled once, so that equal ones are seen to be equal."""
-    time_zone: str
-    """The session's when the UDF was made, for queries in which none is set: Spark gives pandas UDFs its clock."""
 
 
 def score_task(
@@ -52,14 +47,12 @@ def score_task(
     device: str,
     custom_objects: Mapping[str, Any] | None,
     safe_mode: bool,
-    spark: SparkSession | None = None,
 ) -> tuple[ScoreTask, Signature]:
-    """The checked task and the model's signature; `spark` is the active session if it is not given.
+    """The checked task and the model's signature.
 
     Raises:
         ModelError: no model there, or it has no classes.
         ConfigError: an option is wrong.
-        LaunchError: no session.
     """
     model_dir = storage.absolute(model_dir)
     signature = Signature.read(model_dir)
@@ -72,7 +65,6 @@ def score_task(
         raise ConfigError(f"on_error={shown(on_error)} must be one of {', '.join(ON_ERROR)}")
     if device not in DEVICES:
         raise ConfigError(f"device={shown(device)} must be one of {', '.join(DEVICES)}")
-    spark = spark or _active_session()
     task = ScoreTask(
         model_dir=model_dir,
         digest=signature.digest,
@@ -82,16 +74,5 @@ def score_task(
         device=device,
         safe_mode=safe_mode,
         custom_objects=cloudpickle.dumps(dict(custom_objects or {})),
-        time_zone=spark.conf.get("spark.sql.session.timeZone", "UTC") or "UTC",
     )
     return task, signature
-
-
-def _active_session() -> SparkSession:
-    from pyspark.errors import PySparkException
-    from pyspark.sql import SparkSession
-
-    try:
-        return SparkSession.active()
-    except PySparkException as error:
-        raise LaunchError("no active SparkSession; start one before you make a UDF") from error

@@ -1,22 +1,21 @@
-"""Score a whole DataFrame, Arrow in and Arrow out: the fast path.
+"""Score a whole DataFrame.
 
-Called on the driver; the rows pass through Spark workers.
+Called on the driver. Only the model's inputs go through Spark workers, Arrow in and Arrow out; the other columns stay
+in Spark.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
 
 from sparkdl.errors import ConfigError, SchemaError, near_miss, shown
 from sparkdl.model.signature import Signature
 from sparkdl.score.encode import check_types
 from sparkdl.score.figures import ScoreMetrics
-from sparkdl.score.outputs import spark_type
 from sparkdl.score.task import DEFAULT_BATCH_SIZE, score_task
-from sparkdl.spark_columns import map_in_arrow
+from sparkdl.score.udf import scoring_udf
+from sparkdl.spark_columns import column
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -54,8 +53,6 @@ def transform(
         SchemaError: an input column is missing or of a type that its encoder does not take, or a new column is already
             there.
     """
-    from pyspark.sql.types import StringType, StructField, StructType
-
     task, signature = score_task(
         model_dir,
         returns=returns,
@@ -65,49 +62,43 @@ def transform(
         device=device,
         custom_objects=custom_objects,
         safe_mode=safe_mode,
-        spark=df.sparkSession,
     )
     _check_input_columns(df, signature)
     if not isinstance(output_col, str) or not output_col:
         raise ConfigError(f"output_col={shown(output_col)} must be the name of a column")
-    added = [StructField(output_col, spark_type(signature, task.returns))]
-    if task.on_error == "null":
-        added.append(StructField(f"{output_col}_error", StringType()))
-    for field in added:
+    with_reasons = task.on_error == "null"
+    for name in (output_col, f"{output_col}_error") if with_reasons else (output_col,):
         # Spark's names do not tell upper from lower case.
-        if field.name.lower() in (name.lower() for name in df.columns):
-            raise SchemaError(f"the DataFrame already has a column {field.name!r}; choose another output_col")
-    places = [df.columns.index(name) for name in signature.input_names]
-    names = [*df.columns, *(field.name for field in added)]
-    accumulator = None if metrics is None else metrics.accumulator
-
-    def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        from sparkdl.score.scoring import piece_rows, score_batches
-
-        rows = piece_rows(task)
-        pieces = (
-            (piece, [piece.column(place) for place in places])
-            for batch in batches
-            for piece in (batch.slice(start, rows) for start in range(0, max(batch.num_rows, 1), rows))
-        )
-        for scored in score_batches(pieces, task, accumulator):
-            columns = [*scored.source.columns, scored.prediction]
-            if task.on_error == "null":
-                columns.append(scored.reasons)
-            yield pa.RecordBatch.from_arrays(columns, names=names)
-
-    return map_in_arrow(df, score, StructType([*df.schema.fields, *added]))
+        if name.lower() in (other.lower() for other in df.columns):
+            raise SchemaError(f"the DataFrame already has a column {name!r}; choose another output_col")
+    # Said to be random, it is computed once for a row, and not again for a filter over the predictions.
+    udf = scoring_udf(task, signature, metrics, with_reasons=with_reasons).asNondeterministic()
+    prediction = udf(*map(column, signature.input_names))
+    scored = df.select("*", prediction.alias(output_col))
+    if not with_reasons:
+        return scored
+    both = column(output_col)
+    return scored.withColumns({output_col: both["prediction"], f"{output_col}_error": both["error"]})
 
 
 def _check_input_columns(df: DataFrame, signature: Signature) -> None:
     """Raise SchemaError if a DataFrame lacks a column of the model's inputs, or has one of a type that is not taken."""
-    from pyspark.sql.pandas.types import to_arrow_schema
+    from pyspark.errors import PySparkException
+    from pyspark.sql.pandas.types import to_arrow_type
 
     for name in signature.input_names:
         if df.columns.count(name) > 1:
             raise SchemaError(f"the model's input column {name!r} is {df.columns.count(name)} times in the DataFrame")
         if name not in df.columns:
             raise SchemaError(f"the model's input column {name!r} is not in the DataFrame{near_miss(name, df.columns)}")
-    fields = [df.schema.fields[df.columns.index(name)] for name in signature.input_names]
-    types = to_arrow_schema(type(df.schema)(fields)).types
-    check_types(signature.inputs, dict(zip(signature.input_names, types, strict=True)))
+    types = {}
+    for name in signature.input_names:
+        type_ = df.schema.fields[df.columns.index(name)].dataType
+        try:
+            types[name] = to_arrow_type(type_)
+        except PySparkException as error:
+            raise SchemaError(
+                f"the model's input column {name!r} is of type {type_.simpleString():.80}, which Spark gives to no "
+                "UDF; cast it before"
+            ) from error
+    check_types(signature.inputs, types)

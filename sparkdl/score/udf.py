@@ -18,7 +18,7 @@ from sparkdl.spark_columns import column
 if TYPE_CHECKING:
     from pyspark.sql import Column, SparkSession
 
-__all__ = ["predict_udf", "register_udf"]
+__all__ = ["predict_udf", "register_udf", "scoring_udf"]
 
 
 def predict_udf(
@@ -68,7 +68,7 @@ def predict_udf(
         custom_objects=custom_objects,
         safe_mode=safe_mode,
     )
-    udf = _pandas_udf(task, signature, metrics)
+    udf = scoring_udf(task, signature, metrics)
     names = signature.input_names
 
     def predict(*columns: str | Column) -> Column:
@@ -115,31 +115,34 @@ def register_udf(
         device=device,
         custom_objects=custom_objects,
         safe_mode=safe_mode,
-        spark=spark,
     )
-    spark.udf.register(name, _pandas_udf(task, signature, metrics))
+    spark.udf.register(name, scoring_udf(task, signature, metrics))
 
 
-def _pandas_udf(task: ScoreTask, signature: Signature, metrics: ScoreMetrics | None) -> Any:
+def scoring_udf(
+    task: ScoreTask, signature: Signature, metrics: ScoreMetrics | None, *, with_reasons: bool = False
+) -> Any:
+    """The pandas UDF that scores; `with_reasons`, a struct of the prediction and of what is wrong with the row."""
     import pandas as pd
     from pyspark.sql.pandas.functions import pandas_udf
+    from pyspark.sql.types import StringType, StructType
 
     accumulator = None if metrics is None else metrics.accumulator
 
-    # One argument comes as a Series, several as a tuple of them.
     def predict(batches: Iterator[Any]) -> Iterator[Any]:
-        from sparkdl.score.predictor import loaded_signature
-        from sparkdl.score.scoring import score_batches
-        from sparkdl.score.series import clock_encoders, pieces_of_series, to_pandas
+        from sparkdl.score.arrow_udf import leave_arrow, pieces_of, to_pandas
+        from sparkdl.score.scoring import piece_rows, score_batches
 
-        encoders = clock_encoders(loaded_signature(task).inputs, task)
-        for scored in score_batches(pieces_of_series(batches, task), task, accumulator, encoders=encoders):
-            yield to_pandas(scored.prediction)
+        leave_arrow()
+        for scored in score_batches(pieces_of(batches, rows=piece_rows(task)), task, accumulator):
+            yield to_pandas(scored.with_reasons() if with_reasons else scored.prediction)
 
+    made = spark_type(signature, task.returns)
+    if with_reasons:
+        made = StructType().add("prediction", made).add("error", StringType())
     # The kind of UDF is read off its hints, which must be classes, not the strings that this module's hints are.
-    several_in, several_out = len(signature.inputs) > 1, len(signature.outputs) > 1
-    taken = tuple[pd.Series, ...] if several_in else pd.Series
-    given = pd.DataFrame if several_out else pd.Series
+    taken = tuple[pd.Series, ...] if len(signature.inputs) > 1 else pd.Series
+    given = pd.DataFrame if isinstance(made, StructType) else pd.Series
     predict.__annotations__ = {"batches": Iterator[taken], "return": Iterator[given]}  # type: ignore[valid-type]
     make: Any = pandas_udf  # its overloads know no iterators
-    return make(predict, spark_type(signature, task.returns))
+    return make(predict, made)

@@ -1,5 +1,6 @@
 """The jobs as users start them: spark-submit, from another folder, installed or from a zip."""
 
+import json
 import os
 import re
 import subprocess
@@ -44,8 +45,10 @@ def test_prepare_train_and_score_one_by_one(tmp_path) -> None:
     assert other.returncode == 2
     assert re.search(r"^error: run_dir=.* holds another run: config.seed was 7, is 8; .*$", other.stdout, re.MULTILINE)
     scored = submit("score", cwd=tmp_path)
-    assert scored.returncode == 0, scored.stdout
-    rows = pq.read_table(tmp_path / "build" / "digits" / "predictions").to_pylist()
+    assert scored.returncode == 0 and "165 rows in " in scored.stdout, scored.stdout
+    folder = tmp_path / "build" / "digits" / "predictions"
+    assert json.loads((folder / "_score.json").read_text())["rows"] == 165
+    rows = pq.read_table(folder).to_pylist()
     assert len(rows) == 165 and rows[0].keys() == {"id", "pixels", "digit", "prediction"}
     assert sum(row["digit"] == row["prediction"] for row in rows) > 0.9 * len(rows)
 

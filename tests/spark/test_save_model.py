@@ -322,7 +322,8 @@ def test_what_are_no_custom_objects_is_refused(tmp_path, wrong) -> None:
         sparkdl.load_model(str(tmp_path / "m"), custom_objects=wrong)
 
 
-def test_a_damaged_or_repacked_file_is_told_or_read(tmp_path) -> None:
+def test_a_repacked_file_is_read_if_the_signature_tells_of_it_and_a_damaged_one_refused(tmp_path) -> None:
+    import hashlib
     import zipfile
 
     model, file = functional(), tmp_path / "m" / "model.keras"
@@ -332,9 +333,15 @@ def test_a_damaged_or_repacked_file_is_told_or_read(tmp_path) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
+    other = "model.keras is not the file that its signature.json tells of"
+    with pytest.raises(ModelError, match=other):
+        sparkdl.load_model(str(tmp_path / "m"))
+    signature = tmp_path / "m" / "signature.json"
+    told = json.loads(signature.read_text())
+    signature.write_text(json.dumps({**told, "content_hash": hashlib.sha256(file.read_bytes()).hexdigest()}))
     assert np.allclose(sparkdl.load_model(str(tmp_path / "m")).predict(ROWS), model(ENCODED), rtol=1e-5, atol=1e-6)
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(ModelError, match="Keras cannot load .*model.keras: File is not a zip file"):
+    with pytest.raises(ModelError, match=other):
         sparkdl.load_model(str(tmp_path / "m"))
     file.unlink()
     with pytest.raises(ModelError, match="Keras cannot load .*model.keras.*No such file"):

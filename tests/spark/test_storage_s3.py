@@ -142,6 +142,24 @@ def test_a_model_is_saved_loaded_and_exported_on_s3(bucket, tmp_path) -> None:
     assert np.allclose(served, found, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.soak
+def test_a_model_on_s3_comes_to_an_executor_once(s3_spark, rows, bucket) -> None:
+    import keras
+    from pyspark import SparkFiles
+
+    model_dir = f"s3://{bucket}/models/double"
+    model = keras.Sequential([keras.Input((1,), name="x"), keras.layers.Rescaling(2.0)])
+    signature = sparkdl.save_model(model, model_dir, inputs=["x"])
+    for _ in range(2):
+        scored = sparkdl.transform(rows.repartition(4), model_dir).collect()
+        assert sorted(row.prediction for row in scored) == [2.0 * i for i in range(300)]
+        # Whoever comes later takes the copy.
+        storage.delete(f"{model_dir}/model.keras")
+    copies = list(Path(SparkFiles.getRootDirectory()).glob("sparkdl-model-*"))
+    assert [copy.name for copy in copies] == [f"sparkdl-model-{signature.content_hash[:16]}"]
+    assert sorted(file.name for file in copies[0].iterdir()) == ["lock", "model.keras"]
+
+
 def test_figures_for_tensorboard_lie_on_s3_after_every_epoch(bucket, tmp_path) -> None:
     import tensorflow as tf
 

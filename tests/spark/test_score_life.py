@@ -1,0 +1,166 @@
+"""A model's life in Spark's Python workers: loaded once, in small closures, never another one than was asked for."""
+
+import json
+import logging
+import re
+import shutil
+import threading
+from pathlib import Path
+
+import cloudpickle
+import pytest
+
+import sparkdl
+from sparkdl import ConfigError, ModelError, report
+from sparkdl.data.features.text import TextEncoder
+from sparkdl.spark_errors import errors_from_workers
+
+
+def pid_model(folder: Path, *, scale: float = 1.0):
+    """A model that predicts the number of the process it runs in, and the class that it needs."""
+    import keras
+
+    class Process(keras.layers.Layer):
+        def call(self, x):
+            import os
+
+            import tensorflow as tf
+
+            number = tf.numpy_function(lambda: float(os.getpid()), [], tf.float64, stateful=True)
+            return tf.zeros_like(x) + tf.cast(tf.reshape(number, ()), x.dtype)
+
+    model = keras.Sequential([keras.Input((1,), name="x"), Process(), keras.layers.Rescaling(scale)])
+    sparkdl.save_model(model, str(folder), inputs=["x"])
+    return str(folder), {"Process": Process}
+
+
+def scores(factor: float, folder: Path) -> str:
+    """The directory of a model that multiplies."""
+    import keras
+
+    model = keras.Sequential([keras.Input((1,), name="x"), keras.layers.Rescaling(factor)])
+    sparkdl.save_model(model, str(folder), inputs=["x"])
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def numbers(spark):
+    return spark.range(400, numPartitions=4).selectExpr("id", "float(id) as x")
+
+
+def test_a_model_is_loaded_once_in_each_worker_whatever_asks_for_it(spark, numbers, tmp_path) -> None:
+    model_dir, own = pid_model(tmp_path / "m")
+    metrics = sparkdl.ScoreMetrics(spark)
+    how = {"metrics": metrics, "custom_objects": own}
+    processes: set[float] = set()
+
+    def score(way: str) -> None:
+        if way == "transform":
+            scored = sparkdl.transform(numbers, model_dir, **how)
+        else:
+            scored = numbers.select(sparkdl.predict_udf(model_dir, **how)("x").alias("prediction"))
+        processes.update(row.prediction for row in scored.distinct().select("prediction").collect())
+
+    # One after the other, made anew each time, and four at once.
+    for way in ("transform", "udf", "transform", "udf"):
+        score(way)
+    queries = [threading.Thread(target=score, args=(way,)) for way in ("transform", "udf") * 2]
+    for query in queries:
+        query.start()
+    for query in queries:
+        query.join()
+    figures = metrics.figures()
+    assert figures["model_loads"] == len(processes) and figures["rows"] == 8 * 400
+    assert figures["seconds"] >= figures["predict_seconds"] > 0 and figures["load_seconds"] > 0
+    metrics.save(str(tmp_path / "score.json"))
+    assert json.loads((tmp_path / "score.json").read_text()) == figures
+
+
+def test_the_tasks_of_a_job_are_counted_while_it_runs(spark, caplog) -> None:
+    seen = []
+
+    def look(batches):
+        yield from batches
+
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.INFO, logger="sparkdl.report"):
+        patch.setattr(report, "_TELL_SECONDS", 0.05)
+        with report.TasksProgress(spark, "write") as progress:
+            spark.range(8, numPartitions=4).mapInArrow(look, "id long").collect()
+            seen.append(progress._tasks())
+            spark.range(8, numPartitions=3).mapInArrow(look, "id long").collect()
+            seen.append(progress._tasks())
+        spark.range(8, numPartitions=5).collect()
+        assert progress._tasks() == seen[-1], "jobs after the block count"
+    assert seen == [(4, 4), (7, 7)]
+    assert caplog.messages and all(re.fullmatch(r"write: \d of \d tasks", line) for line in caplog.messages)
+
+
+def test_a_closure_is_small_whatever_the_vocabulary(tmp_path) -> None:
+    import keras
+
+    words = tuple(f"a rather long word that is number {i}" for i in range(20_000))
+    model = keras.Sequential([keras.Input((4,), name="note", dtype="int32"), keras.layers.Embedding(20_002, 2)])
+    model_dir = str(tmp_path / "m")
+    sparkdl.save_model(model, model_dir, inputs=[TextEncoder("note", words, 4, "")])
+    assert len(cloudpickle.dumps(sparkdl.predict_udf(model_dir))) < 100_000
+
+
+def test_a_replaced_model_is_refused_and_never_scored_by_an_old_udf(numbers, tmp_path) -> None:
+    model_dir = scores(2.0, tmp_path / "m")
+    scored = sparkdl.transform(numbers, model_dir)
+    shutil.rmtree(model_dir)
+    scores(3.0, tmp_path / "m")
+    with pytest.raises(ModelError, match="holds another model than when the UDF was made"), errors_from_workers():
+        scored.collect()
+    again = sparkdl.transform(numbers, model_dir).where("id = 5").collect()
+    assert [row.prediction for row in again] == [15.0]
+
+
+def test_a_model_file_that_was_changed_is_refused(tmp_path) -> None:
+    model_dir = scores(2.0, tmp_path / "m")
+    file = tmp_path / "m" / "model.keras"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ModelError, match="is not the file that its signature.json tells of"):
+        sparkdl.load_model(model_dir)
+
+
+def test_a_signature_of_a_newer_version_is_refused_on_the_driver(numbers, tmp_path) -> None:
+    model_dir = scores(2.0, tmp_path / "m")
+    file = tmp_path / "m" / "signature.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format_version": 99}))
+    with pytest.raises(ModelError, match="format_version 99"):
+        sparkdl.transform(numbers, model_dir)
+
+
+def test_old_models_make_room_within_the_budget(numbers, tmp_path) -> None:
+    """Runs in this process: what a worker holds is the same code."""
+    from sparkdl.score import predictor
+    from sparkdl.score.figures import Figures
+    from sparkdl.score.task import score_task
+
+    options = {"returns": "raw", "k": 5, "batch_size": 8, "on_error": "raise", "device": "cpu"}
+    tasks = [
+        score_task(scores(factor, tmp_path / str(factor)), **options, custom_objects=None, safe_mode=True)[0]
+        for factor in (2.0, 3.0, 4.0)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predictor, "_MODELS", type(predictor._MODELS)())
+        patch.setattr(predictor, "_weights_bytes", lambda model: 40)
+        patch.setattr(predictor, "MODELS_BYTES", 100)
+        figures = Figures()
+        first, second = (predictor.loaded_model(task, figures) for task in tasks[:2])
+        assert predictor.loaded_model(tasks[0], figures) is first
+        predictor.loaded_model(tasks[2], figures)
+        # The second is the one that was not used for longest.
+        assert predictor.loaded_model(tasks[0], figures) is first and figures.values["model_loads"] == 3
+        assert predictor.loaded_model(tasks[1], figures) is not second and len(predictor._MODELS) == 2
+
+
+def test_a_gpu_that_is_asked_for_and_missing_is_told() -> None:
+    """Runs in this process: a worker does the same."""
+    from sparkdl.score.device import prepare_tensorflow
+
+    with pytest.raises(ConfigError, match="device='gpu' but TensorFlow on .* sees no GPU .Spark gave the task none"):
+        prepare_tensorflow("gpu")

@@ -31,6 +31,7 @@ from sparkdl.model.load import LoadedModel as LoadedModel
 from sparkdl.model.load import load_model as load_model
 from sparkdl.model.wrap import save_model as save_model
 from sparkdl.score.figures import ScoreMetrics as ScoreMetrics
+from sparkdl.score.score_parquet import score_parquet as score_parquet
 from sparkdl.score.transform import transform as transform
 from sparkdl.score.udf import predict_udf as predict_udf
 from sparkdl.score.udf import register_udf as register_udf
@@ -71,6 +72,7 @@ __all__ = [
     "register_udf",
     "run",
     "save_model",
+    "score_parquet",
     "split",
     "transform",
     "windows",

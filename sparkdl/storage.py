@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import IO, Any
 
@@ -26,6 +26,7 @@ __all__ = [
     "ASIDE",
     "absolute",
     "committed_folder",
+    "copy_files",
     "delete",
     "delete_file",
     "discard",
@@ -37,6 +38,7 @@ __all__ = [
     "listing",
     "make_folder",
     "modified",
+    "name_folder",
     "read_bytes",
     "sizes",
     "touch",
@@ -199,6 +201,14 @@ def _sync(path: str) -> None:
         os.close(descriptor)
 
 
+def _sync_folder(path: str) -> None:
+    """The same for a local folder and all that is in it."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            _sync(os.path.join(folder, name))
+        _sync(folder)
+
+
 def write_from(path: str, source: IO[bytes], size: int) -> None:
     """Write the first `size` bytes of an open local file, which may grow meanwhile; its position does not matter.
 
@@ -288,10 +298,7 @@ def _local_committed_folder(target: str) -> Iterator[str]:
     os.makedirs(aside)
     try:
         yield aside
-        for folder, _, names in os.walk(aside):
-            for name in names:
-                _sync(os.path.join(folder, name))
-            _sync(folder)
+        _sync_folder(aside)
         with contextlib.suppress(FileNotFoundError):
             os.rename(target, replaced)
         os.rename(aside, target)
@@ -302,6 +309,24 @@ def _local_committed_folder(target: str) -> Iterator[str]:
         with contextlib.suppress(OSError):
             os.rename(replaced, target)
         raise
+
+
+def name_folder(folder: str, path: str) -> None:
+    """Give a finished local folder its name, in one step. Raises ConfigError if there is something by that name."""
+    _sync_folder(folder)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    try:
+        os.rename(folder, path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be made: {error.strerror}") from error
+    _sync(os.path.dirname(path))
+
+
+def copy_files(targets: Mapping[str, str]) -> None:
+    """Copy files within their store, by the store itself where it can; each path to its target."""
+    fs, _ = filesystem(next(iter(targets), "/"))
+    sources, copies = ([filesystem(path)[1] for path in paths] for paths in (targets.keys(), targets.values()))
+    fs.copy(sources, copies, recursive=False)
 
 
 def delete(path: str) -> None:

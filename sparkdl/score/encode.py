@@ -5,7 +5,7 @@ Pure; runs in Spark workers, in the thread that works ahead of the model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -31,15 +31,14 @@ def check_types(encoders: Sequence[Encoder], types: Mapping[str, pa.DataType]) -
 
 
 def encode_columns(
-    encoders: Sequence[Encoder], columns: Sequence[pa.Array], *, first_row: int, where: str, keep_bad: bool
+    encoders: Sequence[Encoder], columns: Sequence[pa.Array], *, row_name: Callable[[int], str], keep_bad: bool
 ) -> tuple[dict[str, np.ndarray], dict[int, str]]:
     """The model's inputs for these raw columns, one for each encoder, and the bad rows with their reasons.
 
     Args:
         encoders: of the inputs, in order.
         columns: the raw columns in the same order, all of the same number of rows.
-        first_row: the number of the first row, for messages.
-        where: what the rows are numbered in, for messages: "partition 3".
+        row_name: what a row is called in messages (0 is the first of these): "row 17 of partition 3".
         keep_bad: bad rows become zeros and are reported; else the first one is an error.
 
     Returns:
@@ -59,7 +58,7 @@ def encode_columns(
             if not keep_bad:
                 row = min(error.rows)
                 value = shown(column[row].as_py())
-                raise SchemaError(f"{error.rows[row]}; row {first_row + row} of {where} is {value}") from error
+                raise SchemaError(f"{error.rows[row]}; {row_name(row)} is {value}") from error
             inputs[encoder.name], found = _without_bad(encoder, column, error.rows)
             problems = found | problems
     return inputs, problems

@@ -5,7 +5,7 @@ Runs in Spark workers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -20,13 +20,13 @@ __all__ = ["predict"]
 
 
 def predict(
-    model: LoadedModel, batch: Batch, task: ScoreTask, *, first_row: int, where: str
+    model: LoadedModel, batch: Batch, task: ScoreTask, *, row_name: Callable[[int], str]
 ) -> tuple[dict[str, np.ndarray], dict[int, str]]:
     """The outputs of a batch, and the rows that have none, with reasons (0 is the batch's first).
 
     Args:
         model, batch, task: what is called with what, and what happens to bad rows.
-        first_row, where: the number of the batch's first row and what it is numbered in, for messages.
+        row_name: what a row of the batch is called in messages.
 
     Raises:
         ModelError: such a row where it is an error; a model that fails whatever the rows are.
@@ -41,7 +41,7 @@ def predict(
         problems = not_numbers({n: v[: batch.rows] for n, v in results.items()}, model.signature) | problems
     if problems and task.on_error == "raise":
         row = min(problems)
-        raise ModelError(f"{problems[row]}; row {first_row + row} of {where}")
+        raise ModelError(f"{problems[row]}; {row_name(row)}")
     return results, problems
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ from sparkdl.score.figures import Figures
 from sparkdl.score.model_call import predict
 from sparkdl.score.outputs import prediction_column, row_bytes
 from sparkdl.score.predictor import loaded_model, loaded_signature
+from sparkdl.score.prepared_rows import PreparedRows
 from sparkdl.score.task import ScoreTask
 
 if TYPE_CHECKING:
@@ -49,13 +50,16 @@ class Scored(Generic[T]):
     prediction: pa.Array
     problems: Mapping[int, str]
 
-    def with_reasons(self) -> pa.Array:
-        """A column of structs: the prediction, and the error, a string, null for good rows."""
+    def reasons(self) -> pa.Array:
+        """A column of what is wrong with each row, a string, null for good rows."""
         rows = len(self.prediction)
-        reasons = pa.nulls(rows, pa.string())
-        if self.problems:
-            reasons = pa.array([self.problems.get(row) for row in range(rows)], pa.string())
-        return pa.StructArray.from_arrays([self.prediction, reasons], ["prediction", "error"])
+        if not self.problems:
+            return pa.nulls(rows, pa.string())
+        return pa.array([self.problems.get(row) for row in range(rows)], pa.string())
+
+    def with_reasons(self) -> pa.Array:
+        """A column of structs: the prediction, and the error."""
+        return pa.StructArray.from_arrays([self.prediction, self.reasons()], ["prediction", "error"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,9 @@ def score_batches(
     pieces: Iterable[tuple[T, Sequence[pa.Array]]],
     task: ScoreTask,
     accumulator: Accumulator[dict[str, float]] | None = None,
+    *,
+    row_name: Callable[[int], str] | None = None,
+    prepared: PreparedRows | None = None,
 ) -> Iterator[Scored[T]]:
     """Predictions for pieces of raw columns, one for each piece, in order.
 
@@ -88,6 +95,8 @@ def score_batches(
         pieces: whatever the caller wants back with the predictions, and the columns of the model's inputs, in order.
         task: what to score with.
         accumulator: that of a `ScoreMetrics`, which gets this task's figures at its end.
+        row_name: what a row is called in messages; None: by its number in the Spark partition.
+        prepared: the columns are those of a dataset, which this makes inputs of; None: they are raw.
 
     Raises:
         SchemaError: a bad row, or a column as a whole.
@@ -95,8 +104,8 @@ def score_batches(
         ConfigError: there is no GPU.
     """
     started, figures = time.perf_counter(), Figures()
-    signature, where = loaded_signature(task), _where()
-    encoded = ahead(_encoded(pieces, task, signature, where, figures))
+    signature, row_name = loaded_signature(task), row_name or _row_of_partition()
+    encoded = ahead(_encoded(pieces, task, signature, prepared, row_name, figures))
     model: LoadedModel | None = None
     open_pieces: deque[_Piece[T]] = deque()
     predicted = 0
@@ -111,7 +120,7 @@ def score_batches(
             # Not for a partition without rows: of a small input most are.
             model = model or loaded_model(task, figures)
             with figures.timed("predict_seconds"):
-                results, problems = predict(model, batch, task, first_row=predicted, where=where)
+                results, problems = predict(model, batch, task, row_name=_from(predicted, row_name))
             with figures.timed("convert_seconds"):
                 _hand_out(results, problems, open_pieces, predicted, batch.rows)
             figures.add("batches", 1)
@@ -128,19 +137,26 @@ def score_batches(
         accumulator.add(figures.values)
 
 
-def _where() -> str:
-    """What rows are numbered in: the Spark partition that is scored."""
+def _row_of_partition() -> Callable[[int], str]:
+    """Rows named by their numbers in the Spark partition that is scored."""
     from pyspark import TaskContext
 
     context = TaskContext.get()
-    return "the input" if context is None else f"partition {context.partitionId()}"
+    where = "the input" if context is None else f"partition {context.partitionId()}"
+    return lambda row: f"row {row} of {where}"
+
+
+def _from(first_row: int, row_name: Callable[[int], str]) -> Callable[[int], str]:
+    """The names of the rows from this one on."""
+    return lambda row: row_name(first_row + row)
 
 
 def _encoded(
     pieces: Iterable[tuple[T, Sequence[pa.Array]]],
     task: ScoreTask,
     signature: Signature,
-    where: str,
+    prepared: PreparedRows | None,
+    row_name: Callable[[int], str],
     figures: Figures,
 ) -> Iterator[tuple[_Piece[T] | None, list[Batch]]]:
     """Each piece with the batches that are full with its rows; at the end None with those of the rows that are left."""
@@ -148,10 +164,12 @@ def _encoded(
     first_row = 0
     for source, columns in pieces:
         with figures.timed("encode_seconds"):
-            _check_count(len(columns), signature)
-            inputs, problems = encode_columns(
-                signature.inputs, columns, first_row=first_row, where=where, keep_bad=task.on_error == "null"
-            )
+            how: Any = {"row_name": _from(first_row, row_name), "keep_bad": task.on_error == "null"}
+            if prepared is None:
+                _check_count(len(columns), signature)
+                inputs, problems = encode_columns(signature.inputs, columns, **how)
+            else:
+                inputs, problems = prepared.encode(columns, **how)
             rows = len(columns[0])
             results = {o.name: np.empty((rows, *o.shape), o.numpy_dtype) for o in signature.outputs}
             batches = batcher.add(inputs)

@@ -31,7 +31,7 @@ def png(value: int) -> bytes:
 
 
 def encoded(encoders, columns, *, keep_bad: bool):
-    return encode_columns(encoders, columns, first_row=100, where="partition 3", keep_bad=keep_bad)
+    return encode_columns(encoders, columns, row_name=lambda row: f"row {100 + row} of partition 3", keep_bad=keep_bad)
 
 
 BAD = {

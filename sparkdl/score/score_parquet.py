@@ -1,0 +1,234 @@
+"""Score Parquet files into Parquet files: each Spark task reads, predicts and writes; no row goes through the JVM.
+
+Called on the driver.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from sparkdl import storage
+from sparkdl.data import generations
+from sparkdl.data.dataset import find_dataset
+from sparkdl.errors import ConfigError, DatasetError, SchemaError, near_miss, shown
+from sparkdl.model.signature import Signature
+from sparkdl.report import TasksProgress
+from sparkdl.score.encode import check_types
+from sparkdl.score.figures import ScoreMetrics
+from sparkdl.score.outputs import prediction_type
+from sparkdl.score.parquet_input import SPARK_ROW, SPARK_VERSION, ParquetFolder, ParquetInput, split_input
+from sparkdl.score.parquet_output import commit, finished, staging_folder
+from sparkdl.score.parquet_part import PartsPlan, Run, WrittenPart, runs_of_tasks, score_part
+from sparkdl.score.prepared_rows import PreparedRows
+from sparkdl.score.task import DEFAULT_BATCH_SIZE, ScoreTask, score_task
+from sparkdl.spark_errors import errors_from_workers
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+__all__ = ["score_parquet"]
+
+log = logging.getLogger(__name__)
+
+# Of what a task reads, uncompressed. A lost task is done again as a whole; each costs a third of a second.
+_TASK_BYTES = 512 << 20
+
+
+def score_parquet(
+    spark: SparkSession,
+    path: str,
+    model_dir: str,
+    out: str,
+    *,
+    keep: Sequence[str] | None = None,
+    split: str | None = None,
+    output_col: str = "prediction",
+    returns: str = "raw",
+    k: int = 5,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    on_error: str = "raise",
+    device: str = "auto",
+    metrics: ScoreMetrics | None = None,
+    custom_objects: Mapping[str, Any] | None = None,
+    safe_mode: bool = True,
+) -> int:
+    """Score the Parquet files at `path` into a new folder of Parquet files; rows stay in order.
+
+    The output appears as a whole, when all of it is there, whatever is killed meanwhile; on an object store `_SUCCESS`
+    says so. What is already there, made of the same files, model and options, stays and is not made again.
+
+    Args:
+        spark: the session whose tasks read, score and write.
+        path: a Parquet file, or a folder of such with one schema; `name=value` folders are columns. Or a prepared
+            dataset, whose rows are encoded already. Every executor must see it.
+        model_dir: as in `result.model_dir`.
+        out: the new folder.
+        keep: the columns to write beside the prediction; None: all that the input has, of a dataset its kept columns.
+        split: of a prepared dataset; None where it has one.
+        output_col, on_error: as in `transform`.
+        returns, k, batch_size, device, metrics, custom_objects, safe_mode: as in `predict_udf`.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        ConfigError: no Parquet files there, `out` holds something else, or an option is wrong.
+        ModelError: no model there, it has no classes, or it fails.
+        SchemaError: a column is missing, of another type than its encoder takes, or differs from file to file; a row
+            cannot be scored, by its number in its file.
+        DatasetError: no such split; a file changed meanwhile.
+    """
+    task, signature = score_task(
+        model_dir,
+        returns=returns,
+        k=k,
+        batch_size=batch_size,
+        on_error=on_error,
+        device=device,
+        custom_objects=custom_objects,
+        safe_mode=safe_mode,
+    )
+    path, out = storage.absolute(path), storage.absolute(out)
+    source, kept, prepared = _source(path, signature, keep, split)
+    types = pa.schema([*source.columns, *source.partition_columns])
+    if prepared is None:
+        check_types(signature.inputs, {name: types.field(name).type for name in signature.input_names})
+    written = _written(source, kept, task, signature, output_col)
+    made_of = _name(source, task, written, custom_objects)
+    told = finished(out, made_of)
+    if told is not None:
+        log.info("found %s, scored from the same input", out)
+        return int(told["rows"])
+    staging = staging_folder(out)
+    generation = generations.new_generation()
+    storage.make_folder(staging)
+    with generations.Lease(staging, generation) as lease:
+        generations.sweep(staging, lease)
+        plan = PartsPlan(
+            tasks=_tasks(source, spark.sparkContext.defaultParallelism),
+            inputs=prepared.columns if prepared else signature.input_names,
+            types=source.columns,
+            partition=source.partition_columns,
+            written=written,
+            keep=kept,
+            numbers=output_col if task.returns.kind == "raw" else "",
+            folder=storage.join(staging, generation),
+            lease=lease.file,
+            score=task,
+            prepared=prepared,
+        )
+        try:
+            parts = _score(spark, plan, metrics)
+            rows = sum(part.rows for part in parts)
+            if rows != source.rows:
+                raise DatasetError(f"{path} has {source.rows} rows, {rows} were scored; score it again")
+            commit(parts, {"made_of": made_of, "rows": rows}, out, lease, plan.folder)
+        finally:
+            # The lease first: tasks that still run see by it that nobody waits for them.
+            storage.delete(lease.file)
+            storage.delete(plan.folder)
+    if not storage.listing(staging):
+        storage.delete(staging)
+    return rows
+
+
+def _source(
+    path: str, signature: Signature, keep: Sequence[str] | None, split: str | None
+) -> tuple[ParquetInput, tuple[str, ...], PreparedRows | None]:
+    """What is read, which columns are kept, and how inputs are made of it if it is a prepared dataset."""
+    dataset = find_dataset(path)
+    if dataset is not None:
+        if split is None and len(dataset.splits) > 1:
+            raise ConfigError(f"{path} is a prepared dataset: split must be one of {', '.join(dataset.splits)}")
+        prepared = PreparedRows.of(dataset, signature)
+        kept = _kept(dataset.keep, keep)
+        return split_input(dataset, split or dataset.splits[0], [*prepared.columns, *kept]), kept, prepared
+    if split is not None:
+        raise ConfigError(f"split={shown(split)}: {path} is no prepared dataset")
+    folder = ParquetFolder.found(path)
+    for name in signature.input_names:
+        if name not in folder.columns:
+            raise SchemaError(f"the model's input column {name!r} is not in {path}{near_miss(name, folder.columns)}")
+    kept = _kept(folder.columns, keep)
+    return folder.reading([n for n in folder.columns if n in kept or n in signature.input_names]), kept, None
+
+
+def _kept(columns: Sequence[str], keep: Sequence[str] | None) -> tuple[str, ...]:
+    """The columns that are written beside the prediction. Raises ConfigError, SchemaError."""
+    if keep is None:
+        return tuple(columns)
+    if isinstance(keep, str) or not all(isinstance(name, str) for name in keep):
+        raise ConfigError(f"keep={shown(keep)} must be a list of columns")
+    for name in keep:
+        if name not in columns:
+            raise SchemaError(f"keep: column {name!r} is not in the input{near_miss(name, columns)}")
+    return tuple(dict.fromkeys(keep))
+
+
+def _written(
+    source: ParquetInput, kept: Sequence[str], task: ScoreTask, signature: Signature, output_col: str
+) -> pa.Schema:
+    """The columns of the output, with what Spark wants to know of them."""
+    if not isinstance(output_col, str) or not output_col:
+        raise ConfigError(f"output_col={shown(output_col)} must be the name of a column")
+    new = [(output_col, prediction_type(signature, task.returns))]
+    if task.on_error == "null":
+        new.append((f"{output_col}_error", pa.string()))
+    for name, _ in new:
+        if name.lower() in (other.lower() for other in kept):
+            raise SchemaError(f"the input already has a column {name!r}; choose another output_col")
+    fields = pa.schema([*source.columns, *source.partition_columns])
+    schema = pa.schema([*(fields.field(name) for name in kept), *new])
+    return schema.with_metadata(_for_spark(source, schema))
+
+
+def _for_spark(source: ParquetInput, schema: pa.Schema) -> dict[bytes, bytes] | None:
+    """What Spark keeps beside Parquet's own schema, where it wrote the input: by it, vectors are no plain structs."""
+    if source.spark_row is None or source.spark_version is None:
+        return None
+    from pyspark.sql.pandas.types import from_arrow_type
+    from pyspark.sql.types import StructField
+
+    known = {field["name"]: field for field in json.loads(source.spark_row)["fields"]}
+    # What it did not write: columns that folders name, and what is new here.
+    fields = [known.get(f.name) or StructField(f.name, from_arrow_type(f.type)).jsonValue() for f in schema]
+    row = {"type": "struct", "fields": fields}
+    return {SPARK_ROW: json.dumps(row).encode(), SPARK_VERSION: source.spark_version}
+
+
+def _name(source: ParquetInput, task: ScoreTask, written: pa.Schema, custom_objects: Mapping[str, Any] | None) -> str:
+    """Names what the output is made of, but for how it is computed: batches, devices, tasks."""
+    options = [task.digest, task.returns.kind, task.returns.k, task.on_error, sorted(custom_objects or {})]
+    content = json.dumps([source.name, *options, [[field.name, str(field.type)] for field in written]])
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def _tasks(source: ParquetInput, parallelism: int) -> tuple[tuple[Run, ...], ...]:
+    """What each task reads: as many tasks as work at once, or a multiple where they would read too much."""
+    files = [Run(f.path, f.row_groups, 0, len(f.row_groups), f.partition) for f in source.files]
+    read = sum(sum(file.row_group_bytes) for file in source.files)
+    rounds = max(1, -(-read // (parallelism * _TASK_BYTES)))
+    return runs_of_tasks(files, tasks=parallelism * rounds)
+
+
+def _score(spark: SparkSession, plan: PartsPlan, metrics: ScoreMetrics | None) -> list[WrittenPart]:
+    """The finished parts, in order, one for each task whatever attempts it had."""
+    accumulator = None if metrics is None else metrics.accumulator
+
+    def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for number in batch.column(0).to_pylist():
+                part = score_part(plan, number, accumulator)
+                values = [[part.task], [part.file], [part.rows], [part.bytes]]
+                yield pa.RecordBatch.from_arrays([pa.array(v) for v in values], names=["task", "file", "rows", "bytes"])
+
+    numbers = spark.range(0, len(plan.tasks), 1, numPartitions=len(plan.tasks))
+    with errors_from_workers(), TasksProgress(spark, "score"):
+        found = numbers.mapInArrow(score, "task long, file string, rows long, bytes long").collect()
+    return sorted((WrittenPart(*row) for row in found), key=lambda part: part.task)

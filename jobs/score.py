@@ -1,10 +1,14 @@
-"""spark-submit jobs/score.py conf/score.yaml [key=value ...]: add a model's predictions to a DataFrame, as Parquet."""
+"""spark-submit jobs/score.py conf/score.yaml [key=value ...]: add a model's predictions to rows, as Parquet."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import sparkdl
-from sparkdl import cli, storage
+from sparkdl import cli
+from sparkdl.config.checks import require
+from sparkdl.score.output_folder import finished
+from sparkdl.score.score_parquet import plan_scoring
+from sparkdl.score.write_scored import scored_rows, write_scored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,6 +16,8 @@ class ScoreJob:
     source: Any
     model_dir: str
     output: str
+    keep: list[str] | None = None
+    direct: bool = False  # by score_parquet: source is {path: …}
     output_col: str = "prediction"
     returns: str = "raw"
     k: int = 5
@@ -22,19 +28,48 @@ class ScoreJob:
     split: str | None = None
 
     def __post_init__(self):
-        if (self.dataset is None) != (self.split is None):
-            raise sparkdl.ConfigError("dataset and split go together: they choose the rows to score")
+        if self.direct:
+            path = isinstance(self.source, dict) and self.source.keys() == {"path"}
+            require(path and self.dataset is None, "direct=true: source must be {path: …}, and dataset is left out")
+        else:
+            both = (self.dataset is None) == (self.split is None)
+            require(both, "dataset and split go together: they choose the rows to score")
+
+    @property
+    def options(self):
+        names = ("keep", "output_col", "returns", "k", "batch_size", "on_error", "device")
+        return {name: getattr(self, name) for name in names}
+
+
+def rows_of(spark, job, metrics):
+    df = cli.read_source(spark, job.source)
+    if job.split is not None:
+        df = cli.rows_of_split(df, sparkdl.open_dataset(job.dataset), job.split)
+    return scored_rows(df, job.model_dir, job.output, metrics=metrics, **job.options)
 
 
 def score(spark, job):
-    df, metrics = cli.read_source(spark, job.source), sparkdl.ScoreMetrics(spark)
-    if job.split is not None:
-        df = cli.rows_of_split(df, sparkdl.open_dataset(job.dataset), job.split)
-    options = {n: getattr(job, n) for n in ("output_col", "returns", "k", "batch_size", "on_error", "device")}
-    cli.write_parquet(sparkdl.transform(df, job.model_dir, metrics=metrics, **options), job.output)
-    metrics.save(storage.join(storage.absolute(job.output), "_score.json"))
-    print(f"predictions {job.output}: {metrics.summary()}")
+    metrics = sparkdl.ScoreMetrics(spark)
+    if job.direct:
+        what = (job.source["path"], job.model_dir, job.output)
+        sparkdl.score_parquet(spark, *what, split=job.split, metrics=metrics, **job.options)
+    else:
+        write_scored(rows_of(spark, job, metrics), metrics)
+    figures = metrics.figures()
+    text = metrics.summary() if figures["tasks"] else "found, scored from the same input"
+    return cli.Told(text=f"predictions {job.output}: {text}", facts={"output": job.output, **figures})
+
+
+def plan(spark, job):
+    if job.direct:
+        planned = plan_scoring(job.source["path"], job.model_dir, job.output, split=job.split, **job.options)
+    else:
+        planned = rows_of(spark, job, sparkdl.ScoreMetrics(spark))
+    state = "new" if finished(planned.out, planned.made_of) is None else "finished"
+    facts = {"output": planned.out, "state": state, "columns": planned.columns}
+    columns = ", ".join(f"{name} {kind}" for name, kind in planned.columns.items())
+    return cli.Told(text=f"dry run: predictions {planned.out} ({state}) of columns {columns}", facts=facts)
 
 
 if __name__ == "__main__":
-    cli.main(lambda options: cli.build(ScoreJob, options), score)
+    cli.main(lambda options: cli.build(ScoreJob, options), score, plan=plan, output=lambda job: job.output)

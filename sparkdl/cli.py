@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sparkdl import storage
 from sparkdl.config.checks import require
 from sparkdl.data.dataset import Dataset
 from sparkdl.data.split_rows import split
@@ -20,8 +19,6 @@ from sparkdl.errors import ConfigError, SparkDLError, WorkerError, near_miss, sh
 from sparkdl.job_log import FORMATS, JobLog
 from sparkdl.job_options import build, load_function, mapping, read_options, take
 from sparkdl.job_record import record_job
-from sparkdl.report import TasksProgress
-from sparkdl.spark_errors import errors_from_workers
 from sparkdl.termination import EXIT_TERMINATED, Termination
 
 if TYPE_CHECKING:
@@ -36,7 +33,6 @@ __all__ = [
     "read_source",
     "rows_of_split",
     "take",
-    "write_parquet",
 ]
 
 T = TypeVar("T")
@@ -157,17 +153,3 @@ def rows_of_split(df: DataFrame, dataset: Dataset, name: str) -> DataFrame:
     dataset.split(name)
     column = "__split__"
     return split(df, dataset, column=column).where(f"{column} = '{name}'").drop(column)
-
-
-def write_parquet(df: DataFrame, path: str) -> None:
-    """Write a DataFrame as Parquet, and show how far it is. Raises ConfigError where something is already there."""
-    path = storage.absolute(path)
-    if storage.listing(path):
-        raise ConfigError(f"output={path} already holds files; choose a new folder")
-    try:
-        with errors_from_workers(), TasksProgress(df.sparkSession, "write"):
-            df.write.mode("overwrite").parquet(path)
-    except BaseException:
-        # Nothing was there before: a half-written folder would only stand in the way of the next try.
-        storage.delete(path)
-        raise

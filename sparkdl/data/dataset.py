@@ -219,9 +219,9 @@ def find_dataset(path: str) -> Dataset | None:
     try:
         content = json.loads(storage.read_bytes(storage.join(path, MANIFEST_NAME)))
         return Dataset.from_json(content, path=path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError, AttributeError, NotADirectoryError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         problem = shown(f"{type(error).__name__}: {error}")
         raise DatasetError(
             f"{path}/{MANIFEST_NAME} cannot be read ({problem}); delete the folder and prepare the dataset again"

@@ -21,7 +21,7 @@ from sparkdl.data.features import Feature
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["name_source", "normalised", "obstacle_in", "renumbered", "without_secrets"]
+__all__ = ["name_rows", "name_source", "normalised", "obstacle_in", "renumbered", "without_secrets"]
 
 # Paths in a manifest are for people to read.
 SHOWN_PATHS = 5
@@ -108,13 +108,23 @@ class _Relation:
 
 def name_source(df: DataFrame, config: PrepareConfig) -> tuple[Source, str]:
     """What a dataset of these rows is prepared from, and what keeps it from having a fingerprint ("": nothing)."""
+    return name_rows(df, {"format_version": FORMAT_VERSION, "config": _config(config)}, config.version)
+
+
+def name_rows(df: DataFrame, how: Mapping[str, Any], version: str | int | None = None) -> tuple[Source, str]:
+    """The same for whatever is made of the rows.
+
+    Args:
+        how: what else decides what is made (JSON).
+        version: names the rows in place of their plan.
+    """
     plan = df._jdf.queryExecution().analyzed()
     relations = _relations(plan)
     roots = dict.fromkeys(without_secrets(root) for relation in relations for root in relation.roots)
     paths = tuple(roots)[:SHOWN_PATHS]
-    content: dict[str, Any] = {"format_version": FORMAT_VERSION, "config": _config(config)}
-    if config.version is not None:
-        content |= {"version": str(config.version), "files": sorted({f for r in relations for f in r.files.items()})}
+    content = dict(how)
+    if version is not None:
+        content |= {"version": str(version), "files": sorted({f for r in relations for f in r.files.items()})}
         return Source(_hash(content), paths), ""
     nodes = json.loads(plan.toJSON())
     obstacle = obstacle_in(nodes) or _obstacle_of_files(df.sparkSession, nodes, relations)

@@ -90,6 +90,10 @@ class ScoreMetrics:
         value = self.accumulator.value
         return {name: int(value[name]) if name in counts else round(value[name], 3) for name in FIGURES}
 
+    def figures_since(self, before: Mapping[str, float]) -> dict[str, float]:
+        """What came to the sums since they were `before`, as `figures` gave them."""
+        return {name: round(value - before[name], 3) for name, value in self.figures().items()}
+
     def summary(self) -> str:
         """The figures in one line: `4,000,000 rows in 3,912 batches, 2 model loads; seconds of 4 tasks: wait 0.5 …`."""
         figures = self.figures()

@@ -124,7 +124,8 @@ def score_part(plan: PartsPlan, number: int, accumulator: Accumulator[dict[str, 
     runs, rows = plan.tasks[number], 0
     pieces = _pieces(runs, plan, rows=piece_rows(plan.score))
     name = f"part-{number:05d}-{uuid.uuid4().hex[:12]}.parquet"
-    with _PartWriter(storage.join(plan.folder, name), plan.written, numbers=plan.numbers) as writer:
+    path = storage.join(plan.folder, name)
+    with _PartWriter(path, plan.written, numbers=plan.numbers) as writer:
         scored_pieces = score_batches(pieces, plan.score, accumulator, row_name=_RowNames(runs), prepared=plan.prepared)
         for scored in scored_pieces:
             columns = [*scored.source, scored.prediction]
@@ -132,7 +133,11 @@ def score_part(plan: PartsPlan, number: int, accumulator: Accumulator[dict[str, 
                 columns.append(scored.reasons())
             writer.add(pa.Table.from_arrays(columns, schema=plan.written))
             rows += len(scored.prediction)
-    _check_wanted(plan)
+    try:
+        _check_wanted(plan)
+    except DatasetError:
+        storage.delete(path)
+        raise
     return WrittenPart(number, name, rows, writer.bytes)
 
 

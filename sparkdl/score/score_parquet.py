@@ -9,21 +9,21 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from sparkdl import storage
-from sparkdl.data import generations
 from sparkdl.data.dataset import find_dataset
 from sparkdl.errors import ConfigError, DatasetError, SchemaError, near_miss, shown
 from sparkdl.model.signature import Signature
 from sparkdl.report import TasksProgress
 from sparkdl.score.encode import check_types
 from sparkdl.score.figures import ScoreMetrics
+from sparkdl.score.output_folder import NewOutput, finished, new_output
 from sparkdl.score.outputs import prediction_type
 from sparkdl.score.parquet_input import SPARK_ROW, SPARK_VERSION, ParquetFolder, ParquetInput, split_input
-from sparkdl.score.parquet_output import commit, finished, staging_folder
 from sparkdl.score.parquet_part import PartsPlan, Run, WrittenPart, runs_of_tasks, score_part
 from sparkdl.score.prepared_rows import PreparedRows
 from sparkdl.score.task import DEFAULT_BATCH_SIZE, ScoreTask, score_task
@@ -32,7 +32,7 @@ from sparkdl.spark_errors import errors_from_workers
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["score_parquet"]
+__all__ = ["Scoring", "plan_scoring", "score_parquet"]
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +84,81 @@ def score_parquet(
             cannot be scored, by its number in its file.
         DatasetError: no such split; a file changed meanwhile.
     """
+    scoring = plan_scoring(
+        path,
+        model_dir,
+        out,
+        keep=keep,
+        split=split,
+        output_col=output_col,
+        returns=returns,
+        k=k,
+        batch_size=batch_size,
+        on_error=on_error,
+        device=device,
+        custom_objects=custom_objects,
+        safe_mode=safe_mode,
+    )
+    told = finished(scoring.out, scoring.made_of)
+    if told is not None:
+        log.info("found %s, scored from the same input", scoring.out)
+        return int(told["rows"])
+    metrics = metrics or ScoreMetrics(spark)
+    before = metrics.figures()
+    with new_output(scoring.out) as new:
+        parts = _score(spark, scoring, new, metrics)
+        rows = sum(part.rows for part in parts)
+        if rows != scoring.source.rows:
+            raise DatasetError(f"{path} has {scoring.source.rows} rows, {rows} were scored; score it again")
+        told = {"made_of": scoring.made_of, "rows": rows, "figures": metrics.figures_since(before)}
+        new.commit({part.file: part.bytes for part in parts}, told)
+    return rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scoring:
+    """What `score_parquet` will do: all that is checked before any job.
+
+    Attributes:
+        out: where to.
+        source: what is read.
+        keep: the columns that are written beside the prediction.
+        written: all columns that are written.
+        made_of: names the content of the output.
+    """
+
+    out: str
+    task: ScoreTask
+    inputs: tuple[str, ...]
+    prepared: PreparedRows | None
+    source: ParquetInput
+    keep: tuple[str, ...]
+    written: pa.Schema
+    made_of: str
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The Arrow type of each column that will be written."""
+        return {field.name: str(field.type) for field in self.written}
+
+
+def plan_scoring(
+    path: str,
+    model_dir: str,
+    out: str,
+    *,
+    keep: Sequence[str] | None,
+    split: str | None,
+    output_col: str,
+    returns: str,
+    k: int,
+    batch_size: int,
+    on_error: str,
+    device: str,
+    custom_objects: Mapping[str, Any] | None = None,
+    safe_mode: bool = True,
+) -> Scoring:
+    """Check the arguments of `score_parquet`, whose errors it raises, and look at the model and the files' footers."""
     task, signature = score_task(
         model_dir,
         returns=returns,
@@ -96,46 +171,20 @@ def score_parquet(
     )
     path, out = storage.absolute(path), storage.absolute(out)
     source, kept, prepared = _source(path, signature, keep, split)
-    types = pa.schema([*source.columns, *source.partition_columns])
     if prepared is None:
+        types = pa.schema([*source.columns, *source.partition_columns])
         check_types(signature.inputs, {name: types.field(name).type for name in signature.input_names})
     written = _written(source, kept, task, signature, output_col)
-    made_of = _name(source, task, written, custom_objects)
-    told = finished(out, made_of)
-    if told is not None:
-        log.info("found %s, scored from the same input", out)
-        return int(told["rows"])
-    staging = staging_folder(out)
-    generation = generations.new_generation()
-    storage.make_folder(staging)
-    with generations.Lease(staging, generation) as lease:
-        generations.sweep(staging, lease)
-        plan = PartsPlan(
-            tasks=_tasks(source, spark.sparkContext.defaultParallelism),
-            inputs=prepared.columns if prepared else signature.input_names,
-            types=source.columns,
-            partition=source.partition_columns,
-            written=written,
-            keep=kept,
-            numbers=output_col if task.returns.kind == "raw" else "",
-            folder=storage.join(staging, generation),
-            lease=lease.file,
-            score=task,
-            prepared=prepared,
-        )
-        try:
-            parts = _score(spark, plan, metrics)
-            rows = sum(part.rows for part in parts)
-            if rows != source.rows:
-                raise DatasetError(f"{path} has {source.rows} rows, {rows} were scored; score it again")
-            commit(parts, {"made_of": made_of, "rows": rows}, out, lease, plan.folder)
-        finally:
-            # The lease first: tasks that still run see by it that nobody waits for them.
-            storage.delete(lease.file)
-            storage.delete(plan.folder)
-    if not storage.listing(staging):
-        storage.delete(staging)
-    return rows
+    return Scoring(
+        out=out,
+        task=task,
+        inputs=prepared.columns if prepared else signature.input_names,
+        prepared=prepared,
+        source=source,
+        keep=kept,
+        written=written,
+        made_of=_name(source, task, written, custom_objects),
+    )
 
 
 def _source(
@@ -217,9 +266,22 @@ def _tasks(source: ParquetInput, parallelism: int) -> tuple[tuple[Run, ...], ...
     return runs_of_tasks(files, tasks=parallelism * rounds)
 
 
-def _score(spark: SparkSession, plan: PartsPlan, metrics: ScoreMetrics | None) -> list[WrittenPart]:
+def _score(spark: SparkSession, scoring: Scoring, new: NewOutput, metrics: ScoreMetrics) -> list[WrittenPart]:
     """The finished parts, in order, one for each task whatever attempts it had."""
-    accumulator = None if metrics is None else metrics.accumulator
+    plan = PartsPlan(
+        tasks=_tasks(scoring.source, spark.sparkContext.defaultParallelism),
+        inputs=scoring.inputs,
+        types=scoring.source.columns,
+        partition=scoring.source.partition_columns,
+        written=scoring.written,
+        keep=scoring.keep,
+        numbers=scoring.written.names[len(scoring.keep)] if scoring.task.returns.kind == "raw" else "",
+        folder=new.folder,
+        lease=new.lease.file,
+        score=scoring.task,
+        prepared=scoring.prepared,
+    )
+    accumulator = metrics.accumulator
 
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:

@@ -74,6 +74,35 @@ def test_a_dry_run_tells_the_plan_and_the_same_job_twice_works_once(tmp_path) ->
     assert "num_workers=3 but local[2] has 2 slots" in error["message"]
 
 
+@pytest.mark.soak
+def test_a_scoring_job_twice_works_once_by_spark_and_directly(tmp_path) -> None:
+    import keras
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    import sparkdl
+
+    model = keras.Sequential([keras.Input((), name="x"), keras.layers.Reshape((1,)), keras.layers.Rescaling(2.0)])
+    sparkdl.save_model(model, str(tmp_path / "model"), inputs=["x"])
+    pq.write_table(pa.table({"id": range(9), "x": [float(i) for i in range(9)]}), tmp_path / "x.parquet")
+    common = ["source={path: x.parquet}", "model_dir=model", "dataset=null", "split=null", "returns=raw", "keep=[id]"]
+    spark, direct = [*common, "output=by-spark"], [*common, "output=direct", "direct=true"]
+    told = in_a_row(
+        tmp_path,
+        *(["score", *how, *more] for how in (spark, direct) for more in (["dry_run=true"], [], [], ["dry_run=true"])),
+        ["score", *direct, "split=test"],
+        ["score", *direct, "source=examples.digits:read"],
+    )
+    assert [job["code"] for job in told] == [0] * 8 + [2, 2], told
+    for first in (0, 4):
+        assert "(new) of columns id " in told[first]["said"] and "(finished)" in told[first + 3]["said"]
+        assert "9 rows in 1 batches" in told[first + 1]["said"] and "found, scored" in told[first + 2]["said"]
+    assert "x.parquet is no prepared dataset" in told[8]["said"] and "source must be {path: …}" in told[9]["said"]
+    for output in ("by-spark", "direct"):
+        assert pq.read_table(tmp_path / output).to_pylist() == [{"id": i, "prediction": 2.0 * i} for i in range(9)]
+        assert yaml.safe_load((tmp_path / f"{output}.job.yaml").read_text())["model_dir"] == "model"
+
+
 USER_MODULE = """
 import time
 from pathlib import Path

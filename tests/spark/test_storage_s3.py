@@ -1,6 +1,8 @@
 """Prepared datasets on S3: moto's server on loopback; only the environment tells where it is."""
 
+import json
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +118,10 @@ def test_a_failed_prepare_leaves_nothing_on_s3(rows, bucket) -> None:
     bad = rows.selectExpr("id", "y", "if(id = 7, null, x) as x")
     with pytest.raises(SchemaError, match="column 'x': null"):
         sparkdl.prepare(bad, config(f"s3://{bucket}/data"))
+    # Tasks that still ran when the bad row was told delete their own part.
+    limit = time.monotonic() + 20
+    while _objects(bucket) and time.monotonic() < limit:
+        time.sleep(0.1)
     assert _objects(bucket) == {}
     with pytest.raises(DatasetError, match="no prepared dataset at s3://"):
         sparkdl.open_dataset(f"s3://{bucket}/data")
@@ -158,6 +164,35 @@ def test_a_model_on_s3_comes_to_an_executor_once(s3_spark, rows, bucket) -> None
     copies = list(Path(SparkFiles.getRootDirectory()).glob("sparkdl-model-*"))
     assert [copy.name for copy in copies] == [f"sparkdl-model-{signature.content_hash[:16]}"]
     assert sorted(file.name for file in copies[0].iterdir()) == ["lock", "model.keras"]
+
+
+def test_parquet_on_s3_is_scored_and_a_killed_commit_is_taken_back(s3_spark, rows, bucket, tmp_path) -> None:
+    import keras
+    import pyarrow.parquet as pq
+
+    model_dir, out = str(tmp_path / "model"), f"s3a://{bucket}/scored/today"
+    model = keras.Sequential([keras.Input((1,), name="x"), keras.layers.Rescaling(2.0)])
+    sparkdl.save_model(model, model_dir, inputs=["x"])
+    for place, part in enumerate(rows.toPandas().groupby("y")):
+        part[1].to_parquet(tmp_path / "part.parquet")
+        client().upload_file(str(tmp_path / "part.parquet"), bucket, f"raw/{place}.parquet")
+    # What a driver that was killed while it committed leaves behind.
+    for name in ("part-00000.parquet", "part-00007.parquet"):
+        client().put_object(Bucket=bucket, Key=f"scored/today/{name}", Body=b"old")
+    names = json.dumps(["part-00000.parquet", "part-00007.parquet", "part-00008.parquet"])
+    client().put_object(Bucket=bucket, Key="scored/today/_committing.json", Body=names.encode())
+    assert sparkdl.score_parquet(s3_spark, f"s3://{bucket}/raw", model_dir, out, keep=["id"]) == 300
+    before = _objects(bucket)
+    written = [key for key in before if key.startswith("scored/")]
+    parts = [key for key in written if key.endswith(".parquet")]
+    assert sorted(set(written) - set(parts)) == ["scored/today/_SUCCESS", "scored/today/_score.json"]
+    scored = []
+    for part in parts:
+        client().download_file(bucket, part, str(tmp_path / "part.parquet"))
+        scored += pq.read_table(tmp_path / "part.parquet").to_pylist()
+    assert sorted((row["id"], row["prediction"]) for row in scored) == [(i, 2.0 * i) for i in range(300)]
+    assert sparkdl.score_parquet(s3_spark, f"s3://{bucket}/raw", model_dir, out, keep=["id"]) == 300
+    assert _objects(bucket) == before, "nothing is left beside it, and nothing is done twice"
 
 
 def test_figures_for_tensorboard_lie_on_s3_after_every_epoch(bucket, tmp_path) -> None:

@@ -1,6 +1,6 @@
 """What scoring gives, in rows/s: every way of ours, beside its limits and its peers.
 
-    .venv/bin/python benchmarks/score.py [--repeats 5] [--models mlp cnn tabular] [--rows mlp=4000000 …]
+    .venv/bin/python benchmarks/score.py [--repeats 5] [--models mlp cnn tabular images] [--rows mlp=4000000 …]
         [--horovod-python PYTHON] [--json FILE]
 
 Prints medians of runs in turns, each after one that warms up, in one session of `local[all cores]`.
@@ -13,6 +13,7 @@ Prints medians of runs in turns, each after one that warms up, in one session of
   and of one for each core.
 - scan, write: pyarrow alone, reading what score_parquet reads, writing what it writes; a thread for each core.
 - KerasModel.transform: Horovod's, on few rows, in an environment of its own (see benchmarks/train.py).
+- images: PNG files with `on_error="null"`, a null and an undecodable one among them, beside `on_error="raise"` and none.
 
 The limit of score_parquet is 1 / (1/bare + 1/scan + 1/write), of transform 1 / (1/identity + 1/bare).
 """
@@ -39,7 +40,8 @@ logging.disable(logging.WARNING)
 
 CORES = os.cpu_count() or 1
 BATCH = 1024
-ROWS = {"mlp": 4_000_000, "cnn": 100_000, "tabular": 2_000_000}
+ROWS = {"mlp": 4_000_000, "cnn": 100_000, "tabular": 2_000_000, "images": 1_000_000}
+BAD_LIMIT = 1.05
 JOBS = ("cook", "clerk", "smith", "nurse", "pilot", "baker", "guard", "judge")
 HOROVOD_ROWS = 2_000
 
@@ -301,6 +303,48 @@ def rates_of(spark, name, rows, folder, repeats):
     return found
 
 
+def png(pixel):
+    import io
+
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.new("L", (4, 4), pixel).save(content, "PNG")
+    return content.getvalue()
+
+
+def image_rates(spark, rows, folder, repeats):
+    """Rows/s over PNG files, good ones and with two bad rows, in turns."""
+    import keras
+    from pyspark.sql import functions as F
+
+    import sparkdl
+    from sparkdl.features import Image
+
+    inputs = keras.Input((4, 4, 1), name="face", dtype="uint8")
+    mean = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1.0)(inputs))
+    model_dir = f"{folder}/images-model"
+    sparkdl.save_model(keras.Model(inputs, mean), model_dir, inputs=[Image("face", height=4, width=4, channels=1)])
+    faces = spark.createDataFrame([(pixel, png(pixel)) for pixel in range(256)], "pixel long, face binary")
+    good = spark.range(0, rows, 1, 4 * CORES).withColumn("pixel", F.col("id") % 256).join(F.broadcast(faces), "pixel")
+    bad = f"CASE id WHEN {rows // 8} THEN null WHEN {rows // 2} THEN substring(face, 1, 45) ELSE face END"
+    good.write.parquet(f"{folder}/images-good")
+    good.withColumn("face", F.expr(bad)).write.parquet(f"{folder}/images-bad")
+
+    def run(which, on_error):
+        df = spark.read.parquet(f"{folder}/images-{which}")
+        began = time.perf_counter()
+        noop(sparkdl.transform(df, model_dir, on_error=on_error))
+        return rows / (time.perf_counter() - began)
+
+    run("good", "raise")
+    found = {"raise, no bad rows": [], "null, two bad rows": []}
+    for _ in range(repeats):
+        found["raise, no bad rows"].append(run("good", "raise"))
+        found["null, two bad rows"].append(run("bad", "null"))
+    return found
+
+
 def ratios(name, found):
     """Ratios beside their limits, medians of those of each turn: {what: (ratio, the least it should be)}."""
 
@@ -311,6 +355,8 @@ def ratios(name, found):
     def together(*rates):
         return 1 / sum(1 / rate for rate in rates)
 
+    if name == "images":
+        return {"time with bad rows": (median(lambda r: r["raise, no bad rows"] / r["null, two bad rows"]), BAD_LIMIT)}
     if name == "cnn":
         ways = ("transform", "predict_udf", "score_parquet", "score_parquet, prepared")
         return {f"{way} / bare": (median(lambda r, way=way: r[way] / r["bare"]), 0.9) for way in ways}
@@ -339,7 +385,7 @@ def main():
         return bare(sys.argv[2], sys.argv[3], int(sys.argv[4]))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--rows", nargs="+", default=[], metavar="MODEL=ROWS")
     parser.add_argument("--horovod-python", help="the Python of Horovod's environment")
     parser.add_argument("--json", type=Path)
@@ -349,7 +395,10 @@ def main():
     with tempfile.TemporaryDirectory(prefix="sparkdl-score-") as folder:
         for name in options.models:
             spark = session()
-            found = rates_of(spark, name, rows[name], folder, options.repeats)
+            if name == "images":
+                found = image_rates(spark, rows[name], folder, options.repeats)
+            else:
+                found = rates_of(spark, name, rows[name], folder, options.repeats)
             spark.stop()
             print(f"{name}, {rows[name]:,} rows")
             for contender, values in found.items():
@@ -360,8 +409,9 @@ def main():
                 horovod = horovod_rate(options.horovod_python, folder)
                 print(f"  {'KerasModel.transform':<28}{horovod:>12,.0f} rows/s")
                 told[name]["transform / KerasModel"] = statistics.median(found["transform"]) / horovod, 500
-            for what, (ratio, least) in told[name].items():
-                print(f"  {what:<40}{ratio:>8.3f}   (at least {least})", flush=True)
+            for what, (ratio, limit) in told[name].items():
+                word = "at most" if name == "images" else "at least"
+                print(f"  {what:<40}{ratio:>8.3f}   ({word} {limit})", flush=True)
     if options.json:
         options.json.write_text(json.dumps(told, indent=1))
     return None

@@ -13,7 +13,7 @@ Prints medians of runs in turns, each after one that warms up, in one session of
   and of one for each core.
 - scan, write: pyarrow alone, reading what score_parquet reads, writing what it writes; a thread for each core.
 - KerasModel.transform: Horovod's, on few rows, in an environment of its own (see benchmarks/train.py).
-- images: PNG files with `on_error="null"`, a null and an undecodable one among them, beside `on_error="raise"` and none.
+- images: PNG files with `on_error="null"`, a null and an undecodable one among them, beside `"raise"` and none.
 
 The limit of score_parquet is 1 / (1/bare + 1/scan + 1/write), of transform 1 / (1/identity + 1/bare).
 """

@@ -1,38 +1,50 @@
 # `make` lists the targets. Each one sets up all it needs in .venv first; this is a no-op when nothing has changed.
+# With SPARK=3.5 or PYTHON=3.12, or both, it is an environment of its own: `make test SPARK=3.5 PYTHON=3.12`.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit lint soak pack clean
+.PHONY: help setup demo test unit lint soak soak-versions pack clean
 
-PYTHON := .venv/bin/python
+# What is asked for on the command line: in the environment these names mean other things.
+ifneq ($(origin SPARK),command line)
+override SPARK :=
+endif
+ifneq ($(origin PYTHON),command line)
+override PYTHON :=
+endif
+VENV := .venv$(if $(SPARK),-spark$(SPARK))$(if $(PYTHON),-python$(PYTHON))
+python := $(VENV)/bin/python
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:  ## Make .venv hold what pyproject.toml asks for
-	@scripts/setup.sh
+	@VENV=$(VENV) SPARK=$(SPARK) PYTHON=$(PYTHON) scripts/setup.sh
 
 demo: setup  ## Prepare, train and score handwritten digits on this machine
-	@SPARK_CONF_DIR=conf $(PYTHON) jobs/examples/digits.py
+	@SPARK_CONF_DIR=conf $(python) jobs/examples/digits.py
 
 # Tests mostly wait for processes that start: two at a time, those of a file one after the other.
-test: lint  ## Lint, types, and all tests that need one machine
-	@$(PYTHON) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+test: $(if $(SPARK)$(PYTHON),setup,lint)  ## Lint, types, and all tests that need one machine
+	@$(python) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 unit: setup  ## The tests without Spark and TensorFlow
-	@$(PYTHON) -m pytest tests/unit
+	@$(python) -m pytest tests/unit
 
 lint: setup  ## Lint and types
-	@$(PYTHON) -m ruff check
-	@$(PYTHON) -m mypy sparkdl
+	@$(python) -m ruff check
+	@$(python) -m mypy sparkdl
 
 soak: setup  ## Long and repeated trials: kills, faults, memory, large models (about 90 minutes)
-	@$(PYTHON) -m pytest tests/soak -s
-	@$(PYTHON) -m pytest -m soak
+	@$(python) -m pytest tests/soak -s
+	@$(python) -m pytest -m soak
+
+soak-versions:  ## The tests on each version of Spark and Python that sparkdl is for (about two hours)
+	@scripts/versions.sh
 
 pack: setup  ## An archive of interpreter, TensorFlow, Horovod and sparkdl for clusters (docs/clusters.md)
 	@scripts/pack.sh
 
 clean:  ## Remove .venv, caches and what Spark left here
-	rm -rf .venv uv.lock build dist spark-warehouse metastore_db derby.log *.egg-info
+	rm -rf .venv .venv-* uv.lock build dist spark-warehouse metastore_db derby.log *.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find sparkdl jobs tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

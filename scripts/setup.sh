@@ -3,10 +3,14 @@
 #
 # The Makefile's targets call it before they use Python. What has to be on the machine is looked for before anything is
 # downloaded, and what is missing is said in one line. `--check-only` does this part alone.
+#
+# SPARK=3.5 takes that version of Spark, PYTHON=3.12 that of Python; VENV is then an environment of their own.
 set -euo pipefail
 cd "${BASH_SOURCE[0]%/*}/.."
 
-venv=.venv
+venv=${VENV:-.venv}
+spark=${SPARK:-}
+wanted_python=${PYTHON:-}
 stamp=$venv/synced          # the place and the pyproject.toml of the last finished set-up
 unfinished=$venv/unfinished # exists while a set-up runs, and after one that was killed
 
@@ -16,11 +20,14 @@ fail() {
 }
 
 # A virtual environment does not survive being moved, so its place is part of what was set up.
-wanted() { pwd -P && cat pyproject.toml; }
+wanted() { pwd -P && cat pyproject.toml && echo "${spark:+# Spark $spark}${wanted_python:+# Python $wanted_python}"; }
 
 is_synced() { [[ -f $stamp && ! -e $unfinished && -x $venv/bin/python && $(<"$stamp") == "$(wanted)" ]]; }
 
-is_supported_python() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' &>/dev/null; }
+is_supported_python() {
+  "$1" -c "import sys; v = sys.version_info[:2]; wanted = '$wanted_python'
+sys.exit(not (3, 10) <= v <= (3, 12) or wanted not in ('', '%d.%d' % v))" &>/dev/null
+}
 
 # The oldest uv that understands our [tool.uv]; the dev extra of pyproject.toml has the same bound.
 is_recent_uv() {
@@ -36,7 +43,8 @@ find_uv() {
 
 find_python() {
   local python
-  for python in python3 python3.12 python3.11 python3.10; do
+  # Those that pyenv has are not in the PATH by their versions.
+  for python in python3 python3.12 python3.11 python3.10 "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/*/bin/python; do
     if is_supported_python "$python"; then echo "$python" && return; fi
   done
 }
@@ -55,8 +63,8 @@ check_machine() {
 
   python=$(find_python)
   if [[ -z $python ]]; then
-    missing+=", Python 3.10 to 3.12"
-    packages+=" python3.11 python3.11-venv"
+    missing+=", Python ${wanted_python:-3.10 to 3.12}"
+    packages+=" python${wanted_python:-3.11} python${wanted_python:-3.11}-venv"
   elif ! is_recent_uv uv && ! "$python" -c 'import ensurepip' &>/dev/null; then
     missing+=", the venv module of $python"
     packages+=" $python-venv"
@@ -100,6 +108,9 @@ sync_venv() {
   [[ -n $(find_uv) ]] || "$venv/bin/python" -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
   # Bytecode: without it every rank that starts would compile TensorFlow's modules anew where Python may not write them.
   UV_PROJECT_ENVIRONMENT=$PWD/$venv "$(find_uv)" sync --python "$venv/bin/python" --extra cpu --extra dev --compile-bytecode
+  if [[ -n $spark ]]; then
+    "$(find_uv)" pip install --python "$venv/bin/python" --compile-bytecode "pyspark==$spark.*"
+  fi
   wanted >"$stamp"
   rm "$unfinished"
 }
@@ -112,7 +123,7 @@ is_synced && exit
 check_machine
 exec 9<pyproject.toml && flock 9 # one set-up of this checkout at a time; the other then finds the work done
 is_synced && exit
-echo "setup: making .venv as pyproject.toml says (Horovod is compiled the first time: 2 to 5 minutes)"
+echo "setup: making $venv as pyproject.toml says (Horovod is compiled the first time: 2 to 5 minutes)"
 start=$SECONDS
 sync_venv
-echo "setup: .venv is ready after $((SECONDS - start)) s"
+echo "setup: $venv is ready after $((SECONDS - start)) s"

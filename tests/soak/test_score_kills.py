@@ -79,10 +79,17 @@ class Driver:
         for process in [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children()]:
             process.kill()
         self._process.wait()
+        self._close()
 
     def end(self) -> None:
         self._process.stdin.close()
         assert self._process.wait(60) == 0
+        self._close()
+
+    def _close(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
 
     def _told(self) -> str:
         while line := self._process.stdout.readline():

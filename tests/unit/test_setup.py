@@ -21,14 +21,20 @@ COMPLETE = {
 }
 
 
-def check(bin_dir: Path, commands: dict[str, str | None], *, java_home: Path | None = None):
+def check(
+    bin_dir: Path,
+    commands: dict[str, str | None],
+    *,
+    java_home: Path | None = None,
+    asked: dict[str, str] | None = None,
+):
     """Run the check on a machine that has these commands (name -> shell line) and no others."""
     bin_dir.mkdir(parents=True)
     for name, line in commands.items():
         if line is not None:
             (bin_dir / name).write_text(f"#!{BASH}\n{line}\n")
             (bin_dir / name).chmod(0o755)
-    env = {"PATH": str(bin_dir)} | ({"JAVA_HOME": str(java_home)} if java_home else {})
+    env = {"PATH": str(bin_dir), **(asked or {})} | ({"JAVA_HOME": str(java_home)} if java_home else {})
     script = [BASH, str(ROOT / "scripts" / "setup.sh"), "--check-only"]
     return subprocess.run(script, env=env, capture_output=True, text=True, timeout=20)
 
@@ -117,3 +123,9 @@ def test_a_finished_set_up_is_left_alone(tmp_path):
     with (checkout / "pyproject.toml").open("a") as config:
         config.write("# changed\n")
     assert not is_content()
+
+
+def test_a_version_of_python_that_is_asked_for_must_be_there(tmp_path):
+    python = """case "$*" in *"wanted = '3.12'"*) exit 1 ;; esac"""
+    done = check(tmp_path / "bin", COMPLETE | {"python3": python}, asked={"PYTHON": "3.12"})
+    assert done.stderr == "setup: missing Python 3.12; run: apt-get install python3.12 python3.12-venv\n"

@@ -10,15 +10,17 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from sparkdl.errors import ConfigError, shown
+from sparkdl.errors import ConfigError, ModelError, shown
 from sparkdl.launch import wind_down
-from sparkdl.train.collective import sum_over_ranks
+from sparkdl.train.collective import gather_over_ranks, sum_over_ranks
 from sparkdl.train.learning_rate import LearningRates
 from sparkdl.train.recorder import EpochRecorder
+from sparkdl.train.same_weights import difference
 from sparkdl.train.step_numbers import WIND_DOWN, StepNumbers
 
-__all__ = ["StopTogether", "rank_callbacks"]
+__all__ = ["SameWeights", "StopTogether", "rank_callbacks"]
 
 
 # Keras' callbacks that write files or send messages, and do nothing else: for rank 0 alone. By name, for no version of
@@ -33,7 +35,7 @@ WRITERS = tuple(
 def rank_callbacks(
     user: Sequence[Any], numbers: StepNumbers, rates: LearningRates, recorder: EpochRecorder, *, rank: int, steps: int
 ) -> list[Any]:
-    """The callbacks of a rank, in their order: sums and rates set first, the user's, stop agreed, then recorded.
+    """The callbacks of a rank, in order: sums and rates set, the user's, weights compared, stop agreed, then recorded.
 
     Raises ConfigError for what is no list of callbacks, and for Keras' BackupAndRestore.
     """
@@ -48,7 +50,7 @@ def rank_callbacks(
                 "its run_dir by itself: leave it out, and see TrainConfig.checkpoint"
             )
     own = [callback for callback in user if rank == 0 or not isinstance(callback, WRITERS)]
-    return [_SetSumsAndRates(numbers, rates, steps=steps), *own, StopTogether(numbers), recorder]
+    return [_SetSumsAndRates(numbers, rates, steps=steps), *own, SameWeights(), StopTogether(numbers), recorder]
 
 
 class _SetSumsAndRates(keras.callbacks.Callback):  # type: ignore[misc]
@@ -106,3 +108,23 @@ class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         mine = float(self._asked or self.model.stop_training)
         self.model.stop_training = bool(sum_over_ranks(np.array([mine]), name="stop")[0] > 0)
+
+
+class SameWeights(keras.callbacks.Callback):  # type: ignore[misc]
+    """Compares the norms of the weights after each epoch. Raises ModelError on every rank where they differ."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        weights = self.model.trainable_weights
+        squares = np.array([float(tf.nn.l2_loss(_at_least_single(weight.value))) for weight in weights])
+        names = [f"the norm of {weight.path!r}" for weight in weights]
+        found = difference(gather_over_ranks(np.sqrt(2 * squares), name="same_weights"), names)
+        if found is not None:
+            raise ModelError(
+                f"after epoch {epoch + 1} ranks have different weights: {found}; a callback or train_step does on some "
+                "ranks what it should do on all, as setting a learning rate"
+            )
+
+
+def _at_least_single(weight: tf.Tensor) -> tf.Tensor:
+    """Squares of half-precision weights would overflow."""
+    return weight if weight.dtype.size >= tf.float32.size else tf.cast(weight, tf.float32)

@@ -57,6 +57,25 @@ def test_one_ranks_stop_stops_all_after_the_same_step(digits_dataset, tmp_path, 
     assert len(result.history) == 1
 
 
+def own_rate_on_rank_1():
+    import keras
+
+    def set_rate(epoch, logs):
+        if epoch == 1 and sparkdl.world().rank == 1:
+            callback.model.optimizer.learning_rate.assign(0.5)
+
+    callback = keras.callbacks.LambdaCallback(on_epoch_begin=set_rate)
+    return [callback]
+
+
+def test_ranks_that_no_longer_train_the_same_model_are_an_error(digits_dataset, tmp_path) -> None:
+    message = (
+        "ModelError: after epoch 2 ranks have different weights: the norm of '.*' is .* on rank 0 and .* on rank 1"
+    )
+    with pytest.raises(WorkerError, match=message):
+        sparkdl.fit(small_model, digits_dataset, config(tmp_path, callbacks=own_rate_on_rank_1, epochs=4), launch=TWO)
+
+
 def early_stopping():
     import keras
 

@@ -92,7 +92,7 @@ class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
         self._numbers.stops_asked.assign(0.0)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        asked = float(self._numbers.stops_asked.numpy())
+        asked = self._numbers.asked()
         if asked >= WIND_DOWN:
             self.model.stop_training = False
             self._numbers.winding_down = True

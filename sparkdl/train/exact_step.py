@@ -30,6 +30,7 @@ from sparkdl.train.moving_state import MovingState, layer_states
 from sparkdl.train.own_step import OwnSteps
 from sparkdl.train.replaced import replaced
 from sparkdl.train.seeds import SeededDraws, seed_generators
+from sparkdl.train.step_function import StepFunction
 from sparkdl.train.step_numbers import ROWS, StepNumbers
 
 __all__ = ["StepNumbers", "StepOptions", "build", "check_model", "exact_steps"]
@@ -80,6 +81,8 @@ def exact_steps(
     }
     synced = synced_layers(model, sync_all=options.sync_batch_norm) if world.size > 1 else []
     jit_compile, model.jit_compile = model.jit_compile, False
+    # Those of a training of the user's own would go on with Keras' steps.
+    model.train_function = model.test_function = None
     try:
         with ExitStack() as stack:
             stack.enter_context(moments.of(synced))
@@ -109,6 +112,10 @@ def _methods(model: Any, steps: CompiledSteps | OwnSteps) -> dict[str, Any]:
     """What takes the place of the model's own attributes."""
     original_result, original_reset = model.get_metrics_result, model.reset_metrics
 
+    def make_train_function(force: bool = False) -> None:
+        if model.train_function is None or force:
+            model.train_function = StepFunction(model)
+
     def reset_metrics() -> None:
         original_reset()
         steps.reset()
@@ -123,6 +130,7 @@ def _methods(model: Any, steps: CompiledSteps | OwnSteps) -> dict[str, Any]:
     return {
         "train_step": steps.train_step,
         "test_step": steps.test_step,
+        "make_train_function": make_train_function,
         "reset_metrics": reset_metrics,
         "_get_metrics_result_or_logs": results,
         "steps_per_execution": 1,

@@ -96,6 +96,10 @@ class StepNumbers:
         self.train_parts = _variable((parts, 2))
         self.test_parts = _variable((parts, 2))
 
+    def asked(self) -> float:
+        """`stops_asked`. Eager; for every step: `numpy` of a variable takes three times as long."""
+        return float(tf.raw_ops.ReadVariableOp(resource=self.stops_asked.handle, dtype=tf.float64))
+
     def start_epoch(self, sums: EpochSums | None = None) -> None:
         """Forget the last epoch; the sums begin with those given."""
         self._sums.assign((sums or EpochSums()).vector())

@@ -38,6 +38,7 @@ RANK_SIDE = {
     "sparkdl.train.resume",
     "sparkdl.train.run_state",
     "sparkdl.train.seeds",
+    "sparkdl.train.step_function",
     "sparkdl.train.step_numbers",
     "sparkdl.train.tensorboard",
     "sparkdl.train.xla",

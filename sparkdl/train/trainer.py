@@ -20,6 +20,7 @@ from sparkdl.data.dataset import Dataset
 from sparkdl.launch.versions import installed
 from sparkdl.launch.world import World, world
 from sparkdl.train.class_weight import class_weights
+from sparkdl.train.libraries import load_libraries
 from sparkdl.train.recorded import Recorded
 from sparkdl.train.run_dir import RunDir
 
@@ -223,6 +224,7 @@ def _options(config: TrainConfig, dataset: Dataset) -> Any:
 def _start() -> World:
     """What comes before Keras is imported: the backend, and quiet libraries."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
+    load_libraries()
     import tensorflow as tf
 
     for device in tf.config.list_physical_devices("GPU"):

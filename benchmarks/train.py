@@ -9,6 +9,7 @@ Prints medians of paired runs, in turns, and ratios beside their limits.
   with all cores. Each is the median of the epochs after the first, which compiles.
 - scaling: rows/s of `fit` with two workers of one thread each, beside two plain Keras processes at once that know
   nothing of each other, of one thread and half of the rows of a step each.
+  The small CNN, of short steps, shows what a step costs beside what it computes.
 - checkpoint: an epoch with a checkpoint after every tenth step beside one without.
 - estimator: `prepare` and `fit` on 100,000 rows of 128 floats, two workers, two epochs, beside Horovod's KerasEstimator
   on the same DataFrame (benchmarks/keras_estimator.py). It no longer runs on this stack: its Python, given by
@@ -35,14 +36,34 @@ logging.disable(logging.WARNING)
 CORES = os.cpu_count() or 1
 EPOCHS = 6
 # name: (shape of a row, rows, rows of a step)
-SETS = {"cnn": ((28, 28, 1), 10_240, 256), "mlp": ((16,), 32_000, 64)}
+SETS = {
+    "cnn": ((32, 32, 3), 7_680, 256),
+    "small cnn": ((28, 28, 1), 10_240, 256),
+    "mlp": ((16,), 32_000, 64),
+}
 STEP_LIMITS = {"cnn": 1.03, "mlp": 1.25}
+SCALED = ("cnn", "small cnn")
 SCALING_LIMIT = 0.9
 ESTIMATOR_LIMIT = 0.6
 ESTIMATOR_ROWS, ESTIMATOR_WIDTH, ESTIMATOR_BATCH, ESTIMATOR_EPOCHS = 100_000, 128, 1024, 2
 
 
 def cnn():
+    """Three blocks of convolutions, as tutorials have them for CIFAR-10."""
+    import keras
+    from keras import layers
+
+    model = keras.Sequential([keras.Input((32, 32, 3))])
+    for filters in (16, 32, 64):
+        model.add(layers.Conv2D(filters, 3, padding="same", activation="relu"))
+        model.add(layers.MaxPooling2D())
+    for layer in (layers.Flatten(), layers.Dense(64, activation="relu"), layers.Dense(10, activation="softmax")):
+        model.add(layer)
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def small_cnn():
     import keras
     from keras import layers
 
@@ -71,7 +92,7 @@ def mlp():
     return model
 
 
-MODELS = {"cnn": cnn, "mlp": mlp}
+MODELS = {"cnn": cnn, "small cnn": small_cnn, "mlp": mlp}
 
 
 def rows_of(name, rows):
@@ -176,7 +197,8 @@ def shown(title, values, unit):
 
 def step_part(folder, repeats):
     results = {}
-    for name, (_, rows, batch) in SETS.items():
+    for name, limit in STEP_LIMITS.items():
+        _, rows, batch = SETS[name]
         dataset, steps = prepared(name, folder), -(-rows // batch)
         values = in_turns(
             {
@@ -189,14 +211,17 @@ def step_part(folder, repeats):
         for title, seconds in values.items():
             shown(title, [1000 * s / steps for s in seconds], "ms a step")
         results[name] = ratio(values, "fit, 1 worker", "plain Keras")
-        print(f"  ratio {results[name]:.3f} (limit {STEP_LIMITS[name]})", flush=True)
+        print(f"  ratio {results[name]:.3f} (limit {limit})", flush=True)
     return results
 
 
 def scaling_part(folder, repeats):
-    name = "cnn"
+    return {name: scaling_of(name, folder, repeats) for name in SCALED}
+
+
+def scaling_of(name, folder, repeats):
     _, rows, batch = SETS[name]
-    dataset, shares = prepared(name, folder), []
+    dataset, shares, steps = prepared(name, folder), [], -(-rows // batch)
 
     def two_workers():
         seconds, history = fitted(name, dataset, 2, folder)
@@ -210,12 +235,13 @@ def scaling_part(folder, repeats):
         },
         repeats,
     )
-    print(f"scaling: {name}, {batch} rows")
+    step_ms = 1000 * statistics.median(values["2 plain processes"]) / steps
+    print(f"scaling: {name}, {batch} rows, a plain step of {step_ms:.1f} ms")
     for title, seconds in values.items():
         shown(title, [rows / s for s in seconds], "rows/s")
-    speed = ratio(values, "2 plain processes", "fit, 2 workers")
-    print(f"  ratio {speed:.3f} (limit {SCALING_LIMIT}); allreduce {100 * statistics.median(shares):.1f} % of an epoch")
-    return {"ratio": speed, "allreduce_share": statistics.median(shares)}
+    speed, share = ratio(values, "2 plain processes", "fit, 2 workers"), statistics.median(shares)
+    print(f"  ratio {speed:.3f} (limit {SCALING_LIMIT}); allreduce {100 * share:.1f} % of an epoch", flush=True)
+    return {"ratio": speed, "allreduce_share": share}
 
 
 def checkpoint_part(folder, repeats):

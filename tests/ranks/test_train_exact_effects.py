@@ -257,6 +257,27 @@ def behind_a_slow_rank() -> dict:
     return {"reduce_s": sums.reduce_s, "rows": sums.rows, "global_rows": sums.global_rows}
 
 
+def calls_of_a_layer(*, run_eagerly: bool) -> dict:
+    """How often Python called a layer while a model that was fitted before trained, and the losses."""
+    import keras
+
+    calls = []
+
+    class Counted(keras.layers.Layer):
+        def call(self, x):
+            calls.append(1)
+            return x
+
+    x, y = numbers()
+    model = keras.Sequential([keras.Input((4,)), Counted(), keras.layers.Dense(1, kernel_initializer="ones")])
+    model.compile(keras.optimizers.SGD(0.0), "mse", run_eagerly=run_eagerly)
+    model.fit(x, y, verbose=0)
+    model.optimizer.learning_rate = 0.01
+    begin = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: calls.clear())
+    history = fit(model, x, y, callbacks=[begin])
+    return {"calls": len(calls), "losses": history["loss"]}
+
+
 def own_model(problem: str, optimizer):
     """A model with a train_step that has this problem."""
     import keras
@@ -305,6 +326,8 @@ def effects() -> dict:
         "norm": normalized(),
         "gradient norms": gradient_norms(),
         "slow": behind_a_slow_rank(),
+        "traced": calls_of_a_layer(run_eagerly=False),
+        "eager": calls_of_a_layer(run_eagerly=True),
         "own": {problem: own_step(problem) for problem in ("log", "loss", "optimizer", "weights", "none")},
     }
 
@@ -317,6 +340,14 @@ def seen() -> list[dict]:
 def test_slices_are_gathered_where_that_moves_fewer_bytes(seen) -> None:
     for effect in seen:
         assert effect["gathers"] == {8: 0, 5000: 1}
+
+
+def test_a_step_is_traced_once_whatever_its_rows_and_not_at_all_where_it_is_to_run_eagerly(seen) -> None:
+    for effect in seen:
+        traced, eager = effect["traced"], effect["eager"]
+        assert traced["calls"] == 1 and eager["calls"] == 2 * -(-ROWS // 5)
+        np.testing.assert_allclose(traced["losses"], eager["losses"], rtol=1e-5)
+        assert traced["losses"][1] < traced["losses"][0]
 
 
 def test_forward_and_backward_are_compiled_and_the_whole_step_is_not(seen) -> None:

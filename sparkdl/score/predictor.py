@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import gc
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import cloudpickle
@@ -58,17 +60,31 @@ def loaded_model(task: ScoreTask, figures: Figures) -> LoadedModel:
     if key in _MODELS:
         _MODELS.move_to_end(key)
         return _MODELS[key].model
-    with figures.timed("load_seconds"):
+    with figures.timed("load_seconds"), _without_collections():
         prepare_tensorflow(task.device)
         model = _load(task)
         _MODELS[key] = _Held(model, _weights_bytes(model))
         _drop_oldest()
-        # PySpark collects garbage at each task's end, over every object that TensorFlow made: 0.17 s. Frozen ones are
-        # passed over.
-        gc.collect()
-        gc.freeze()
     figures.add("model_loads", 1)
     return model
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Within the block Python looks for no garbage; what is there at its end it will pass over for ever.
+
+    TensorFlow, Keras and a model make a million objects that stay. Python would look through them again and again while
+    they are made, and PySpark asks for it at each task's end: 0.17 s.
+    """
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+        gc.collect()
+        gc.freeze()
+    finally:
+        if collected:
+            gc.enable()
 
 
 def _load(task: ScoreTask) -> LoadedModel:

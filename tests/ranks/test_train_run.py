@@ -69,9 +69,7 @@ def own_rate_on_rank_1():
 
 
 def test_ranks_that_no_longer_train_the_same_model_are_an_error(digits_dataset, tmp_path) -> None:
-    message = (
-        "ModelError: after epoch 2 ranks have different weights: the norm of '.*' is .* on rank 0 and .* on rank 1"
-    )
+    message = "after epoch 2 ranks have different weights: the norm of '.*' is .* on rank 0 and .* on rank 1"
     with pytest.raises(ModelError, match=message):
         sparkdl.fit(small_model, digits_dataset, config(tmp_path, callbacks=own_rate_on_rank_1, epochs=4), launch=TWO)
 

@@ -228,6 +228,14 @@ def test_a_file_that_changes_meanwhile_is_an_error(spark, doubling, tmp_path, ou
     assert os.listdir(tmp_path) == ["x.parquet"]
 
 
+def test_a_prediction_may_have_the_name_of_a_column_that_is_not_kept(spark, doubling, tmp_path, out) -> None:
+    spark.range(2).selectExpr("id", "double(id) as x", "'a' as word").coalesce(1).write.parquet(str(tmp_path / "in"))
+    sparkdl.score_parquet(spark, str(tmp_path / "in"), doubling, out, keep=["id"], output_col="word")
+    found = spark.read.parquet(out)
+    assert found.dtypes == [("id", "bigint"), ("word", "float")]
+    assert [tuple(row) for row in found.orderBy("id").collect()] == [(0, 0.0), (1, 2.0)]
+
+
 def test_the_output_tells_what_it_was_made_of(spark, doubling, tmp_path, out) -> None:
     pq.write_table(pa.table({"x": [1.0, 2.0]}), tmp_path / "x.parquet")
     sparkdl.score_parquet(spark, str(tmp_path / "x.parquet"), doubling, out)

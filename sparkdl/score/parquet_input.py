@@ -265,11 +265,12 @@ def _footer(path: str) -> _Footer:
     try:
         with fs.open(inner, "rb") as handle:
             file = pq.ParquetFile(handle, coerce_int96_timestamp_unit="us")
-            footer, schema = file.metadata, file.schema_arrow
+            # Of each leaf the column's name, which may have dots, comes first.
+            footer, schema, paths = file.metadata, file.schema_arrow, file.reader.column_paths
     except (pa.ArrowInvalid, OSError) as error:
         raise ConfigError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from error
     leaves = [footer.schema.column(place) for place in range(footer.num_columns)]
-    int96 = frozenset(leaf.path.split(".")[0] for leaf in leaves if leaf.physical_type == "INT96")
+    int96 = frozenset(path[0] for path, leaf in zip(paths, leaves, strict=True) if leaf.physical_type == "INT96")
     groups = [footer.row_group(place) for place in range(footer.num_row_groups)]
     return _Footer(
         _handed_on(schema.remove_metadata(), int96),

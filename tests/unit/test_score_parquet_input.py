@@ -84,6 +84,7 @@ def test_what_is_no_parquet_is_refused(tmp_path) -> None:
 
 
 def test_old_timestamps_of_spark_are_moments(tmp_path) -> None:
-    table = pa.table({"at": pa.array([dt.datetime(1600, 1, 1)], pa.timestamp("us"))})
-    write(tmp_path / "x.parquet", table, use_deprecated_int96_timestamps=True)
-    assert ParquetFolder.found(str(tmp_path)).reading(["at"]).columns.field("at").type == pa.timestamp("us", "UTC")
+    at = pa.array([dt.datetime(1600, 1, 1)], pa.timestamp("us"))
+    write(tmp_path / "x.parquet", pa.table({"at": at, "read.at": at}), use_deprecated_int96_timestamps=True)
+    columns = ParquetFolder.found(str(tmp_path)).reading(["at", "read.at"]).columns
+    assert columns.types == [pa.timestamp("us", "UTC")] * 2

@@ -53,15 +53,16 @@ class ParquetInput:
     Attributes:
         columns: the type of each column that the files hold.
         partition_columns: the types of the columns that folders name, `day=2024-05-01`.
-        spark_row: the Spark type of a row, as Spark keeps it beside Parquet's own (JSON); None if it did not write all.
-        spark_version: of the Spark that wrote the files.
+        spark_types: columns' Spark types, as Spark keeps them beside Parquet's own (JSON of a StructField), of those
+            of which all files tell the same; None if Spark did not write all.
+        spark_version: of the oldest Spark that wrote one of the files.
         name: names the very content; another one means other files.
     """
 
     files: tuple[InputFile, ...]
     columns: pa.Schema
     partition_columns: pa.Schema
-    spark_row: bytes | None
+    spark_types: Mapping[str, Any] | None
     spark_version: bytes | None
     name: str
 
@@ -123,17 +124,28 @@ class ParquetFolder:
         """The files, of which only these columns are read. Raises SchemaError if they differ from file to file."""
         partition = self._partition_types()
         schema = self._one_schema([name for name in names if name not in partition.names])
-        footers = self.footers.values()
-        rows = {footer.metadata.get(SPARK_ROW) for footer in footers}
-        versions = {footer.metadata.get(SPARK_VERSION) for footer in footers}
+        by_spark = all({SPARK_ROW, SPARK_VERSION} <= footer.metadata.keys() for footer in self.footers.values())
         return ParquetInput(
             files=tuple(self._file(name, partition) for name in self.footers),
             columns=schema,
             partition_columns=partition,
-            spark_row=rows.pop() if len(rows) == 1 else None,
-            spark_version=versions.pop() if len(versions) == 1 else None,
+            spark_types=self._spark_types() if by_spark else None,
+            spark_version=self._oldest_spark() if by_spark else None,
             name=self.name,
         )
+
+    def _spark_types(self) -> dict[str, Any]:
+        rows = {footer.metadata[SPARK_ROW] for footer in self.footers.values()}
+        fields = [{field["name"]: field for field in json.loads(row)["fields"]} for row in rows]
+        return {
+            name: {**field, "nullable": True}
+            for name, field in fields[0].items()
+            if all(name in other and other[name]["type"] == field["type"] for other in fields)
+        }
+
+    def _oldest_spark(self) -> bytes:
+        versions = {footer.metadata[SPARK_VERSION] for footer in self.footers.values()}
+        return min(versions, key=lambda version: [int(number) for number in re.findall(rb"\d+", version)])
 
     def _file(self, name: str, partition: pa.Schema) -> InputFile:
         values = [
@@ -189,7 +201,7 @@ def split_input(dataset: Dataset, split: str, names: Sequence[str]) -> ParquetIn
         files=files,
         columns=pa.schema([first.schema.field(name) for name in names]),
         partition_columns=pa.schema([]),
-        spark_row=None,
+        spark_types=None,
         spark_version=None,
         name=f"{dataset.fingerprint} {split}",
     )

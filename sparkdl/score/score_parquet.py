@@ -239,13 +239,13 @@ def _written(
 
 def _for_spark(source: ParquetInput, schema: pa.Schema, kept: Sequence[str]) -> dict[bytes, bytes] | None:
     """What Spark keeps beside Parquet's own schema, where it wrote the input: by it, vectors are no plain structs."""
-    if source.spark_row is None or source.spark_version is None:
+    if source.spark_types is None or source.spark_version is None:
         return None
     from pyspark.sql.pandas.types import from_arrow_type
     from pyspark.sql.types import StructField
 
     # What is new here may have the name of a column that is not kept.
-    known = {field["name"]: field for field in json.loads(source.spark_row)["fields"] if field["name"] in kept}
+    known = {name: field for name, field in source.spark_types.items() if name in kept}
     # What it did not write: columns that folders name, and what is new here.
     fields = [known.get(f.name) or StructField(f.name, from_arrow_type(f.type)).jsonValue() for f in schema]
     row = {"type": "struct", "fields": fields}

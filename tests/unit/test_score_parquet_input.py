@@ -1,6 +1,7 @@
 """Which files are read, what their folders tell, and how tasks divide them."""
 
 import datetime as dt
+import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparkdl.errors import ConfigError, SchemaError
-from sparkdl.score.parquet_input import ParquetFolder, hive_values
+from sparkdl.score.parquet_input import SPARK_ROW, SPARK_VERSION, ParquetFolder, hive_values
 from sparkdl.score.parquet_part import Run, runs_of_tasks
 
 
@@ -60,6 +61,25 @@ def test_the_name_changes_with_the_files(tmp_path) -> None:
     assert ParquetFolder.found(str(tmp_path)).name == before
     write(tmp_path / "y.parquet")
     assert ParquetFolder.found(str(tmp_path)).name != before
+
+
+def test_what_spark_says_of_columns_is_taken_where_its_files_agree(tmp_path) -> None:
+    def written(name: str, version: str | None, **types: str) -> None:
+        row = json.dumps({"type": "struct", "fields": [{"name": key, "type": type_} for key, type_ in types.items()]})
+        table = pa.table({"id": [1], "x": [0.5]})
+        if version is not None:
+            table = table.replace_schema_metadata({SPARK_ROW: row, SPARK_VERSION: version})
+        write(tmp_path / name, table)
+
+    def found():
+        read = ParquetFolder.found(str(tmp_path)).reading(["id", "x"])
+        return read.spark_types, read.spark_version
+
+    written("a.parquet", "3.10.0", id="long", x="double")
+    written("b.parquet", "3.9.1", more="string", x="double", id="integer")
+    assert found() == ({"x": {"name": "x", "type": "double", "nullable": True}}, b"3.9.1")
+    written("c.parquet", None)
+    assert found() == (None, None)
 
 
 def test_files_that_differ_are_refused(tmp_path) -> None:

@@ -19,13 +19,15 @@ _OWN_ERROR = re.compile(r"^sparkdl\.errors\.(\w+): (.*)$", re.MULTILINE)
 
 def own_error_in(text: str) -> errors.SparkDLError | None:
     """The error of ours that a worker's traceback ends with, if any."""
-    found = _OWN_ERROR.search(text)
-    if found is None:
+    found = _OWN_ERROR.findall(text)
+    if not found:
         return None
-    kind = getattr(errors, found.group(1), None)
+    # Its causes come first.
+    name, message = found[-1]
+    kind = getattr(errors, name, None)
     if not (isinstance(kind, type) and issubclass(kind, errors.SparkDLError)):
         return None
-    return kind(found.group(2))
+    return kind(message)
 
 
 @contextmanager

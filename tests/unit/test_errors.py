@@ -52,3 +52,6 @@ def test_our_error_is_found_in_a_workers_traceback() -> None:
     found = own_error_in(text)
     assert type(found) is errors.SchemaError and str(found) == "column 'a': null"
     assert own_error_in("ValueError: no") is None
+    cause = "sparkdl.errors.SchemaError: row 2 of a piece"
+    chained = f"Traceback:\n{cause}\n\nThe above exception was the direct cause of the following exception:\n\n{text}"
+    assert type(own_error_in(chained)) is type(found) and str(own_error_in(chained)) == str(found), "not its cause"

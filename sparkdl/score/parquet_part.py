@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from sparkdl import storage
 from sparkdl.data.columns import as_array
 from sparkdl.errors import DatasetError, SchemaError
+from sparkdl.model.save import one_line
 from sparkdl.score.prepared_rows import PreparedRows
 from sparkdl.score.scoring import piece_rows, score_batches
 from sparkdl.score.task import ScoreTask
@@ -118,7 +119,7 @@ def score_part(plan: PartsPlan, number: int, accumulator: Accumulator[dict[str, 
 
     Raises:
         SchemaError, ModelError, ConfigError: as `score_batches`; rows are named by their numbers in their files.
-        DatasetError: a file has changed since the plan was made, or nobody waits for the part any more.
+        DatasetError: a file has changed since the plan was made, or cannot be read; nobody waits for the part any more.
     """
     _check_wanted(plan)
     runs, rows = plan.tasks[number], 0
@@ -150,20 +151,29 @@ def _check_wanted(plan: PartsPlan) -> None:
 def _pieces(runs: tuple[Run, ...], plan: PartsPlan, *, rows: int) -> Iterator[tuple[list[pa.Array], list[pa.Array]]]:
     """Of each piece of at most so many rows, the columns to keep, and the model's."""
     for run in runs:
+        for batch in _batches(run, plan.types.names, rows=rows):
+            columns = {
+                field.name: _handed_on(batch.column(batch.schema.get_field_index(field.name)), field)
+                for field in plan.types
+            }
+            for field, value in zip(plan.partition, run.partition, strict=True):
+                columns[field.name] = pa.repeat(pa.scalar(value, field.type), batch.num_rows)
+            yield [columns[name] for name in plan.keep], [columns[name] for name in plan.inputs]
+
+
+def _batches(run: Run, columns: list[str], *, rows: int) -> Iterator[pa.RecordBatch]:
+    """The rows of a run, at most so many at once. Raises DatasetError if the file has changed, is gone or damaged."""
+    try:
         with _opened(run.path) as file:
             found = tuple(file.metadata.row_group(place).num_rows for place in range(file.metadata.num_row_groups))
             if found != run.row_groups:
                 raise DatasetError(f"{run.path} has changed since scoring began; score it again")
             groups = list(range(run.start, run.stop))
-            batches = file.iter_batches(rows, row_groups=groups, columns=plan.types.names, use_threads=False)
-            for batch in batches:
-                columns = {
-                    field.name: _handed_on(batch.column(batch.schema.get_field_index(field.name)), field)
-                    for field in plan.types
-                }
-                for field, value in zip(plan.partition, run.partition, strict=True):
-                    columns[field.name] = pa.repeat(pa.scalar(value, field.type), batch.num_rows)
-                yield [columns[name] for name in plan.keep], [columns[name] for name in plan.inputs]
+            yield from file.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False)
+    except FileNotFoundError as error:
+        raise DatasetError(f"{run.path} is gone since scoring began; score it again") from error
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"{run.path} cannot be read: {one_line(error)}") from error
 
 
 @contextlib.contextmanager

@@ -218,14 +218,25 @@ def test_a_file_that_changes_meanwhile_is_an_error(spark, doubling, tmp_path, ou
 
     seen = module._tasks
 
-    def after(*arguments):
-        pq.write_table(pa.table({"x": [1.0, 2.0]}), path)
-        return seen(*arguments)
+    def damaged() -> None:
+        content = bytearray(path.read_bytes())
+        content[4:40] = b"\xff" * 36
+        path.write_bytes(content)
 
-    monkeypatch.setattr(module, "_tasks", after)
-    with pytest.raises(DatasetError, match=r"x.parquet has changed since scoring began"):
-        sparkdl.score_parquet(spark, str(path), doubling, out)
-    assert os.listdir(tmp_path) == ["x.parquet"]
+    for happens, message in (
+        (lambda: pq.write_table(pa.table({"x": [1.0, 2.0]}), path), "x.parquet has changed since scoring began"),
+        (damaged, "x.parquet cannot be read: "),
+        (path.unlink, "x.parquet is gone since scoring began"),
+    ):
+
+        def after(*arguments, happens=happens):
+            happens()
+            return seen(*arguments)
+
+        monkeypatch.setattr(module, "_tasks", after)
+        with pytest.raises(DatasetError, match=message):
+            sparkdl.score_parquet(spark, str(path), doubling, out)
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_prediction_may_have_the_name_of_a_column_that_is_not_kept(spark, doubling, tmp_path, out) -> None:

@@ -18,12 +18,19 @@ from sparkdl import storage
 from sparkdl.data.generations import Lease, new_generation, sweep
 from sparkdl.errors import ConfigError, DatasetError
 
-__all__ = ["NewOutput", "finished", "new_output"]
+__all__ = ["NewOutput", "check_outside", "finished", "new_output"]
 
 # Beside the parts; Spark and others pass over names that begin with "_".
 FIGURES_NAME = "_score.json"
 SUCCESS_NAME = "_SUCCESS"
 COMMITTING_NAME = "_committing.json"
+
+
+def check_outside(out: str, path: str) -> None:
+    """Raise ConfigError if the output would lie among the input's files, and be read with them. Both are absolute."""
+    names = out.removeprefix(f"{path}/").split("/")
+    if out.startswith(f"{path}/") and not any(name.startswith(("_", ".")) for name in names):
+        raise ConfigError(f"output {out} lies inside the input {path} and would be read with it; choose another folder")
 
 
 def finished(out: str, made_of: str | None) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from sparkdl.model.signature import Signature
 from sparkdl.report import TasksProgress
 from sparkdl.score.encode import check_types
 from sparkdl.score.figures import ScoreMetrics
-from sparkdl.score.output_folder import NewOutput, finished, new_output
+from sparkdl.score.output_folder import NewOutput, check_outside, finished, new_output
 from sparkdl.score.outputs import prediction_type
 from sparkdl.score.parquet_input import SPARK_ROW, SPARK_VERSION, ParquetFolder, ParquetInput, split_input
 from sparkdl.score.parquet_part import PartsPlan, Run, WrittenPart, runs_of_tasks, score_part
@@ -78,7 +78,7 @@ def score_parquet(
         The number of rows.
 
     Raises:
-        ConfigError: no Parquet files there, `out` holds something else, or an option is wrong.
+        ConfigError: no Parquet files there, `out` holds something else or lies inside `path`, or an option is wrong.
         ModelError: no model there, it has no classes, or it fails.
         SchemaError: a column is missing, of another type than its encoder takes, or differs from file to file; a row
             cannot be scored, by its number in its file.
@@ -170,6 +170,7 @@ def plan_scoring(
         safe_mode=safe_mode,
     )
     path, out = storage.absolute(path), storage.absolute(out)
+    check_outside(out, path)
     source, kept, prepared = _source(path, signature, keep, split)
     if prepared is None:
         types = pa.schema([*source.columns, *source.partition_columns])

@@ -177,12 +177,13 @@ def test_no_rows_give_a_file_without_rows(spark, doubling, tmp_path, out) -> Non
 
 
 def test_bad_rows_are_named_by_their_files_or_flagged(spark, doubling, tmp_path, out) -> None:
+    os.makedirs(tmp_path / "in")
     for name, rows in {"a": [0.0, 1.0], "b": [2.0, 3.0, None, 5.0]}.items():
-        pq.write_table(pa.table({"x": rows}), tmp_path / f"{name}.parquet", row_group_size=2)
+        pq.write_table(pa.table({"x": rows}), tmp_path / "in" / f"{name}.parquet", row_group_size=2)
     with pytest.raises(SchemaError, match=r"column 'x': null .*; row 2 of .*b.parquet is None"):
-        sparkdl.score_parquet(spark, str(tmp_path), doubling, out)
-    assert sorted(os.listdir(tmp_path)) == ["a.parquet", "b.parquet"]
-    sparkdl.score_parquet(spark, str(tmp_path), doubling, out, on_error="null")
+        sparkdl.score_parquet(spark, str(tmp_path / "in"), doubling, out)
+    assert os.listdir(tmp_path) == ["in"]
+    sparkdl.score_parquet(spark, str(tmp_path / "in"), doubling, out, on_error="null")
     found = pq.read_table(out).to_pylist()
     assert [row["prediction"] for row in found] == [0.0, 2.0, 4.0, 6.0, None, 10.0]
     assert [row["prediction_error"] is None for row in found] == [True] * 4 + [False, True]
@@ -206,6 +207,8 @@ def test_what_cannot_be_scored_is_refused_before_any_job(spark, doubling, tmp_pa
     pq.write_table(pa.table({"X": [1.0]}), path)
     with pytest.raises(SchemaError, match="the model's input column 'x' is not in .*known: X"):
         sparkdl.score_parquet(spark, path, doubling, out)
+    with pytest.raises(ConfigError, match="scored lies inside the input .* and would be read with it"):
+        sparkdl.score_parquet(spark, str(tmp_path), doubling, out)
     with pytest.raises(ConfigError, match="holds no Parquet files"):
         sparkdl.score_parquet(spark, str(tmp_path / "nothing"), doubling, out)
     assert os.listdir(tmp_path) == ["x.parquet"]

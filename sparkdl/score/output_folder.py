@@ -116,12 +116,22 @@ class NewOutput:
 
 @contextmanager
 def new_output(out: str) -> Iterator[NewOutput]:
-    """An output to be made within the block; what was not committed at its end is deleted."""
+    """An output to be made within the block; what was not committed at its end is deleted.
+
+    Raises ConfigError where it cannot be made.
+    """
+    if storage.is_local(out):
+        out = os.path.realpath(out)
+        if os.path.ismount(out):
+            raise ConfigError(f"output {out} is where a disk is mounted and cannot be renamed; choose a folder in it")
     # Hidden from Spark, which may read the folder that holds the output.
     staging = storage.join(posixpath.dirname(out), f".{posixpath.basename(out)}.scoring")
     generation = new_generation()
     folder = storage.join(staging, generation)
-    storage.make_folder(staging)
+    try:
+        storage.make_folder(staging)
+    except OSError as error:
+        raise ConfigError(f"output {out} cannot be made: {error}") from error
     try:
         with Lease(staging, generation) as lease:
             sweep(staging, lease)

@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 import sparkdl
 from sparkdl import ConfigError, DatasetError, ModelError, PrepareConfig, SchemaError, Split
 from sparkdl.features import Categorical, Image, Numeric, Text
+from sparkdl.score.output_folder import new_output
 from sparkdl.score.write_scored import scored_rows, write_scored
 
 ROWS = 97
@@ -248,6 +249,22 @@ def test_a_prediction_may_have_the_name_of_a_column_that_is_not_kept(spark, doub
     found = spark.read.parquet(out)
     assert found.dtypes == [("id", "bigint"), ("word", "float")]
     assert [tuple(row) for row in found.orderBy("id").collect()] == [(0, 0.0), (1, 2.0)]
+
+
+def test_where_the_output_cannot_be_is_told_before_any_job(spark, doubling, tmp_path) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"x": [1.0, 2.0]}), path)
+    metrics = sparkdl.ScoreMetrics(spark)
+    for out, message in ((str(path / "out"), "cannot be made: .*Not a directory"), ("/proc", "a disk is mounted")):
+        with pytest.raises(ConfigError, match=message):
+            with new_output(out):
+                pass
+    assert os.listdir(tmp_path) == ["x.parquet"]
+    os.makedirs(tmp_path / "elsewhere" / "scored")
+    os.symlink(tmp_path / "elsewhere" / "scored", tmp_path / "link")
+    assert sparkdl.score_parquet(spark, str(path), doubling, str(tmp_path / "link"), metrics=metrics) == 2
+    assert sparkdl.score_parquet(spark, str(path), doubling, str(tmp_path / "link"), metrics=metrics) == 2
+    assert os.listdir(tmp_path / "elsewhere") == ["scored"] and metrics.figures()["rows"] == 2
 
 
 def test_the_output_tells_what_it_was_made_of(spark, doubling, tmp_path, out) -> None:

@@ -6,11 +6,11 @@ in `prepare`; what a killed one left there is nobody's, and the next run deletes
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import posixpath
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,7 +114,7 @@ class NewOutput:
         storage.delete(committing)
 
 
-@contextmanager
+@contextlib.contextmanager
 def new_output(out: str) -> Iterator[NewOutput]:
     """An output to be made within the block; what was not committed at its end is deleted.
 
@@ -137,13 +137,24 @@ def new_output(out: str) -> Iterator[NewOutput]:
             sweep(staging, lease)
             try:
                 yield NewOutput(out, folder, lease)
+                if lease.is_held():
+                    # What a driver left that was killed a moment before this one began was not silent for long then.
+                    sweep(staging, lease)
             finally:
                 # The lease first: tasks that still run see by it that nobody waits for them.
                 storage.delete(lease.file)
                 storage.delete(folder)
     finally:
-        if not storage.listing(staging):
-            storage.delete(staging)
+        _delete_empty(staging)
+
+
+def _delete_empty(staging: str) -> None:
+    """Delete the folder unless there is something in it, which may be another run's that has just begun."""
+    if storage.is_local(staging):
+        with contextlib.suppress(OSError):
+            os.rmdir(staging)
+    elif not storage.listing(staging):
+        storage.delete(staging)
 
 
 def _is_half(names: list[str]) -> bool:

@@ -8,11 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,14 +19,33 @@ import pyarrow.parquet as pq
 from sparkdl import storage
 from sparkdl.data.dataset import Dataset
 from sparkdl.errors import ConfigError, SchemaError
+from sparkdl.score.hive import Value, column_type, folder_values, value_of
 
-__all__ = ["SPARK_ROW", "SPARK_VERSION", "InputFile", "ParquetFolder", "ParquetInput", "hive_values", "split_input"]
+__all__ = [
+    "SPARK_ROW",
+    "SPARK_VERSION",
+    "FileState",
+    "InputFile",
+    "ParquetFolder",
+    "ParquetInput",
+    "file_state",
+    "split_input",
+]
 
 SPARK_ROW = b"org.apache.spark.sql.parquet.row.metadata"
 SPARK_VERSION = b"org.apache.spark.version"
-_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 # Footers are small: reading them is waiting for the store.
 _FOOTERS_AT_ONCE = 16
+
+
+# The bytes of a file, and its tag in the store or else the time when it was written.
+FileState = tuple[int, str]
+
+
+def file_state(info: Mapping[str, Any]) -> FileState:
+    """What tells one content of a file from another, of what fsspec tells of it."""
+    written = next((info[key] for key in ("ETag", "mtime", "LastModified", "updated") if key in info), "")
+    return info["size"], str(written)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +53,7 @@ class InputFile:
     """A Parquet file.
 
     Attributes:
+        state: as it was found; None for a part of a dataset, which never changes.
         row_groups: the rows of each of its row groups.
         row_group_bytes: of each, uncompressed.
         partition: the values of the columns that its folders name, in the order of `ParquetInput.partition_columns`.
@@ -43,7 +62,8 @@ class InputFile:
     path: str
     row_groups: tuple[int, ...]
     row_group_bytes: tuple[int, ...]
-    partition: tuple[str | int | None, ...] = ()
+    partition: tuple[Value, ...] = ()
+    state: FileState | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,13 +109,13 @@ class ParquetFolder:
     Attributes:
         footers: of each file by its path relative to the folder, in order ("": `path` is the file itself).
         partition: the values of the columns that each file's folders name, in order.
-        name: as in `ParquetInput`.
+        states: of each file.
     """
 
     path: str
     footers: Mapping[str, _Footer]
     partition: Mapping[str, Mapping[str, str | None]]
-    name: str
+    states: Mapping[str, FileState]
 
     @classmethod
     def found(cls, path: str) -> ParquetFolder:
@@ -106,9 +126,13 @@ class ParquetFolder:
         names = sorted(states)
         with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
             footers = list(pool.map(lambda name: _footer(_joined(path, name)), names))
-        content = json.dumps(sorted(states.items())).encode()
-        partition = {name: hive_values(name) for name in names}
-        return cls(path, dict(zip(names, footers, strict=True)), partition, hashlib.sha256(content).hexdigest())
+        partition = {name: folder_values(name) for name in names}
+        return cls(path, dict(zip(names, footers, strict=True)), partition, states)
+
+    @property
+    def name(self) -> str:
+        """As in `ParquetInput`."""
+        return hashlib.sha256(json.dumps(sorted(self.states.items())).encode()).hexdigest()
 
     @property
     def columns(self) -> list[str]:
@@ -148,12 +172,11 @@ class ParquetFolder:
         return min(versions, key=lambda version: [int(number) for number in re.findall(rb"\d+", version)])
 
     def _file(self, name: str, partition: pa.Schema) -> InputFile:
-        values = [
-            int(value) if value is not None and pa.types.is_integer(field.type) else value
-            for field, value in zip(partition, self.partition[name].values(), strict=True)
-        ]
+        texts = self.partition[name].values()
+        values = tuple(value_of(text, field.type) for field, text in zip(partition, texts, strict=True))
         footer = self.footers[name]
-        return InputFile(_joined(self.path, name), footer.row_groups, footer.row_group_bytes, tuple(values))
+        path = _joined(self.path, name)
+        return InputFile(path, footer.row_groups, footer.row_group_bytes, values, self.states[name])
 
     def _partition_types(self) -> pa.Schema:
         first = next(iter(self.partition))
@@ -161,7 +184,7 @@ class ParquetFolder:
         strange = next((name for name, values in self.partition.items() if list(values) != keys), None)
         if strange is not None:
             raise SchemaError(f"{self.path}: the folders of {strange} name other columns than those of {first}")
-        return pa.schema([(key, _type_of(values[key] for values in self.partition.values())) for key in keys])
+        return pa.schema([(key, column_type(values[key] for values in self.partition.values())) for key in keys])
 
     def _one_schema(self, names: Sequence[str]) -> pa.Schema:
         first = next(iter(self.footers))
@@ -207,16 +230,6 @@ def split_input(dataset: Dataset, split: str, names: Sequence[str]) -> ParquetIn
     )
 
 
-def hive_values(name: str) -> dict[str, str | None]:
-    """The columns that the folders of a file's relative path name, in order: `day=1/h=2/x.parquet`."""
-    values: dict[str, str | None] = {}
-    for folder in name.split("/")[:-1]:
-        key, sign, value = folder.partition("=")
-        if sign and key:
-            values[unquote(key)] = None if value == _NO_VALUE else unquote(value)
-    return values
-
-
 def _handed_on(schema: pa.Schema, int96: frozenset[str]) -> pa.Schema:
     """The types in which columns are handed on.
 
@@ -242,34 +255,20 @@ def _handed_on(schema: pa.Schema, int96: frozenset[str]) -> pa.Schema:
     return pa.schema([handed_on(field) for field in schema])
 
 
-def _found_files(path: str) -> dict[str, list[Any]]:
-    """What tells one content of a file from another, by its path relative to the folder ("": `path` is the file)."""
+def _found_files(path: str) -> dict[str, FileState]:
+    """The state of each file, by its path relative to the folder ("": `path` is the file)."""
     fs, inner = storage.filesystem(path)
     fs.invalidate_cache()
     found = fs.find(inner, detail=True)
     if list(found) == [inner]:
-        return {"": _state(found[inner])}
+        return {"": file_state(found[inner])}
     relative = {name[len(inner.rstrip("/")) + 1 :]: info for name, info in found.items()}
-    return {name: _state(info) for name, info in relative.items() if not _is_hidden(name) and info["size"]}
+    return {name: file_state(info) for name, info in relative.items() if not _is_hidden(name) and info["size"]}
 
 
 def _is_hidden(name: str) -> bool:
     """Whether Spark passes a file over, by its path in the folder."""
     return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in name.split("/"))
-
-
-def _state(info: Mapping[str, Any]) -> list[Any]:
-    """The size of a file, and its tag in the store or else the time when it was written."""
-    written = next((info[key] for key in ("ETag", "mtime", "LastModified", "updated") if key in info), "")
-    return [info["size"], str(written)]
-
-
-def _type_of(values: Iterable[str | None]) -> pa.DataType:
-    """The type of a column that folders name."""
-    told = [value for value in values if value is not None]
-    if not told or not all(re.fullmatch(r"-?\d{1,18}", value) for value in told):
-        return pa.string()
-    return pa.int32() if all(abs(int(value)) < 2**31 for value in told) else pa.int64()
 
 
 def _footer(path: str) -> _Footer:

@@ -10,7 +10,7 @@ import os
 import uuid
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -20,6 +20,8 @@ from sparkdl import storage
 from sparkdl.data.columns import as_array
 from sparkdl.errors import DatasetError, SchemaError
 from sparkdl.model.save import one_line
+from sparkdl.score.hive import Value
+from sparkdl.score.parquet_input import FileState, file_state
 from sparkdl.score.prepared_rows import PreparedRows
 from sparkdl.score.scoring import piece_rows, score_batches
 from sparkdl.score.task import ScoreTask
@@ -40,14 +42,15 @@ class Run:
     Attributes:
         row_groups: the rows of each row group of the whole file.
         start, stop: those of this run.
-        partition: as in `InputFile`.
+        partition, state: as in `InputFile`.
     """
 
     path: str
     row_groups: tuple[int, ...]
     start: int
     stop: int
-    partition: tuple[str | int | None, ...]
+    partition: tuple[Value, ...]
+    state: FileState | None = None
 
     @property
     def rows(self) -> int:
@@ -109,8 +112,7 @@ def runs_of_tasks(files: list[Run], *, tasks: int) -> tuple[tuple[Run, ...], ...
             before += rows
         for task in sorted(set(of_group)):
             start = of_group.index(task)
-            run = Run(file.path, file.row_groups, start, start + of_group.count(task), file.partition)
-            found[task].append(run)
+            found[task].append(replace(file, start=start, stop=start + of_group.count(task)))
     return tuple(tuple(runs) for runs in found if runs) or ((),)
 
 
@@ -167,13 +169,22 @@ def _batches(run: Run, columns: list[str], *, rows: int) -> Iterator[pa.RecordBa
         with _opened(run.path) as file:
             found = tuple(file.metadata.row_group(place).num_rows for place in range(file.metadata.num_row_groups))
             if found != run.row_groups:
-                raise DatasetError(f"{run.path} has changed since scoring began; score it again")
+                raise _changed(run)
             groups = list(range(run.start, run.stop))
             yield from file.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False)
+        # After all was read: what was replaced before or meanwhile is noticed.
+        fs, inner = storage.filesystem(run.path)
+        fs.invalidate_cache()
+        if run.state is not None and file_state(fs.info(inner)) != run.state:
+            raise _changed(run)
     except FileNotFoundError as error:
         raise DatasetError(f"{run.path} is gone since scoring began; score it again") from error
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{run.path} cannot be read: {one_line(error)}") from error
+
+
+def _changed(run: Run) -> DatasetError:
+    return DatasetError(f"{run.path} has changed since scoring began; score it again")
 
 
 @contextlib.contextmanager

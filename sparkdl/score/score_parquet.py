@@ -61,7 +61,8 @@ def score_parquet(
     """Score the Parquet files at `path` into a new folder of Parquet files; rows stay in order.
 
     The output appears as a whole, when all of it is there, whatever is killed meanwhile; on an object store `_SUCCESS`
-    says so. What is already there, made of the same files, model and options, stays and is not made again.
+    says so. What is already there, made of the same files, model and options, stays and is not made again; with
+    `custom_objects`, whose code nothing names, it is refused.
 
     Args:
         spark: the session whose tasks read, score and write.
@@ -124,7 +125,7 @@ class Scoring:
         source: what is read.
         keep: the columns that are written beside the prediction.
         written: all columns that are written.
-        made_of: names the content of the output.
+        made_of: names the content of the output; None with the user's own classes, whose code nothing names.
     """
 
     out: str
@@ -134,7 +135,7 @@ class Scoring:
     source: ParquetInput
     keep: tuple[str, ...]
     written: pa.Schema
-    made_of: str
+    made_of: str | None
 
     @property
     def columns(self) -> dict[str, str]:
@@ -184,7 +185,7 @@ def plan_scoring(
         source=source,
         keep=kept,
         written=written,
-        made_of=_name(source, task, written, custom_objects),
+        made_of=None if custom_objects else _name(source, task, written),
     )
 
 
@@ -253,16 +254,16 @@ def _for_spark(source: ParquetInput, schema: pa.Schema, kept: Sequence[str]) -> 
     return {SPARK_ROW: json.dumps(row).encode(), SPARK_VERSION: source.spark_version}
 
 
-def _name(source: ParquetInput, task: ScoreTask, written: pa.Schema, custom_objects: Mapping[str, Any] | None) -> str:
+def _name(source: ParquetInput, task: ScoreTask, written: pa.Schema) -> str:
     """Names what the output is made of, but for how it is computed: batches, devices, tasks."""
-    options = [task.digest, task.returns.kind, task.returns.k, task.on_error, sorted(custom_objects or {})]
+    options = [task.digest, task.returns.kind, task.returns.k, task.on_error]
     content = json.dumps([source.name, *options, [[field.name, str(field.type)] for field in written]])
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 def _tasks(source: ParquetInput, parallelism: int) -> tuple[tuple[Run, ...], ...]:
     """What each task reads: as many tasks as work at once, or a multiple where they would read too much."""
-    files = [Run(f.path, f.row_groups, 0, len(f.row_groups), f.partition) for f in source.files]
+    files = [Run(f.path, f.row_groups, 0, len(f.row_groups), f.partition, f.state) for f in source.files]
     read = sum(sum(file.row_group_bytes) for file in source.files)
     rounds = max(1, -(-read // (parallelism * _TASK_BYTES)))
     return runs_of_tasks(files, tasks=parallelism * rounds)

@@ -32,7 +32,7 @@ class ScoredRows:
     Attributes:
         df: the rows with their predictions, not computed yet.
         out: where to.
-        made_of: names the content; None where nothing does: then it is written anew whenever asked for.
+        made_of: names the content; None where nothing does: then one that is there is never the same.
     """
 
     df: DataFrame

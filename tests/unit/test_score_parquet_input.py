@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparkdl.errors import ConfigError, SchemaError
-from sparkdl.score.parquet_input import SPARK_ROW, SPARK_VERSION, ParquetFolder, hive_values
+from sparkdl.score.hive import column_type, folder_values, value_of
+from sparkdl.score.parquet_input import SPARK_ROW, SPARK_VERSION, ParquetFolder
 from sparkdl.score.parquet_part import Run, runs_of_tasks
 
 
@@ -35,9 +36,26 @@ def test_every_row_group_has_one_task_and_the_order_stays(files, tasks) -> None:
 
 
 def test_folders_name_columns() -> None:
-    assert hive_values("day=2024-05-01/part=a%2Fb/x.parquet") == {"day": "2024-05-01", "part": "a/b"}
-    assert hive_values("day=__HIVE_DEFAULT_PARTITION__/x.parquet") == {"day": None}
-    assert hive_values("x=1.parquet") == {}
+    assert folder_values("day=2024-05-01/part=a%2Fb/x.parquet") == {"day": "2024-05-01", "part": "a/b"}
+    assert folder_values("day=__HIVE_DEFAULT_PARTITION__/x.parquet") == {"day": None}
+    assert folder_values("x=1.parquet") == {}
+
+
+@pytest.mark.parametrize(
+    ("texts", "type_", "values"),
+    [
+        (["7", "-3", None], pa.int32(), [7, -3, None]),
+        (["7", "3000000000"], pa.int64(), [7, 3_000_000_000]),
+        (["7", "1.5", "2e3"], pa.float64(), [7.0, 1.5, 2000.0]),
+        (["2024-05-01", None], pa.date32(), [dt.date(2024, 5, 1), None]),
+        (["2024-05-01", "2024-02-30"], pa.string(), ["2024-05-01", "2024-02-30"]),
+        (["7", "a"], pa.string(), ["7", "a"]),
+        ([None], pa.string(), [None]),
+    ],
+)
+def test_a_column_that_folders_name_has_one_type(texts, type_, values) -> None:
+    assert column_type(texts) == type_
+    assert [value_of(text, type_) for text in texts] == values
 
 
 def test_files_are_found_as_spark_finds_them(tmp_path) -> None:

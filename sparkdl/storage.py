@@ -1,4 +1,4 @@
-"""Read and write small files and folders on any fsspec path, with an atomic write.
+"""Read and write files on any fsspec path, with an atomic write; whole folders are the matter of `folders`.
 
 Called by all rooms, on the driver, in Spark workers and in ranks. A path is a local path or a URL (`s3://…`; Hadoop's
 `s3a://…` names the same objects). Where a store is and who may read it is told by each process's environment.
@@ -11,10 +11,7 @@ import glob
 import os
 import posixpath
 import re
-import shutil
-import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import IO, Any
 
@@ -25,8 +22,6 @@ from sparkdl.errors import ConfigError
 __all__ = [
     "ASIDE",
     "absolute",
-    "committed_folder",
-    "copy_files",
     "delete",
     "delete_file",
     "discard",
@@ -38,11 +33,10 @@ __all__ = [
     "listing",
     "make_folder",
     "modified",
-    "name_folder",
     "read_bytes",
     "sizes",
+    "sync",
     "touch",
-    "upload_folder",
     "write_atomic",
     "write_from",
 ]
@@ -181,7 +175,7 @@ def write_atomic(path: str, content: bytes, *, durable: bool = True) -> None:
         if protocol in _LOCAL:
             os.replace(aside, inner)
             if durable:
-                _sync(posixpath.dirname(inner))
+                sync(posixpath.dirname(inner))
             return
         if protocol in _NO_OVERWRITE and fs.exists(inner):
             fs.rm(inner)
@@ -192,21 +186,13 @@ def write_atomic(path: str, content: bytes, *, durable: bool = True) -> None:
         raise
 
 
-def _sync(path: str) -> None:
+def sync(path: str) -> None:
     """Make a local file's content, or the names in a local folder, survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sync_folder(path: str) -> None:
-    """The same for a local folder and all that is in it."""
-    for folder, _, names in os.walk(path):
-        for name in names:
-            _sync(os.path.join(folder, name))
-        _sync(folder)
 
 
 def write_from(path: str, source: IO[bytes], size: int) -> None:
@@ -240,22 +226,6 @@ def discard(handle: Any, path: str) -> None:
     delete(path)
 
 
-def upload_folder(local_folder: str, path: str, *, last: str | None = None) -> None:
-    """Copy every file below `local_folder` to `path` (made if needed), file by file, and `last` at the end."""
-    fs, inner = filesystem(path)
-    fs.makedirs(inner, exist_ok=True)
-    files = _files_below(local_folder)
-    for folder in sorted({posixpath.dirname(name) for name in files} - {""}):
-        fs.makedirs(posixpath.join(inner, folder), exist_ok=True)
-    for name in sorted(files, key=lambda name: (name == last, name)):
-        fs.put_file(os.path.join(local_folder, name), posixpath.join(inner, name))
-
-
-def _files_below(folder: str) -> list[str]:
-    """The paths of all files in a local folder and its folders, relative to it."""
-    return [os.path.relpath(os.path.join(below, name), folder) for below, _, names in os.walk(folder) for name in names]
-
-
 def download(path: str, local_file: str) -> None:
     """Copy a file to this machine, piece by piece: it may be larger than the memory. Raises FileNotFoundError."""
     fs, inner = filesystem(path)
@@ -264,69 +234,6 @@ def download(path: str, local_file: str) -> None:
     if not fs.exists(inner):
         raise FileNotFoundError(path)
     fs.get_file(inner, local_file)
-
-
-@contextlib.contextmanager
-def committed_folder(path: str, *, last: str) -> Iterator[str]:
-    """A local folder to write files into; when the block ends they are the folder `path`, in place of one there.
-
-    Args:
-        path: what to make.
-        last: the file without which readers see nothing in the folder; elsewhere than on local disks it is taken away
-            first and uploaded last. A local folder is written beside and renamed.
-
-    If the block raises, the files are gone and a folder that was there is as before.
-    """
-    if is_local(path):
-        with _local_committed_folder(os.path.realpath(path)) as folder:
-            yield folder
-        return
-    with tempfile.TemporaryDirectory(prefix="sparkdl-") as folder:
-        yield folder
-        delete(join(path, last))
-        try:
-            upload_folder(folder, path, last=last)
-        except BaseException:
-            for name in _files_below(folder):
-                delete(join(path, name))
-            raise
-
-
-@contextlib.contextmanager
-def _local_committed_folder(target: str) -> Iterator[str]:
-    aside, replaced = (f"{target}.{uuid.uuid4().hex}{ASIDE}" for _ in range(2))
-    os.makedirs(aside)
-    try:
-        yield aside
-        _sync_folder(aside)
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(target, replaced)
-        os.rename(aside, target)
-        _sync(os.path.dirname(target))
-        shutil.rmtree(replaced, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            os.rename(replaced, target)
-        raise
-
-
-def name_folder(folder: str, path: str) -> None:
-    """Give a finished local folder its name, in one step. Raises ConfigError if there is something by that name."""
-    _sync_folder(folder)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    try:
-        os.rename(folder, path)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be made: {error.strerror}") from error
-    _sync(os.path.dirname(path))
-
-
-def copy_files(targets: Mapping[str, str]) -> None:
-    """Copy files within their store, by the store itself where it can; each path to its target."""
-    fs, _ = filesystem(next(iter(targets), "/"))
-    sources, copies = ([filesystem(path)[1] for path in paths] for paths in (targets.keys(), targets.values()))
-    fs.copy(sources, copies, recursive=False)
 
 
 def delete(path: str) -> None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sparkdl import storage
+from sparkdl import folders, storage
 from sparkdl.errors import ConfigError, ModelError, near_miss, shown
 from sparkdl.model.custom_objects import check_custom_objects
 from sparkdl.model.load import load_keras
@@ -108,7 +108,7 @@ def _write(
     specs = {input_names[e.name]: raw_spec(e, name=input_names[e.name]) for e in signature.inputs}
     try:
         function = tf.function(serve, autograph=False).get_concrete_function(specs)
-        with storage.committed_folder(out, last="saved_model.pb") as folder:
+        with folders.committed_folder(out, last="saved_model.pb") as folder:
             tf.saved_model.save(exported, folder, signatures={"serving_default": function})
     except OSError as error:
         raise ModelError(f"the SavedModel cannot be written to {out}: {error}") from error

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sparkdl import storage
+from sparkdl import folders
 from sparkdl.data.features import Encoder
 from sparkdl.errors import ModelError
 from sparkdl.model.custom_objects import custom_objects_of
@@ -56,7 +56,7 @@ def write_model(
 
     outputs = _outputs(model, encoders, label_encoders)
     try:
-        with storage.committed_folder(model_dir, last=SIGNATURE_NAME) as folder:
+        with folders.committed_folder(model_dir, last=SIGNATURE_NAME) as folder:
             file = os.path.join(folder, MODEL_NAME)
             _save_keras(model, file)
             with open(file, "rb") as handle:

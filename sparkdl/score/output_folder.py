@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sparkdl import storage
+from sparkdl import folders, storage
 from sparkdl.data.generations import Lease, new_generation, sweep
 from sparkdl.errors import ConfigError, DatasetError
 
@@ -100,7 +100,7 @@ class NewOutput:
             os.rename(storage.join(self.folder, name), storage.join(whole, part))
         storage.write_atomic(storage.join(whole, FIGURES_NAME), text)
         storage.write_atomic(storage.join(whole, SUCCESS_NAME), b"")
-        storage.name_folder(whole, self.out)
+        folders.name_folder(whole, self.out)
 
     def _copy(self, names: Mapping[str, str], text: bytes) -> None:
         out = self.out
@@ -108,7 +108,7 @@ class NewOutput:
             _take_back(out)
         committing = storage.join(out, COMMITTING_NAME)
         storage.write_atomic(committing, json.dumps([*names.values(), FIGURES_NAME]).encode())
-        storage.copy_files({storage.join(self.folder, name): storage.join(out, p) for name, p in names.items()})
+        folders.copy_files({storage.join(self.folder, name): storage.join(out, p) for name, p in names.items()})
         storage.write_atomic(storage.join(out, FIGURES_NAME), text)
         storage.write_atomic(storage.join(out, SUCCESS_NAME), b"")
         storage.delete(committing)

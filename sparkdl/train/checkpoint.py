@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from sparkdl import storage
+from sparkdl import folders, storage
 from sparkdl.errors import CheckpointError
 from sparkdl.format_version import check_format_version
 
@@ -82,7 +82,7 @@ def write_checkpoint(
     path = storage.join(folder, f"epoch-{position.epoch:05d}-step-{position.step:08d}")
     content = {"format_version": FORMAT_VERSION, "epoch": position.epoch, "step": position.step, "facts": dict(facts)}
     try:
-        with storage.committed_folder(path, last=CHECKPOINT_NAME) as local:
+        with folders.committed_folder(path, last=CHECKPOINT_NAME) as local:
             # What np.savez writes, without holding all arrays.
             with zipfile.ZipFile(os.path.join(local, ARRAYS_NAME), "w", allowZip64=True) as archive:
                 for name, array in arrays:

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from sparkdl import storage
+from sparkdl import folders, storage
 from sparkdl.train.recorded import Recorded, scalars
 
 __all__ = ["TensorBoardFiles"]
@@ -75,7 +75,7 @@ class TensorBoardFiles(keras.callbacks.Callback):  # type: ignore[misc]
         for writer in self._writers.values():
             writer.flush()
         if self._copied is not None and history:
-            storage.upload_folder(self._copied.name, self._folder)
+            folders.upload_folder(self._copied.name, self._folder)
 
     def _writer(self, name: str) -> Any:
         if name not in self._writers:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sparkdl import ConfigError, storage
+from sparkdl import ConfigError, folders, storage
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -37,7 +37,7 @@ def test_a_folder_is_copied_with_what_is_below(folder: str, tmp_path_factory) ->
     (source / "deep").mkdir()
     (source / "deep" / "x").write_bytes(b"1")
     (source / "y").write_bytes(b"2")
-    storage.upload_folder(str(source), storage.join(folder, "copy"))
+    folders.upload_folder(str(source), storage.join(folder, "copy"))
     assert storage.read_bytes(storage.join(folder, "copy", "deep", "x")) == b"1"
     assert storage.listing(storage.join(folder, "copy")) == ["deep", "y"]
 
@@ -145,7 +145,7 @@ def test_a_large_file_is_downloaded(folder: str, tmp_path_factory) -> None:
 def test_a_folder_is_committed_whole_in_place_of_the_one_there(folder: str) -> None:
     target = storage.join(folder, "deep", "model")
     for content in (b"one", b"two"):
-        with storage.committed_folder(target, last="last.json") as aside:
+        with folders.committed_folder(target, last="last.json") as aside:
             Path(aside, "last.json").write_bytes(content)
             Path(aside, "below").mkdir()
             Path(aside, "below", content.decode()).write_bytes(content)
@@ -160,7 +160,7 @@ def test_a_folder_is_committed_whole_in_place_of_the_one_there(folder: str) -> N
 def test_a_folder_that_is_given_up_leaves_the_one_there(folder: str) -> None:
     target = storage.join(folder, "model")
     storage.write_atomic(storage.join(target, "last.json"), b"old")
-    with pytest.raises(KeyError), storage.committed_folder(target, last="last.json") as aside:
+    with pytest.raises(KeyError), folders.committed_folder(target, last="last.json") as aside:
         Path(aside, "last.json").write_bytes(b"new")
         raise KeyError
     assert storage.listing(folder) == ["model"] and storage.read_bytes(storage.join(target, "last.json")) == b"old"
@@ -178,7 +178,7 @@ def test_a_folder_whose_upload_fails_leaves_no_half(tmp_path, monkeypatch) -> No
         type(fs).put_file(fs, local, path, **options)
 
     monkeypatch.setattr(fs, "put_file", put_file)
-    with pytest.raises(OSError, match="network"), storage.committed_folder(target, last="a.json") as aside:
+    with pytest.raises(OSError, match="network"), folders.committed_folder(target, last="a.json") as aside:
         for name in ("a.json", "b", "c"):
             Path(aside, name).write_bytes(b"x")
     assert [path.rsplit("/")[-1] for path in copied] == ["b", "c", "a.json"]
@@ -189,5 +189,5 @@ def test_files_are_uploaded_with_the_last_one_last(folder: str, tmp_path_factory
     source = tmp_path_factory.mktemp("source")
     for name in ("a", "b"):
         (source / name).write_bytes(name.encode())
-    storage.upload_folder(str(source), folder, last="a")
+    folders.upload_folder(str(source), folder, last="a")
     assert storage.listing(folder) == ["a", "b"] and storage.read_bytes(storage.join(folder, "a")) == b"a"

@@ -120,6 +120,9 @@ def test_files_hold_what_transform_gives(spark, raw, model_dir, out) -> None:
     for number, row in theirs.items():
         assert np.allclose(ours[number].prediction, row.prediction, rtol=1e-5, atol=1e-6)
         assert ours[number][:-1] == row[:-1]
+    without_spark = pq.read_table(raw).sort_by("id")
+    alone = sparkdl.load_model(model_dir).predict(without_spark)
+    assert np.allclose([ours[number].prediction for number in range(ROWS)], alone, rtol=1e-5, atol=1e-6)
     assert metrics.figures()["rows"] == ROWS
     assert sorted(name for name in os.listdir(out) if not name.startswith("part-")) == ["_SUCCESS", "_score.json"]
     assert os.listdir(os.path.dirname(out)) == ["scored"]

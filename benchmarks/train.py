@@ -37,30 +37,35 @@ CORES = os.cpu_count() or 1
 EPOCHS = 6
 # name: (shape of a row, rows, rows of a step)
 SETS = {
+    "large cnn": ((32, 32, 3), 3_840, 256),
     "cnn": ((32, 32, 3), 7_680, 256),
     "small cnn": ((28, 28, 1), 10_240, 256),
     "mlp": ((16,), 32_000, 64),
 }
 STEP_LIMITS = {"cnn": 1.03, "mlp": 1.25}
-SCALED = ("cnn", "small cnn")
+SCALED = ("large cnn", "cnn", "small cnn")
 SCALING_LIMIT = 0.9
 ESTIMATOR_LIMIT = 0.6
 ESTIMATOR_ROWS, ESTIMATOR_WIDTH, ESTIMATOR_BATCH, ESTIMATOR_EPOCHS = 100_000, 128, 1024, 2
 
 
-def cnn():
+def cnn(narrowest=16):
     """Three blocks of convolutions, as tutorials have them for CIFAR-10."""
     import keras
     from keras import layers
 
     model = keras.Sequential([keras.Input((32, 32, 3))])
-    for filters in (16, 32, 64):
+    for filters in (narrowest, 2 * narrowest, 4 * narrowest):
         model.add(layers.Conv2D(filters, 3, padding="same", activation="relu"))
         model.add(layers.MaxPooling2D())
     for layer in (layers.Flatten(), layers.Dense(64, activation="relu"), layers.Dense(10, activation="softmax")):
         model.add(layer)
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
+
+
+def large_cnn():
+    return cnn(narrowest=32)
 
 
 def small_cnn():
@@ -92,7 +97,7 @@ def mlp():
     return model
 
 
-MODELS = {"cnn": cnn, "small cnn": small_cnn, "mlp": mlp}
+MODELS = {"large cnn": large_cnn, "cnn": cnn, "small cnn": small_cnn, "mlp": mlp}
 
 
 def rows_of(name, rows):

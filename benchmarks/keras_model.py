@@ -33,7 +33,7 @@ def main():
     estimator = KerasEstimator(
         model=model,
         optimizer=tf.keras.optimizers.Adam(0.001),
-        loss="sparse_categorical_crossentropy",
+        loss="mse",
         feature_cols=["x"],
         label_cols=["y"],
         batch_size=256,

@@ -1,7 +1,7 @@
 """What scoring gives, in rows/s: every way of ours, beside its limits and its peers.
 
-    .venv/bin/python benchmarks/score.py [--repeats 5] [--models mlp cnn small-cnn tabular images] [--rows mlp=4000000 …]
-        [--horovod-python PYTHON] [--json FILE]
+    .venv/bin/python benchmarks/score.py [--repeats 5] [--models mlp cnn small-cnn tabular images]
+        [--rows mlp=4000000 …] [--horovod-python PYTHON] [--json FILE]
 
 Prints medians of runs in turns, each after one that warms up, in one session of `local[all cores]`.
 

@@ -420,13 +420,16 @@ def main():
                 line = f"  {contender:<28}{statistics.median(values):>12,.0f} rows/s"
                 print(f"{line}   ({min(values):,.0f} to {max(values):,.0f})")
             told[name] = ratios(name, found)
-            if name == "mlp" and options.horovod_python:
-                horovod = horovod_rate(options.horovod_python, folder)
-                print(f"  {'KerasModel.transform':<28}{horovod:>12,.0f} rows/s")
-                told[name]["transform / KerasModel"] = statistics.median(found["transform"]) / horovod, 500
             for what, (ratio, limit) in told[name].items():
                 word = "at most" if name == "images" else "at least"
                 print(f"  {what:<40}{ratio:>8.3f}   ({word} {limit})", flush=True)
+            if name == "mlp" and options.horovod_python:
+                horovod = horovod_rate(options.horovod_python, folder)
+                told[name]["transform / KerasModel"] = statistics.median(found["transform"]) / horovod, 500
+                print(f"  {'KerasModel.transform':<28}{horovod:>12,.0f} rows/s")
+                print(
+                    f"  transform / KerasModel {statistics.median(found['transform']) / horovod:,.0f}   (at least 500)"
+                )
     if options.json:
         options.json.write_text(json.dumps(told, indent=1))
     return None

@@ -25,7 +25,8 @@ def main():
     spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     df = spark.range(0, rows, 1, 2).selectExpr(
-        f"transform(sequence(1, {WIDTH}), i -> float(rand(7) * i)) as x", "transform(sequence(1, 10), i -> float(i)) as y"
+        f"transform(sequence(1, {WIDTH}), i -> float(rand(7) * i)) as x",
+        "transform(sequence(1, 10), i -> float(i)) as y",
     )
     layers = tf.keras.layers
     hidden = [layers.Dense(256, activation="relu") for _ in range(2)]

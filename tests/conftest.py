@@ -17,6 +17,16 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "jobs"))
 
 
+@pytest.fixture(autouse=True)
+def single_floats() -> Iterator[None]:
+    """What a test set in Keras for all of this process is forgotten: the next test may be another file's."""
+    yield
+    keras = sys.modules.get("keras")
+    if keras is not None:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
+
+
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """A Spark session with two cores."""

@@ -66,13 +66,13 @@ class Driver:
         return float(seconds)
 
     def workers(self) -> list[psutil.Process]:
-        """The Python processes that score."""
-        found = psutil.Process(self._process.pid).children(recursive=True)
-        with contextlib.suppress(psutil.Error):
-            return [
-                p for p in found if "pyspark.daemon" in p.cmdline() and p.parent() and "java" not in p.parent().name()
-            ]
-        return []
+        """The Python processes that score: what PySpark's daemon, itself a child of Java, has forked."""
+        found = []
+        for process in psutil.Process(self._process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if "pyspark.daemon" in process.cmdline() and "java" not in process.parent().name():
+                    found.append(process)
+        return found
 
     def kill(self) -> None:
         """kill -9, the Java process first, or after, or alone: what it started must end by itself."""

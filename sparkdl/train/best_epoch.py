@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
-__all__ = ["is_better"]
+from sparkdl.errors import near_miss
+
+__all__ = ["is_better", "unknown_monitor"]
 
 # Words of the names of metrics that grow as models improve: at a word's end ("miou", "prauc"), or the whole of it.
 _LARGER_AT_END = ("acc", "accuracy", "auc", "precision", "recall", "iou")
@@ -17,6 +20,13 @@ def is_better(value: float, best: float | None, *, monitor: str, mode: str) -> b
         return False
     larger = mode == "max" or (mode == "auto" and _grows(monitor))
     return best is None or (value > best if larger else value < best)
+
+
+def unknown_monitor(monitor: str | None, given: Collection[str]) -> str | None:
+    """What is wrong with a monitor that is none of the figures that the model gives, before it has given any."""
+    if monitor is None or monitor in given:
+        return None
+    return f"checkpoint.monitor={monitor!r} is not in the history{near_miss(monitor, given)}"
 
 
 def _grows(monitor: str) -> bool:

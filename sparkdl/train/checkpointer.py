@@ -15,9 +15,9 @@ import keras
 import numpy as np
 
 from sparkdl.config import CheckpointConfig
-from sparkdl.errors import ConfigError, LaunchError, near_miss
+from sparkdl.errors import ConfigError, LaunchError
 from sparkdl.launch.world import World
-from sparkdl.train.best_epoch import is_better
+from sparkdl.train.best_epoch import is_better, unknown_monitor
 from sparkdl.train.checkpoint import Checkpoint, Position, open_arrays, sweep_checkpoints, write_checkpoint
 from sparkdl.train.collective import sum_over_ranks
 from sparkdl.train.metrics import leaf_metrics, reduced_states
@@ -121,8 +121,8 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
         monitor = self._config.monitor
         if monitor is None:
             return
-        if monitor not in logs:
-            raise ConfigError(f"checkpoint.monitor={monitor!r} is not in the history{near_miss(monitor, logs)}")
+        if (wrong := unknown_monitor(monitor, logs)) is not None:
+            raise ConfigError(wrong)
         if np.ndim(logs[monitor]) > 0:
             raise ConfigError(
                 f"checkpoint.monitor={monitor!r} is a list of values; name a single number of the history"

@@ -34,10 +34,6 @@ def join_world(world: World) -> None:
     """Connect with the other ranks. Raises LaunchError if Horovod sees another world than the launcher."""
     # Groups that are ready at the same time would become one operation: elements would be added in another order.
     os.environ["HOROVOD_DISABLE_GROUP_FUSION"] = "1"
-    if not tf.config.list_physical_devices("GPU"):
-        # How often ranks agree on what to sum. Each time costs 0.1 ms of a core that computes the step too: of
-        # two ranks with a core each a fifth, at Horovod's own 1 ms (benchmarks/train.py).
-        os.environ.setdefault("HOROVOD_CYCLE_TIME", "2.5")
     hvd.init()
     if (hvd.rank(), hvd.size()) != (world.rank, world.size):
         raise LaunchError(

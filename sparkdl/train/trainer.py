@@ -17,12 +17,14 @@ import numpy as np
 
 from sparkdl.config import TrainConfig
 from sparkdl.data.dataset import Dataset
+from sparkdl.errors import ConfigError
 from sparkdl.launch.versions import installed
 from sparkdl.launch.world import World, world
 from sparkdl.train.class_weight import class_weights
 from sparkdl.train.libraries import load_libraries
 from sparkdl.train.recorded import Recorded
 from sparkdl.train.run_dir import RunDir
+from sparkdl.train.scheduling import compute_undisturbed
 
 __all__ = ["EvaluateTask", "TrainTask", "evaluate_rank", "train_rank"]
 
@@ -107,6 +109,7 @@ def train_rank(task: TrainTask) -> Recorded:
     )
     with exact_steps(model, here, example, options) as numbers, rates.multiplied():
         own = config.callbacks() if config.callbacks else []
+        _check_monitor(config, model, [*rates.of_last_step()], validated=validation is not None)
         recorded = Recorded() if resumed is None else Recorded.from_json(resumed.facts)
         recorded = replace(recorded, environment={**installed(), "Python": platform.python_version()})
         recorder = EpochRecorder(numbers, here, recorded, epochs=config.epochs, steps=steps)
@@ -142,6 +145,22 @@ def train_rank(task: TrainTask) -> Recorded:
     if here.rank == 0:
         _write_model(model, task, task.run.model)
     return recorded
+
+
+def _check_monitor(config: TrainConfig, model: Any, rates: list[str], *, validated: bool) -> None:
+    """Raise ConfigError before the first epoch, or say at least what will come after it."""
+    from sparkdl.train.best_epoch import unknown_monitor
+    from sparkdl.train.check_model import has_own_step
+
+    names = ["loss", *model.get_metrics_result()]
+    given = {*names, *(f"val_{name}" for name in names if validated), *rates}
+    wrong = unknown_monitor(config.checkpoint.monitor, given)
+    if wrong is None:
+        return
+    # Callbacks and steps of the user's own may add figures.
+    if config.callbacks is None and not has_own_step(model):
+        raise ConfigError(wrong)
+    log.warning("%s; training fails after its first epoch unless a callback or the model adds it", wrong)
 
 
 def _evaluation(task: TrainTask, model: Any, split: Any, here: World) -> Callable[[Any], dict[str, Any]] | None:
@@ -227,8 +246,11 @@ def _start() -> World:
     load_libraries()
     import tensorflow as tf
 
-    for device in tf.config.list_physical_devices("GPU"):
+    gpus = tf.config.list_physical_devices("GPU")
+    for device in gpus:
         tf.config.experimental.set_memory_growth(device, True)
+    if not gpus:  # the thread that feeds a GPU must be able to take a core from those that prepare rows
+        compute_undisturbed()
     return world()
 
 

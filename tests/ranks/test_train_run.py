@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import os
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 import sparkdl
-from sparkdl import CheckpointError, ConfigError, LaunchConfig, ModelError, TrainConfig, WorkerError
+from sparkdl import CheckpointConfig, CheckpointError, ConfigError, LaunchConfig, ModelError, TrainConfig, WorkerError
 
 TWO = LaunchConfig(num_workers=2, local=True)
 
@@ -47,7 +48,13 @@ def stop_on_rank_1():
             with open(f"{sparkdl.world().rank}.steps", "w") as file:
                 file.write(str(self.last))
 
-    return [Stop(), Count()]
+    class Scheduling(keras.callbacks.Callback):
+        def on_train_end(self, logs=None):
+            threads = {int(name): os.sched_getscheduler(int(name)) for name in os.listdir("/proc/self/task")}
+            with open(f"{sparkdl.world().rank}.threads", "w") as file:
+                json.dump({"main": threads.pop(os.getpid()), "others": list(threads.values())}, file)
+
+    return [Stop(), Count(), Scheduling()]
 
 
 def test_one_ranks_stop_stops_all_after_the_same_step(digits_dataset, tmp_path, monkeypatch) -> None:
@@ -55,6 +62,11 @@ def test_one_ranks_stop_stops_all_after_the_same_step(digits_dataset, tmp_path, 
     result = sparkdl.fit(small_model, digits_dataset, config(tmp_path, callbacks=stop_on_rank_1, epochs=5), launch=TWO)
     assert [(tmp_path / f"{rank}.steps").read_text() for rank in (0, 1)] == ["3", "3"]
     assert len(result.history) == 1
+    for rank in (0, 1):
+        threads = json.loads((tmp_path / f"{rank}.threads").read_text())
+        assert threads["main"] == os.SCHED_BATCH
+        # TensorFlow's, Horovod's and the feed's; those that carry signs of life to the driver are others.
+        assert threads["others"].count(os.SCHED_BATCH) > threads["others"].count(os.SCHED_OTHER) > 0
 
 
 def own_rate_on_rank_1():
@@ -326,6 +338,28 @@ def of_other_labels(ds):
     model = keras.Model(x, [keras.layers.Dense(1, name="left")(x), keras.layers.Dense(1, name="right")(x)], name="two")
     model.compile("sgd", "mse")
     build(model, (np.zeros((2, 2)), {"left": np.zeros(2), "pay": np.zeros(2)}))
+
+
+def twice_the_loss():
+    import keras
+
+    class Twice(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["twice"] = 2 * logs["loss"]
+
+    return [Twice()]
+
+
+def test_a_wrong_monitor_is_told_before_the_first_epoch(digits_dataset, tmp_path) -> None:
+    one = LaunchConfig(num_workers=1, local=True)
+    options = config(tmp_path, checkpoint=CheckpointConfig(monitor="val_acuracy"))
+    with pytest.raises(ConfigError, match="did you mean 'val_accuracy'"):
+        sparkdl.fit(small_model, digits_dataset, options, launch=one)
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))
+    # A figure that a callback adds is known after the first epoch only.
+    added = config(tmp_path / "other", callbacks=twice_the_loss, checkpoint=CheckpointConfig(monitor="twice"))
+    result = sparkdl.fit(small_model, digits_dataset, added, launch=one)
+    assert Path(result.best_model_dir).is_dir()
 
 
 def refusals(ds, builders):

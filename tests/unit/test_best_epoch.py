@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparkdl.train.best_epoch import is_better
+from sparkdl.train.best_epoch import is_better, unknown_monitor
 
 LARGER = [
     "accuracy",
@@ -54,3 +54,12 @@ def test_a_mode_that_is_given_counts():
 def test_the_first_number_is_the_best_and_nan_never_is():
     assert is_better(5.0, None, monitor="loss", mode="auto")
     assert not is_better(float("nan"), None, monitor="loss", mode="auto")
+
+
+def test_a_monitor_that_the_model_does_not_give_is_named_with_what_it_gives() -> None:
+    given = {"loss", "accuracy", "val_loss", "val_accuracy", "lr"}
+    assert unknown_monitor("val_accuracy", given) is None
+    assert unknown_monitor(None, given) is None
+    assert unknown_monitor("val_acuracy", given) == (
+        "checkpoint.monitor='val_acuracy' is not in the history; did you mean 'val_accuracy'?"
+    )

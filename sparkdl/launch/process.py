@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 from sparkdl.launch.outcome import Outcome
-from sparkdl.launch.reaper import KILL, STACKS, TERMINATE, WIND_DOWN
+from sparkdl.launch.reaper import FOLDER_PREFIX, KILL, STACKS, TERMINATE, WIND_DOWN
 from sparkdl.launch.world import World
 
 __all__ = ["RankProcess", "Report"]
@@ -61,7 +62,8 @@ class RankProcess:
     """A rank's process, as a context manager: at its end no process, thread or file of it is left.
 
     The thread that enters the context must live until the process has ended: the kernel ties a child's life to the
-    thread that started it. Task, result and stacks are files without a name, so nothing can stay behind.
+    thread that started it. Task, result and stacks are files without a name, so nothing can stay behind; what the rank
+    puts into its folder for temporary files, its TMPDIR, goes with it.
     """
 
     def __init__(self, place: World, *, task: bytes, env: Mapping[str, str], report: Report) -> None:
@@ -81,10 +83,13 @@ class RankProcess:
     def __enter__(self) -> RankProcess:
         self._result: IO[bytes] = tempfile.TemporaryFile()
         self._stacks: IO[bytes] = tempfile.TemporaryFile()
+        chosen = self._env.get("TMPDIR", "")
+        self._folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=chosen if os.path.isdir(chosen) else None)
+        self._env["TMPDIR"] = self._folder
         try:
             output, events = self._start()
         except BaseException:
-            self._close_files()
+            self._remove_files()
             raise
         readers = [
             threading.Thread(target=self._read_output, args=(output,), daemon=True),
@@ -97,7 +102,7 @@ class RankProcess:
     def __exit__(self, *_: object) -> None:
         self.stop()
         self._done.wait()
-        self._close_files()
+        self._remove_files()
 
     @property
     def result(self) -> IO[bytes]:
@@ -154,9 +159,10 @@ class RankProcess:
             os.close(events_end)
         return os.fdopen(output, "rb"), os.fdopen(events, "rb")
 
-    def _close_files(self) -> None:
+    def _remove_files(self) -> None:
         self._result.close()
         self._stacks.close()
+        shutil.rmtree(self._folder, ignore_errors=True)  # the reaper has, unless it was killed itself
 
     def _command(self, command: bytes) -> None:
         with self._lock, contextlib.suppress(OSError, ValueError):  # it has ended

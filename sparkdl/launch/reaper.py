@@ -6,7 +6,7 @@ is gone, a stop signal) can hold it up.
 
 The launcher writes one byte for each command to its standard input; when that ends, or the launcher dies, everything is
 ended. It writes JSON lines to its standard output: `beat` every two seconds, and `exited` when the rank
-has; it ends itself when all descendants are gone.
+has; it ends itself when all descendants and the rank's temporary folder are gone.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 __all__ = [
+    "FOLDER_PREFIX",
     "KILL",
     "STACKS",
     "STACKS_SIGNAL",
@@ -45,6 +46,9 @@ STACKS = b"s"
 
 WIND_DOWN = b"w"
 """Ask the rank to end by itself, with what it needs to go on later. Said again until it has ended."""
+
+FOLDER_PREFIX = "sparkdl-rank-"
+"""Of the name of a rank's temporary folder, which is the rank's TMPDIR and goes with it."""
 
 # Real-time signals are nobody's: neither Python, TensorFlow nor a JVM uses these.
 STACKS_SIGNAL = signal.SIGRTMIN + 10
@@ -163,6 +167,7 @@ class _Reaper:
         # At once: what the rank left behind may take its time, and its peers fail meanwhile.
         _say({"type": "exited", "status": self._status}, wait=True)
         self._end_descendants()
+        _remove_folder()
         os._exit(0)
 
     def _hear(self, descriptor: int) -> bool:
@@ -223,6 +228,15 @@ class _Reaper:
                         os.kill(process, signal.SIGKILL if kill else signal.SIGTERM)
                 asked = True
             time.sleep(0.02)
+
+
+def _remove_folder() -> None:
+    """Remove the rank's temporary folder; TensorFlow's autograph leaves files there when its process is killed."""
+    import shutil  # now, for the start of every rank waits for what this module imports
+
+    folder = os.environ.get("TMPDIR", "")
+    if os.path.basename(folder).startswith(FOLDER_PREFIX):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _say(message: dict[str, Any], *, wait: bool) -> None:

@@ -5,6 +5,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -208,6 +209,13 @@ def test_a_value_that_cannot_be_pickled_is_the_ranks_error():
         run(threading.Lock, launch=TWO)
 
 
+def test_temporary_files_of_a_rank_go_with_it(tmp_path):
+    launch = LaunchConfig(num_workers=2, local=True, env={"TMPDIR": str(tmp_path)})
+    files = run(lambda: tempfile.mkstemp()[1], launch=launch)
+    assert [pathlib.Path(file).parent.parent for file in files] == [tmp_path] * 2
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_users_environment_is_set_and_the_drivers_unchanged():
     before = dict(os.environ)
     launch = LaunchConfig(num_workers=2, local=True, env={"MINE": "7"})
@@ -266,25 +274,28 @@ def test_a_run_leaves_no_thread_file_or_descriptor():
 
 # What a shell starts in the background ignores Ctrl-C; so would this, where the tests run there.
 DRIVER = """
-import signal, threading
+import signal, tempfile, threading
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from sparkdl.config import LaunchConfig
 from sparkdl.launch.run import run
-run(lambda: (print("up", flush=True), threading.Event().wait()),
+run(lambda: (tempfile.mkdtemp(), print("up", flush=True), threading.Event().wait()),
     launch=LaunchConfig(num_workers=2, local=True, log="all"))
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_ranks_do_not_outlive_the_driver(number):
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER], stderr=subprocess.PIPE, text=True)
+def test_ranks_do_not_outlive_the_driver(number, tmp_path):
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER], stderr=subprocess.PIPE, text=True, env=env)
     with driver:
         assert driver.stderr is not None
         assert {driver.stderr.readline().strip() for _ in range(2)} == {"[rank 0] up", "[rank 1] up"}
         ranks = children_of(driver.pid)
         assert len(ranks) == 2
+        assert [len(os.listdir(folder)) for folder in tmp_path.iterdir()] == [1, 1]
         driver.send_signal(number)
         wait_until(lambda: not any(map(is_alive, ranks)), 5)
+        wait_until(lambda: not list(tmp_path.iterdir()), 5)
         rest = driver.stderr.read()
     assert number == signal.SIGKILL or rest.rstrip().endswith("KeyboardInterrupt")
 
@@ -419,6 +430,7 @@ def start_daemon_and_wait(folder):
     with subprocess.Popen([sys.executable, "-c", DAEMON], stdout=subprocess.PIPE, start_new_session=True) as started:
         assert started.stdout is not None
         emit({"pid": int(started.stdout.readline())})
+    tempfile.mkdtemp()
     (pathlib.Path(folder) / f"up-{world().rank}").touch()
     wait_for_ever()
 
@@ -434,8 +446,12 @@ def test_nothing_outlives_a_killed_rank_or_its_reaper(victim, tmp_path):
             parent = int(pathlib.Path(f"/proc/{rank_pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
             os.kill(rank_pid if victim == "rank" else parent, signal.SIGKILL)
 
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    launch = LaunchConfig(num_workers=2, local=True, env={"TMPDIR": str(temporary)})
     with pytest.raises(WorkerError, match="rank 1/2 on .* died by signal SIGKILL"):
-        launch_ranks(with_pid, (start_daemon_and_wait, str(tmp_path)), launch=TWO, on_event=on_event)
+        launch_ranks(with_pid, (start_daemon_and_wait, str(tmp_path)), launch=launch, on_event=on_event)
+    assert not list(temporary.iterdir())
     assert len(ranks) == len(daemons) == 2
     wait_until(lambda: not any(map(is_alive, [*ranks.values(), *daemons.values()])), 5)
 

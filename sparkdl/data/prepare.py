@@ -25,7 +25,7 @@ from sparkdl.data.layout import RECORD_COLUMN, Field, RecordLayout
 from sparkdl.data.parts import SPLIT_COLUMN, PartPlan
 from sparkdl.data.source import name_source
 from sparkdl.data.split_rows import LEFT_OUT, split_index
-from sparkdl.data.stored_order import COUNTING_ERROR, ORDER_COLUMN, order_key, repeats, shuffled
+from sparkdl.data.stored_order import ORDER_COLUMN, different_rows, order_key, repeats, shuffled
 from sparkdl.errors import ConfigError, DatasetError, SchemaError, shown
 from sparkdl.spark_batches import arrow_batches
 from sparkdl.spark_columns import column as named
@@ -226,8 +226,8 @@ def _count(rows: DataFrame, config: PrepareConfig) -> tuple[list[int], bool]:
     """
     from pyspark.sql import functions as F
 
-    different = F.approx_count_distinct(ORDER_COLUMN, COUNTING_ERROR)
-    found = rows.groupBy(SPLIT_COLUMN).agg(F.count(F.lit(1)).alias("rows"), different.alias("different")).collect()
+    figures = F.count(F.lit(1)).alias("rows"), different_rows().alias("different")
+    found = rows.groupBy(SPLIT_COLUMN).agg(*figures).collect()
     counts = {row[SPLIT_COLUMN]: row["rows"] for row in found}
     if not counts:
         raise DatasetError("the DataFrame has no rows")

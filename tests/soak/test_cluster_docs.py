@@ -118,7 +118,8 @@ def test_hosts_without_checkout_and_environment_train_and_score_from_the_archive
         for host in ("worker-1", "worker-2"):
             for place in hidden:
                 listed = cluster.network.hosts[host].run(["ls", "-A", str(place)], cwd=tmp_path)
-                assert listed.stdout == "", (host, place)
+                # One that lies in another is hidden with it.
+                assert listed.stdout == "" or "No such file" in listed.stdout, (host, place, listed.stdout)
         jobs = {
             "prepare": ("version=1",),
             "train": ("epochs=2", "build_model=mine:where", "launch.num_workers=2", "launch.log=all"),

@@ -6,7 +6,6 @@ Runs in rank processes; numpy only. `tensors.py` hands the blocks to tf.data.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparkdl.config import ReaderConfig
+from sparkdl.data.buffers import Buffers
 from sparkdl.data.dataset import Dataset, SplitParts
 from sparkdl.data.feed_memory import FeedMemory, feed_memory
 from sparkdl.data.local_cache import LocalCache
@@ -24,9 +24,6 @@ from sparkdl.data.row_memory import RowMemory, RowOrders
 from sparkdl.errors import ConfigError, DatasetError
 
 __all__ = ["Block", "Feed"]
-
-# TensorFlow takes over an array without a copy if it begins at such an address (EIGEN_MAX_ALIGN_BYTES).
-ALIGNMENT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +125,7 @@ class Feed:
             decoder: Executor | None = None
             if self._dataset.layout.stored_as_bytes and not memory.keeps_all:
                 decoder = stack.enter_context(ThreadPoolExecutor(self._cores, thread_name_prefix="sparkdl-decoder"))
-            buffers = _Buffers()
+            buffers = Buffers()
             for epoch, start in zip(epochs, starts, strict=True):
                 yield from self._epoch(self.plan(epoch), start, reader, memory, buffers, decoder)
         if not memory.keeps_all:
@@ -165,7 +162,7 @@ class Feed:
         start_step: int,
         reader: RowGroupReader,
         memory: RowMemory,
-        buffers: _Buffers,
+        buffers: Buffers,
         decoder: Executor | None,
     ) -> Iterator[Block]:
         lanes = plan.owned_lanes(self._rank, self._world_size)
@@ -222,7 +219,7 @@ class Feed:
         sources: np.ndarray,
         steps: _Steps,
         memory: RowMemory,
-        buffers: _Buffers,
+        buffers: Buffers,
         decoder: Executor | None,
     ) -> Block:
         """The block of these rows of the memory: an array a group, a ghost where a step has no rows."""
@@ -270,32 +267,3 @@ def _places(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     taken = np.cumsum(by_lane) - by_lane
     places = np.repeat(begins.T.reshape(-1) - taken, by_lane) + np.arange(int(rows.sum()))
     return places, np.cumsum(rows) - rows, rows
-
-
-class _Buffers:
-    """Memory that is used again as soon as nobody holds an array in it.
-
-    Fresh pages cost: filling a new array took up to 20 times as long as filling a used one on the machines where this
-    was measured. TensorFlow holds the arrays that it took over without a copy for as long as it needs them; Python's
-    count of references tells.
-    """
-
-    # References to a buffer that nobody uses: this list's, the loop's, and that of the call that counts.
-    UNUSED = 3
-
-    def __init__(self) -> None:
-        self._buffers: list[np.ndarray] = []
-
-    def take(self, size: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-        """An array of `size` bytes, not filled, that begins at a multiple of ALIGNMENT."""
-        for buffer in self._buffers:
-            if len(buffer) >= size + ALIGNMENT and sys.getrefcount(buffer) == self.UNUSED:
-                return _aligned(buffer, size).view(dtype).reshape(shape)
-        buffer = np.empty(size + ALIGNMENT, dtype=np.uint8)
-        self._buffers.append(buffer)
-        return _aligned(buffer, size).view(dtype).reshape(shape)
-
-
-def _aligned(buffer: np.ndarray, size: int) -> np.ndarray:
-    offset = -buffer.ctypes.data % ALIGNMENT
-    return buffer[offset : offset + size]

@@ -23,7 +23,7 @@ def is_better(value: float, best: float | None, *, monitor: str, mode: str) -> b
 
 
 def unknown_monitor(monitor: str | None, given: Collection[str]) -> str | None:
-    """What is wrong with a monitor that is none of the figures that the model gives, before it has given any."""
+    """What is wrong with a monitor that is none of the figures that the model gives; None for nothing."""
     if monitor is None or monitor in given:
         return None
     return f"checkpoint.monitor={monitor!r} is not in the history{near_miss(monitor, given)}"

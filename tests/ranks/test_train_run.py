@@ -350,16 +350,18 @@ def twice_the_loss():
     return [Twice()]
 
 
-def test_a_wrong_monitor_is_told_before_the_first_epoch(digits_dataset, tmp_path) -> None:
+def test_a_wrong_monitor_is_told_before_the_first_epoch(digits_dataset, tmp_path, caplog) -> None:
+    caplog.set_level("INFO", "sparkdl.report")
     one = LaunchConfig(num_workers=1, local=True)
     options = config(tmp_path, checkpoint=CheckpointConfig(monitor="val_acuracy"))
     with pytest.raises(ConfigError, match="did you mean 'val_accuracy'"):
         sparkdl.fit(small_model, digits_dataset, options, launch=one)
-    assert not list((tmp_path / "run" / "checkpoints").glob("*"))
+    assert "epoch 1/2" not in caplog.text
     # A figure that a callback adds is known after the first epoch only.
     added = config(tmp_path / "other", callbacks=twice_the_loss, checkpoint=CheckpointConfig(monitor="twice"))
     result = sparkdl.fit(small_model, digits_dataset, added, launch=one)
     assert Path(result.best_model_dir).is_dir()
+    assert "epoch 1/2" in caplog.text
 
 
 def refusals(ds, builders):

@@ -145,3 +145,6 @@ def test_sigterm_ends_a_training_job_with_a_checkpoint(digits_dataset, tmp_path)
     assert re.search(message, said, re.MULTILINE), said
     (checkpoint,) = committed_checkpoints(str(tmp_path / "run" / "checkpoints"))
     assert "epoch-00000-step-" in checkpoint and not (tmp_path / "run" / "driver.json").exists()
+    (other,) = in_a_row(tmp_path, ["train", *arguments, "seed=8"])
+    message = r"^error: run_dir=.* holds another run: config.seed was 7, is 8; .*$"
+    assert other["code"] == 2 and re.search(message, other["said"], re.MULTILINE), other

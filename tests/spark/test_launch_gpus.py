@@ -111,6 +111,7 @@ def test_each_rank_sees_its_own_gpu(master, script, amount, addresses, tmp_path)
     assert told["workers"] == ["unset", "unset"]
 
 
+@pytest.mark.soak
 def test_executors_of_one_host_that_report_the_same_gpu_are_refused(tmp_path):
     told, _ = run_driver(tmp_path, "local-cluster[2,1,1024]", SAME.replace('"0", "1"', '"0"'), "1")
     assert told["gpus"].startswith("LaunchError: ranks 0 and 1 on ")

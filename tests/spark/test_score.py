@@ -269,7 +269,7 @@ def test_predict_takes_tables_and_dicts_without_spark(digits, digit_model) -> No
         model.predict({"pixel": pixels})
 
 
-@pytest.mark.parametrize("time_zone", ["UTC", "America/New_York"])
+@pytest.mark.parametrize("time_zone", [pytest.param("UTC", marks=pytest.mark.soak), "America/New_York"])
 def test_times_mean_the_same_in_any_time_zone_and_to_both_verbs(spark, tmp_path, time_zone) -> None:
     import keras
 

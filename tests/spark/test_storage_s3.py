@@ -42,7 +42,7 @@ def config(path, **options):
     return PrepareConfig(path=path, features=["x"], label=Categorical("y"), keep=["id"], splits=split, **options)
 
 
-@pytest.mark.parametrize("scheme", ["s3", "s3a"])
+@pytest.mark.parametrize("scheme", ["s3", pytest.param("s3a", marks=pytest.mark.soak)])
 def test_a_dataset_on_s3_is_prepared_found_replaced_and_swept(s3_spark, rows, bucket, scheme) -> None:
     path = f"{scheme}://{bucket}/people/data"
     first = sparkdl.prepare(rows, config(path))

@@ -174,5 +174,6 @@ def test_pysparks_own_words_are_understood():
     from pyspark.errors import PySparkRuntimeError
 
     versions = {"worker_version": "3.10", "driver_version": "3.11"}
-    text = str(PySparkRuntimeError(errorClass="PYTHON_VERSION_MISMATCH", messageParameters=versions))
+    # By place: Spark 3.5 and 4.0 call these differently.
+    text = str(PySparkRuntimeError(None, "PYTHON_VERSION_MISMATCH", versions))
     assert explain_worker_error(text) == "the executors have Python 3.10, the driver has Python 3.11" + ENVIRONMENT

@@ -27,6 +27,7 @@ from sparkdl.launch.mailbox_folder import mailbox_name
 from sparkdl.launch.mailbox_server import MailboxServer
 from sparkdl.launch.monitor import Monitor
 from sparkdl.launch.preflight import check_session, is_one_process
+from sparkdl.launch.spark_timers import cancel_timers_at_exit
 from sparkdl.launch.task import LOOPBACK, TaskPlan
 from sparkdl.launch.values import Values
 
@@ -131,6 +132,7 @@ def run_barrier(
             mailbox=mailbox,
         )
         job = BarrierJob(spark, plan, stack.enter_context(_broadcast(spark, task)), size, monitor)
+        stack.callback(cancel_timers_at_exit, spark.sparkContext)
         _follow(job, server, box, box_life, monitor, description)
     if monitor.complete:
         return ""

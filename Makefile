@@ -42,7 +42,7 @@ soak-versions:  ## The tests on each version of Spark and Python that sparkdl is
 	@scripts/versions.sh
 
 pack: setup  ## An archive of interpreter, TensorFlow, Horovod and sparkdl for clusters (docs/clusters.md)
-	@scripts/pack.sh
+	@VENV=$(VENV) scripts/pack.sh
 
 clean:  ## Remove .venv, caches and what Spark left here
 	rm -rf .venv .venv-* uv.lock build dist spark-warehouse metastore_db derby.log *.egg-info

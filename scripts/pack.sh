@@ -3,13 +3,15 @@
 #
 #   scripts/pack.sh [ARCHIVE]      (default: dist/sparkdl-env-VERSION-pyX.Y.tar.gz)
 #
+# VENV names another environment than .venv, as scripts/setup.sh made it.
+#
 # A host needs neither this checkout nor a Python, only Linux x86_64 with this machine's C library or a newer one, and
 # Spark.
 set -euo pipefail
 cd "${BASH_SOURCE[0]%/*}/.."
 
-python=$PWD/.venv/bin/python
-[[ -x $python ]] || { echo "pack: no .venv; run: make setup" >&2 && exit 1; }
+python=$PWD/${VENV:-.venv}/bin/python
+[[ -x $python ]] || { echo "pack: no ${VENV:-.venv}; run: make setup" >&2 && exit 1; }
 version=$("$python" -c '
 import sys
 from importlib.metadata import version

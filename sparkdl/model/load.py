@@ -6,15 +6,18 @@ Runs on the driver, in Spark workers (the UDF) and in ranks (evaluate). Keras is
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
+from packaging.version import Version
 
 from sparkdl import storage
 from sparkdl.errors import ModelError, SchemaError, near_miss
@@ -164,19 +167,32 @@ def load_keras(
 
     path = storage.join(model_dir, MODEL_NAME)
     objects = found_objects(signature.custom_objects, custom_objects, import_modules=not safe_mode)
-    own_floatx = keras.config.floatx()
+    own_floatx, saved_by = keras.config.floatx(), "0"
     keras.config.set_floatx(signature.floatx)
     try:
         with registered(objects), _unpacked(path, signature.content_hash) as unpacked:
+            saved_by = _keras_version(unpacked)
             return keras.saving.load_model(unpacked, safe_mode=safe_mode, compile=compiled)
     except ModelError:
         raise
     except Exception as error:
-        missing = missing_objects(signature.custom_objects, objects)
+        why = missing_objects(signature.custom_objects, objects)
+        if not why and Version(saved_by) > Version(keras.__version__):
+            why = f"Keras {saved_by} saved it, and this is Keras {keras.__version__}; install keras>={saved_by}"
         hint = "; it holds Python code: load it with safe_mode=False if you trust it" if _is_lambda(error) else ""
-        raise ModelError(f"Keras cannot load {path}: {missing or one_line(error) + hint}") from error
+        raise ModelError(f"Keras cannot load {path}: {why or one_line(error) + hint}") from error
     finally:
         keras.config.set_floatx(own_floatx)
+
+
+def _keras_version(unpacked: str) -> str:
+    """The version of Keras that wrote a model, a file or a folder of what such a file holds; "0" if unknown."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        if os.path.isdir(unpacked):
+            return str(json.loads(Path(unpacked, "metadata.json").read_bytes())["keras_version"])
+        with zipfile.ZipFile(unpacked) as archive:
+            return str(json.loads(archive.read("metadata.json"))["keras_version"])
+    return "0"
 
 
 def _is_lambda(error: Exception) -> bool:

@@ -1,10 +1,13 @@
 """A model directory of format 1, committed, loads and scores as it did on the day it was made.
 
-Made by `python tests/fixtures/make_model_v1.py`; the rows and their predictions lie beside it.
+Made by tests/fixtures/make_model_v1.py; the rows and their predictions lie beside it.
 """
 
+import hashlib
 import json
+import re
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +51,25 @@ def test_format_1_is_scored_in_spark_and_exported(spark, tmp_path) -> None:
     found = serve(**{name: tf.constant(raw[name], spec.dtype) for name, spec in given.items()})
     for name, values in EXPECTED["predictions"].items():
         assert np.allclose(found[name], values, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_of_a_newer_keras_is_told_by_its_version(tmp_path) -> None:
+    import keras
+
+    with zipfile.ZipFile(FOLDER / "model.keras") as archive, zipfile.ZipFile(tmp_path / "model.keras", "w") as newer:
+        for name in archive.namelist():
+            content = archive.read(name)
+            if name == "metadata.json":
+                content = json.dumps({**json.loads(content), "keras_version": "99.1.0"}).encode()
+            if name == "config.json":
+                content = content.replace(b'"mask_zero"', b'"only_known_later"')
+            newer.writestr(name, content)
+    signature = json.loads((FOLDER / "signature.json").read_text())
+    signature["content_hash"] = hashlib.sha256((tmp_path / "model.keras").read_bytes()).hexdigest()
+    (tmp_path / "signature.json").write_text(json.dumps(signature))
+    told = f"Keras 99.1.0 saved it, and this is Keras {re.escape(keras.__version__)}; install keras>=99.1.0$"
+    with pytest.raises(ModelError, match=told):
+        sparkdl.load_model(str(tmp_path))
 
 
 @pytest.mark.parametrize("version", [2, 0, None, "1", True])

@@ -101,7 +101,8 @@ def plain_keras(task: TrainTask) -> dict:
         for block in feed.blocks([epoch]):
             for start, stop in zip(block.starts, block.stops, strict=True):
                 pixels, digits = (array[start:stop] for array in block.arrays)
-                # train_on_batch returns the loss before the update, and forgets the last batch's.
+                # train_on_batch returns the loss before the update; of this batch alone in every version of Keras.
+                model.reset_metrics()
                 loss = model.train_on_batch(pixels, digits, return_dict=True)["loss"]
                 total, rows = total + float(loss) * len(digits), rows + len(digits)
                 losses.append(total / rows)

@@ -477,6 +477,7 @@ def keras_alone(task: TrainTask) -> dict:
         step_dataset(feed, ds.layout, range(config.epochs), target=config.target)
     ):
         sample_weight = None if isinstance(w, tuple) else w
+        model.reset_metrics()  # Keras before 3.13 gives the mean of all batches since
         logs = model.train_on_batch(x, y, sample_weight=sample_weight, class_weight=class_weight, return_dict=True)
         if place % steps == 0:
             first_losses.append(float(logs["loss"]))

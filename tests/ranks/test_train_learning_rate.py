@@ -56,7 +56,7 @@ def classifier(optimizer, *, jit=False):
 
 
 def own_step(times):
-    """A train_step of its own that applies two optimizers, the first of them combined of two."""
+    """A train_step of its own that applies two optimizers, the first of them combined of two where Keras can."""
 
     def build_model(ds):
         import keras
@@ -92,7 +92,10 @@ def own_step(times):
 
         model = OwnStep()
         tower, rest = optimizers.AdamW(RATE * times, weight_decay=0.1), optimizers.SGD(RATE * times)
-        model.compile(optimizers.MultiOptimizer(optimizers.OptimizerMap(rest, {".*tower/.*": tower})))
+        if hasattr(optimizers, "MultiOptimizer"):  # not in Keras 3.12, the last one for Python 3.10
+            model.compile(optimizers.MultiOptimizer(optimizers.OptimizerMap(rest, {".*tower/.*": tower})))
+        else:
+            model.compile(rest)
         return model
 
     return build_model
@@ -205,6 +208,8 @@ def walk(keras):
     kinds = {name: kind for name, kind in vars(optimizers).items() if isinstance(kind, type)}
     kinds = {name: kind for name, kind in kinds.items() if issubclass(kind, optimizers.Optimizer)}
     del kinds["Optimizer"]
+    if "MultiOptimizer" not in kinds:  # Keras 3.12, whose Muon fails on every variable of TensorFlow
+        del kinds["Muon"]
     far = {}
     for name, kind in kinds.items():
         one, other = trained(made(kind, 0.02), "linear"), trained(made(kind, 0.06), None)
@@ -261,12 +266,15 @@ def rates_of(record: dict) -> list[float]:
 
 
 def test_the_history_holds_the_rate_of_each_epochs_last_step(trained) -> None:
+    import keras
+
     _, histories, _, _ = trained
     history = histories["accumulated"]
     # An update of two steps of 288 rows: 18 times the rate, and in the sixth of six steps 1 + 17 * 5 / 6.
     assert [record["lr"] for record in history] == pytest.approx([RATE * (1 + 17 * 5 / 6), RATE * 0.5 * 18])
     assert [record["learning_rate"] for record in history] == pytest.approx([RATE, RATE * 0.5])  # of Keras' callback
-    assert rates_of(histories["own step"][0]) == pytest.approx([18 * RATE, 18 * RATE])
+    optimizers = 2 if hasattr(keras.optimizers, "MultiOptimizer") else 1
+    assert rates_of(histories["own step"][0]) == pytest.approx([18 * RATE] * optimizers)
 
 
 def test_a_run_goes_on_within_its_warm_up(trained) -> None:

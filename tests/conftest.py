@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import jvm
+
 # Spark's Python workers must run in this very environment.
 os.environ["PYSPARK_PYTHON"] = sys.executable
-# JVMs that live for seconds: without the second compiler they take half the processor time.
-os.environ["SPARK_SUBMIT_OPTS"] = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+os.environ["SPARK_SUBMIT_OPTS"] = jvm.OPTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "jobs"))

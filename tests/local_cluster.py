@@ -4,13 +4,12 @@ import os
 import sys
 from pathlib import Path
 
+import jvm
 import pyspark
 
 import sparkdl
 
 MASTER = "local-cluster[2,1,1024]"
-# Three JVMs that live for a minute: compiling well what runs once took half of all time.
-JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 
 def environment(folder: Path, *paths: Path) -> dict[str, str]:
@@ -23,7 +22,7 @@ def environment(folder: Path, *paths: Path) -> dict[str, str]:
     path = [*map(str, paths), str(Path(sparkdl.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,
-        "JDK_JAVA_OPTIONS": JAVA_OPTIONS,
+        "JDK_JAVA_OPTIONS": jvm.OPTIONS,
         "PYSPARK_PYTHON": sys.executable,
         "PYTHONPATH": os.pathsep.join(entry for entry in path if entry),
         "SPARK_HOME": str(_spark_home(folder / "spark")),

@@ -21,7 +21,9 @@ from typing import IO, Any
 
 import pyspark
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import jvm
 from hosts import Host, Network, missing
 
 __all__ = ["MASTER_URL", "SparkCluster"]
@@ -29,8 +31,6 @@ __all__ = ["MASTER_URL", "SparkCluster"]
 ROOT = Path(__file__).resolve().parents[2]
 MASTER_URL = "spark://master:7077"
 START_LIMIT_S = 60.0
-# Many JVMs that live for a minute on few cores: compiling well what runs once took half of all time.
-JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:-UsePerfData"
 DEFAULTS = f"""
 spark.master                      {MASTER_URL}
 spark.executor.memory             600m
@@ -94,7 +94,7 @@ class SparkCluster:
         path = (str(Path(sys.executable).parent), os.environ.get("PATH", ""))
         variables = {
             **os.environ,
-            "JDK_JAVA_OPTIONS": f"{JAVA_OPTIONS} -Djava.io.tmpdir={place / 'tmp'}",
+            "JDK_JAVA_OPTIONS": f"{jvm.OPTIONS} -XX:-UsePerfData -Djava.io.tmpdir={place / 'tmp'}",
             "MASTER": MASTER_URL,
             "PATH": os.pathsep.join(path),
             "PYSPARK_PYTHON": sys.executable,

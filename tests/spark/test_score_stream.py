@@ -1,5 +1,7 @@
 """Structured Streaming over a folder of files: every new file is scored once, also after a restart."""
 
+import time
+
 import pytest
 
 import sparkdl
@@ -64,5 +66,9 @@ def test_a_stream_that_is_stopped_leaves_no_task(spark, tmp_path, model_dir) -> 
         query.awaitTermination(0.2)
     query.stop()
     assert not query.isActive and query.exception() is None
+    # Spark ends the tasks and tells its status tracker a moment later, from threads of its own.
+    limit = time.monotonic() + 30
+    while spark.sparkContext.statusTracker().getActiveStageIds() and time.monotonic() < limit:
+        time.sleep(0.05)
     assert spark.sparkContext.statusTracker().getActiveStageIds() == []
     assert all(row.prediction == 2.0 * row.id for row in spark.table("scored").collect())

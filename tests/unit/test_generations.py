@@ -75,8 +75,8 @@ def test_what_a_dead_prepare_left_is_swept_and_a_living_ones_is_not(folder, monk
     unleased = new_generation()
     written(folder, unleased)
     storage.touch(storage.join(folder, "dataset.json.0af.aside"))
-    monkeypatch.setattr(generations, "LEASE_EXPIRY_S", 0.2)
-    time.sleep(0.3)
+    monkeypatch.setattr(generations, "LEASE_EXPIRY_S", 1.0)
+    time.sleep(1.2)
     storage.touch(storage.join(folder, living + ".lease"))
     with Lease(folder, new_generation()) as lease:
         sweep(folder, lease)
@@ -104,10 +104,10 @@ def test_a_generation_that_is_committed_during_a_sweep_stays(folder, monkeypatch
 
 def test_a_lease_outlives_its_expiry_by_renewal(folder, monkeypatch) -> None:
     monkeypatch.setattr(generations, "LEASE_INTERVAL_S", 0.02)
-    monkeypatch.setattr(generations, "LEASE_EXPIRY_S", 0.5)
+    monkeypatch.setattr(generations, "LEASE_EXPIRY_S", 2.0)
     with Lease(folder, new_generation()) as slow:
         written(folder, slow.generation)
-        time.sleep(0.8)
+        time.sleep(2.5)
         second = prepare(folder)
         first = commit(written(folder, slow.generation), slow)
     assert find_dataset(folder) == first and first.previous == second.generation

@@ -26,7 +26,7 @@ os._exit(9)
 def fast(monkeypatch):
     monkeypatch.setattr(run_lock, "BEAT_S", 0.05)
     monkeypatch.setattr(run_lock, "POLL_S", 0.02)
-    monkeypatch.setattr(run_lock, "EXPIRY_S", 0.5)
+    monkeypatch.setattr(run_lock, "EXPIRY_S", 2.0)
 
 
 @pytest.fixture

@@ -52,9 +52,10 @@ def main() -> None:
             [sys.executable, "-c", PROGRAM, folder], env=env, cwd=folder, text=True, timeout=300, capture_output=True
         )
         # The JVM, which outlives the program by the time of writing, holds its output open.
-        if done.returncode != 0 or not made.exists():
-            sys.exit(f"{__file__}: no archive of Spark's classes; the program's last words: {done.stderr[-2000:]}")
-        made.replace(ARCHIVE)
+        if made.exists():
+            made.replace(ARCHIVE)
+        else:  # as where Java comes without an archive of its own classes, which this one is added to
+            print(f"The tests go without an archive of Spark's classes: {done.stdout[-500:]}{done.stderr[-2000:]}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import cloudpickle
 import numpy as np
 
 from sparkdl.errors import ModelError
+from sparkdl.imports import absent
 from sparkdl.model.load import LoadedModel, load_keras
 from sparkdl.model.save import one_line
 from sparkdl.model.signature import Signature
@@ -61,7 +62,8 @@ def loaded_model(task: ScoreTask, figures: Figures) -> LoadedModel:
         _MODELS.move_to_end(key)
         return _MODELS[key].model
     with figures.timed("load_seconds"), _without_collections():
-        prepare_tensorflow(task.device)
+        with absent("sklearn"):
+            prepare_tensorflow(task.device)  # TensorFlow imports Keras
         model = _load(task)
         _MODELS[key] = _Held(model, _weights_bytes(model))
         _drop_oldest()

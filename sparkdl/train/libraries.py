@@ -5,10 +5,9 @@ Runs in rank processes. It is what most of a short run's time goes into, on ever
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import sys
-from collections.abc import Iterator
+
+from sparkdl.imports import absent
 
 __all__ = ["load_libraries"]
 
@@ -22,7 +21,7 @@ def load_libraries() -> None:
     collected = gc.isenabled()
     gc.disable()
     try:
-        with _absent("sklearn"):
+        with absent("sklearn"):
             import horovod.tensorflow  # noqa: F401
             import keras  # noqa: F401
             import tensorflow  # noqa: F401
@@ -30,19 +29,3 @@ def load_libraries() -> None:
         gc.freeze()
         if collected:
             gc.enable()
-
-
-@contextlib.contextmanager
-def _absent(module: str) -> Iterator[None]:
-    """Within the block nobody finds a module that was not imported before.
-
-    Keras imports scikit-learn, and SciPy with it, for wrappers around a model that fits by itself: of no use in a rank.
-    """
-    if module in sys.modules:
-        yield
-        return
-    sys.modules[module] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[module]

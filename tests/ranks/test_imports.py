@@ -1,0 +1,44 @@
+"""Processes that train or score do not import scikit-learn because Keras would; the user's code still may."""
+
+import subprocess
+import sys
+
+import sparkdl
+
+SCORE = """
+import sys
+from sparkdl.score.figures import Figures
+from sparkdl.score.predictor import loaded_model
+from sparkdl.score.task import score_task
+
+how = {"returns": "raw", "k": 1, "batch_size": 8, "on_error": "raise", "device": "cpu", "safe_mode": True}
+task, _ = score_task(sys.argv[1], custom_objects=None, **how)
+model = loaded_model(task, Figures())
+print("sklearn" in sys.modules)
+import sklearn
+print(model.predict({"x": [3.0]}), sklearn.__name__)
+"""
+
+
+def loaded_in_a_rank() -> tuple[bool, str]:
+    from sparkdl.train.libraries import load_libraries
+
+    load_libraries()
+    loaded = "sklearn" in sys.modules
+    import sklearn
+
+    return loaded, sklearn.__name__
+
+
+def test_a_process_that_scores_goes_without_scikit_learn(tmp_path) -> None:
+    import keras
+
+    model = keras.Sequential([keras.Input((), name="x"), keras.layers.Rescaling(2.0)])
+    sparkdl.save_model(model, str(tmp_path / "m"), inputs=["x"])
+    command = [sys.executable, "-c", SCORE, str(tmp_path / "m")]
+    done = subprocess.run(command, text=True, timeout=150, capture_output=True)
+    assert done.stdout.split("\n")[:2] == ["False", "[6.] sklearn"], done.stderr
+
+
+def test_a_rank_goes_without_scikit_learn() -> None:
+    assert sparkdl.run(loaded_in_a_rank, launch=sparkdl.LaunchConfig(num_workers=1, local=True)) == [(False, "sklearn")]

@@ -25,7 +25,6 @@ demo: setup  ## Prepare, train and score handwritten digits on this machine
 
 # Tests mostly wait for processes that start: two at a time, those of a file one after the other.
 test: $(if $(SPARK)$(PYTHON),setup,lint)  ## Lint, types, and all tests that need one machine
-	@$(python) tests/jvm.py
 	@$(python) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 unit: setup  ## The tests without Spark and TensorFlow

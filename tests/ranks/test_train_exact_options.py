@@ -392,6 +392,7 @@ LONG = (
     "class weights",
     "synced norm",
     "synchronized norm",
+    "xla",
     "own loss",
     "adversarial, accumulated",
     "adversarial, fp16",

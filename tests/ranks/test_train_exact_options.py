@@ -392,7 +392,6 @@ LONG = (
     "class weights",
     "synced norm",
     "synchronized norm",
-    "xla",
     "own loss",
     "adversarial, accumulated",
     "adversarial, fp16",

@@ -87,8 +87,8 @@ def fed_by_id(dataset) -> dict[int, dict[str, bytes]]:
 
 
 @pytest.mark.timeout(600)
-@settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(rows=st.lists(row, min_size=90, max_size=180))
+@settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(rows=st.lists(row, min_size=60, max_size=120))
 def test_prepared_rows_and_scored_rows_are_the_same_bits(spark, tmp_path_factory, rows) -> None:
     from sparkdl.model.save import write_model
 

@@ -9,7 +9,15 @@ import os
 
 from sparkdl.errors import ConfigError, shown
 
-__all__ = ["as_path", "require", "require_positive", "require_seconds", "require_seed", "require_target"]
+__all__ = [
+    "as_path",
+    "require",
+    "require_exactness",
+    "require_positive",
+    "require_seconds",
+    "require_seed",
+    "require_target",
+]
 
 
 def require(condition: bool, message: str) -> None:
@@ -46,3 +54,8 @@ def require_seed(value: object) -> None:
 def require_target(value: object) -> None:
     """Raise ConfigError unless the value names what a model learns to predict."""
     require(value in ("label", "inputs"), f"target={shown(value)} must be 'label' or 'inputs'")
+
+
+def require_exactness(value: object) -> None:
+    """Raise ConfigError unless the value says what to do with what cannot be exact over ranks."""
+    require(value in ("strict", "per_worker"), f"exactness={shown(value)} must be 'strict' or 'per_worker'")

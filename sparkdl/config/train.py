@@ -12,7 +12,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from sparkdl.config.checkpoint import CheckpointConfig
-from sparkdl.config.checks import as_path, require, require_positive, require_seed, require_target
+from sparkdl.config.checks import as_path, require, require_exactness, require_positive, require_seed, require_target
 from sparkdl.config.reader import ReaderConfig
 from sparkdl.errors import shown
 
@@ -77,6 +77,11 @@ class TrainConfig:
     """Normalize batches by the moments of the global batch, in all BatchNormalization layers. False: by those of a
     rank's rows, where the layer does not say synchronized=True."""
 
+    exactness: str = "strict"
+    """What to do with a loss, metric or layer whose value depends on how rows are divided among workers: "strict"
+    refuses it by name on several workers; "per_worker" computes it on each worker's rows and averages by rows, says so
+    once, and marks history, report and model. With one worker all is as in plain Keras."""
+
     initial_model: str | None = None
     """A model directory whose weights the run starts from, instead of those that `build_model` draws."""
 
@@ -118,6 +123,7 @@ class TrainConfig:
         )
         good = isinstance(self.sync_batch_norm, bool)
         require(good, f"sync_batch_norm={shown(self.sync_batch_norm)} must be True or False")
+        require_exactness(self.exactness)
         if self.initial_model is not None:
             object.__setattr__(self, "initial_model", as_path("initial_model", self.initial_model))
         good = isinstance(self.checkpoint, CheckpointConfig)

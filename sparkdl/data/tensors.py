@@ -5,7 +5,6 @@ Runs in rank processes; the only module of `data` that imports TensorFlow.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,16 +14,23 @@ import tensorflow as tf
 from sparkdl.data.feed import Block, Feed
 from sparkdl.data.layout import Group, RecordLayout
 
-__all__ = ["first_rows", "step_dataset"]
+__all__ = ["FirstRows", "batch_of", "step_dataset"]
 
 
 def step_dataset(
-    feed: Feed, layout: RecordLayout, epochs: Sequence[int], *, start_step: int = 0, target: str = "label"
+    feed: Feed,
+    layout: RecordLayout,
+    epochs: Sequence[int],
+    *,
+    start_step: int = 0,
+    target: str = "label",
+    first_rows: FirstRows | None = None,
 ) -> tf.data.Dataset:
     """The steps of these epochs, each with this rank's rows; the first epoch from `start_step` on.
 
     Args:
         target: "label", or "inputs": the targets are the inputs.
+        first_rows: gets some rows of the first step of each epoch.
 
     Returns:
         A dataset of (waited, (inputs, targets, weights, counts)): inputs and targets are a tensor, or a dict by name
@@ -40,8 +46,12 @@ def step_dataset(
         tf.TensorSpec((None, 3), tf.int64),
     )
 
+    steps_of_epoch = feed.plan(0).steps
+
     def generate() -> Iterator[Any]:
         for block in feed.blocks(epochs, start_step=start_step):
+            if first_rows is not None:
+                first_rows.note(block, steps_of_epoch)
             # As vectors of length 1, starts and stops go into a slice as they are.
             yield block.arrays, block.starts[:, None], block.stops[:, None], _counts(block)
 
@@ -61,14 +71,33 @@ def step_dataset(
     return _timed(blocks).flat_map(steps_of).with_options(_in_the_consumers_thread())
 
 
-def first_rows(feed: Feed, layout: RecordLayout, *, most: int = 64, target: str = "label") -> tuple[Any, ...]:
-    """Some rows that this rank will be fed: (inputs, targets) or (inputs, targets, weights); none if it has none."""
-    with contextlib.closing(feed.blocks([0])) as blocks:
-        block = next(blocks)
-    rows = min(most, int(block.rows.sum()))
+class FirstRows:
+    """Keeps some rows of the first step that this rank takes in each epoch, until they are taken."""
+
+    def __init__(self, *, most: int) -> None:
+        self._most = most
+        self._epoch = -1
+        self._rows: dict[int, list[np.ndarray]] = {}
+
+    def note(self, block: Block, steps: int) -> None:
+        """Copy rows of a block, if it is the first one of its epoch of so many steps. Called by the feed's thread."""
+        epoch = block.first_step // steps
+        if epoch == self._epoch:
+            return
+        self._epoch = epoch
+        start, count = int(block.starts[0]), min(self._most, int(block.rows[0]))
+        self._rows[epoch] = [array[start : start + count].copy() for array in block.arrays]
+
+    def take(self, epoch: int) -> list[np.ndarray]:
+        """Return the rows of an epoch whose first step was taken: an array for each group of the layout."""
+        return self._rows.pop(epoch)
+
+
+def batch_of(arrays: Sequence[np.ndarray], layout: RecordLayout, *, target: str = "label") -> tuple[Any, ...]:
+    """Make (inputs, targets) or (inputs, targets, weights) of rows: an array for each group of the layout."""
     values: dict[str, Any] = {}
-    for group, array in zip(layout.groups, block.arrays, strict=True):
-        values |= _fields(group, tf.convert_to_tensor(array[:rows]))
+    for group, array in zip(layout.groups, arrays, strict=True):
+        values |= _fields(group, tf.convert_to_tensor(array))
     inputs, targets, weights = _roles(values, layout, target)
     return (inputs, targets, weights) if layout.of_role("weight") else (inputs, targets)
 

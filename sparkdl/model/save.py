@@ -46,6 +46,7 @@ def write_model(
     label_encoders: Sequence[Encoder],
     raw_types: Mapping[str, str],
     target: str = "label",
+    inexact: Sequence[str] = (),
 ) -> Signature:
     """Make `model_dir` hold a Keras model and its signature, in place of one there.
 
@@ -70,6 +71,7 @@ def write_model(
                 labels=tuple(label_encoders),
                 target=target,
                 custom_objects=custom_objects_of(model),
+                inexact=tuple(inexact),
             )
             with open(os.path.join(folder, SIGNATURE_NAME), "w", encoding="utf-8") as text:
                 json.dump(signature.to_json(), text, indent=1, ensure_ascii=False)

@@ -67,6 +67,8 @@ class Signature:
         target: what the model learned to predict: "label", or "inputs" for an autoencoder.
         custom_objects: the user's own classes and functions in the model, by the name under which Keras looks for them,
             each with its module; None for a function that is not registered, of which Keras keeps the name alone.
+        inexact: the losses, metrics and layers that were trained with exactness="per_worker" on several workers and
+            have no exact form; "loss 'dice'".
     """
 
     inputs: tuple[Encoder, ...]
@@ -77,6 +79,7 @@ class Signature:
     labels: tuple[Encoder, ...] = ()
     target: str = "label"
     custom_objects: Mapping[str, str | None] = field(default_factory=dict)
+    inexact: tuple[str, ...] = ()
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -103,6 +106,8 @@ class Signature:
             "labels": [encoder.to_json() for encoder in self.labels],
             "target": self.target,
             "custom_objects": dict(self.custom_objects),
+            # Left out where there is nothing to say: a signature without it keeps its digest.
+            **({"inexact": list(self.inexact)} if self.inexact else {}),
             "outputs": [
                 {
                     "name": output.name,
@@ -139,6 +144,7 @@ class Signature:
             labels=labels,
             target=content.get("target", "label"),
             custom_objects=content["custom_objects"],
+            inexact=tuple(content.get("inexact", ())),
         )
 
     @classmethod

@@ -1,115 +1,187 @@
-"""Prove on real rows that loss and metrics are sums over rows, before they are trusted to be.
+"""Find the parts of a model whose value over all rows is not put together from parts of the rows.
 
-Runs in rank processes, once before training. Exact steps rest on it: a loss that is a mean over rows, metrics whose
-states are sums over rows. Neither can be read off a function, so both are tried on a few rows of the rank's own: what
-the whole gives must be what its two parts give together; of a loss, the numerators and the denominators.
+Runs in rank processes: on rank 0 before training and evaluation, on rows of the whole split, so that the verdict is the
+same on any number of ranks. Exact steps rest on it: a loss that is a mean over rows, metrics whose states are sums over
+rows, layers that look at one row at a time, layer state whose changes can be summed or averaged. None of it can be read
+off a function or a layer, so all of it is tried.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from sparkdl.errors import ModelError
 from sparkdl.train.check_model import has_own_step
-from sparkdl.train.loss_parts import LossParts, loss_parts
-from sparkdl.train.metrics import leaf_metrics
-from sparkdl.train.step_numbers import Counts, weigh_classes
+from sparkdl.train.exactness import Inexact
+from sparkdl.train.metrics import inexact_metrics
+from sparkdl.train.moving_state import layer_states
+from sparkdl.train.own_step_form import inexact_train_step
+from sparkdl.train.probe import Probe
+from sparkdl.train.row_form import RowForm, find_form
+from sparkdl.train.row_independence import (
+    LEAST_ROWS,
+    added_losses,
+    measure,
+    mixing,
+    state_reductions,
+)
+from sparkdl.train.steady import steady
+from sparkdl.train.trials import make_trials
+from sparkdl.train.tried_functions import (
+    Key,
+    Pair,
+    TriedFunction,
+    captured,
+    inexact_losses,
+    tried_functions,
+    values_of,
+)
 
-__all__ = ["check_additive"]
-
-# Rounding of one batch in each float, with a margin; what is not additive differs by more on real rows.
-TOLERANCE = {"float16": 5e-2, "bfloat16": 1e-1}
-TOLERANCE_DEFAULT = 2e-5
-
-# The parts of a loss, and the state of each metric.
-Measured = tuple[np.ndarray, dict[str, np.ndarray]]
+__all__ = ["Findings", "find_inexact"]
 
 
-def check_additive(model: Any, batch: tuple[Any, ...], class_weights: tuple[float, ...] | None = None) -> None:
-    """Raise ModelError for a loss or a metric that depends on how rows are divided into batches.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What was found out about a model; made on rank 0, the same on all ranks.
+
+    Attributes:
+        inexact: the parts that depend on how rows are divided.
+        states: the reduction of each of `layer_states(model)`.
+        single_values: places among the model's metrics of those whose function gives one value for all rows.
+        averaged_metrics: places among the model's metrics of those whose results, not states, are averaged.
+    """
+
+    inexact: tuple[Inexact, ...] = ()
+    states: tuple[str, ...] = ()
+    single_values: tuple[int, ...] = ()
+    averaged_metrics: tuple[int, ...] = ()
+
+    def to_json(self) -> str:
+        """As it travels to the other ranks."""
+        inexact = [[one.what, one.reason, one.way_out] for one in self.inexact]
+        return json.dumps([inexact, self.states, self.single_values, self.averaged_metrics])
+
+    @classmethod
+    def from_json(cls, text: str) -> Findings:
+        """From `to_json`."""
+        inexact, states, single_values, averaged = json.loads(text)
+        return cls(
+            inexact=tuple(Inexact(*one) for one in inexact),
+            states=tuple(states),
+            single_values=tuple(single_values),
+            averaged_metrics=tuple(averaged),
+        )
+
+
+def find_inexact(
+    model: Any, batch: tuple[Any, ...], *, class_weights: bool = False, training: bool = True
+) -> Findings:
+    """Find what in a built model is not exact over ranks.
 
     Args:
-        batch: (inputs, targets) or (inputs, targets, weights) of a few real rows; fewer than 2 prove nothing.
-        class_weights: those of the training; a loss that is a mean over rows without weights may be none with them.
+        batch: (inputs, targets) or (inputs, targets, weights) of real rows, at least one.
+        class_weights: whether training multiplies the loss of rows by weights of their classes.
+        training: whether the model is to be trained, not only evaluated.
     """
-    if class_weights is not None:
-        batch = weigh_classes(batch, class_weights)
-    rows = len(keras.tree.flatten(batch)[0])
-    if rows < 2:
-        return
-    with loss_parts(model, world_size=1) as losses:
-        whole = _measure(model, losses, batch, 0, rows)
-        # Two divisions: two large parts may be alike by chance, one row is seldom like all others.
-        for cut in sorted({1, max(1, rows // 3)}):
-            parts = [_measure(model, losses, batch, start, stop) for start, stop in ((0, cut), (cut, rows))]
-            _check_parts(model, whole, *parts, cut=cut, rows=rows)
+    x, y = (keras.tree.map_structure(keras.ops.convert_to_numpy, part) for part in batch[:2])
+    found = [*inexact_losses(model, row_means_only=has_own_step(model))]
+    metrics, averaged = inexact_metrics(model)
+    found += metrics
+    functions, single = _try_functions(model, x, y, weighted=class_weights or len(batch) > 2)
+    found += functions
+    states = layer_states(model)
+    reductions = [state.reduction or "mean" for state in states]
+    rows = len(keras.tree.flatten(x)[0])
+    if rows >= LEAST_ROWS:
+        for mode in (False, True) if training else (False,):
+            before = [keras.ops.convert_to_numpy(state.variable) for state in states]
+            probe = Probe(model, training=mode, states=[state.variable for state in states])
+            cut = measure(probe, x, _losses_of(model, y))
+            found += mixing(model, cut) + added_losses(model, cut)
+            if mode:
+                unknown, possible = state_reductions(states, before, cut)
+                found += unknown
+                reductions = [names[0] if names else "mean" for names in possible]
+    if training:
+        found += inexact_train_step(model, batch)
     model.reset_metrics()
+    by_name = {one.what: one for one in reversed(found)}
+    return Findings(
+        inexact=tuple(by_name[one] for one in dict.fromkeys(one.what for one in found)),
+        states=tuple(reductions),
+        single_values=tuple(single),
+        averaged_metrics=tuple(averaged),
+    )
 
 
-def _check_parts(model: Any, whole: Measured, first: Measured, second: Measured, *, cut: int, rows: int) -> None:
-    """Raise ModelError if the whole is not what its two parts, of `cut` rows and of the rest, give together."""
-    tolerance = TOLERANCE.get(model.compute_dtype, TOLERANCE_DEFAULT)
-    # Parts of the loss: numerators and denominators, shape (parts, 2).
-    for of_whole, of_first, of_second in zip(*(measured[0] for measured in (whole, first, second)), strict=True):
-        if _differ(of_whole, of_first + of_second, tolerance):
-            of_all, of_one, of_other = (
-                part[0] / part[1] if part[1] else 0.0 for part in (of_whole, of_first, of_second)
-            )
-            raise ModelError(
-                f"the loss of model {model.name!r} is no mean over rows: {of_all:.6g} for {rows} rows, but "
-                f"{of_one:.6g} and {of_other:.6g} for {cut} and {rows - cut} of them; return one value a row, and make "
-                "add_loss a mean over rows"
-            )
-    for name, state in whole[1].items():
-        if _differ(state, first[1][name] + second[1][name], tolerance):
-            raise ModelError(
-                f"metric {name!r} is no sum over rows: its state for {rows} rows is not that of {cut} and of "
-                f"{rows - cut} of them together; return one value per row"
-            )
+def _losses_of(model: Any, y: Any) -> Any:
+    """The targets, where the model's compute_loss is to be tried: not where its train_step alone knows the loss."""
+    return () if model._compile_loss is None and not model.losses else y
 
 
-def _measure(model: Any, losses: LossParts, batch: tuple[Any, ...], start: int, stop: int) -> Measured:
-    """The parts of the loss of some rows, and the state of every metric after them alone."""
-    x, y, *weights = keras.tree.map_structure(lambda values: values[start:stop], list(batch))
-    weight = weights[0] if weights else None
-    model.reset_metrics()
-    y_pred = model(x, training=False)
-    parts = _loss_parts(model, losses, (x, y, y_pred, weight), stop - start, len(keras.tree.flatten(batch)[0]))
-    model.compute_metrics(x, y, y_pred, sample_weight=weight)
-    states = {
-        metric.name: np.concatenate([np.ravel(keras.ops.convert_to_numpy(v)) for v in metric.variables])
-        for metric in leaf_metrics(model.metrics)
-        if _is_of_users_function(metric)
-    }
-    return parts, states
+def _try_functions(model: Any, x: Any, y: Any, *, weighted: bool) -> tuple[list[Inexact], list[int]]:
+    """What is not exact in losses and metrics, and the places of the metrics that give one value for all rows."""
+    functions = tried_functions(model, weighted=weighted)
+    pairs = _pairs(model, x, y)
+    found: list[Inexact] = []
+    single: list[int] = []
+    for key, function in functions.items():
+        pair, is_loss = pairs.get(key), key[0] == "loss"
+        if pair is None:
+            continue
+        if is_loss and pair.masked and has_own_step(model):
+            reason = "is a mean over the valid elements of masked outputs, and the model has steps of its own"
+            found.append(Inexact(function.what, reason, "losses in those must be means over rows"))
+        if function.known:
+            continue
+        form = _form(function, pair)
+        single += [key[1]] if form.kind != "rows" and not is_loss else []
+        divides = form.kind == "rows" or function.summed or function.weighs
+        if form.kind == "batch":
+            found.append(Inexact(function.what, f"is not a mean over rows: {form.reason}", function.way_out))
+        elif not divides and (pair.masked or (weighted and is_loss)):
+            by = "the mask of the outputs" if pair.masked else "weights of rows"
+            reason = f"is not a mean over rows: it gives one value for all rows, and {by} cannot divide it"
+            found.append(Inexact(function.what, reason, function.way_out))
+    return found, single
 
 
-def _loss_parts(model: Any, losses: LossParts, call: tuple[Any, Any, Any, Any], rows: int, all_rows: int) -> np.ndarray:
-    """float64, shape ``(parts, 2)``; a loss that the model computes in its own way is one part, a mean over rows."""
-    x, y, y_pred, weight = call
-    if not has_own_step(model):
-        counts = Counts.of(tf.constant([rows, all_rows, 0], tf.int64))
-        return losses.compute(y, y_pred, weight, counts).parts.numpy()
-    if type(model).compute_loss is keras.Model.compute_loss and model._compile_loss is None and not model.losses:
-        return np.zeros((0, 2))  # the train_step alone knows the loss
-    value = model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weight, training=False)
-    return np.array([[float(keras.ops.convert_to_numpy(value)) * rows, rows]])
+def _pairs(model: Any, x: Any, y: Any) -> dict[Key, Pair]:
+    """What each loss and metric gets for these rows."""
+    with steady(model), captured(model) as pairs:
+        inputs, targets = keras.tree.map_structure(tf.convert_to_tensor, [x, y])
+        y_pred = model(inputs, training=False) if model._call_has_training_arg else model(inputs)
+        if model._compile_loss is not None:
+            model._compile_loss(targets, y_pred, None)
+        model.compute_metrics(inputs, targets, y_pred, sample_weight=None)
+    return pairs
 
 
-def _is_of_users_function(metric: Any) -> bool:
-    """Whether the metric is a mean of what a function of the user's own gives; Keras' functions give a value a row."""
-    function = getattr(metric, "_fn", None)
-    return function is not None and not str(getattr(function, "__module__", "")).startswith("keras.")
+def _form(function: TriedFunction, pair: Pair) -> RowForm:
+    """The form of a function: in float64, or in the dtype that it gets where it takes no other."""
+    y_true, y_pred = (keras.ops.convert_to_numpy(values) for values in (pair.y_true, pair.y_pred))
+    whole_labels = np.issubdtype(y_true.dtype, np.integer) and function.of_labels_as_they_are
 
+    def values(dtype: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        def call(y_t: np.ndarray, y_p: np.ndarray) -> np.ndarray:
+            labels = tf.constant(y_t.astype(y_true.dtype if whole_labels else dtype))
+            given = function.call(*function.arguments(labels, tf.constant(y_p, dtype), dtype))
+            return values_of(function, np.asarray(keras.ops.convert_to_numpy(given)), len(y_p))
 
-def _differ(one: Any, other: Any, tolerance: float) -> bool:
-    """Whether two values, or states, are not the same up to rounding; what is not finite proves nothing."""
-    one, other = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
-    if not (np.isfinite(one).all() and np.isfinite(other).all()):
-        return False
-    scale = max(float(np.max(np.abs(one))), float(np.max(np.abs(other))), 1e-6)
-    return bool(np.max(np.abs(one - other)) > tolerance * scale)
+        return call
+
+    trials = make_trials(y_true, y_pred)
+    try:
+        return find_form(values("float64"), trials)
+    except Exception:  # it mixes its arguments with constants of another dtype
+        try:
+            return find_form(values(keras.config.floatx()), trials)
+        except Exception as error:
+            text = " ".join(str(error).split())
+            return RowForm("batch", f"it fails for {len(y_true)} rows: {type(error).__name__}: {text:.200}")

@@ -53,7 +53,7 @@ def build(model: Any, example: tuple[Any, ...]) -> None:
     _check_input_names(model, example[0])
     _check_output_names(model, example[1])
     model._symbolic_build(data_batch=example)
-    check_losses(model, row_means_only=has_own_step(model))
+    check_losses(model)
     check_metrics(model)
 
 

@@ -18,11 +18,13 @@ from sparkdl.launch.world import World
 
 __all__ = [
     "broadcast",
+    "broadcast_text",
     "gather_over_ranks",
     "gather_slices",
     "gather_text",
     "join_world",
     "max_over_ranks",
+    "max_tensor",
     "min_over_ranks",
     "sum_over_ranks",
     "sum_tensors",
@@ -67,6 +69,11 @@ def sum_vector(values: tf.Tensor, *, name: str) -> tf.Tensor:
     return hvd.allreduce(values, op=hvd.Sum, name=f"sparkdl_{name}")
 
 
+def max_tensor(values: tf.Tensor, *, name: str) -> tf.Tensor:
+    """Take the largest value of each element over all ranks; inside a graph too."""
+    return tf.ensure_shape(hvd.allreduce(values, op=hvd.Max, name=f"sparkdl_{name}"), values.shape)
+
+
 def gather_slices(slices: tf.IndexedSlices, *, name: str) -> tf.IndexedSlices:
     """The slices of all ranks, one rank's after the other's: their sum over the ranks, sparse."""
     values = hvd.allgather(slices.values, name=f"sparkdl_{name}_values")
@@ -102,6 +109,14 @@ def gather_text(text: str, *, name: str) -> list[str]:
     lengths = gather_over_ranks(np.array([len(own)]), name=f"{name}_length")[:, 0].astype(int)
     together = own if hvd.size() == 1 else hvd.allgather(tf.constant(own), name=f"sparkdl_{name}").numpy()
     return [part.tobytes().decode() for part in np.split(together, np.cumsum(lengths)[:-1])]
+
+
+def broadcast_text(text: str, *, name: str) -> str:
+    """Give every rank the text of rank 0. Eager."""
+    if hvd.size() == 1:
+        return text
+    own = tf.constant(np.frombuffer(text.encode() if hvd.rank() == 0 else b"", dtype=np.uint8))
+    return hvd.allgather(own, name=f"sparkdl_{name}").numpy().tobytes().decode()
 
 
 def _reduced(values: np.ndarray, how: Any, name: str) -> np.ndarray:

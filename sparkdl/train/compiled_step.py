@@ -91,7 +91,7 @@ class CompiledSteps:
         gradients, (exact, *changes), reduce_s = self._gradients(
             gradients, [exact, *self._state.changes(counts)], real=counts.real, name="step"
         )
-        self._state.finish(changes)
+        self._state.finish(changes, counts)
         norm = gradient_norm(gradients, model.optimizer)
         if gradients:
             model.optimizer.apply_gradients(zip(gradients, model.trainable_weights, strict=True))
@@ -107,18 +107,20 @@ class CompiledSteps:
         counts = Counts.of(counts_vector)
         self._draws.set(-1 - counts.step)
         self._numbers.test_parts.assign_add(self._forward(batch, counts_vector))
+        self._numbers.test_rows.assign_add(tf.cast(counts.rows, tf.float64))
         return {ROWS: counts.rows}
 
-    def results(self, metrics: dict[str, Any], *, testing: bool) -> dict[str, Any]:
+    def results(self, metrics: dict[str, Any], *, testing: bool, logs: Any = None) -> dict[str, Any]:
         """The metrics over all rows, with the loss over all rows in its place. Eager."""
-        parts = self._numbers.train_parts
-        if testing:
-            parts = sum_over_ranks(self._numbers.test_parts.numpy(), name="loss")
-        return {**metrics, "loss": float(self._losses.total(parts))}
+        if not testing:
+            return {**metrics, "loss": float(self._losses.total(self._numbers.train_parts))}
+        parts = sum_over_ranks(self._numbers.test_parts.numpy(), name="loss")
+        of_outputs = {name: value for name, value in self._losses.sums(parts).items() if name in metrics}
+        return {**metrics, **of_outputs, "loss": float(self._losses.total(parts, testing=True))}
 
     def reset(self) -> None:
         """Forget the sums of the last evaluation."""
-        self._numbers.test_parts.assign(tf.zeros_like(self._numbers.test_parts))
+        self._numbers.start_test()
 
     def _plain_forward_backward(self, batch: Any, counts_vector: tf.Tensor) -> tuple[list[Any], tf.Tensor]:
         """This rank's share of the gradients, and the parts of the loss; metrics are updated."""
@@ -138,7 +140,7 @@ class CompiledSteps:
         counts = Counts.of(counts_vector)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         y_pred = self._call(x, training=False)
-        loss = self._losses.compute(y, y_pred, sample_weight, counts)
+        loss = self._losses.compute(y, y_pred, sample_weight, counts, testing=True)
         self._update_metrics(x, y, y_pred, sample_weight, counts)
         return loss.parts
 

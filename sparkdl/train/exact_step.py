@@ -11,21 +11,22 @@ the user's own loss scaling, clipping and optimizer. A rank without rows is fed 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import numpy as np
 
 from sparkdl.launch.world import World
+from sparkdl.train.additive import Findings
 from sparkdl.train.batch_norm import SyncedMoments, synced_layers
 from sparkdl.train.check_model import build, check_model, has_own_step
 from sparkdl.train.compiled_step import CompiledSteps
 from sparkdl.train.gradients import GradientSum
 from sparkdl.train.loss_parts import loss_parts
-from sparkdl.train.metrics import leaf_metrics, reduced_states
+from sparkdl.train.metrics import averaged_by_rows, leaf_metrics, metrics_by_rows, reduced_states
 from sparkdl.train.moving_state import MovingState, layer_states
 from sparkdl.train.own_step import OwnSteps
 from sparkdl.train.replaced import replaced
@@ -48,6 +49,8 @@ class StepOptions:
         compression: None, or "fp16" for gradients on their way.
         sync_batch_norm: whether all batch normalization takes the moments of the global batch.
         class_weights: of each class of the one categorical label, by its code; None for none.
+        findings: of the model; what is not exact in it is computed per rank and averaged by rows.
+        per_worker: whether values that cannot be exact are taken, averaged over ranks.
     """
 
     seed: int = 0
@@ -55,6 +58,8 @@ class StepOptions:
     compression: str | None = None
     sync_batch_norm: bool = False
     class_weights: tuple[float, ...] | None = None
+    findings: Findings = field(default_factory=Findings)
+    per_worker: bool = False
 
 
 @contextmanager
@@ -74,7 +79,7 @@ def exact_steps(
         "gradients": GradientSum(
             world_size=world.size, compression=options.compression, global_batch_size=options.global_batch_size
         ),
-        "state": MovingState([] if world.size == 1 else layer_states(model)),
+        "state": MovingState([] if world.size == 1 else _states(model, options.findings)),
         "draws": draws,
         "moments": moments,
         "class_weights": options.class_weights,
@@ -87,10 +92,11 @@ def exact_steps(
         with ExitStack() as stack:
             stack.enter_context(moments.of(synced))
             stack.enter_context(draws.prepared())
+            stack.enter_context(metrics_by_rows(model, options.findings.single_values))
             steps: CompiledSteps | OwnSteps
             if has_own_step(model):
                 numbers = StepNumbers(0)
-                steps = OwnSteps(model, numbers, **shared)
+                steps = OwnSteps(model, numbers, per_worker=options.per_worker, **shared)
                 stack.enter_context(steps.edges())
                 if jit_compile:
                     log.warning("jit_compile is switched off for model %s: it has steps of its own", model.name)
@@ -100,7 +106,8 @@ def exact_steps(
                 steps = CompiledSteps(model, numbers, losses, example=example, **shared)
                 if jit_compile:
                     steps.use_xla()
-            stack.enter_context(replaced(model, _methods(model, steps)))
+            averaged = options.findings.averaged_metrics if world.size > 1 else ()
+            stack.enter_context(replaced(model, _methods(model, steps, numbers, averaged)))
             yield numbers
     finally:
         model.jit_compile = jit_compile
@@ -108,9 +115,23 @@ def exact_steps(
         model.train_function = model.test_function = None
 
 
-def _methods(model: Any, steps: CompiledSteps | OwnSteps) -> dict[str, Any]:
-    """What takes the place of the model's own attributes."""
+def _states(model: Any, findings: Findings) -> list[tuple[Any, str]]:
+    """The layers' state variables, each with its reduction; without findings those of floats are averaged."""
+    states = layer_states(model)
+    reductions = findings.states or [state.reduction or "mean" for state in states]
+    return [(state.variable.value, reduction) for state, reduction in zip(states, reductions, strict=True)]
+
+
+def _methods(
+    model: Any, steps: CompiledSteps | OwnSteps, numbers: StepNumbers, averaged: Sequence[int]
+) -> dict[str, Any]:
+    """What takes the place of the model's own attributes.
+
+    `averaged`: the places of the metrics whose results are averaged over ranks, by rows, for their states cannot be.
+    """
     original_result, original_reset = model.get_metrics_result, model.reset_metrics
+    leaves = leaf_metrics(model.metrics)
+    reduced = [metric for place, metric in enumerate(leaves) if place not in averaged]
 
     def make_train_function(force: bool = False) -> None:
         if model.train_function is None or force:
@@ -122,10 +143,13 @@ def _methods(model: Any, steps: CompiledSteps | OwnSteps) -> dict[str, Any]:
 
     def results(logs: dict[str, Any]) -> dict[str, Any]:
         """What an epoch or an evaluation gives, from the logs of its last step."""
-        with reduced_states(leaf_metrics(model.metrics)):
+        testing = ROWS in logs
+        with reduced_states(reduced):
             # A result may be a metric's variable itself, which has another value after the block.
             metrics = {name: np.array(keras.ops.convert_to_numpy(value)) for name, value in original_result().items()}
-        return steps.results(metrics, testing=ROWS in logs)
+        if averaged:
+            metrics = averaged_by_rows(metrics, numbers.rows(testing=testing))
+        return steps.results(metrics, testing=testing, logs=logs)
 
     return {
         "train_step": steps.train_step,

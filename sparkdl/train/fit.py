@@ -16,7 +16,7 @@ import cloudpickle
 
 from sparkdl import storage
 from sparkdl.config import LaunchConfig, TrainConfig
-from sparkdl.config.checks import require_positive
+from sparkdl.config.checks import require_exactness, require_positive
 from sparkdl.data.dataset import Dataset
 from sparkdl.errors import ConfigError, WorkerError, near_miss, shown
 from sparkdl.launch import wind_down
@@ -41,7 +41,7 @@ __all__ = ["TrainResult", "check_places", "check_training", "closure_limit", "ev
 log = logging.getLogger(__name__)
 
 # Options that may change when a run is continued; functions cannot be compared, the model that they make is.
-NOT_THE_RESULT = ("run_dir", "epochs", "callbacks", "checkpoint", "resume", "max_restarts", "reader")
+NOT_THE_RESULT = ("run_dir", "epochs", "callbacks", "checkpoint", "resume", "max_restarts", "reader", "exactness")
 # Ends of a rank that are not of the user's making.
 RESTARTED = ("signal", "lost")
 # Executors that were lost take some seconds to come back.
@@ -162,8 +162,11 @@ def evaluate(
     global_batch_size: int = 1024,
     custom_objects: Mapping[str, Any] | None = None,
     safe_mode: bool = True,
+    exactness: str = "strict",
 ) -> dict[str, Any]:
     """Loss and metrics of a trained model over all rows of a split, exact for any number of ranks.
+
+    A loss with reduction="sum" is the sum over all rows, as `val_loss` is.
 
     Args:
         model_dir: as in `result.model_dir`.
@@ -172,9 +175,12 @@ def evaluate(
         launch: where the ranks run.
         global_batch_size: rows of one step over all ranks; the result does not depend on it.
         custom_objects, safe_mode: as in `load_model`. The objects travel to the ranks as `build_model` does.
+        exactness: as in `TrainConfig`: "strict" refuses, on several ranks, losses and metrics that depend on how rows
+            are divided; "per_worker" computes them per rank and averages by rows. With one rank they depend on
+            `global_batch_size`, and a warning says so.
 
     Raises:
-        ModelError: no model there.
+        ModelError: no model there; a loss or metric is not exact.
         ConfigError: the dataset's features are not the model's; more workers than lanes; `custom_objects` are none.
         DatasetError: no such split.
     """
@@ -182,6 +188,7 @@ def evaluate(
     check_custom_objects(custom_objects)
     model_dir = storage.absolute(model_dir)
     require_positive("global_batch_size", global_batch_size)
+    require_exactness(exactness)
     signature = Signature.read(model_dir)
     trained = [encoder.to_json() for encoder in (*signature.inputs, *signature.labels)]
     labels = dataset.label_encoders if signature.target == "label" else ()
@@ -203,6 +210,7 @@ def evaluate(
         global_batch_size=global_batch_size,
         custom_objects=custom_objects,
         safe_mode=safe_mode,
+        exactness=exactness,
     )
     results = launch_ranks(
         evaluate_rank,

@@ -23,30 +23,15 @@ from sparkdl.train.step_numbers import Counts
 
 __all__ = ["ComputedLoss", "LossParts", "check_losses", "loss_parts"]
 
-REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none", None)
-ROW_MEANS = ("sum_over_batch_size", "mean")
-
-
-def check_losses(model: Any, *, row_means_only: bool) -> None:
-    """Raise ModelError for a compiled loss whose parts cannot be known; the model's losses must be built."""
+def check_losses(model: Any) -> None:
+    """Raise ModelError for compiled losses that Keras itself drops or cannot add; the model's losses must be built."""
     losses = model._compile_loss._flat_losses if model._compile_loss is not None else ()
     for entry in losses:
         reduction = getattr(entry.loss, "reduction", "its own")
-        known = REDUCTIONS if _is_keras_own(entry.loss) else (*ROW_MEANS, "sum")
-        if reduction not in known:
-            raise ModelError(
-                f"loss {entry.name!r} has reduction={reduction!r}; exact over ranks are {', '.join(map(repr, known))}"
-            )
         if reduction in ("none", None) and len(losses) > 1:
             raise ModelError(
                 f"loss {entry.name!r} has reduction={reduction!r}, which Keras cannot add to the model's other losses; "
                 "use reduction='sum'"
-            )
-        if row_means_only and (reduction not in ROW_MEANS or getattr(entry.loss, "ignore_class", None) is not None):
-            what = f"reduction={reduction!r}" if reduction not in ROW_MEANS else "an ignore_class"
-            raise ModelError(
-                f"loss {entry.name!r} has {what}, and the model a train_step, test_step or compute_loss of its own; "
-                "losses in those must be means over rows"
             )
     if len({entry.path for entry in losses}) < len(losses):
         raise ModelError(
@@ -84,6 +69,7 @@ class LossParts:
         self._model = model
         self._world_size = world_size
         self._counts: Counts | None = None
+        self._testing = False
         self._parts: list[_Part] = []
         self._masks: list[Any] = []
         compiled = model._compile_loss
@@ -94,9 +80,11 @@ class LossParts:
         """How many parts there are: each compiled loss, and all that is added (regularizers, add_loss)."""
         return len(self.entries) + 1
 
-    def compute(self, y: Any, y_pred: Any, sample_weight: Any, counts: Counts) -> ComputedLoss:
+    def compute(
+        self, y: Any, y_pred: Any, sample_weight: Any, counts: Counts, *, testing: bool = False
+    ) -> ComputedLoss:
         """The loss of a step; must run within `loss_parts`."""
-        self._counts, self._parts = counts, []
+        self._counts, self._parts, self._testing = counts, [], testing
         if self.entries:
             self._model._compile_loss(y, y_pred, sample_weight)
         added = self._added(counts)
@@ -117,11 +105,21 @@ class LossParts:
             pairs.append(tf.zeros(2, tf.float64))
         return ComputedLoss(tf.add_n(values) if len(values) > 1 else values[0], tf.stack(pairs))
 
-    def total(self, parts: Any) -> tf.Tensor:
-        """The loss, float64 (), that numerators and denominators ``(parts, 2)`` give together."""
+    def total(self, parts: Any, *, testing: bool = False) -> tf.Tensor:
+        """The loss, float64 (), that numerators and denominators ``(parts, 2)`` give together.
+
+        A loss with reduction="sum" is the mean of the steps' sums in training, as Keras shows it, and the sum over all
+        rows in an evaluation, which does not depend on how rows are divided into steps.
+        """
         means = tf.math.divide_no_nan(parts[:, 0], parts[:, 1])
+        if testing and any(summed := [*map(_is_sum, self.entries), False]):
+            means = tf.where(summed, parts[:, 0], means)
         weights = [1.0 if entry.loss_weights is None else entry.loss_weights for entry in self.entries]
         return tf.reduce_sum(means * tf.stack([_float64(weight) for weight in [*weights, 1.0]]))
+
+    def sums(self, parts: Any) -> dict[str, float]:
+        """The losses with reduction="sum" over all rows of an evaluation, by the names of their outputs' losses."""
+        return {f"{entry.name}_loss": float(parts[n, 0]) for n, entry in enumerate(self.entries) if _is_sum(entry)}
 
     def _scaled(self, counts: Counts) -> list[tf.Tensor]:
         """Each part's value, times this rank's share of the part's denominator."""
@@ -151,7 +149,7 @@ class LossParts:
         value = tf.add_n([tf.cast(loss, losses[0].dtype) for loss in losses]) if len(losses) > 1 else losses[0]
         return _part(value, counts, counts.rows, "rows")
 
-    def record(self, loss: Any, value: Any, y_pred: Any, sample_weight: Any) -> None:
+    def record(self, loss: Any, value: Any, sample_weight: Any) -> None:
         """Note what a compiled loss gave; called in the order of `entries`."""
         counts, masks, self._masks = self._counts, [m for m in self._masks if m is not None], []
         if counts is None:  # Keras builds the model
@@ -160,10 +158,12 @@ class LossParts:
         if reduction in ("sum", "none", None):
             # Keras reports a sum by steps, each weighted by its rows; without a reduction, the mean of all values.
             summed = reduction == "sum"
-            reported = value * tf.cast(counts.global_rows, value.dtype) if summed else tf.reduce_mean(value)
-            numerator = reported if summed else reported * tf.cast(counts.rows, value.dtype)
+            weight = 1 if summed and self._testing else counts.global_rows if summed else counts.rows
+            numerator = (value if summed else tf.reduce_mean(value)) * tf.cast(weight, value.dtype)
             part = _part(tf.reduce_sum(value), counts, counts.rows, "nothing", numerator=numerator)
-        elif masks or (reduction == "mean_with_sample_weight" and sample_weight is not None):
+        elif _is_keras_own(loss) and (
+            masks or (reduction == "mean_with_sample_weight" and sample_weight is not None)
+        ):
             part = _part(value, counts, _weights_sum(value.dtype, reduction, masks, sample_weight), "own")
         else:
             part = _part(value, counts, counts.rows, "rows")
@@ -199,17 +199,17 @@ class _Recorded:
     """Stands in for a loss; a part is noted whenever it is called."""
 
     def __init__(self, loss: Any, parts: LossParts) -> None:
-        self._loss = loss
+        self.user_loss = loss
         self._parts = parts
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         self._parts.note_mask(getattr(y_pred, "_keras_mask", None))
-        value = self._loss(y_true, y_pred, sample_weight)
-        self._parts.record(self._loss, value, y_pred, sample_weight)
+        value = self.user_loss(y_true, y_pred, sample_weight)
+        self._parts.record(self.user_loss, value, sample_weight)
         return value
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._loss, name)
+        return getattr(self.user_loss, name)
 
 
 def _masks_noted(call: Any, parts: LossParts) -> Any:
@@ -258,6 +258,10 @@ def _float64(number: Any) -> tf.Tensor:
 def _floating(loss: Any) -> tf.Tensor:
     loss = tf.convert_to_tensor(loss)
     return loss if loss.dtype.is_floating else tf.cast(loss, keras.config.floatx())
+
+
+def _is_sum(entry: Any) -> bool:
+    return getattr(entry.loss, "reduction", None) == "sum"
 
 
 def _is_keras_own(loss: Any) -> bool:

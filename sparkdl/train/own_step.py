@@ -7,6 +7,7 @@ within such a step must be means over rows.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -18,7 +19,7 @@ import tensorflow as tf
 
 from sparkdl.errors import ModelError
 from sparkdl.train.batch_norm import SyncedMoments
-from sparkdl.train.collective import max_over_ranks, min_over_ranks, sum_tensors
+from sparkdl.train.collective import max_over_ranks, min_over_ranks, sum_over_ranks, sum_tensors
 from sparkdl.train.gradients import GradientSum, gradient_norm
 from sparkdl.train.metrics import leaf_metrics
 from sparkdl.train.moving_state import MovingState
@@ -46,9 +47,11 @@ class OwnSteps:
         draws: SeededDraws,
         moments: SyncedMoments,
         class_weights: tuple[float, ...] | None,
+        per_worker: bool,
     ) -> None:
         self._model = model
         self._numbers = numbers
+        self._per_worker = per_worker
         self._gradients = gradients
         self._alone = gradients.world_size == 1
         self._state = state
@@ -61,6 +64,8 @@ class OwnSteps:
         self._applied = 0
         self._results: list[Any] = []
         self._names: dict[bool, list[str]] = {}
+        # Those of the names that are not metrics'.
+        self._plain: dict[bool, list[str]] = {}
 
     @contextmanager
     def edges(self) -> Iterator[None]:
@@ -73,11 +78,10 @@ class OwnSteps:
                 stack.enter_context(replaced(optimizer, {"apply": apply}))
             trackers = model._compile_loss.metrics if model._compile_loss is not None else []
             for metric in leaf_metrics(model.metrics):
-                if type(metric) in (keras.metrics.Mean, keras.metrics.Sum):
+                if isinstance(metric, (keras.metrics.Mean, keras.metrics.Sum)):
                     by_rows = self._by_rows(metric, always=any(metric is tracker for tracker in trackers))
                     stack.enter_context(replaced(metric, {"update_state": by_rows}))
                 stack.enter_context(replaced(metric, {"result": self._noted(metric.result)}))
-            stack.enter_context(replaced(model, {"compute_loss": self._compute_loss(model.compute_loss)}))
             yield
 
     def train_step(self, element: Any) -> dict[str, tf.Tensor]:
@@ -90,7 +94,8 @@ class OwnSteps:
         self._draws.set(counts.step)
         self._state.begin()
         with self._metrics_unchanged_by_ghost(counts):
-            self._names[False] = self._checked(self._train(batch), "train_step")
+            given = self._train(batch)
+            self._names[False] = self._checked(given, "train_step")
         if not self._applied:
             raise ModelError(
                 f"the train_step of model {self._model.name!r} applied no optimizer of the model's; make its "
@@ -101,7 +106,7 @@ class OwnSteps:
         sums = [tf.stack([numbers.ask_stop, *states]), *self._state.changes(counts)]
         if not self._alone:
             sums = sum_tensors(sums, name="own_step")
-        self._state.finish(sums[1:])
+        self._state.finish(sums[1:], counts)
         numbers.add(EpochSums(global_rows=counts.global_rows, rows=counts.rows, wait_s=wait_s))
         numbers.stops_asked.assign(sums[0][0])
         totals = {m.name: sums[0][1 + 2 * place : 3 + 2 * place] for place, m in enumerate(means)}
@@ -109,7 +114,7 @@ class OwnSteps:
             name: tf.cast(tf.math.divide_no_nan(*tf.unstack(totals[name])), keras.config.floatx())
             for name in self._names[False]
             if name in totals
-        }
+        } | self._plain_logs(given, testing=False)
         return logs or {"step": counts.step}  # Keras needs one
 
     def test_step(self, element: Any) -> dict[str, tf.Tensor]:
@@ -119,28 +124,49 @@ class OwnSteps:
         self._counts, self._results = counts, []
         self._draws.set(-1 - counts.step)
         with self._metrics_unchanged_by_ghost(counts):
-            self._names[True] = self._checked(self._test(batch), "test_step")
-        return {ROWS: counts.rows}
+            logs = self._test(batch)
+            self._names[True] = self._checked(logs, "test_step")
+        self._numbers.test_rows.assign_add(tf.cast(counts.rows, tf.float64))
+        return {**self._plain_logs(logs, testing=True), ROWS: counts.rows}
 
-    def results(self, metrics: dict[str, Any], *, testing: bool) -> dict[str, Any]:
-        """Those of the metrics over all rows that the step gives. Eager; all ranks must have the same weights."""
+    def results(self, metrics: dict[str, Any], *, testing: bool, logs: Any = None) -> dict[str, Any]:
+        """Those of the metrics over all rows that the step gives. Eager; all ranks must have the same weights.
+
+        What the step's logs hold beside metrics is that of the last step, as in Keras; the mean over ranks.
+        """
         if not testing and not self._alone:
             self._check_weights()
-        return {name: metrics[name] for name in self._names[testing]}
+        found = {name: metrics[name] for name in self._names[testing] if name in metrics}
+        plain = {name: np.asarray((logs or {})[name], np.float64) for name in self._plain[testing]}
+        for name, value in plain.items():
+            summed = sum_over_ranks(np.append(value.reshape(-1), 1.0), name=f"log_{name}")
+            found[name] = (summed[:-1] / summed[-1]).reshape(value.shape)
+        return {name: found[name] for name in self._names[testing]}
 
     def reset(self) -> None:
-        """There is nothing to forget: Keras resets the metrics."""
+        """Forget the rows of the last evaluation; Keras resets the metrics."""
+        self._numbers.start_test()
 
     def _checked(self, logs: Any, step: str) -> list[str]:
-        """The names in the logs of a step. Raises ModelError for one that is no metric's."""
+        """The names in the logs of a step. Raises ModelError for one that is not a metric's, if all must be exact."""
         given, known = list(self._results), self._model.get_metrics_result()
+        plain = []
         for name, value in logs.items():
-            if name not in known or not any(value is result for result in given):
+            if name in known and any(value is result for result in given):
+                continue
+            plain.append(name)
+            if not (self._alone or self._per_worker):
                 raise ModelError(
-                    f"the {step} of model {self._model.name!r} gives {name!r}, which is no result of a metric of that "
-                    f"name, so that its value over all ranks is not known; keep it in keras.metrics.Mean(name={name!r})"
+                    f"the {step} of model {self._model.name!r} gives {name!r}, which is not the result of a metric of "
+                    f"that name, so that its value over all ranks is not known; keep it in "
+                    f"keras.metrics.Mean(name={name!r}), or train with exactness='per_worker'"
                 )
+        self._plain[step == "test_step"] = plain
         return list(logs)
+
+    def _plain_logs(self, logs: Any, *, testing: bool) -> dict[str, Any]:
+        """The logs of a step that are not results of metrics."""
+        return {name: tf.convert_to_tensor(logs[name]) for name in self._plain[testing]}
 
     def _noted(self, original: Callable[[], Any]) -> Callable[[], Any]:
         def result() -> Any:
@@ -172,28 +198,29 @@ class OwnSteps:
 
     def _by_rows(self, metric: Any, *, always: bool) -> Callable[..., Any]:
         """`update_state` that weights one value for a batch by the batch's rows."""
-        original, is_sum = metric.update_state, type(metric) is keras.metrics.Sum
+        original, is_sum = metric.update_state, isinstance(metric, keras.metrics.Sum)
+        takes_weight = "sample_weight" in inspect.signature(original).parameters
+        as_keras = type(metric).update_state in (keras.metrics.Mean.update_state, keras.metrics.Sum.update_state)
 
-        def update_state(values: Any, sample_weight: Any = None) -> Any:
+        def update_state(values: Any, *args: Any, sample_weight: Any = None, **kwargs: Any) -> Any:
             counts = self._counts
+            if as_keras and args:
+                sample_weight, args = args[0], ()
+            if args or kwargs:  # labels and predictions, of which a metric makes a value for each row
+                weight = {} if sample_weight is None else {"sample_weight": sample_weight}
+                return original(values, *args, **kwargs, **weight)
             scalar = not np.shape(values) if isinstance(values, (int, float)) else values.shape.rank == 0
             if counts is not None and scalar and (always or sample_weight is None):
+                if not takes_weight:
+                    raise ModelError(
+                        f"metric {metric.name!r} ({type(metric).__name__}) gets one value for a batch and its "
+                        "update_state takes no sample_weight, so that batches cannot be weighted by their rows; let "
+                        "it take sample_weight"
+                    )
                 sample_weight = counts.share(metric.dtype) if is_sum else counts.rows
-            return original(values, sample_weight=sample_weight)
+            return original(values, sample_weight=sample_weight) if takes_weight else original(values)
 
         return update_state
-
-    def _compute_loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def compute_loss(*args: Any, **kwargs: Any) -> Any:
-            y_pred = kwargs.get("y_pred", args[2] if len(args) > 2 else None)
-            if any(getattr(value, "_keras_mask", None) is not None for value in keras.tree.flatten(y_pred)):
-                raise ModelError(
-                    f"model {self._model.name!r} gives masked outputs, whose loss is a mean over valid elements, and "
-                    "has a train_step, test_step or compute_loss of its own; losses in those must be means over rows"
-                )
-            return original(*args, **kwargs)
-
-        return compute_loss
 
     @contextmanager
     def _metrics_unchanged_by_ghost(self, counts: Counts) -> Iterator[None]:

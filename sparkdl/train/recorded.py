@@ -42,8 +42,10 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
     """The figures of an epoch as numbers: a metric that is a list (of classes) gives `name/0`, `name/1`, …"""
     found: dict[str, float] = {}
     for name, value in record.items():
+        if name in ("epoch", "per_worker"):
+            continue
         if isinstance(value, (list, tuple)):
             found |= scalars({f"{name}/{place}": part for place, part in enumerate(value)})
-        elif name != "epoch":
+        else:
             found[name] = float(value)
     return found

@@ -6,7 +6,7 @@ Runs in rank processes, as a callback after the user's.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,6 +15,7 @@ import numpy as np
 from sparkdl.launch.events import emit
 from sparkdl.launch.world import World
 from sparkdl.train.collective import gather_over_ranks, gather_text
+from sparkdl.train.exactness import Inexact, named
 from sparkdl.train.recorded import Recorded
 from sparkdl.train.step_numbers import StepNumbers
 
@@ -36,11 +37,13 @@ class EpochRecorder(keras.callbacks.Callback):  # type: ignore[misc]
 
     Attributes:
         recorded: the same on every rank.
+        inexact: the names of what is computed per worker, on this rank.
     """
 
     def __init__(self, numbers: StepNumbers, world: World, recorded: Recorded, *, epochs: int, steps: int) -> None:
         super().__init__()
         self.recorded = recorded
+        self.inexact: list[str] = []
         self._numbers = numbers
         self._world = world
         self._epochs = epochs
@@ -50,6 +53,10 @@ class EpochRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._began = self._sent = self._trained = 0.0
         # What the epoch took before this launch.
         self._before = np.zeros(len(_SECONDS))
+
+    def mark(self, found: Sequence[Inexact]) -> None:
+        """Mark the epochs from now on, and the model, as computed per worker where these are concerned."""
+        self.inexact = list(dict.fromkeys([*self.inexact, *named(found)]))
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._hosts = gather_text(self._world.host, name="hosts")
@@ -105,6 +112,7 @@ class EpochRecorder(keras.callbacks.Callback):  # type: ignore[misc]
             "data_wait_seconds": seconds["data_wait_seconds"],
             # A metric of the user's own may have such a name.
             **{name: value for name, value in own.items() if name not in metrics},
+            **({"per_worker": self.inexact} if self.inexact else {}),
         }
         self.recorded.history.append(record)
         self.recorded.ranks.append(

@@ -64,6 +64,7 @@ def render(
     history = [{"epoch": record["epoch"] + 1, **scalars(record)} for record in recorded.history]
     sections = [
         f"<header><h1>{text(run_dir)}</h1><p class='note'>{text(outcome)} {text(written)}</p></header>",
+        _per_worker(recorded.history),
         _tiles(history, recorded.ranks),
         "<h2>Loss and metrics</h2>",
         _metrics(history),
@@ -83,6 +84,13 @@ def render(
         + "\n".join(sections)
         + "</main></body></html>\n"
     )
+
+
+def _per_worker(history: Sequence[Mapping[str, Any]]) -> str:
+    """The note on what has no exact form over several workers."""
+    names = list(dict.fromkeys(name for record in history for name in record.get("per_worker", ())))
+    said = f"Computed per worker and averaged by rows (exactness='per_worker'): {', '.join(names)}"
+    return f"<p class='note'>{text(said)}</p>" if names else ""
 
 
 def _tiles(history: Sequence[Mapping[str, float]], ranks: Sequence[Mapping[str, Any]]) -> str:

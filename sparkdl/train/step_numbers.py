@@ -85,6 +85,7 @@ class StepNumbers:
         winding_down: whether the run ends with the next checkpoint, on all ranks the same.
         train_parts: numerator and denominator of each part of the epoch's loss, over all ranks, ``(parts, 2)``.
         test_parts: the same of an evaluation, over this rank's rows.
+        test_rows: this rank's rows of an evaluation.
     """
 
     def __init__(self, parts: int) -> None:
@@ -95,6 +96,7 @@ class StepNumbers:
         self.winding_down = False
         self.train_parts = _variable((parts, 2))
         self.test_parts = _variable((parts, 2))
+        self.test_rows = _variable(())
 
     def asked(self) -> float:
         """`stops_asked`. Eager; for every step: `numpy` of a variable takes three times as long."""
@@ -104,6 +106,15 @@ class StepNumbers:
         """Forget the last epoch; the sums begin with those given."""
         self._sums.assign((sums or EpochSums()).vector())
         self.train_parts.assign(tf.zeros_like(self.train_parts))
+
+    def start_test(self) -> None:
+        """Forget the sums of the last evaluation."""
+        self.test_parts.assign(tf.zeros_like(self.test_parts))
+        self.test_rows.assign(0.0)
+
+    def rows(self, *, testing: bool) -> float:
+        """This rank's rows of the epoch, or of the evaluation, so far. Eager."""
+        return float(self.test_rows.numpy() if testing else self.sums().rows)
 
     def add(self, sums: EpochSums) -> None:
         """Add to the sums of the epoch; in a step."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -57,6 +57,7 @@ class EvaluateTask:
     global_batch_size: int
     custom_objects: Mapping[str, Any] | None = None
     safe_mode: bool = True
+    exactness: str = "strict"
 
 
 def train_rank(task: TrainTask) -> Recorded:
@@ -64,12 +65,12 @@ def train_rank(task: TrainTask) -> Recorded:
     here = _start()
     import keras
 
-    from sparkdl.data.tensors import first_rows, step_dataset
+    from sparkdl.data.tensors import FirstRows, step_dataset
     from sparkdl.model.save import check_savable
-    from sparkdl.train.additive import check_additive
     from sparkdl.train.callbacks import rank_callbacks
     from sparkdl.train.checkpointer import Checkpointer
     from sparkdl.train.collective import broadcast, join_world
+    from sparkdl.train.epoch_check import MOST_ROWS
     from sparkdl.train.exact_step import build, check_model, exact_steps
     from sparkdl.train.learning_rate import LearningRates
     from sparkdl.train.loop import train_epochs
@@ -78,6 +79,7 @@ def train_rank(task: TrainTask) -> Recorded:
     from sparkdl.train.resume import resume, resume_epoch, start_of, warm_start
     from sparkdl.train.run_state import model_facts
     from sparkdl.train.tensorboard import TensorBoardFiles
+    from sparkdl.train.verdict import epoch_judge, judge
 
     join_world(here)
     config, dataset = task.config, task.dataset
@@ -90,7 +92,16 @@ def train_rank(task: TrainTask) -> Recorded:
     check_savable(model)
     feed = _feed(task, dataset.split("train"), here, seed=config.seed)
     options = _options(config, dataset)
-    check_additive(model, first_rows(feed, dataset.layout, target=config.target), options.class_weights)
+    findings = judge(
+        model,
+        dataset,
+        dataset.split("train"),
+        here,
+        exactness=config.exactness,
+        target=config.target,
+        class_weights=options.class_weights is not None,
+    )
+    options = replace(options, findings=findings)
     facts = {"model": model_facts(model)}
     resumed = resume(task.run, task.checkpoint, model, facts, rank=here.rank)
     if resumed is None and config.initial_model is not None and here.rank == 0:
@@ -113,6 +124,9 @@ def train_rank(task: TrainTask) -> Recorded:
         recorded = Recorded() if resumed is None else Recorded.from_json(resumed.facts)
         recorded = replace(recorded, environment={**installed(), "Python": platform.python_version()})
         recorder = EpochRecorder(numbers, here, recorded, epochs=config.epochs, steps=steps)
+        first_rows = FirstRows(most=MOST_ROWS) if here.size > 1 else None
+        if first_rows is not None:
+            recorder.mark(findings.inexact)
         callbacks = rank_callbacks(own, numbers, rates, recorder, rank=here.rank, steps=steps)
         if here.rank == 0:
             callbacks.append(TensorBoardFiles(task.run.tensorboard, recorded))
@@ -127,11 +141,25 @@ def train_rank(task: TrainTask) -> Recorded:
             steps=steps,
             epochs=config.epochs,
             resumed=resumed,
-            write_best=lambda: _write_model(model, task, task.run.best_model),
+            write_best=lambda: _write_model(model, task, task.run.best_model, recorder.inexact),
         )
+        if first_rows is not None:
+            judged = epoch_judge(
+                model,
+                dataset,
+                here,
+                findings,
+                first_rows,
+                exactness=config.exactness,
+                target=config.target,
+                found=recorder.mark,
+            )
+            callbacks.append(judged)
         start = start_of(resumed, config.epochs)
         epochs = range(start.epoch, config.epochs)
-        data = step_dataset(feed, dataset.layout, epochs, start_step=start.step, target=config.target)
+        data = step_dataset(
+            feed, dataset.layout, epochs, start_step=start.step, target=config.target, first_rows=first_rows
+        )
         train_epochs(
             model,
             iter(data),
@@ -143,7 +171,7 @@ def train_rank(task: TrainTask) -> Recorded:
             resume_epoch=partial(resume_epoch, model, numbers, recorder, resumed, rank=here.rank),
         )
     if here.rank == 0:
-        _write_model(model, task, task.run.model)
+        _write_model(model, task, task.run.model, recorder.inexact)
     return recorded
 
 
@@ -179,7 +207,7 @@ def _evaluation(task: TrainTask, model: Any, split: Any, here: World) -> Callabl
     return evaluate
 
 
-def _write_model(model: Any, task: TrainTask, model_dir: str) -> None:
+def _write_model(model: Any, task: TrainTask, model_dir: str, inexact: Sequence[str]) -> None:
     from sparkdl.model.save import write_model
 
     dataset, target = task.dataset, task.config.target
@@ -190,6 +218,7 @@ def _write_model(model: Any, task: TrainTask, model_dir: str) -> None:
         label_encoders=dataset.label_encoders if target == "label" else (),
         raw_types={name: dataset.raw_types[name] for name in dataset.features},
         target=target,
+        inexact=inexact,
     )
 
 
@@ -203,7 +232,8 @@ def evaluate_rank(task: EvaluateTask) -> dict[str, Any]:
     from sparkdl.model.load import load_keras
     from sparkdl.model.signature import Signature
     from sparkdl.train.collective import join_world
-    from sparkdl.train.exact_step import build, check_model, exact_steps
+    from sparkdl.train.exact_step import StepOptions, build, check_model, exact_steps
+    from sparkdl.train.verdict import judge
 
     join_world(here)
     signature = Signature.read(task.model_dir)
@@ -222,7 +252,12 @@ def evaluate_rank(task: EvaluateTask) -> dict[str, Any]:
         cores=_cores(),
     )
     steps = feed.plan(0).steps
-    with exact_steps(model, here, example):
+    split = task.dataset.split(task.split)
+    findings = judge(
+        model, task.dataset, split, here, exactness=task.exactness, target=signature.target, training=False
+    )
+    options = StepOptions(findings=findings, per_worker=task.exactness == "per_worker")
+    with exact_steps(model, here, example, options):
         data = step_dataset(feed, task.dataset.layout, [0], target=signature.target)
         logs = model.evaluate(data, steps=steps, verbose=0, return_dict=True)
     return {name: np.asarray(value).tolist() for name, value in logs.items()}
@@ -237,6 +272,7 @@ def _options(config: TrainConfig, dataset: Dataset) -> Any:
         compression=config.compression,
         sync_batch_norm=config.sync_batch_norm,
         class_weights=class_weights(config.class_weight, dataset),
+        per_worker=config.exactness == "per_worker",
     )
 
 

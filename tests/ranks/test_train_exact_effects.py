@@ -401,7 +401,7 @@ def test_moving_statistics_are_the_same_on_all_ranks(seen) -> None:
 def test_what_goes_past_the_models_optimizers_and_metrics_is_refused_by_name(seen) -> None:
     for effect in seen:
         for problem, name in (("log", "unknown"), ("loss", "loss")):
-            assert f"gives {name!r}, which is no result of a metric of that name" in effect["own"][problem]
+            assert f"gives {name!r}, which is not the result of a metric of that name" in effect["own"][problem]
         assert "applied no optimizer of the model's" in effect["own"]["optimizer"]
         assert "the ranks' weights of model" in effect["own"]["weights"]
         assert effect["own"]["none"] == "accepted"

@@ -1,0 +1,74 @@
+"""Decide what follows from parts of a model that are not exact over ranks: an error, a warning, or nothing.
+
+Pure but for the log; used in rank processes. Each part that depends on how rows are divided among ranks is found in the
+same way on any number of ranks; what follows depends on that number and on `TrainConfig.exactness`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sparkdl.errors import ModelError
+
+__all__ = ["Inexact", "decide", "named"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Inexact:
+    """A part of a model whose value over all rows cannot be put together from the ranks' rows.
+
+    Attributes:
+        what: its kind and name: "loss 'dice'".
+        reason: the rest of the sentence: "is not a mean over rows: it is …".
+        way_out: how to make it exact, or "".
+    """
+
+    what: str
+    reason: str
+    way_out: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.reason}" + (f"; {self.way_out}" if self.way_out else "")
+
+
+def named(found: Sequence[Inexact]) -> list[str]:
+    """The kinds and names, each once, as they stand in history, report and signature."""
+    return list(dict.fromkeys(one.what for one in found))
+
+
+def decide(
+    found: Sequence[Inexact], *, exactness: str, world_size: int, rank: int = 0, doing: str = "training"
+) -> None:
+    """Raise, warn or do nothing about parts that are not exact.
+
+    Args:
+        exactness: "strict" or "per_worker".
+        world_size: one rank computes everything as plain Keras does, so there is nothing to refuse.
+        rank: rank 0 warns for all.
+        doing: "training" or "evaluating".
+
+    Raises ModelError in strict mode on several ranks.
+    """
+    if not found:
+        return
+    told = " | ".join(map(str, found))
+    if world_size > 1 and exactness == "strict":
+        raise ModelError(
+            f"{told}. The result would depend on the number of workers: use one worker, or exactness='per_worker', "
+            "which computes it per worker and averages by rows"
+        )
+    if rank > 0:
+        return
+    if world_size == 1:
+        log.warning(
+            "%s as plain Keras does with one worker; on several workers exactness='strict' refuses, and 'per_worker' "
+            "approximates: %s",
+            doing,
+            told,
+        )
+    else:
+        log.warning("exactness='per_worker': computed per worker and averaged by rows: %s", told)

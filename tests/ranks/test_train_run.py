@@ -423,7 +423,7 @@ def test_what_cannot_be_exact_is_refused_by_name(digits_dataset) -> None:
         "Keras cannot save": not_savable,
         "loss 'lambda' is not a mean over rows": compiled_with(loss=root_mean_square),
         "add_loss of model 'sequential": summing,
-        "metric '<lambda>' is not a mean over rows": compiled_with(metrics=lambda keras: [root_mean_square(keras)]),
+        "metric 'lambda' is not a mean over rows": compiled_with(metrics=lambda keras: [root_mean_square(keras)]),
         "acce": compiled_with(loss=mean_of_row_errors),
         "it gives one value for all rows, and weights of rows cannot divide it": compiled_with(loss=mean_of_row_errors),
         "accepte": compiled_with(loss=row_error),

@@ -22,15 +22,9 @@ from sparkdl.train.exactness import Inexact
 from sparkdl.train.metrics import inexact_metrics
 from sparkdl.train.moving_state import layer_states
 from sparkdl.train.own_step_form import inexact_train_step
-from sparkdl.train.probe import Probe
+from sparkdl.train.probe import LEAST_ROWS, Probe, part_of
 from sparkdl.train.row_form import RowForm, find_form
-from sparkdl.train.row_independence import (
-    LEAST_ROWS,
-    added_losses,
-    measure,
-    mixing,
-    state_reductions,
-)
+from sparkdl.train.row_independence import added_losses, mixing, state_reductions
 from sparkdl.train.steady import steady
 from sparkdl.train.trials import make_trials
 from sparkdl.train.tried_functions import (
@@ -44,6 +38,9 @@ from sparkdl.train.tried_functions import (
 )
 
 __all__ = ["Findings", "find_inexact"]
+
+# The model is called on these; functions of labels and predictions are tried on all that are given.
+ROWS_OF_MODEL = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,12 +94,12 @@ def find_inexact(
     found += functions
     states = layer_states(model)
     reductions = [state.reduction or "mean" for state in states]
-    rows = len(keras.tree.flatten(x)[0])
-    if rows >= LEAST_ROWS:
+    few, few_y = part_of(x, slice(ROWS_OF_MODEL)), part_of(y, slice(ROWS_OF_MODEL))
+    if len(keras.tree.flatten(few)[0]) >= LEAST_ROWS:
         for mode in (False, True) if training else (False,):
             before = [keras.ops.convert_to_numpy(state.variable) for state in states]
             probe = Probe(model, training=mode, states=[state.variable for state in states])
-            cut = measure(probe, x, _losses_of(model, y))
+            cut = probe(few, _losses_of(model, few_y))
             found += mixing(model, cut) + added_losses(model, cut)
             if mode:
                 unknown, possible = state_reductions(states, before, cut)

@@ -18,10 +18,10 @@ import tensorflow as tf
 from sparkdl.train.exactness import Inexact
 from sparkdl.train.metrics import leaf_metrics
 from sparkdl.train.optimizers import optimizers_of
-from sparkdl.train.probe import part_of
+from sparkdl.train.probe import LEAST_ROWS, part_of
 from sparkdl.train.replaced import replaced
 from sparkdl.train.row_form import differ
-from sparkdl.train.row_independence import LEAST_ROWS, model_tolerance
+from sparkdl.train.row_independence import model_tolerance
 from sparkdl.train.steady import steady
 from sparkdl.train.trials import partitions
 

@@ -17,7 +17,10 @@ from sparkdl.train.metrics import leaf_metrics
 from sparkdl.train.steady import steady
 from sparkdl.train.tried_functions import Key, TriedFunction, captured
 
-__all__ = ["Measured", "Probe", "part_of"]
+__all__ = ["LEAST_ROWS", "Cut", "Measured", "Probe", "part_of"]
+
+LEAST_ROWS = 4
+"""Fewer rows than this prove nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +44,33 @@ class Measured:
     own_loss: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A model's measures on some rows, and on two parts of them in order."""
+
+    whole: Measured
+    parts: tuple[Measured, ...]
+
+    @property
+    def places(self) -> list[np.ndarray]:
+        """The places of each part's rows among all rows."""
+        stops = np.cumsum([part.rows for part in self.parts])
+        return [np.arange(stop - part.rows, stop) for stop, part in zip(stops, self.parts, strict=True)]
+
+
 def part_of(batch: Any, places: Any) -> Any:
     """The rows at these places (a slice or an array of indices) of each array of a batch."""
     return keras.tree.map_structure(lambda values: keras.ops.convert_to_numpy(values)[places], batch)
 
 
 class Probe:
-    """Measures a model.
+    """Measures a model on all of some rows, and on two parts of them.
 
     Args:
         functions: by their keys; called on the model's own predictions.
         states: state variables of layers.
         training: as the model is called.
+        repeated: whether it is called so often that a graph is worth its time.
     """
 
     def __init__(
@@ -62,39 +80,46 @@ class Probe:
         training: bool,
         states: Sequence[Any] = (),
         functions: Mapping[Key, TriedFunction] | None = None,
+        repeated: bool = False,
     ) -> None:
         self._model = model
         self._training = training
         self._states = list(states)
         self._functions = dict(functions or {})
+        self._graph = repeated and not model.run_eagerly
         self._traced: Callable[..., Any] | None = None
 
-    def __call__(self, x: Any, y: Any = ()) -> Measured:
+    def __call__(self, x: Any, y: Any = ()) -> Cut:
         """Measure the model on inputs `x` and, for functions and compute_loss, targets `y`, ``(rows, *shape)``."""
-        with steady(self._model):
-            predictions, added, states, values, own_loss = self._function(x, y)(x, y)
-        return Measured(
-            len(keras.tree.flatten(x)[0]),
-            [value.numpy() for value in predictions],
-            np.array([float(value) for value in added]),
-            [value.numpy() for value in states],
-            {place: value.numpy() for place, value in values.items()},
-            float(own_loss[0]) if own_loss else None,
-        )
+        rows = len(keras.tree.flatten(x)[0])
+        # No part is half of the rows: means of halves are alike more often.
+        at = max(1, rows * 3 // 8)
+        x, y = keras.tree.map_structure(tf.convert_to_tensor, [x, y])
+        if self._traced is not None:
+            whole, *parts = self._traced(x, y, at)
+        else:
+            with steady(self._model):
+                whole, *parts = (self._trace(x, y) if self._graph else self._measure_cut)(x, y, at)
+        return Cut(_measured(rows, whole), (_measured(at, parts[0]), _measured(rows - at, parts[1])))
 
-    def _function(self, x: Any, y: Any) -> Callable[..., Any]:
-        if self._model.run_eagerly or not self._training:
-            return self._measure
-        if self._traced is None:
-            specs = keras.tree.map_structure(
-                lambda v: tf.TensorSpec((None, *np.shape(v)[1:]), np.asarray(v).dtype), [x, y]
-            )
-            self._traced = tf.function(self._measure, input_signature=specs, autograph=False)
+    def _trace(self, x: Any, y: Any) -> Callable[..., Any]:
+        specs = keras.tree.map_structure(lambda v: tf.TensorSpec((None, *v.shape[1:]), v.dtype), [x, y])
+        measure = tf.function(self._measure, input_signature=specs, autograph=False)
+        self._traced = tf.function(
+            lambda x, y, at: self._measure_cut(x, y, at, measure),
+            input_signature=[*specs, tf.TensorSpec((), tf.int32)],
+            autograph=False,
+        )
         return self._traced
+
+    def _measure_cut(self, x: Any, y: Any, at: Any, measure: Callable[..., Any] | None = None) -> list[Any]:
+        measure = measure or self._measure
+        first = keras.tree.map_structure(lambda values: values[:at], [x, y])
+        rest = keras.tree.map_structure(lambda values: values[at:], [x, y])
+        return [measure(x, y), measure(*first), measure(*rest)]
 
     def _measure(self, x: Any, y: Any) -> Any:
         model = self._model
-        x, y = keras.tree.map_structure(tf.convert_to_tensor, [x, y])
         kept = [v.value for v in (*self._states, *_metric_variables(model))]
         before = [tf.identity(variable) for variable in kept]
         y_pred = model(x, training=self._training) if model._call_has_training_arg else model(x)
@@ -120,6 +145,18 @@ class Probe:
             for place, (key, function) in enumerate(self._functions.items())
             if key in pairs
         }
+
+
+def _measured(rows: int, given: Any) -> Measured:
+    predictions, added, states, values, own_loss = given
+    return Measured(
+        rows,
+        [value.numpy() for value in predictions],
+        np.array([float(value) for value in added]),
+        [value.numpy() for value in states],
+        {place: value.numpy() for place, value in values.items()},
+        float(own_loss[0]) if own_loss else None,
+    )
 
 
 def _metric_variables(model: Any) -> list[Any]:

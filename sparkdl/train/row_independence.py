@@ -6,7 +6,6 @@ Runs in rank processes; compares what a `Probe` measured on some rows with what 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -14,39 +13,10 @@ import numpy as np
 
 from sparkdl.train.exactness import Inexact
 from sparkdl.train.moving_state import LayerState, find_reductions
-from sparkdl.train.probe import Measured, Probe, part_of
+from sparkdl.train.probe import Cut
 from sparkdl.train.row_form import differ, tolerance_of
 
-__all__ = ["LEAST_ROWS", "Cut", "added_losses", "measure", "mixing", "model_tolerance", "state_reductions"]
-
-LEAST_ROWS = 4
-"""Fewer rows than this prove nothing."""
-
-# Where rows are cut into three parts, as shares of 8: no part is half of the rows, whose mean might be alike by chance.
-CUTS = (1, 4)
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """A model's measures on some rows, and on three parts of them in order."""
-
-    whole: Measured
-    parts: tuple[Measured, ...]
-
-    @property
-    def places(self) -> list[np.ndarray]:
-        """The places of each part's rows among all rows."""
-        stops = np.cumsum([part.rows for part in self.parts])
-        return [np.arange(stop - part.rows, stop) for stop, part in zip(stops, self.parts, strict=True)]
-
-
-def measure(probe: Probe, x: Any, y: Any = ()) -> Cut:
-    """Measure a model on all of some rows, at least LEAST_ROWS, and on parts of them."""
-    rows = len(keras.tree.flatten(x)[0])
-    cuts = sorted({max(1, rows * cut // 8) for cut in CUTS})
-    slices = [slice(start, stop) for start, stop in zip([0, *cuts], [*cuts, rows], strict=True)]
-    return Cut(probe(x, y), tuple(probe(part_of(x, places), part_of(y, places)) for places in slices))
-
+__all__ = ["added_losses", "mixing", "model_tolerance", "state_reductions"]
 
 def model_tolerance(model: Any) -> float:
     """Return what predictions of a row may differ by, relative to the largest: the rounding of all layers."""

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from sparkdl.train.batch_norm import SyncedMoments
+from sparkdl.train.batch_values import BatchValues, metrics_of_layers
 from sparkdl.train.collective import sum_over_ranks
 from sparkdl.train.gradients import GradientSum, gradient_norm
 from sparkdl.train.loss_parts import LossParts
@@ -55,6 +56,8 @@ class CompiledSteps:
         self._class_weights = class_weights
         self._example = example
         self._slices: dict[int, int] | None = None
+        self._values = BatchValues()
+        self._layer_metrics = metrics_of_layers(model)
         self._forward_backward: Callable[..., Any] = self._plain_forward_backward
         self._forward: Callable[..., Any] = self._plain_forward
 
@@ -128,7 +131,7 @@ class CompiledSteps:
         self._moments.real = counts.real
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         with tf.GradientTape() as tape:
-            y_pred = self._call(x, training=True)
+            y_pred = self._call(x, counts, training=True)
             loss = self._losses.compute(y, y_pred, sample_weight, counts)
             scaled = model.optimizer.scale_loss(loss.value)
         gradients = tape.gradient(scaled, model.trainable_weights)
@@ -139,13 +142,16 @@ class CompiledSteps:
         """The parts of the loss of an evaluation's step; metrics are updated."""
         counts = Counts.of(counts_vector)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-        y_pred = self._call(x, training=False)
+        y_pred = self._call(x, counts, training=False)
         loss = self._losses.compute(y, y_pred, sample_weight, counts, testing=True)
         self._update_metrics(x, y, y_pred, sample_weight, counts)
         return loss.parts
 
-    def _call(self, x: Any, *, training: bool) -> Any:
-        return self._model(x, training=training) if self._model._call_has_training_arg else self._model(x)
+    def _call(self, x: Any, counts: Counts, *, training: bool) -> Any:
+        model, self._values.counts = self._model, counts
+        metrics = [] if self._alone else self._layer_metrics
+        with self._values.weighed(self._layer_metrics), self._values.unchanged_without_rows(metrics, counts):
+            return model(x, training=training) if model._call_has_training_arg else model(x)
 
     def _update_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any, counts: Counts) -> None:
         def update() -> tf.Tensor:

@@ -7,7 +7,6 @@ within such a step must be means over rows.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -19,6 +18,7 @@ import tensorflow as tf
 
 from sparkdl.errors import ModelError
 from sparkdl.train.batch_norm import SyncedMoments
+from sparkdl.train.batch_values import BatchValues
 from sparkdl.train.collective import max_over_ranks, min_over_ranks, sum_over_ranks, sum_tensors
 from sparkdl.train.gradients import GradientSum, gradient_norm
 from sparkdl.train.metrics import leaf_metrics
@@ -61,6 +61,7 @@ class OwnSteps:
         self._train, self._test = model.train_step, model.test_step
         # While a step is traced or run: its counts, how often an optimizer was applied, what metrics gave.
         self._counts: Counts | None = None
+        self._values = BatchValues()
         self._applied = 0
         self._results: list[Any] = []
         self._names: dict[bool, list[str]] = {}
@@ -77,10 +78,9 @@ class OwnSteps:
                 apply = self._apply(optimizer, place, with_norm=len(optimizers) == 1)
                 stack.enter_context(replaced(optimizer, {"apply": apply}))
             trackers = model._compile_loss.metrics if model._compile_loss is not None else []
-            for metric in leaf_metrics(model.metrics):
-                if isinstance(metric, (keras.metrics.Mean, keras.metrics.Sum)):
-                    by_rows = self._by_rows(metric, always=any(metric is tracker for tracker in trackers))
-                    stack.enter_context(replaced(metric, {"update_state": by_rows}))
+            metrics = leaf_metrics(model.metrics)
+            stack.enter_context(self._values.weighed(metrics, trackers))
+            for metric in metrics:
                 stack.enter_context(replaced(metric, {"result": self._noted(metric.result)}))
             yield
 
@@ -91,9 +91,10 @@ class OwnSteps:
             batch = weigh_classes(batch, self._class_weights)
         counts, numbers = Counts.of(counts_vector), self._numbers
         self._counts, self._applied, self._moments.real, self._results = counts, 0, counts.real, []
+        self._values.counts = counts
         self._draws.set(counts.step)
         self._state.begin()
-        with self._metrics_unchanged_by_ghost(counts):
+        with self._values.unchanged_without_rows(self._metrics(), counts):
             given = self._train(batch)
             self._names[False] = self._checked(given, "train_step")
         if not self._applied:
@@ -121,9 +122,9 @@ class OwnSteps:
         """One step of an evaluation; callbacks get the values of all rows at its end."""
         batch, counts_vector, _ = unpack_element(element)
         counts = Counts.of(counts_vector)
-        self._counts, self._results = counts, []
+        self._counts, self._results, self._values.counts = counts, [], counts
         self._draws.set(-1 - counts.step)
-        with self._metrics_unchanged_by_ghost(counts):
+        with self._values.unchanged_without_rows(self._metrics(), counts):
             logs = self._test(batch)
             self._names[True] = self._checked(logs, "test_step")
         self._numbers.test_rows.assign_add(tf.cast(counts.rows, tf.float64))
@@ -146,6 +147,10 @@ class OwnSteps:
     def reset(self) -> None:
         """Forget the rows of the last evaluation; Keras resets the metrics."""
         self._numbers.start_test()
+
+    def _metrics(self) -> list[Any]:
+        """The metrics that rows which do not count must not reach; one rank alone has none of those."""
+        return [] if self._alone else leaf_metrics(self._model.metrics)
 
     def _checked(self, logs: Any, step: str) -> list[str]:
         """The names in the logs of a step. Raises ModelError for one that is not a metric's, if all must be exact."""
@@ -195,47 +200,6 @@ class OwnSteps:
             return original(grads, trainable_variables)
 
         return apply
-
-    def _by_rows(self, metric: Any, *, always: bool) -> Callable[..., Any]:
-        """`update_state` that weights one value for a batch by the batch's rows."""
-        original, is_sum = metric.update_state, isinstance(metric, keras.metrics.Sum)
-        takes_weight = "sample_weight" in inspect.signature(original).parameters
-        as_keras = type(metric).update_state in (keras.metrics.Mean.update_state, keras.metrics.Sum.update_state)
-
-        def update_state(values: Any, *args: Any, sample_weight: Any = None, **kwargs: Any) -> Any:
-            counts = self._counts
-            if as_keras and args:
-                sample_weight, args = args[0], ()
-            if args or kwargs:  # labels and predictions, of which a metric makes a value for each row
-                weight = {} if sample_weight is None else {"sample_weight": sample_weight}
-                return original(values, *args, **kwargs, **weight)
-            scalar = not np.shape(values) if isinstance(values, (int, float)) else values.shape.rank == 0
-            if counts is not None and scalar and (always or sample_weight is None):
-                if not takes_weight:
-                    raise ModelError(
-                        f"metric {metric.name!r} ({type(metric).__name__}) gets one value for a batch and its "
-                        "update_state takes no sample_weight, so that batches cannot be weighted by their rows; let "
-                        "it take sample_weight"
-                    )
-                sample_weight = counts.share(metric.dtype) if is_sum else counts.rows
-            return original(values, sample_weight=sample_weight) if takes_weight else original(values)
-
-        return update_state
-
-    @contextmanager
-    def _metrics_unchanged_by_ghost(self, counts: Counts) -> Iterator[None]:
-        """Put metrics back if the step had no rows."""
-        variables = [v.value for m in leaf_metrics(self._model.metrics) for v in m.variables] if not self._alone else []
-        before = [tf.identity(variable) for variable in variables]
-        yield
-
-        def put_back() -> tf.Tensor:
-            for variable, value in zip(variables, before, strict=True):
-                variable.assign(value)
-            return tf.constant(0)
-
-        if variables:
-            tf.cond(counts.real, lambda: tf.constant(0), put_back)
 
     def _check_weights(self) -> None:
         """Raise ModelError if ranks have different weights: then some update went past the model's optimizers."""

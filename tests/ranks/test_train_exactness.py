@@ -222,6 +222,46 @@ def each_label_with_each_prediction(keras):
     return distances
 
 
+def noting_a_mean(keras):
+    """A layer that keeps the mean of what it gets in a metric."""
+
+    class Noting(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.size = keras.metrics.Mean(name="size")
+
+        def call(self, x):
+            self.size.update_state(keras.ops.mean(keras.ops.square(x)))
+            return x
+
+    return Noting()
+
+
+def own_means(keras):
+    """A train_step that keeps its loss in a subclass of Mean."""
+
+    class Loss(keras.metrics.Mean):
+        sparkdl_reduction = "sum"
+
+    class Averaging(keras.Model):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.kept = Loss(name="kept")
+
+        def train_step(self, data):
+            import tensorflow as tf
+
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(tf.square(tf.reshape(y, (-1, 1)) - self(x, training=True)))
+            gradients = tape.gradient(loss, self.trainable_variables)
+            self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+            self.kept.update_state(loss)
+            return {"kept": self.kept.result()}
+
+    return Averaging
+
+
 REFUSED = {
     "loss 'root_mean_square' is not a mean over rows": ("numbers", compiled(rmse)),
     "loss 'root_mean_square' is not a mean": ("small", compiled(rmse)),
@@ -327,6 +367,8 @@ RUNS = {
     "own metric": ("numbers", compiled(metrics=[largest_batch_mean]), {"exactness": "per_worker"}),
     "mean metric": ("numbers", compiled(metrics=[mean_distance]), {}),
     "start at one": ("numbers", compiled(metrics=[start_at_one]), {}),
+    "metric of a layer": ("numbers", compiled(layer=noting_a_mean), {}),
+    "subclass of Mean": ("numbers", compiled(kind=own_means), {"validation": None}),
     "counter": ("numbers", compiled(layer=counter()), {}),
 }
 
@@ -388,6 +430,12 @@ def test_a_metric_that_gives_one_value_counts_by_rows(trained) -> None:
     for record, other in zip(one, three, strict=True):
         assert record["val_mean_distance"] == pytest.approx(other["val_mean_distance"], rel=1e-5)
         assert record["mean_distance"] == pytest.approx(other["mean_distance"], rel=1e-5)
+
+
+def test_means_that_a_layer_or_a_train_step_keeps_are_those_over_all_rows(trained) -> None:
+    for run, name in (("metric of a layer", "size"), ("metric of a layer", "val_size"), ("subclass of Mean", "kept")):
+        one, three = ([record[name] for record in trained[workers][0][run]["history"]] for workers in (1, 3))
+        assert one == pytest.approx(three, rel=1e-5)
 
 
 def test_a_summed_metric_counts_its_start_once(trained, datasets) -> None:

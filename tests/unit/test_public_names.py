@@ -21,6 +21,7 @@ RANK_SIDE = {
     "sparkdl.model.graph_encoders",
     "sparkdl.train.additive",
     "sparkdl.train.batch_norm",
+    "sparkdl.train.batch_values",
     "sparkdl.train.callbacks",
     "sparkdl.train.check_model",
     "sparkdl.train.checkpointer",

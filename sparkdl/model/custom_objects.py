@@ -1,6 +1,6 @@
-"""The user's own classes and functions in a Keras model: which it has, and where they come from when it is loaded.
+"""Find the user's own classes and functions for a saved Keras model when it is loaded.
 
-Runs wherever a model is saved or loaded. Nothing is unpickled; a module that a file names is imported, which runs its
+Runs wherever a model is loaded. Nothing is unpickled; a module that a file names is imported, which runs its
 code, only for callers who asked for it with `safe_mode=False`.
 """
 
@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeGuard
 
 from sparkdl.errors import ConfigError, ModelError, shown
+from sparkdl.model.own_names import takes_a_keras_name
 
-__all__ = ["check_custom_objects", "custom_objects_of", "found_objects", "missing_objects", "registered"]
-
-# Modules of Keras where it looks for functions that are named without one.
-_KERAS_FUNCTIONS = ("activations", "losses", "metrics", "initializers", "regularizers", "constraints")
+__all__ = ["check_custom_objects", "found_objects", "missing_objects", "registered", "taken_by_keras"]
 
 
 def check_custom_objects(custom_objects: object) -> None:
@@ -28,66 +26,62 @@ def check_custom_objects(custom_objects: object) -> None:
         raise ConfigError(f"custom_objects={shown(custom_objects)} must be classes and functions by name")
 
 
-def custom_objects_of(model: Any) -> dict[str, str | None]:
-    """The names under which Keras looks for a model's own classes and functions, each with its module, if known."""
-    import keras
-
-    found = dict(_custom(keras.saving.serialize_keras_object(model)))
-    return {name: found[name] for name in sorted(found)}
-
-
-def _custom(config: Any) -> Iterator[tuple[str, str | None]]:
-    """The (name, module) of every entry of a model's configuration that Keras does not bring along."""
-    if isinstance(config, (list, tuple)):
-        for entry in config:
-            yield from _custom(entry)
-    if not isinstance(config, dict):
-        return
-    kind, module = config.get("class_name"), config.get("module")
-    if kind == "function" and isinstance(config.get("config"), str):
-        name = config["config"]
-        if not _is_keras_function(name):
-            yield name, _module_of(name)
-    elif isinstance(kind, str) and isinstance(module, str) and module.split(".")[0] not in ("keras", "builtins"):
-        yield config.get("registered_name") or kind, module
-    for entry in config.values():
-        yield from _custom(entry)
-
-
-def _is_keras_function(name: str) -> bool:
-    import keras
-
-    return any(hasattr(getattr(keras, module), name) for module in _KERAS_FUNCTIONS)
-
-
-def _module_of(name: str) -> str | None:
-    import keras
-
-    return getattr(keras.saving.get_registered_object(name), "__module__", None)
-
-
 def found_objects(
     saved: Mapping[str, str | None], given: Mapping[str, Any] | None, *, import_modules: bool
 ) -> dict[str, Any]:
     """What Keras shall take for the names in a saved model; what it has registered already is left to it.
 
     Args:
-        saved: as `custom_objects_of` gave it when the model was saved.
+        saved: as `own_names` gave it when the model was saved.
         given: the caller's own, by the saved name or by the part of it after the package ("layers>Own" or "Own").
         import_modules: import the modules that `saved` names, and take from them what was not given.
 
-    Raises ModelError for a module that fails while it is imported; one that is not there is passed over.
+    Raises:
+        ModelError: a module fails while it is imported; one that is not there is passed over.
+        ConfigError: a name in `given` may mean several things in the model.
     """
-    objects = dict(given or {})
+    given = dict(given or {})
+    objects = dict(given)
     for name, module in saved.items():
-        bare = name.rsplit(">", 1)[-1]
-        if bare in objects:
-            objects.setdefault(name, objects[bare])
-        elif name not in objects and import_modules and module is not None:
-            found = getattr(_imported(module), bare, None)
+        bare = _bare(name)
+        if name not in given and bare in given:
+            _check_one_holder(bare, [name for name in saved if name not in given])
+            objects[name] = given[bare]
+            if takes_a_keras_name(bare):
+                objects.pop(bare, None)  # Keras' own of this name may be in the model, too
+        elif name not in given and import_modules and _is_importable(module):
+            found = _of_module(name, module)
             if found is not None:
                 objects[name] = found
     return objects
+
+
+def _is_importable(module: str | None) -> TypeGuard[str]:
+    """Whether other processes find an object there: not what a function made, or a notebook."""
+    return module is not None and "<locals>" not in module and module.split(".")[0] != "__main__"
+
+
+def _bare(name: str) -> str:
+    return name.rsplit(">", 1)[-1]
+
+
+def _check_one_holder(bare: str, saved: Iterable[str]) -> None:
+    """Raise ConfigError where a name of `custom_objects` may mean several things in the model."""
+    holders = [name for name in saved if _bare(name) == bare]
+    if len(holders) > 1:
+        raise ConfigError(
+            f"custom_objects={{{bare!r}: …}} may mean {' or '.join(holders)}, which the model holds; give each by its "
+            "whole name"
+        )
+
+
+def _of_module(name: str, module: str) -> Any:
+    """The object that a module registers under this name, or has as an attribute; None if it has none."""
+    import keras
+
+    found = getattr(_imported(module), _bare(name), None)
+    known = keras.saving.get_registered_object(name)
+    return known if getattr(known, "__module__", None) == module else found
 
 
 def _imported(module: str) -> Any:
@@ -120,6 +114,29 @@ def registered(objects: Mapping[str, Any]) -> Iterator[None]:
         registry.update(before)
 
 
+def taken_by_keras(saved: Mapping[str, str | None], objects: Mapping[str, Any], config: Any) -> str:
+    """Describe the saved names that nothing is known for and that Keras would take for its own; "" if there are none.
+
+    Args:
+        saved, objects: as of `found_objects`.
+        config: what Keras is going to make the model of, as JSON.
+    """
+    named = set(_strings(config))
+    hidden = {name: saved[name] for name in saved if name in named and takes_a_keras_name(_bare(name))}
+    return missing_objects(hidden, objects)
+
+
+def _strings(config: Any) -> Iterator[str]:
+    if isinstance(config, str):
+        yield config
+    elif isinstance(config, (list, tuple)):
+        for entry in config:
+            yield from _strings(entry)
+    elif isinstance(config, dict):
+        for entry in config.values():
+            yield from _strings(entry)
+
+
 def missing_objects(saved: Mapping[str, str | None], objects: Mapping[str, Any]) -> str:
     """What to tell of the saved names that nothing is known for, and the way out; "" if there are none."""
     import keras
@@ -130,8 +147,10 @@ def missing_objects(saved: Mapping[str, str | None], objects: Mapping[str, Any])
     name, module = missing[0], saved[missing[0]]
     others = f" and {len(missing) - 1} more ({', '.join(missing[1:])[:200]})" if missing[1:] else ""
     of_module = f" of module {module}" if module else ""
-    bare = name.rsplit(">", 1)[-1]
+    bare = _bare(name)
     ways_out = [f"give custom_objects={{{bare!r}: {bare}}}"]
-    if module and module != "__main__":
-        ways_out = [f"import {module} before", *ways_out, "or, if you trust it, safe_mode=False, which imports it"]
+    if _is_importable(module):
+        ways_out.append("or, if you trust it, safe_mode=False, which imports it")
+        if name not in (bare, f"{module}>{bare}"):
+            ways_out.insert(0, f"import {module} before")  # which registers it
     return f"the model holds {name}{of_module}{others}, which this process does not know: {', '.join(ways_out)}"

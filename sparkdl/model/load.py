@@ -21,7 +21,13 @@ from packaging.version import Version
 
 from sparkdl import storage
 from sparkdl.errors import ModelError, SchemaError, near_miss
-from sparkdl.model.custom_objects import check_custom_objects, found_objects, missing_objects, registered
+from sparkdl.model.custom_objects import (
+    check_custom_objects,
+    found_objects,
+    missing_objects,
+    registered,
+    taken_by_keras,
+)
 from sparkdl.model.save import model_inputs, one_line
 from sparkdl.model.signature import MODEL_NAME, SIGNATURE_NAME, Signature, sha256
 
@@ -171,7 +177,11 @@ def load_keras(
     keras.config.set_floatx(signature.floatx)
     try:
         with registered(objects), _unpacked(path, signature.content_hash) as unpacked:
-            saved_by = _keras_version(unpacked)
+            saved_by = str(_json_of(unpacked, "metadata.json").get("keras_version", "0"))
+            config = _json_of(unpacked, "config.json")
+            needed = config if compiled else {key: config[key] for key in config if key != "compile_config"}
+            if taken := taken_by_keras(signature.custom_objects, objects, needed):
+                raise ModelError(f"Keras cannot load {path}: {taken}")
             return keras.saving.load_model(unpacked, safe_mode=safe_mode, compile=compiled)
     except ModelError:
         raise
@@ -185,14 +195,14 @@ def load_keras(
         keras.config.set_floatx(own_floatx)
 
 
-def _keras_version(unpacked: str) -> str:
-    """The version of Keras that wrote a model, a file or a folder of what such a file holds; "0" if unknown."""
+def _json_of(unpacked: str, name: str) -> dict[str, Any]:
+    """A JSON file of a model, which is a file or a folder of what such a file holds; {} if it cannot be read."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         if os.path.isdir(unpacked):
-            return str(json.loads(Path(unpacked, "metadata.json").read_bytes())["keras_version"])
+            return dict(json.loads(Path(unpacked, name).read_bytes()))
         with zipfile.ZipFile(unpacked) as archive:
-            return str(json.loads(archive.read("metadata.json"))["keras_version"])
-    return "0"
+            return dict(json.loads(archive.read(name)))
+    return {}
 
 
 def _is_lambda(error: Exception) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from sparkdl import folders
 from sparkdl.data.features import Encoder
 from sparkdl.errors import ModelError
-from sparkdl.model.custom_objects import custom_objects_of
+from sparkdl.model.own_names import own_names
 from sparkdl.model.signature import MODEL_NAME, SIGNATURE_NAME, Output, Signature, output_classes, sha256
 
 __all__ = ["check_savable", "model_inputs", "one_line", "write_model"]
@@ -59,7 +59,7 @@ def write_model(
     try:
         with folders.committed_folder(model_dir, last=SIGNATURE_NAME) as folder:
             file = os.path.join(folder, MODEL_NAME)
-            _save_keras(model, file)
+            custom_objects = _save_keras(model, file)
             with open(file, "rb") as handle:
                 content_hash = sha256(handle)
             signature = Signature(
@@ -70,7 +70,7 @@ def write_model(
                 floatx=keras.config.floatx(),
                 labels=tuple(label_encoders),
                 target=target,
-                custom_objects=custom_objects_of(model),
+                custom_objects=custom_objects,
                 inexact=tuple(inexact),
             )
             with open(os.path.join(folder, SIGNATURE_NAME), "w", encoding="utf-8") as text:
@@ -80,13 +80,19 @@ def write_model(
     return signature
 
 
-def _save_keras(model: Any, file: str) -> None:
-    """Write `model.keras` as Keras does, without holding the file in memory: Keras would, before it packs it."""
+def _save_keras(model: Any, file: str) -> dict[str, str]:
+    """Write `model.keras` as Keras does, without holding the file in memory: Keras would, before it packs it.
+
+    Returns the names of the model's own classes and functions, as `own_names` gives them.
+    """
     import keras
 
     with tempfile.TemporaryDirectory(dir=os.path.dirname(file)) as folder:
         try:
-            keras.saving.save_model(model, folder, zipped=False)
+            with own_names(model) as custom_objects:
+                keras.saving.save_model(model, folder, zipped=False)
+        except ModelError:
+            raise
         except Exception as error:
             raise ModelError(f"Keras cannot save model {model.name!r}: {one_line(error)}") from error
         # Stored as it is: weights hardly shrink, and loading it unpacks them by copying.
@@ -96,14 +102,16 @@ def _save_keras(model: Any, file: str) -> None:
                     path = os.path.join(below, name)
                     archive.write(path, os.path.relpath(path, folder))
                     os.remove(path)
+    return custom_objects
 
 
 def check_savable(model: Any) -> None:
     """Raise ModelError where Keras cannot serialize the model: before training, not after it."""
-    import keras
-
     try:
-        keras.saving.serialize_keras_object(model)
+        with own_names(model):
+            pass
+    except ModelError:
+        raise
     except Exception as error:
         raise ModelError(f"Keras cannot save model {model.name!r}: {one_line(error)}") from error
 

@@ -66,7 +66,7 @@ class Signature:
         floatx: Keras' default float in training; losses and metrics that it compiles use it.
         target: what the model learned to predict: "label", or "inputs" for an autoencoder.
         custom_objects: the user's own classes and functions in the model, by the name under which Keras looks for them,
-            each with its module; None for a function that is not registered, of which Keras keeps the name alone.
+            each with the module that it is in; None in older signatures for a function that was not registered.
         inexact: the losses, metrics and layers that were trained with exactness="per_worker" on several workers and
             have no exact form; "loss 'dice'".
     """

@@ -1,0 +1,192 @@
+"""Name a model's own classes and functions so that a saved model cannot mean others by the same names.
+
+Runs wherever a model is saved or loaded. Keras saves a function by its name alone, and takes its own `gelu` or `huber`
+for any function of that name when it loads the model; so what bears a name of Keras' is saved as "module>name".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from sparkdl.errors import ModelError
+
+__all__ = ["own_names", "takes_a_keras_name"]
+
+_NAMESPACES = (
+    "activations",
+    "constraints",
+    "initializers",
+    "layers",
+    "losses",
+    "metrics",
+    "optimizers",
+    "regularizers",
+)
+# Libraries whose functions may stand for Keras' of the same name, where they give the same values.
+_LIBRARIES = ("keras", "tensorflow")
+_PROBE = np.linspace(-8, 8, 36, dtype=np.float32).reshape(6, 6)
+
+
+@contextlib.contextmanager
+def own_names(model: Any) -> Iterator[dict[str, str]]:
+    """Within the block Keras serializes the model's own classes and functions under names that nothing else has.
+
+    Yields each such name with the module that the object is in ("module.function.<locals>" if it was defined there).
+
+    Raises:
+        ModelError: two different objects would have one name.
+        Exception: whatever Keras raises for a model that cannot be serialized.
+    """
+    import keras
+
+    objects: list[Any] = []
+    with _asked(lambda found: objects.append(found)):
+        keras.saving.serialize_keras_object(model)
+    found = _own_objects(objects)
+    names = _distinct_names(found)
+    saved = {names[id(own)]: _place(own) for own in found}
+    with _asked(lambda found: names.get(id(found))):
+        yield {name: saved[name] for name in sorted(saved)}
+
+
+@contextlib.contextmanager
+def _asked(answer: Callable[[Any], str | None]) -> Iterator[None]:
+    """Within the block Keras asks `answer` for the name of each class and function; None leaves it to Keras.
+
+    Every name that Keras writes for what is not a public class of its own passes through this one function.
+    """
+    from keras.src.saving import object_registration
+
+    original = object_registration.get_registered_name
+    object_registration.get_registered_name = lambda found: answer(found) or original(found)
+    try:
+        yield
+    finally:
+        object_registration.get_registered_name = original
+
+
+def _own_objects(objects: list[Any]) -> list[Any]:
+    """The classes and functions that Keras does not bring along, each once, in order."""
+    own: dict[int, Any] = {}
+    for found in objects:
+        if isinstance(found, type):
+            is_keras = found.__module__.split(".")[0] in ("keras", "builtins")
+        else:
+            is_keras = not isinstance(found, types.FunctionType) or _is_keras_function(found)
+        if not is_keras:
+            own.setdefault(id(found), found)
+    return list(own.values())
+
+
+def _is_keras_function(function: Any) -> bool:
+    """Whether Keras, given the function's name, takes this very function, or one of its own that does the same."""
+    import keras
+
+    name = keras.saving.get_registered_name(function)
+    keras_own = [getattr(getattr(keras, namespace), name, None) for namespace in _NAMESPACES]
+    if any(function is found for found in keras_own):
+        return True
+    activation = getattr(keras.activations, name, None)
+    return (
+        # Keras finds a function by its first name only: silu, not swish.
+        getattr(activation, "__name__", None) == name
+        and function.__module__.split(".")[0] in _LIBRARIES
+        and _gives_the_same(function, activation)
+    )
+
+
+def _gives_the_same(function: Any, other: Any) -> bool:
+    """Whether two activations of libraries agree: `tf.nn.relu` is Keras' relu, `keras.ops.gelu` is not Keras' gelu."""
+    try:
+        return bool(np.allclose(np.asarray(function(_PROBE)), np.asarray(other(_PROBE)), rtol=1e-5, atol=1e-6))
+    except Exception:
+        return False
+
+
+def _distinct_names(objects: list[Any]) -> dict[int, str]:
+    """The name of each object, by its id. Raises ModelError where a name would stand for two different ones."""
+    import keras
+
+    plain = {id(own): keras.saving.get_registered_name(own) for own in objects}
+    names = {}
+    for own in objects:
+        name = plain[id(own)]
+        registered = name != own.__name__
+        modules = {other.__module__ for other in objects if plain[id(other)] == name}
+        shared = len(modules) > 1 or takes_a_keras_name(name)
+        names[id(own)] = f"{own.__module__}>{name}" if shared and not registered else name
+    holders: dict[str, Any] = {}
+    for own in objects:
+        name = names[id(own)]
+        if not _alike(holders.setdefault(name, own), own):
+            raise ModelError(
+                f"the model holds two different objects that are both named {name!r}, and a saved model could not tell "
+                f"them apart; make them one class with an argument in its get_config(), or register each under a name "
+                f"of its own by keras.saving.register_keras_serializable(name=…)"
+            )
+    return names
+
+
+def takes_a_keras_name(name: str) -> bool:
+    """Whether Keras knows something of this name itself; in some places it looks without regard to case."""
+    return name.lower() in _keras_names()
+
+
+@functools.cache
+def _keras_names() -> frozenset[str]:
+    import importlib
+
+    import keras
+
+    names: set[str] = set()
+    for namespace in _NAMESPACES:
+        names.update(dir(getattr(keras, namespace)))
+        # Abbreviations such as "mse", and the names in lower case.
+        names.update(getattr(importlib.import_module(f"keras.src.{namespace}"), "ALL_OBJECTS_DICT", ()))
+    return frozenset(name.lower() for name in names)
+
+
+def _place(own: Any) -> str:
+    """The module that the object is in, followed by the function or class that it was defined in, if any."""
+    return ".".join([own.__module__, *own.__qualname__.split(".")[:-1]])
+
+
+def _alike(first: Any, second: Any) -> bool:
+    """Whether two classes or functions were made by the same code with the same values around it."""
+    if first is second:
+        return True
+    if isinstance(first, type) and isinstance(second, type):
+        own = [{k: v for k, v in vars(c).items() if not k.startswith("__") or callable(v)} for c in (first, second)]
+        return (
+            first.__bases__ == second.__bases__
+            and own[0].keys() == own[1].keys()
+            and all(_alike(own[0][name], own[1][name]) for name in own[0])
+        )
+    if isinstance(first, types.FunctionType) and isinstance(second, types.FunctionType):
+        around = [[cell.cell_contents for cell in f.__closure__ or ()] for f in (first, second)]
+        # A method that calls super() holds its class.
+        pairs = [
+            (a, b)
+            for a, b in zip(*around, strict=False)
+            if not (isinstance(a, type) and isinstance(b, type) and a.__qualname__ == b.__qualname__)
+        ]
+        return (
+            first.__code__ == second.__code__
+            and _equal(first.__defaults__, second.__defaults__)
+            and _equal(first.__kwdefaults__, second.__kwdefaults__)
+            and all(_alike(a, b) for a, b in pairs)
+        )
+    return _equal(first, second)
+
+
+def _equal(first: Any, second: Any) -> bool:
+    try:
+        return bool(first == second)
+    except Exception:  # arrays and tensors have no one truth
+        return False

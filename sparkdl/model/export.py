@@ -13,6 +13,7 @@ from sparkdl import folders, storage
 from sparkdl.errors import ConfigError, ModelError, near_miss, shown
 from sparkdl.model.custom_objects import check_custom_objects
 from sparkdl.model.load import load_keras
+from sparkdl.model.outputs import flat_outputs
 from sparkdl.model.save import model_inputs, one_line
 from sparkdl.model.signature import Signature
 
@@ -86,7 +87,6 @@ def _saved_names(own: Any, names: Mapping[str, str] | None) -> dict[str, str]:
 def _write(
     keras_model: Any, signature: Signature, out: str, input_names: Mapping[str, str], output_names: Mapping[str, str]
 ) -> None:
-    import keras
     import tensorflow as tf
 
     from sparkdl.model.graph_encoders import GraphEncoders, raw_spec
@@ -99,7 +99,7 @@ def _write(
 
     def serve(raw: dict[str, Any]) -> dict[str, Any]:
         encoded = exported.encoders.encode({name: raw[saved] for name, saved in input_names.items()})
-        result = keras.tree.flatten(keras_model(model_inputs(signature.inputs, encoded), training=False))
+        result = flat_outputs(keras_model(model_inputs(signature.inputs, encoded), training=False))
         return {
             output_names[output.name]: tf.cast(value, tf.as_dtype(output.numpy_dtype))
             for output, value in zip(signature.outputs, result, strict=True)

@@ -28,6 +28,7 @@ from sparkdl.model.custom_objects import (
     registered,
     taken_by_keras,
 )
+from sparkdl.model.outputs import flat_outputs
 from sparkdl.model.save import model_inputs, one_line
 from sparkdl.model.signature import MODEL_NAME, SIGNATURE_NAME, Signature, sha256
 
@@ -67,7 +68,6 @@ class LoadedModel:
 
         Every number of rows is computed by one graph, but one that was not seen before takes longer.
         """
-        import keras
         import tensorflow as tf
 
         encoders = self.signature.inputs
@@ -79,7 +79,7 @@ class LoadedModel:
             forward = tf.function(lambda given: self.keras_model(given, training=False), autograph=False)
             self._forward = forward.get_concrete_function(model_inputs(encoders, specs))
         tensors = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
-        results = keras.tree.flatten(self._forward(model_inputs(encoders, tensors)))
+        results = flat_outputs(self._forward(model_inputs(encoders, tensors)))
         return {
             output.name: value.numpy().astype(output.numpy_dtype, copy=False)
             for output, value in zip(self.signature.outputs, results, strict=True)

@@ -17,8 +17,9 @@ import numpy as np
 from sparkdl import folders
 from sparkdl.data.features import Encoder
 from sparkdl.errors import ModelError
+from sparkdl.model.outputs import outputs_of
 from sparkdl.model.own_names import own_names
-from sparkdl.model.signature import MODEL_NAME, SIGNATURE_NAME, Output, Signature, output_classes, sha256
+from sparkdl.model.signature import MODEL_NAME, SIGNATURE_NAME, Output, Signature, sha256
 
 __all__ = ["check_savable", "model_inputs", "one_line", "write_model"]
 
@@ -47,15 +48,17 @@ def write_model(
     raw_types: Mapping[str, str],
     target: str = "label",
     inexact: Sequence[str] = (),
+    logits: bool | Mapping[str, bool] | None = None,
 ) -> Signature:
     """Make `model_dir` hold a Keras model and its signature, in place of one there.
 
-    Raises ModelError where Keras cannot save it, it cannot be called with the encoders' values, or nothing can be
-    written there.
+    Raises:
+        ModelError: Keras cannot save it, or call it with the encoders' values, or nothing can be written there.
+        ConfigError: `logits` are not as the model's outputs are.
     """
     import keras
 
-    outputs = _outputs(model, encoders, label_encoders)
+    outputs = _outputs(model, encoders, label_encoders, logits)
     try:
         with folders.committed_folder(model_dir, last=SIGNATURE_NAME) as folder:
             file = os.path.join(folder, MODEL_NAME)
@@ -116,43 +119,14 @@ def check_savable(model: Any) -> None:
         raise ModelError(f"Keras cannot save model {model.name!r}: {one_line(error)}") from error
 
 
-def _outputs(model: Any, encoders: Sequence[Encoder], label_encoders: Sequence[Encoder]) -> list[Output]:
+def _outputs(
+    model: Any, encoders: Sequence[Encoder], label_encoders: Sequence[Encoder], logits: bool | Mapping[str, bool] | None
+) -> list[Output]:
     """What the model gives, found by calling it on two rows of zeros."""
-    import keras
-
     zeros = {e.name: np.zeros((2, *e.shape), e.dtype) for e in encoders}
     try:
         result = model(model_inputs(encoders, zeros), training=False)
     except Exception as error:
         given = ", ".join(f"{e.name} {e.dtype} {e.shape}" for e in encoders)
         raise ModelError(f"model {model.name!r} cannot be called with rows of {given}: {one_line(error)}") from error
-    names = output_names(model, result)
-    labels = {e.name: e for e in label_encoders}
-    only_label = label_encoders[0] if len(label_encoders) == 1 else None
-    logits = _logit_outputs(model)
-    outputs = []
-    for name, value in zip(names, keras.tree.flatten(result), strict=True):
-        shape = tuple(int(length) for length in value.shape[1:])
-        label = labels.get(name, only_label)
-        dtype = keras.backend.standardize_dtype(value.dtype)
-        threshold = 0.0 if name in logits or (len(names) == 1 and logits) else 0.5
-        outputs.append(Output(name, dtype, shape, output_classes(shape, label), threshold))
-    return outputs
-
-
-def _logit_outputs(model: Any) -> set[str]:
-    """The names of the losses that were compiled with from_logits=True; they are named after their outputs."""
-    compiled = getattr(model, "_compile_loss", None)
-    losses = (compiled._flat_losses or ()) if compiled is not None else ()
-    return {loss.name for loss in losses if getattr(loss.loss, "from_logits", False)}
-
-
-def output_names(model: Any, result: Any) -> list[str]:
-    """A name for each output, in the flat order of `result`: its dict key, its layer's name, or output_0, …"""
-    import keras
-
-    if isinstance(result, Mapping):
-        return sorted(result)  # keras.tree flattens dicts in the order of their sorted keys
-    flat = keras.tree.flatten(result)
-    names = list(getattr(model, "output_names", None) or [])
-    return names if len(names) == len(flat) else [f"output_{place}" for place in range(len(flat))]
+    return outputs_of(model, result, label_encoders, logits)

@@ -19,7 +19,16 @@ from sparkdl.data.features.categorical import CategoricalEncoder
 from sparkdl.errors import ModelError, shown
 from sparkdl.format_version import check_format_version
 
-__all__ = ["FORMAT_VERSION", "MODEL_NAME", "SIGNATURE_NAME", "Output", "Signature", "output_classes", "sha256"]
+__all__ = [
+    "FORMAT_VERSION",
+    "MODEL_NAME",
+    "SIGNATURE_NAME",
+    "Output",
+    "Signature",
+    "output_classes",
+    "sha256",
+    "unique_names",
+]
 
 FORMAT_VERSION = 1
 MODEL_NAME = "model.keras"
@@ -36,6 +45,8 @@ class Output:
             the one of the second; else None.
         threshold: above it the one value of a two-class output means the second class: 0.5 for a probability, as in
             Keras' metrics, 0 for a logit.
+        values: of an output with classes: "probabilities", "logits", "scores" (the best class has the highest, but they
+            are neither), or "unknown"; else None.
     """
 
     name: str
@@ -43,6 +54,11 @@ class Output:
     shape: tuple[int, ...]
     classes: tuple[str | int, ...] | None
     threshold: float = 0.5
+    values: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.classes is not None and self.values is None:
+            object.__setattr__(self, "values", _told_by_threshold(self.threshold))
 
     @property
     def numpy_dtype(self) -> np.dtype:
@@ -108,31 +124,24 @@ class Signature:
             "custom_objects": dict(self.custom_objects),
             # Left out where there is nothing to say: a signature without it keeps its digest.
             **({"inexact": list(self.inexact)} if self.inexact else {}),
-            "outputs": [
-                {
-                    "name": output.name,
-                    "dtype": output.dtype,
-                    "shape": list(output.shape),
-                    "classes": None if output.classes is None else list(output.classes),
-                    "threshold": output.threshold,
-                }
-                for output in self.outputs
-            ],
+            "outputs": [_output_json(output) for output in self.outputs],
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], *, path: str) -> Signature:
         """The signature that `to_json` described. Raises ModelError for a newer format."""
         check_format_version(content, path=path, newest=FORMAT_VERSION, error=ModelError)
+        names = unique_names([o["name"] for o in content["outputs"]])
         outputs = tuple(
             Output(
-                name=o["name"],
+                name=name,
                 dtype=o["dtype"],
                 shape=tuple(o["shape"]),
                 classes=None if o["classes"] is None else tuple(o["classes"]),
                 threshold=o["threshold"],
+                values=o.get("values"),
             )
-            for o in content["outputs"]
+            for name, o in zip(names, content["outputs"], strict=True)
         )
         inputs, labels = (tuple(encoder_from_json(e) for e in content[key]) for key in ("inputs", "labels"))
         return cls(
@@ -158,6 +167,40 @@ class Signature:
         except (ValueError, KeyError, TypeError, AttributeError, NotADirectoryError) as error:
             problem = shown(f"{type(error).__name__}: {error}")
             raise ModelError(f"{path} cannot be read ({problem}); save the model again") from error
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Names that differ without regard to case, as Spark's fields must: score, score_1, … for those that come again."""
+    unique: list[str] = []
+    for place, name in enumerate(names):
+        taken = {other.casefold() for other in (*unique, *names[place + 1 :])}
+        first = name.casefold() not in {other.casefold() for other in unique}
+        number = 0
+        found = name
+        while not first and found.casefold() in taken:
+            number += 1
+            found = f"{name}_{number}"
+        unique.append(found)
+    return unique
+
+
+def _output_json(output: Output) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "name": output.name,
+        "dtype": output.dtype,
+        "shape": list(output.shape),
+        "classes": None if output.classes is None else list(output.classes),
+        "threshold": output.threshold,
+    }
+    # Not where the threshold tells it: signatures of before keep their digests.
+    if output.values not in (None, _told_by_threshold(output.threshold)):
+        content["values"] = output.values
+    return content
+
+
+def _told_by_threshold(threshold: float) -> str:
+    """What the values of an output with classes are, as far as older signatures tell."""
+    return "logits" if threshold == 0 else "probabilities"
 
 
 def sha256(file: IO[bytes]) -> str:

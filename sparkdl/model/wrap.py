@@ -5,6 +5,7 @@ Called on the driver, or wherever Keras is; checks the features against the mode
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from sparkdl.data.features.numeric import NumericEncoder
 from sparkdl.data.features.tensor import DTYPES, TensorEncoder
 from sparkdl.data.features.text import TextEncoder
 from sparkdl.errors import ConfigError, ModelError, near_miss, shown
+from sparkdl.model.outputs import unknown_values
 from sparkdl.model.save import write_model
 from sparkdl.model.signature import Signature
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from keras import Model
 
 __all__ = ["save_model"]
+
+log = logging.getLogger(__name__)
 
 _ENCODERS = (CategoricalEncoder, ImageEncoder, NumericEncoder, TensorEncoder, TextEncoder)
 
@@ -48,6 +52,7 @@ def save_model(
     inputs: Dataset | Sequence[str | Mapping[str, Any] | Feature | Encoder],
     label: Encoder | Sequence[Encoder | str | int] | None = None,
     target: str = "label",
+    logits: bool | Mapping[str, bool] | None = None,
 ) -> Signature:
     """Make a model directory of any Keras model: predict_udf, transform and load_model then take raw rows for it.
 
@@ -60,6 +65,9 @@ def save_model(
             `Numeric(scale="none")`) and of fitted ones, such as `ds.features["age"]`. Shape and dtype that a feature
             leaves open are the model's; an input of shape (1,) takes scalars.
         label: for classes: fitted labels, such as `ds.labels["income"]`, or the classes in the order of the outputs.
+        logits: whether outputs with classes give logits (True) or probabilities (False); a dict by output for several.
+            None: as the compiled loss, if it is Keras' or has `sparkdl_logits`, and a last sigmoid or softmax tell.
+            Where nothing does, scoring refuses the classes of one unit and all probabilities.
         target: what `evaluate` compares predictions with: "label", or "inputs" for an autoencoder, which has no label.
 
     Returns:
@@ -95,14 +103,18 @@ def save_model(
     if optimizer is not None and not optimizer.built:
         # Keras builds it when it loads the model, and then wants the file to hold all of its variables.
         optimizer.build(keras_model.trainable_variables)
-    return write_model(
+    signature = write_model(
         keras_model,
         model_dir,
         encoders=encoders,
         label_encoders=_label_encoders(label),
         raw_types=raw_types,
         target=target,
+        logits=logits,
     )
+    if unknown := unknown_values(signature.outputs):
+        log.warning("model %r: %s", keras_model.name, unknown)
+    return signature
 
 
 def _features(inputs: object) -> list[Feature | Encoder]:

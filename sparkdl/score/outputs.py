@@ -32,6 +32,9 @@ __all__ = [
 
 RETURNS = ("raw", "class", "top_k")
 
+# How far probabilities may be off: a sum of bfloat16 values, each rounded by 1/256 of itself, and their softmax.
+_ROUNDING = 0.03
+
 
 @dataclass(frozen=True, slots=True)
 class Returns:
@@ -52,6 +55,23 @@ def check_returns(signature: Signature, returns: Returns) -> None:
         raise ModelError(
             f"output {without[0]!r} has no classes: its label is not categorical, or its shape is not one "
             "value per class; use returns='raw'"
+        )
+    for output in signature.outputs if returns.kind != "raw" else ():
+        _check_values_known(output, returns)
+
+
+def _check_values_known(output: Output, returns: Returns) -> None:
+    """Raise ModelError where what is asked depends on what the output's values are, and that is not known."""
+    if output.values == "unknown" and (returns.kind == "top_k" or output.is_scalar):
+        raise ModelError(
+            f"returns={returns.kind!r}: nothing tells whether the values of output {output.name!r} are probabilities "
+            "or logits (its loss is not Keras' own, or there is none); use returns='raw', set sparkdl_logits = True or "
+            "False on the loss, or save the model with sparkdl.save_model(…, logits=True or False)"
+        )
+    if output.values == "scores" and returns.kind == "top_k":
+        raise ModelError(
+            f"returns='top_k': the values of output {output.name!r} are scores without probabilities, as its loss and "
+            "last activation tell; use returns='class' or 'raw'"
         )
 
 
@@ -97,7 +117,13 @@ def prediction_column(
         results: by output name, each of shape ``(rows, *output.shape)``.
         signature, returns: what they are made of.
         missing: bool, shape ``(rows,)``: the rows that get null.
+
+    Raises ModelError for values that are not the probabilities that the signature takes them for.
     """
+    if returns.kind != "raw":
+        for output in signature.outputs:
+            values = results[output.name]
+            _check_probabilities(values if missing is None else values[~missing], output, returns)
     columns = [_output_column(results[output.name], output, returns) for output in signature.outputs]
     column = columns[0]
     if len(columns) > 1:
@@ -105,6 +131,25 @@ def prediction_column(
     if missing is None:
         return column
     return column.take(pa.array(np.arange(len(column)), mask=missing))
+
+
+def _check_probabilities(values: np.ndarray, output: Output, returns: Returns) -> None:
+    """Raise ModelError for values that prove not to be probabilities, where what is returned depends on it."""
+    if output.values != "probabilities" or not (returns.kind == "top_k" or output.is_scalar):
+        return
+    found = None
+    outside = (values < -_ROUNDING) | (values > 1 + _ROUNDING)
+    if outside.any():
+        found = f"{values[outside][0]:.6g}"
+    elif not output.is_scalar:
+        sums = values.sum(axis=1, dtype=np.float64)
+        wrong = np.abs(sums - 1) > _ROUNDING
+        found = f"a row with the sum {sums[wrong][0]:.6g}" if wrong.any() else None
+    if found is not None:
+        raise ModelError(
+            f"returns={returns.kind!r}: output {output.name!r} gives {found}, so its values are not probabilities; if "
+            "they are logits, save the model with sparkdl.save_model(…, logits=True), else use returns='raw'"
+        )
 
 
 def _output_type(output: Output, returns: Returns) -> pa.DataType:
@@ -140,7 +185,7 @@ def _codes(values: np.ndarray, output: Output) -> np.ndarray:
 
 def _probabilities(values: np.ndarray, output: Output) -> np.ndarray:
     """Of each class, shape ``(rows, classes)``; of an output that was trained as logits by sigmoid or softmax."""
-    is_logit = output.threshold == 0
+    is_logit = output.values == "logits"
     if output.is_scalar:
         second = values.reshape(len(values), 1)
         if is_logit:

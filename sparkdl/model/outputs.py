@@ -13,33 +13,38 @@ from sparkdl.data.features import Encoder
 from sparkdl.errors import ConfigError, near_miss, shown
 from sparkdl.model.signature import Output, output_classes, unique_names
 
-__all__ = ["flat_outputs", "loss_of", "own_output_names", "outputs_of", "unknown_values"]
+__all__ = [
+    "flat_outputs",
+    "keras_loss",
+    "last_activation",
+    "loss_of",
+    "own_output_names",
+    "outputs_of",
+    "unknown_values",
+]
 
-_FROM_LOGITS = (
-    "BinaryCrossentropy",
-    "BinaryFocalCrossentropy",
-    "CategoricalCrossentropy",
-    "CategoricalFocalCrossentropy",
-    "SparseCategoricalCrossentropy",
-    "binary_crossentropy",
-    "binary_focal_crossentropy",
-    "categorical_crossentropy",
-    "categorical_focal_crossentropy",
-    "sparse_categorical_crossentropy",
-)
-# Losses whose prediction is a margin: its sign tells the class.
-_MARGIN = ("Hinge", "SquaredHinge", "CategoricalHinge", "hinge", "squared_hinge", "categorical_hinge")
+# Keras' losses by the names of their functions and classes.
+_CLASSES = {
+    "binary_crossentropy": "BinaryCrossentropy",
+    "binary_focal_crossentropy": "BinaryFocalCrossentropy",
+    "categorical_crossentropy": "CategoricalCrossentropy",
+    "categorical_focal_crossentropy": "CategoricalFocalCrossentropy",
+    "sparse_categorical_crossentropy": "SparseCategoricalCrossentropy",
+    "hinge": "Hinge",
+    "squared_hinge": "SquaredHinge",
+    "categorical_hinge": "CategoricalHinge",
+    "kl_divergence": "KLDivergence",
+    "mean_squared_error": "MeanSquaredError",
+    "mean_absolute_error": "MeanAbsoluteError",
+    "mean_absolute_percentage_error": "MeanAbsolutePercentageError",
+    "mean_squared_logarithmic_error": "MeanSquaredLogarithmicError",
+    "huber": "Huber",
+    "log_cosh": "LogCosh",
+    "poisson": "Poisson",
+}
+_MARGIN = ("hinge", "squared_hinge", "categorical_hinge")  # the sign of the prediction tells the class
 # Losses that regress on the codes 0 and 1, so that the middle between them divides the classes.
-_REGRESSION = (
-    "MeanSquaredError",
-    "MeanAbsoluteError",
-    "Huber",
-    "LogCosh",
-    "mean_squared_error",
-    "mean_absolute_error",
-    "huber",
-    "log_cosh",
-)
+_REGRESSION = ("mean_squared_error", "mean_absolute_error", "huber", "log_cosh")
 # Layers that change no value of a row when the model predicts.
 _AS_IT_IS = ("Reshape", "Flatten", "Identity", "Dropout", "Squeeze", "ExpandDims", "Cast")
 _ACTIVATED = ("Activation", "Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D")
@@ -76,7 +81,7 @@ def outputs_of(
         values, threshold = None, 0.5
         if classes is not None:
             loss = loss_of(model, own_name, place, len(flat))
-            activation = _last_activation(model, place, len(flat))
+            activation = last_activation(model, place, len(flat))
             if said[name] and activation is not None:
                 raise ConfigError(f"logits=True, but output {name!r} passes through {activation}; leave logits out")
             values, threshold = _values(said[name], loss, activation, units=shape[0] if shape else 1)
@@ -175,25 +180,37 @@ def _values(said: bool | None, loss: Any, activation: str | None, *, units: int)
 
 def _told_by(loss: Any) -> str | None:
     """What a loss takes: "logits", "probabilities", "margin" or "regression"; None where it does not tell."""
-    import keras
-
     function = getattr(loss, "fn", None)
     for own in (loss, function):
         if isinstance(said := getattr(own, "sparkdl_logits", None), bool):
             return "logits" if said else "probabilities"
-    if isinstance(loss, str):  # Keras makes one of "crossentropy" that takes probabilities
-        return "probabilities"
     if isinstance(said := getattr(loss, "from_logits", None), bool):
         return "logits" if said else "probabilities"
-    options = getattr(loss, "_fn_kwargs", {})
-    for names, told in ((_FROM_LOGITS, "probabilities"), (_MARGIN, "margin"), (_REGRESSION, "regression")):
-        known = [getattr(keras.losses, name, None) for name in names]
-        if any(found is one for found in known for one in (loss, function, type(loss)) if found is not None):
-            return "logits" if options.get("from_logits") else told
+    name = keras_loss(loss)
+    if name is None:
+        return None
+    if name.endswith("crossentropy"):
+        return "logits" if getattr(loss, "_fn_kwargs", {}).get("from_logits") else "probabilities"
+    return "margin" if name in _MARGIN else "regression" if name in _REGRESSION else None
+
+
+def keras_loss(loss: Any) -> str | None:
+    """The name of Keras' function that a compiled loss is, as far as this module knows it; None for all others."""
+    import keras
+
+    if isinstance(loss, str):  # "crossentropy", of which Keras makes one by the shapes
+        return "crossentropy"
+    for name, class_name in _CLASSES.items():
+        function, its_class = getattr(keras.losses, name), getattr(keras.losses, class_name)
+        if loss is function or (type(loss).__module__.startswith("keras.") and getattr(loss, "fn", None) is function):
+            return name
+        kind = type(loss)
+        if issubclass(kind, its_class) and (kind.call, kind.__call__) == (its_class.call, its_class.__call__):
+            return name
     return None
 
 
-def _last_activation(model: Any, place: int, count: int) -> str | None:
+def last_activation(model: Any, place: int, count: int) -> str | None:
     """ "softmax" or "sigmoid", if that is what a functional or Sequential model ends in; else None."""
     # Those of a functional model in their own structure, which `outputs` flattens in Keras' order.
     struct = getattr(model, "_outputs_struct", None)

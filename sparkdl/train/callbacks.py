@@ -17,6 +17,7 @@ from sparkdl.launch import wind_down
 from sparkdl.train.collective import gather_over_ranks, sum_over_ranks
 from sparkdl.train.learning_rate import LearningRates
 from sparkdl.train.recorder import EpochRecorder
+from sparkdl.train.same_model import SameModel
 from sparkdl.train.same_weights import difference
 from sparkdl.train.step_numbers import WIND_DOWN, StepNumbers
 
@@ -50,7 +51,8 @@ def rank_callbacks(
                 "its run_dir by itself: leave it out, and see TrainConfig.checkpoint"
             )
     own = [callback for callback in user if rank == 0 or not isinstance(callback, WRITERS)]
-    return [_SetSumsAndRates(numbers, rates, steps=steps), *own, SameWeights(), StopTogether(numbers), recorder]
+    first = _SetSumsAndRates(numbers, rates, steps=steps)
+    return [first, *own, SameModel(), SameWeights(), StopTogether(numbers), recorder]
 
 
 class _SetSumsAndRates(keras.callbacks.Callback):  # type: ignore[misc]

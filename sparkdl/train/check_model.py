@@ -6,12 +6,14 @@ Runs in rank processes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
+from sparkdl.data.features import Encoder
 from sparkdl.errors import ModelError, shown
+from sparkdl.train.check_data import check_inputs, check_targets
 from sparkdl.train.loss_parts import check_losses
 from sparkdl.train.metrics import check_metrics
 
@@ -45,13 +47,16 @@ def check_model(model: Any) -> None:
         log.warning("steps_per_execution=%s is taken as 1: all ranks agree after each step", model.steps_per_execution)
 
 
-def build(model: Any, example: tuple[Any, ...]) -> None:
+def build(model: Any, example: tuple[Any, ...], label_encoders: Sequence[Encoder] = ()) -> None:
     """Create all variables of model, losses, metrics and optimizer; check what only then is known.
 
-    `example`: (inputs, targets) or (inputs, targets, weights) of a few rows.
+    `example`: (inputs, targets) or (inputs, targets, weights) of a few rows; `label_encoders`: of labels as targets.
     """
     _check_input_names(model, example[0])
     _check_output_names(model, example[1])
+    if not has_own_step(model):
+        check_inputs(model, example[0])
+        check_targets(model, example, label_encoders)
     model._symbolic_build(data_batch=example)
     check_losses(model)
     check_metrics(model)
@@ -78,7 +83,7 @@ def _check_input_names(model: Any, inputs: Any) -> None:
 def _check_output_names(model: Any, targets: Any) -> None:
     """Raise ModelError for labels by name that are not outputs of the model; Keras pairs the two by name."""
     made = getattr(model, "_outputs_struct", None)
-    if made is None or not isinstance(targets, Mapping):
+    if made is None or not isinstance(targets, Mapping) or isinstance(made, keras.KerasTensor):
         return
     outputs = list(made) if isinstance(made, Mapping) else list(model.output_names)
     if unknown := sorted(set(targets) - set(outputs)):

@@ -58,7 +58,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
         steps: int,
         epochs: int,
         resumed: Checkpoint | None,
-        write_best: Callable[[], None],
+        write_best: Callable[[], object],
     ) -> None:
         super().__init__()
         self._folder = folder

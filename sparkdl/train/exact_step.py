@@ -19,6 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from sparkdl.errors import ModelError
 from sparkdl.launch.world import World
 from sparkdl.train.additive import Findings
 from sparkdl.train.batch_norm import SyncedMoments, synced_layers
@@ -141,6 +142,13 @@ def _methods(
         original_reset()
         steps.reset()
 
+    def compile_again(*_: Any, **__: Any) -> None:
+        raise ModelError(
+            f"model {model.name!r} was compiled within a run, whose steps hold its loss, optimizer and trainable "
+            "weights; train in two runs: the second one's build_model sets trainable and compiles as it then shall be, "
+            "with TrainConfig(initial_model=first.model_dir). A rate is set by self.model.optimizer.learning_rate = …"
+        )
+
     def results(logs: dict[str, Any]) -> dict[str, Any]:
         """What an epoch or an evaluation gives, from the logs of its last step."""
         testing = ROWS in logs
@@ -156,6 +164,7 @@ def _methods(
         "test_step": steps.test_step,
         "make_train_function": make_train_function,
         "reset_metrics": reset_metrics,
+        "compile": compile_again,
         "_get_metrics_result_or_logs": results,
         "steps_per_execution": 1,
     }

@@ -129,7 +129,11 @@ def unpack_element(element: Any) -> tuple[tuple[Any, ...], tf.Tensor, tf.Tensor]
     """Keras' (inputs, targets[, weights]), the counts of the step, and the seconds waited for it."""
     ours = isinstance(element, tuple) and len(element) == 2 and isinstance(element[1], tuple) and len(element[1]) == 4
     if not ours:
-        raise ModelError("within a run, fit and evaluate of the model take the run's own data; use sparkdl.evaluate")
+        raise ModelError(
+            "within a run, the model's fit, evaluate, train_on_batch and test_on_batch take the run's own steps; in a "
+            "callback compute what you need from self.model(x, training=False) or self.model.predict(x), name a split "
+            "by TrainConfig(validation=…), which is evaluated after each epoch, or call sparkdl.evaluate after fit"
+        )
     wait_s, (inputs, targets, weights, counts) = element
     weighted = not (isinstance(weights, tuple) and weights == ())
     return ((inputs, targets, weights) if weighted else (inputs, targets)), counts, wait_s

@@ -20,6 +20,7 @@ from sparkdl.data.dataset import Dataset
 from sparkdl.errors import ConfigError
 from sparkdl.launch.versions import installed
 from sparkdl.launch.world import World, world
+from sparkdl.model.signature import Signature
 from sparkdl.train.class_weight import class_weights
 from sparkdl.train.libraries import load_libraries
 from sparkdl.train.recorded import Recorded
@@ -66,6 +67,7 @@ def train_rank(task: TrainTask) -> Recorded:
     import keras
 
     from sparkdl.data.tensors import FirstRows, step_dataset
+    from sparkdl.model.outputs import unknown_values
     from sparkdl.model.save import check_savable
     from sparkdl.train.callbacks import rank_callbacks
     from sparkdl.train.checkpointer import Checkpointer
@@ -88,7 +90,7 @@ def train_rank(task: TrainTask) -> Recorded:
     check_model(model)
     accumulate_gradients(model, config.gradient_accumulation_steps)
     example = _example(dataset, config.target)
-    build(model, example)
+    build(model, example, dataset.label_encoders if config.target == "label" else ())
     check_savable(model)
     feed = _feed(task, dataset.split("train"), here, seed=config.seed)
     options = _options(config, dataset)
@@ -171,7 +173,9 @@ def train_rank(task: TrainTask) -> Recorded:
             resume_epoch=partial(resume_epoch, model, numbers, recorder, resumed, rank=here.rank),
         )
     if here.rank == 0:
-        _write_model(model, task, task.run.model, recorder.inexact)
+        signature = _write_model(model, task, task.run.model, recorder.inexact)
+        if unknown := unknown_values(signature.outputs):
+            log.warning("model %r: %s", model.name, unknown)
     return recorded
 
 
@@ -207,11 +211,11 @@ def _evaluation(task: TrainTask, model: Any, split: Any, here: World) -> Callabl
     return evaluate
 
 
-def _write_model(model: Any, task: TrainTask, model_dir: str, inexact: Sequence[str]) -> None:
+def _write_model(model: Any, task: TrainTask, model_dir: str, inexact: Sequence[str]) -> Signature:
     from sparkdl.model.save import write_model
 
     dataset, target = task.dataset, task.config.target
-    write_model(
+    return write_model(
         model,
         model_dir,
         encoders=dataset.encoders,
@@ -230,7 +234,6 @@ def evaluate_rank(task: EvaluateTask) -> dict[str, Any]:
     from sparkdl.data.feed import Feed
     from sparkdl.data.tensors import step_dataset
     from sparkdl.model.load import load_keras
-    from sparkdl.model.signature import Signature
     from sparkdl.train.collective import join_world
     from sparkdl.train.exact_step import StepOptions, build, check_model, exact_steps
     from sparkdl.train.verdict import judge

@@ -12,6 +12,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from sparkdl.train.step_numbers import other_data
+
 __all__ = ["StepFunction"]
 
 
@@ -30,6 +32,8 @@ class StepFunction:
     def __call__(self, data: Any) -> Any:
         """Take one step."""
         if data is not self._data:
+            if not isinstance(data, tf.data.Iterator):
+                raise other_data()
             self._data, self._step = data, self._step_of(data)
         return self._step()
 

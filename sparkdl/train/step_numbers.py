@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from sparkdl.errors import ModelError
 
-__all__ = ["ROWS", "WIND_DOWN", "Counts", "EpochSums", "StepNumbers", "unpack_element", "weigh_classes"]
+__all__ = ["ROWS", "WIND_DOWN", "Counts", "EpochSums", "StepNumbers", "other_data", "unpack_element", "weigh_classes"]
 
 WIND_DOWN = 2.0**20
 """A rank's wish that the run winds down: more than all ranks' wishes to stop together."""
@@ -129,14 +129,19 @@ def unpack_element(element: Any) -> tuple[tuple[Any, ...], tf.Tensor, tf.Tensor]
     """Keras' (inputs, targets[, weights]), the counts of the step, and the seconds waited for it."""
     ours = isinstance(element, tuple) and len(element) == 2 and isinstance(element[1], tuple) and len(element[1]) == 4
     if not ours:
-        raise ModelError(
-            "within a run, the model's fit, evaluate, train_on_batch and test_on_batch take the run's own steps; in a "
-            "callback compute what you need from self.model(x, training=False) or self.model.predict(x), name a split "
-            "by TrainConfig(validation=…), which is evaluated after each epoch, or call sparkdl.evaluate after fit"
-        )
+        raise other_data()
     wait_s, (inputs, targets, weights, counts) = element
     weighted = not (isinstance(weights, tuple) and weights == ())
     return ((inputs, targets, weights) if weighted else (inputs, targets)), counts, wait_s
+
+
+def other_data() -> ModelError:
+    """The error for data of a callback's own, which the steps of a run do not take."""
+    return ModelError(
+        "within a run, the model's fit, evaluate, train_on_batch and test_on_batch take the run's own steps; in a "
+        "callback compute what you need from self.model(x, training=False) or self.model.predict(x), name a split "
+        "by TrainConfig(validation=…), which is evaluated after each epoch, or call sparkdl.evaluate after fit"
+    )
 
 
 def weigh_classes(batch: tuple[Any, ...], class_weights: tuple[float, ...]) -> tuple[Any, ...]:

@@ -313,6 +313,65 @@ def own_step(problem: str) -> str:
     return "accepted"
 
 
+def in_a_callback(act, *, frozen: bool = True) -> str:
+    """What is said of a callback that does this to the model when the second epoch begins."""
+    import keras
+
+    from sparkdl.train.callbacks import rank_callbacks
+
+    class Acting(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                act(keras, self.model)
+
+    layers = [keras.layers.Dense(2, trainable=not frozen), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    model.compile("sgd", "mse")
+    # The run's own but the first and the last two, which want a whole run.
+    callbacks = rank_callbacks([Acting()], None, None, None, rank=0, steps=5)[1:-2]
+    try:
+        fit(model, *numbers(), callbacks=callbacks)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "accepted"
+
+
+def compiled_again(keras, model) -> None:
+    model.layers[0].trainable = True
+    model.compile("sgd", "mse")
+
+
+def set_trainable(keras, model) -> None:
+    model.layers[0].trainable = not model.layers[0].trainable
+
+
+def set_optimizer(keras, model) -> None:
+    model.optimizer = keras.optimizers.Adam()
+
+
+def computed(keras, model) -> None:
+    x, y = numbers()
+    by_call = keras.ops.mean(keras.losses.mean_squared_error(y[:, None], model(x, training=False)))
+    by_predict = np.mean((y[:, None] - model.predict(x, verbose=0)) ** 2)
+    assert abs(float(by_call) - by_predict) < 1e-5
+    model.optimizer.learning_rate = 0.001
+    assert len(model.layers[0].get_weights()) == 2
+
+
+def acted() -> dict[str, str]:
+    return {
+        "compile": in_a_callback(compiled_again),
+        "thaw": in_a_callback(set_trainable),
+        "freeze": in_a_callback(set_trainable, frozen=False),
+        "optimizer": in_a_callback(set_optimizer),
+        "evaluate": in_a_callback(lambda keras, model: model.evaluate(*numbers(), verbose=0)),
+        "fit": in_a_callback(lambda keras, model: model.fit(*numbers(), verbose=0)),
+        "train_on_batch": in_a_callback(lambda keras, model: model.train_on_batch(*numbers())),
+        "test_on_batch": in_a_callback(lambda keras, model: model.test_on_batch(*numbers())),
+        "computed": in_a_callback(computed),
+    }
+
+
 def effects() -> dict:
     import keras
 
@@ -328,6 +387,7 @@ def effects() -> dict:
         "slow": behind_a_slow_rank(),
         "traced": calls_of_a_layer(run_eagerly=False),
         "eager": calls_of_a_layer(run_eagerly=True),
+        "acted": acted(),
         "own": {problem: own_step(problem) for problem in ("log", "loss", "optimizer", "weights", "none")},
     }
 
@@ -405,3 +465,20 @@ def test_what_goes_past_the_models_optimizers_and_metrics_is_refused_by_name(see
         assert "applied no optimizer of the model's" in effect["own"]["optimizer"]
         assert "the ranks' weights of model" in effect["own"]["weights"]
         assert effect["own"]["none"] == "accepted"
+
+
+def test_a_callback_that_the_steps_would_not_follow_is_refused_with_the_way_out(seen) -> None:
+    for effect in seen:
+        said = effect["acted"]
+        assert "was compiled within a run, whose steps hold its loss" in said["compile"]
+        assert "initial_model=first.model_dir" in said["compile"]
+        for way in ("thaw", "freeze"):
+            assert "a callback has changed whether weight 'sequential" in said[way]
+            assert "/kernel' and 1 more is trainable, which the steps of a run do not follow" in said[way]
+        assert "a callback has given the model another optimizer" in said["optimizer"]
+        for method in ("evaluate", "fit", "train_on_batch", "test_on_batch"):
+            assert "ModelError: within a run, the model's fit, evaluate" in said[method], said[method]
+            assert "self.model(x, training=False) or self.model.predict(x)" in said[method]
+        assert said["computed"] == "accepted"
+        refused = [text for name, text in said.items() if name != "computed"]
+        assert all(text.startswith("ModelError: ") and "\n" not in text for text in refused)

@@ -19,7 +19,7 @@ from sparkdl.spark_columns import require_column
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-__all__ = ["LEFT_OUT", "hashed_columns", "split", "split_index"]
+__all__ = ["LEFT_OUT", "hashed_columns", "same_values", "split", "split_index"]
 
 # The index of a row that a time split leaves out; a row that has no answer to the rule has null.
 LEFT_OUT = -1
@@ -53,17 +53,15 @@ def split(df: DataFrame, dataset: Dataset, *, column: str = "split") -> DataFram
         raise SchemaError(f"the DataFrame already has a column {column!r}; choose another: split(df, ds, column=…)")
     if dataset.rule is None:
         return df.select("*", F.lit("train").alias(column))
-    types = {}
-    for name in dataset.rule.columns or hashed_columns(dataset.raw_types):
+    types = {name: dataset.raw_types[name] for name in dataset.rule.columns or hashed_columns(dataset.raw_types)}
+    for name, before in types.items():
         require_column(df.columns, name)
         now = df.schema[name].dataType.simpleString()
-        before = dataset.raw_types[name]
-        if _hashed_as(now) != _hashed_as(before):
+        if not same_values(before, now):
             raise SchemaError(
                 f"the split is told by column {name!r}, which was {shown(before)} when it was prepared and is "
-                f"{shown(now)} now; cast it"
+                f"{shown(now)} now; give the column as it was: cast what is wider, read again what has lost digits"
             )
-        types[name] = now
     names = F.array(*[F.lit(name) for name in dataset.rule.names])
     return df.select("*", F.get(names, split_index(dataset.rule, types)).alias(column))
 
@@ -81,7 +79,8 @@ def split_index(rule: Split, types: Mapping[str, str]) -> Column:
     """Each row's position in `rule.names`, int; `LEFT_OUT`, or null where a column that the rule reads has no answer.
 
     Args:
-        types: Spark type (DDL) of each column that the rule reads, or of all columns of the dataset if it reads none.
+        types: Spark type (DDL), when the rows were prepared, of each column that the rule reads, or of all columns of
+            the dataset if it reads none.
 
     Raises SchemaError for a column of a type that the rule cannot read.
     """
@@ -113,7 +112,7 @@ def _by_hash(rule: Split, types: Mapping[str, str]) -> Column:
     for name in columns:
         if "map<" in types[name]:
             raise SchemaError(f"column {name!r} cannot be the key of a split: Spark cannot hash {shown(types[name])}")
-    values = [named(name).cast(_hashed_as(types[name])) if _is_narrow(types[name]) else named(name) for name in columns]
+    values = [_as_prepared(name, types[name]) for name in columns]
     hashed = F.xxhash64(F.lit(rule.seed), *values)
     unit = F.shiftrightunsigned(hashed, 64 - _MANTISSA_BITS) / F.lit(float(2**_MANTISSA_BITS))
     return _first_end_above(unit, _ends_of_shares(rule.fractions), beyond=len(rule.names) - 1)
@@ -123,7 +122,7 @@ def _by_time(rule: Split, name: str, type_: str) -> Column:
     """The first split that ends after the column's time; null for a null time."""
     from pyspark.sql import functions as F
 
-    column = named(name)
+    column = named(name).cast(type_) if type_ == "float" else named(name)
     finite = [end for end in rule.until if end is not None]
     endless = len(finite) < len(rule.until)
     if type_ in ("timestamp", "timestamp_ntz", "date"):
@@ -162,10 +161,25 @@ def _ends_of_shares(fractions: Iterable[float]) -> list[float]:
     return ends[:-1]
 
 
-def _is_narrow(type_: str) -> bool:
-    return _NARROW.fullmatch(type_) is not None
+def _as_prepared(name: str, type_: str) -> Column:
+    """A column's values in the type that they are hashed in, of rows that may have come again in a wider type.
+
+    Args:
+        type_: the type when the rows were prepared. A double that was a float then is rounded as it was then: its
+            digits beyond those are of a table or a text that tells more of the same rows.
+    """
+    hashed_as = _hashed_as(type_)
+    if hashed_as == type_:
+        return named(name)
+    return named(name).cast(type_).cast(hashed_as) if "float" in type_ else named(name).cast(hashed_as)
+
+
+def same_values(before: str, now: str) -> bool:
+    """Whether values that were of one type are told from values of the other: no digits of them were lost."""
+    return before == now or (_hashed_as(before) == _hashed_as(now) and not ("double" in before and "float" in now))
 
 
 def _hashed_as(type_: str) -> str:
     """The type that a value is hashed in: whole numbers as bigint, fractions as double, also inside arrays."""
-    return _NARROW.sub(lambda found: found[1] + _WIDER[found[2]] + found[3], type_) if _is_narrow(type_) else type_
+    narrow = _NARROW.fullmatch(type_)
+    return narrow[1] + _WIDER[narrow[2]] + narrow[3] if narrow else type_

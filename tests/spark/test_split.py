@@ -80,6 +80,25 @@ def test_numbers_of_another_width_stay_in_their_splits(spark, tmp_path, before, 
     assert splits_of(again, dataset) == stored(spark, dataset)
 
 
+@pytest.mark.parametrize("rule", [Split.fraction(HALVES), Split.fraction(HALVES, key="price"), "time"])
+def test_fractions_that_come_with_more_digits_stay_in_their_splits(spark, tmp_path, rule) -> None:
+    rule = Split.time("price", {"train": 50.03, "test": None}) if rule == "time" else rule
+    precise = spark.range(1000).selectExpr("id", "double(round(id * 0.1 + 0.03, 2)) as price", "double(id) as x")
+    assert precise.schema["price"].dataType.simpleString() == "double"
+    rounded = precise.withColumn("price", precise.price.cast("float"))
+    dataset = prepared(rounded, tmp_path / "d", rule, keep=["id", "price"])
+    truth = stored(spark, dataset)
+    for again in (rounded, precise, rounded.withColumn("price", rounded.price.cast("double"))):
+        assert splits_of(again, dataset) == truth
+
+
+def test_a_key_that_has_lost_digits_is_refused(spark, tmp_path) -> None:
+    rows = spark.range(200).selectExpr("id", "id / 7 as price", "double(id) as x")
+    dataset = prepared(rows, tmp_path / "d", Split.fraction(HALVES, key="price"), keep=["id"])
+    with pytest.raises(SchemaError, match="column 'price', which was 'double' when it was prepared and is 'float' now"):
+        sparkdl.split(rows.withColumn("price", rows.price.cast("float")), dataset)
+
+
 def test_equal_rows_are_in_one_split_where_there_is_no_key(spark, tmp_path) -> None:
     rows = spark.range(400).selectExpr("id % 50 as id", "double(id % 50) as x", "map('a', id) as ignored")
     dataset = prepared(rows, tmp_path / "d", Split.fraction(HALVES, seed=1), keep=["id"])

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from sparkdl import ConfigError, Split
+from sparkdl.data.split_rows import same_values
 
 ENDS = {"train": "2017-06-26", "val": "2017-10-24", "test": None}
 
@@ -100,3 +101,25 @@ def test_ends_that_are_no_order_of_times_are_refused(until, message) -> None:
 def test_a_wrong_rule_is_a_config_error(make, message) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ("double", "float"),
+        ("array<double>", "array<float>"),
+        ("double", "int"),
+        ("int", "double"),
+        ("decimal(9,2)", "decimal(9,3)"),
+        ("decimal(9,2)", "double"),
+        ("timestamp", "timestamp_ntz"),
+        ("timestamp", "date"),
+        ("string", "binary"),
+        ("string", "bigint"),
+        ("boolean", "tinyint"),
+        ("struct<a:float>", "struct<a:double>"),
+        ("struct<a:int>", "struct<a:bigint>"),
+    ],
+)
+def test_a_type_that_does_not_keep_every_value_is_another_type(before, now) -> None:
+    assert same_values(before, before) and same_values(now, now) and not same_values(before, now)

@@ -62,7 +62,7 @@ def score(spark, job):
 
 def plan(spark, job):
     if job.direct:
-        planned = plan_scoring(job.source["path"], job.model_dir, job.output, split=job.split, **job.options)
+        planned = plan_scoring(spark, job.source["path"], job.model_dir, job.output, split=job.split, **job.options)
     else:
         planned = rows_of(spark, job, sparkdl.ScoreMetrics(spark))
     state = "new" if finished(planned.out, planned.made_of) is None else "finished"

@@ -26,6 +26,7 @@ from sparkdl.data.parts import SPLIT_COLUMN, PartPlan
 from sparkdl.data.source import name_source
 from sparkdl.data.split_rows import LEFT_OUT, split_index
 from sparkdl.data.stored_order import ORDER_COLUMN, different_rows, order_key, repeats, shuffled
+from sparkdl.data.table_formats import check_plan
 from sparkdl.errors import ConfigError, DatasetError, SchemaError, shown
 from sparkdl.spark_batches import arrow_batches
 from sparkdl.spark_columns import column as named
@@ -59,13 +60,14 @@ def prepare(df: DataFrame, config: PrepareConfig) -> Dataset:
 
 
 def check_arguments(df: object, config: object) -> None:
-    """Raise ConfigError for what is no batch DataFrame of Spark, or no PrepareConfig."""
+    """Raise ConfigError for what is no batch DataFrame of Spark, a table read as plain files, or no PrepareConfig."""
     if not hasattr(df, "sparkSession") or not hasattr(df, "mapInArrow"):
         raise ConfigError(f"prepare takes a Spark DataFrame, not {type(df).__name__}; spark.createDataFrame makes one")
     if df.isStreaming:  # type: ignore[attr-defined]
         raise ConfigError("prepare takes a DataFrame that ends, not a stream")
     if not isinstance(config, PrepareConfig):
         raise ConfigError(f"prepare takes a PrepareConfig, not {type(config).__name__}")
+    check_plan(df)  # type: ignore[arg-type]
 
 
 def _prepare(df: DataFrame, config: PrepareConfig, path: str) -> Dataset:

@@ -21,6 +21,7 @@ from sparkdl.data.columns import as_array
 from sparkdl.errors import DatasetError, SchemaError
 from sparkdl.model.save import one_line
 from sparkdl.score.hive import Value
+from sparkdl.score.old_calendar import NO_CALENDAR, Calendar, check_calendar
 from sparkdl.score.parquet_input import FileState, file_state
 from sparkdl.score.prepared_rows import PreparedRows
 from sparkdl.score.scoring import piece_rows, score_batches
@@ -42,7 +43,7 @@ class Run:
     Attributes:
         row_groups: the rows of each row group of the whole file.
         start, stop: those of this run.
-        partition, state: as in `InputFile`.
+        partition, state, calendar, int96: as in `InputFile`.
     """
 
     path: str
@@ -51,6 +52,8 @@ class Run:
     stop: int
     partition: tuple[Value, ...]
     state: FileState | None = None
+    calendar: Calendar = NO_CALENDAR
+    int96: frozenset[str] = frozenset()
 
     @property
     def rows(self) -> int:
@@ -154,10 +157,7 @@ def _pieces(runs: tuple[Run, ...], plan: PartsPlan, *, rows: int) -> Iterator[tu
     """Of each piece of at most so many rows, the columns to keep, and the model's."""
     for run in runs:
         for batch in _batches(run, plan.types.names, rows=rows):
-            columns = {
-                field.name: _handed_on(batch.column(batch.schema.get_field_index(field.name)), field)
-                for field in plan.types
-            }
+            columns = {field.name: _handed_on(batch, field, run) for field in plan.types}
             for field, value in zip(plan.partition, run.partition, strict=True):
                 columns[field.name] = pa.repeat(pa.scalar(value, field.type), batch.num_rows)
             yield [columns[name] for name in plan.keep], [columns[name] for name in plan.inputs]
@@ -199,9 +199,25 @@ def _opened(path: str) -> Iterator[pq.ParquetFile]:
         yield pq.ParquetFile(handle, pre_buffer=True, coerce_int96_timestamp_unit="us")
 
 
-def _handed_on(column: pa.Array, field: pa.Field) -> pa.Array:
-    column = as_array(column)
-    return column if column.type == field.type else column.cast(field.type)
+def _handed_on(batch: pa.RecordBatch, field: pa.Field, run: Run) -> pa.Array:
+    """A column in its type as it is handed on; nulls where the file lacks it.
+
+    Raises SchemaError for values that are not of that type, or of the old calendar.
+    """
+    place = batch.schema.get_field_index(field.name)
+    if place < 0:
+        return pa.nulls(batch.num_rows, field.type)
+    column = as_array(batch.column(place))
+    if column.type != field.type:
+        try:
+            column = column.cast(field.type)
+        except pa.ArrowInvalid as error:
+            problem = f"column {field.name!r} of {run.path} is {field.type} to Spark: {one_line(error)}"
+            raise SchemaError(problem) from error
+    why = run.calendar.int96 if field.name in run.int96 else run.calendar.dates
+    if why:
+        check_calendar(field.name, column, run.path, why, run.calendar.first_moment)
+    return column
 
 
 class _RowNames:

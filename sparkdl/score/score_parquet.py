@@ -23,9 +23,11 @@ from sparkdl.score.encode import check_types
 from sparkdl.score.figures import ScoreMetrics
 from sparkdl.score.output_folder import NewOutput, check_outside, finished, new_output
 from sparkdl.score.outputs import prediction_type
-from sparkdl.score.parquet_input import SPARK_ROW, SPARK_VERSION, ParquetFolder, ParquetInput, split_input
+from sparkdl.score.parquet_folder import ParquetFolder
+from sparkdl.score.parquet_input import ParquetInput, split_input
 from sparkdl.score.parquet_part import PartsPlan, Run, WrittenPart, runs_of_tasks, score_part
 from sparkdl.score.prepared_rows import PreparedRows
+from sparkdl.score.spark_types import spark_keys
 from sparkdl.score.task import DEFAULT_BATCH_SIZE, ScoreTask, score_task
 from sparkdl.spark_errors import errors_from_workers
 
@@ -86,6 +88,7 @@ def score_parquet(
         DatasetError: no such split; a file changed meanwhile.
     """
     scoring = plan_scoring(
+        spark,
         path,
         model_dir,
         out,
@@ -144,6 +147,7 @@ class Scoring:
 
 
 def plan_scoring(
+    spark: SparkSession,
     path: str,
     model_dir: str,
     out: str,
@@ -172,7 +176,7 @@ def plan_scoring(
     )
     path, out = storage.absolute(path), storage.absolute(out)
     check_outside(out, path)
-    source, kept, prepared = _source(path, signature, keep, split)
+    source, kept, prepared = _source(spark, path, signature, keep, split)
     if prepared is None:
         types = pa.schema([*source.columns, *source.partition_columns])
         check_types(signature.inputs, {name: types.field(name).type for name in signature.input_names})
@@ -190,7 +194,7 @@ def plan_scoring(
 
 
 def _source(
-    path: str, signature: Signature, keep: Sequence[str] | None, split: str | None
+    spark: SparkSession, path: str, signature: Signature, keep: Sequence[str] | None, split: str | None
 ) -> tuple[ParquetInput, tuple[str, ...], PreparedRows | None]:
     """What is read, which columns are kept, and how inputs are made of it if it is a prepared dataset."""
     dataset = find_dataset(path)
@@ -202,12 +206,15 @@ def _source(
         return split_input(dataset, split or dataset.splits[0], [*prepared.columns, *kept]), kept, prepared
     if split is not None:
         raise ConfigError(f"split={shown(split)}: {path} is no prepared dataset")
-    folder = ParquetFolder.found(path)
+    folder = ParquetFolder.found(spark, path)
     for name in signature.input_names:
         if name not in folder.columns:
             raise SchemaError(f"the model's input column {name!r} is not in {path}{near_miss(name, folder.columns)}")
     kept = _kept(folder.columns, keep)
-    return folder.reading([n for n in folder.columns if n in kept or n in signature.input_names]), kept, None
+    if keep is None:
+        folder.check_all_read()
+    read = [name for name in folder.columns if name in kept or name in signature.input_names]
+    return folder.reading(read, inputs=signature.input_names), kept, None
 
 
 def _kept(columns: Sequence[str], keep: Sequence[str] | None) -> tuple[str, ...]:
@@ -236,22 +243,11 @@ def _written(
             raise SchemaError(f"the input already has a column {name!r}; choose another output_col")
     fields = pa.schema([*source.columns, *source.partition_columns])
     schema = pa.schema([*(fields.field(name) for name in kept), *new])
-    return schema.with_metadata(_for_spark(source, schema, kept))
-
-
-def _for_spark(source: ParquetInput, schema: pa.Schema, kept: Sequence[str]) -> dict[bytes, bytes] | None:
-    """What Spark keeps beside Parquet's own schema, where it wrote the input: by it, vectors are no plain structs."""
-    if source.spark_types is None or source.spark_version is None:
-        return None
-    from pyspark.sql.pandas.types import from_arrow_type
-    from pyspark.sql.types import StructField
-
+    if source.spark_types is None:
+        return schema
     # What is new here may have the name of a column that is not kept.
     known = {name: field for name, field in source.spark_types.items() if name in kept}
-    # What it did not write: columns that folders name, and what is new here.
-    fields = [known.get(f.name) or StructField(f.name, from_arrow_type(f.type)).jsonValue() for f in schema]
-    row = {"type": "struct", "fields": fields}
-    return {SPARK_ROW: json.dumps(row).encode(), SPARK_VERSION: source.spark_version}
+    return schema.with_metadata(spark_keys(schema, known, source.spark_version))
 
 
 def _name(source: ParquetInput, task: ScoreTask, written: pa.Schema) -> str:
@@ -263,7 +259,9 @@ def _name(source: ParquetInput, task: ScoreTask, written: pa.Schema) -> str:
 
 def _tasks(source: ParquetInput, parallelism: int) -> tuple[tuple[Run, ...], ...]:
     """What each task reads: as many tasks as work at once, or a multiple where they would read too much."""
-    files = [Run(f.path, f.row_groups, 0, len(f.row_groups), f.partition, f.state) for f in source.files]
+    files = [
+        Run(f.path, f.row_groups, 0, len(f.row_groups), f.partition, f.state, f.calendar, f.int96) for f in source.files
+    ]
     read = sum(sum(file.row_group_bytes) for file in source.files)
     rounds = max(1, -(-read // (parallelism * _TASK_BYTES)))
     return runs_of_tasks(files, tasks=parallelism * rounds)

@@ -1,23 +1,16 @@
-"""Which files are read, what their folders tell, and how tasks divide them."""
+"""How tasks divide files, which files are of the old calendar, and which types hold which values."""
 
 import datetime as dt
-import json
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparkdl.errors import ConfigError, SchemaError
-from sparkdl.score.hive import column_type, folder_values, value_of
-from sparkdl.score.parquet_input import SPARK_ROW, SPARK_VERSION, ParquetFolder
+from sparkdl.errors import SchemaError
+from sparkdl.score.old_calendar import Calendar, RebaseModes, calendar_of, check_calendar
 from sparkdl.score.parquet_part import Run, runs_of_tasks
-
-
-def write(path, table=None, **options) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table or pa.table({"id": [1, 2], "x": [0.5, 1.5]}), path, **options)
+from sparkdl.score.spark_types import fits
 
 
 @given(
@@ -35,94 +28,101 @@ def test_every_row_group_has_one_task_and_the_order_stays(files, tasks) -> None:
     assert sum(shares) == sum(map(sum, files)) and max(shares) <= sum(shares) / tasks + largest
 
 
-def test_folders_name_columns() -> None:
-    assert folder_values("day=2024-05-01/part=a%2Fb/x.parquet") == {"day": "2024-05-01", "part": "a/b"}
-    assert folder_values("day=__HIVE_DEFAULT_PARTITION__/x.parquet") == {"day": None}
-    assert folder_values("x=1.parquet") == {}
+VERSION, LEGACY, LEGACY_INT96, ZONE = (
+    f"org.apache.spark.{name}".encode() for name in ("version", "legacyDateTime", "legacyINT96", "timeZone")
+)
 
 
 @pytest.mark.parametrize(
-    ("texts", "type_", "values"),
+    ("footer", "mode", "dates", "int96"),
     [
-        (["7", "-3", None], pa.int32(), [7, -3, None]),
-        (["7", "3000000000"], pa.int64(), [7, 3_000_000_000]),
-        (["7", "1.5", "2e3"], pa.float64(), [7.0, 1.5, 2000.0]),
-        (["2024-05-01", None], pa.date32(), [dt.date(2024, 5, 1), None]),
-        (["2024-05-01", "2024-02-30"], pa.string(), ["2024-05-01", "2024-02-30"]),
-        (["7", "a"], pa.string(), ["7", "a"]),
-        ([None], pa.string(), [None]),
+        ({VERSION: b"2.4.8"}, "CORRECTED", True, True),
+        ({VERSION: b"3.0.3"}, "LEGACY", False, True),
+        ({VERSION: b"3.5.1"}, "LEGACY", False, False),
+        ({VERSION: b"4.0.1", LEGACY: b""}, "CORRECTED", True, False),
+        ({VERSION: b"4.0.1", LEGACY_INT96: b""}, "CORRECTED", False, True),
+        ({}, "CORRECTED", False, False),
+        ({}, "LEGACY", True, True),
+        ({}, "EXCEPTION", True, True),
     ],
 )
-def test_a_column_that_folders_name_has_one_type(texts, type_, values) -> None:
-    assert column_type(texts) == type_
-    assert [value_of(text, type_) for text in texts] == values
+def test_the_calendar_of_a_file_is_what_spark_takes_it_for(footer, mode, dates, int96) -> None:
+    told = calendar_of(footer, RebaseModes(mode, mode))
+    assert (bool(told.dates), bool(told.int96)) == (dates, int96)
 
 
-def test_files_are_found_as_spark_finds_them(tmp_path) -> None:
-    for name in ("b=2/x.parquet", "b=10/x.parquet", "b=2/_x.parquet", "_temporary/b=1/y.parquet", "b=2/.x.parquet.crc"):
-        write(tmp_path / name)
-    (tmp_path / "_SUCCESS").touch()
-    found = ParquetFolder.found(str(tmp_path)).reading(["id", "b"])
-    assert [(file.path[len(str(tmp_path)) + 1 :], file.partition) for file in found.files] == [
-        ("b=10/x.parquet", (10,)),
-        ("b=2/x.parquet", (2,)),
-    ]
-    assert found.partition_columns == pa.schema([("b", pa.int32())]) and found.columns.names == ["id"]
-    assert found.rows == 4
-    one = ParquetFolder.found(str(tmp_path / "b=2" / "x.parquet")).reading(["id"])
-    assert one.rows == 2 and one.partition_columns == pa.schema([])
+def of_dates(*days: dt.date) -> pa.Array:
+    return pa.array(days, pa.date32())
 
 
-def test_the_name_changes_with_the_files(tmp_path) -> None:
-    write(tmp_path / "x.parquet")
-    before = ParquetFolder.found(str(tmp_path)).name
-    assert ParquetFolder.found(str(tmp_path)).name == before
-    write(tmp_path / "y.parquet")
-    assert ParquetFolder.found(str(tmp_path)).name != before
+def of_moments(*years: int) -> pa.Array:
+    return pa.array([dt.datetime(year, 1, 1, tzinfo=dt.timezone.utc) for year in years], pa.timestamp("us", "UTC"))
 
 
-def test_what_spark_says_of_columns_is_taken_where_its_files_agree(tmp_path) -> None:
-    def written(name: str, version: str | None, **types: str) -> None:
-        row = json.dumps({"type": "struct", "fields": [{"name": key, "type": type_} for key, type_ in types.items()]})
-        table = pa.table({"id": [1], "x": [0.5]})
-        if version is not None:
-            table = table.replace_schema_metadata({SPARK_ROW: row, SPARK_VERSION: version})
-        write(tmp_path / name, table)
-
-    def found():
-        read = ParquetFolder.found(str(tmp_path)).reading(["id", "x"])
-        return read.spark_types, read.spark_version
-
-    written("a.parquet", "3.10.0", id="long", x="double")
-    written("b.parquet", "3.9.1", more="string", x="double", id="integer")
-    assert found() == ({"x": {"name": "x", "type": "double", "nullable": True}}, b"3.9.1")
-    written("c.parquet", None)
-    assert found() == (None, None)
+OLD, NEW = dt.date(1582, 10, 14), dt.date(1582, 10, 15)
 
 
-def test_files_that_differ_are_refused(tmp_path) -> None:
-    write(tmp_path / "a.parquet")
-    write(tmp_path / "b.parquet", pa.table({"id": ["1"]}))
-    folder = ParquetFolder.found(str(tmp_path))
-    with pytest.raises(SchemaError, match=r"column 'id' is int64 in a.parquet, and string in b.parquet"):
-        folder.reading(["id"])
-    with pytest.raises(SchemaError, match=r"column 'x' is in a.parquet, and not in b.parquet"):
-        folder.reading(["x"])
-    write(tmp_path / "day=1" / "c.parquet")
-    with pytest.raises(SchemaError, match="day=1/c.parquet name other columns than those of a.parquet"):
-        ParquetFolder.found(str(tmp_path)).reading([])
+@pytest.mark.parametrize(
+    ("column", "says"),
+    [
+        (of_dates(NEW, None), None),
+        (of_dates(NEW, OLD), "before 1582-10-15 (1582-10-14)"),
+        (of_moments(1900), None),
+        (of_moments(2000, 1899), "before 1900-01-01 (1899-01-01)"),
+        (of_moments(1899).cast(pa.timestamp("us")), None),
+        (pa.array([[OLD], None], pa.list_(pa.date32())), "1582-10-14"),
+        (pa.array([{"a": [{"b": OLD}]}], pa.struct([("a", pa.list_(pa.struct([("b", pa.date32())])))])), "1582-10-14"),
+        (pa.array([[("a", OLD)]], pa.map_(pa.string(), pa.date32())), "1582-10-14"),
+        (pa.array([[(NEW, "a")]], pa.map_(pa.date32(), pa.string())), None),
+        (pa.array([-800_000], pa.int32()).cast(pa.date32()), "-0221-09-04"),
+        (pa.nulls(2, pa.date32()), None),
+        (pa.array([1, 2]), None),
+    ],
+)
+def test_values_of_the_old_calendar_are_seen_at_any_depth(column, says) -> None:
+    first = calendar_of({VERSION: b"2.4.8"}, RebaseModes("CORRECTED", "CORRECTED")).first_moment
+    if says is None:
+        check_calendar("born", column, "a.parquet", "which is old", first)
+        return
+    with pytest.raises(SchemaError, match="column 'born' of a.parquet, which is old") as error:
+        check_calendar("born", column, "a.parquet", "which is old", first)
+    assert says in str(error.value) and "transform" in str(error.value)
 
 
-def test_what_is_no_parquet_is_refused(tmp_path) -> None:
-    with pytest.raises(ConfigError, match="holds no Parquet files"):
-        ParquetFolder.found(str(tmp_path / "nothing"))
-    (tmp_path / "x.csv").write_text("a,b\n")
-    with pytest.raises(ConfigError, match="x.csv cannot be read as Parquet"):
-        ParquetFolder.found(str(tmp_path))
+def test_moments_in_utc_are_the_same_from_1582_on() -> None:
+    told = calendar_of({VERSION: b"3.5.1", LEGACY: b"", ZONE: b"UTC"}, RebaseModes("CORRECTED", "CORRECTED"))
+    check_calendar("at", of_moments(1583), "a.parquet", told.dates, told.first_moment)
+    with pytest.raises(SchemaError, match="before 1582-10-15"):
+        check_calendar("at", of_moments(1500), "a.parquet", told.dates, told.first_moment)
+    assert Calendar().dates == ""
 
 
-def test_old_timestamps_of_spark_are_moments(tmp_path) -> None:
-    at = pa.array([dt.datetime(1600, 1, 1)], pa.timestamp("us"))
-    write(tmp_path / "x.parquet", pa.table({"at": at, "read.at": at}), use_deprecated_int96_timestamps=True)
-    columns = ParquetFolder.found(str(tmp_path)).reading(["at", "read.at"]).columns
-    assert columns.types == [pa.timestamp("us", "UTC")] * 2
+@pytest.mark.parametrize(
+    ("found", "wanted", "holds"),
+    [
+        (pa.uint8(), pa.int16(), True),
+        (pa.uint8(), pa.int8(), False),
+        (pa.uint64(), pa.decimal128(20, 0), True),
+        (pa.uint64(), pa.int64(), False),
+        (pa.int32(), pa.int64(), True),
+        (pa.int64(), pa.int32(), False),
+        (pa.float64(), pa.float32(), False),
+        (pa.float32(), pa.float64(), False),
+        (pa.decimal128(9, 2), pa.decimal128(9, 3), False),
+        (pa.timestamp("ms"), pa.timestamp("us", "UTC"), True),
+        (pa.timestamp("ns"), pa.int64(), True),
+        (pa.timestamp("us"), pa.int64(), False),
+        (pa.duration("ns"), pa.int64(), True),
+        (pa.large_string(), pa.string(), True),
+        (pa.string(), pa.binary(), False),
+        (pa.dictionary(pa.int32(), pa.string()), pa.string(), True),
+        (pa.list_(pa.uint8(), 2), pa.list_(pa.int16()), True),
+        (pa.struct([("a", pa.int8())]), pa.struct([("a", pa.int8())]), True),
+        (pa.struct([("a", pa.int8()), ("b", pa.int8())]), pa.struct([("b", pa.int8()), ("a", pa.int8())]), False),
+        (pa.map_(pa.large_string(), pa.uint8()), pa.map_(pa.string(), pa.int16()), True),
+    ],
+)
+def test_a_type_holds_every_value_of_another_or_is_refused(found, wanted, holds) -> None:
+    assert fits(found, wanted) is holds
+    if holds:
+        assert pa.nulls(2, found).cast(wanted).null_count == 2

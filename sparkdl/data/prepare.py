@@ -50,7 +50,7 @@ def prepare(df: DataFrame, config: PrepareConfig) -> Dataset:
     it stay readable until it is replaced once more. Several prepares may run at once: the last to finish stays.
 
     Raises:
-        ConfigError: not a DataFrame of Spark, a stream, or no PrepareConfig.
+        ConfigError: not a DataFrame of Spark, a stream, a table's files read as plain Parquet, or no PrepareConfig.
         SchemaError: a column is missing, twice there, or not what its feature declares (names column and row).
         DatasetError: no rows, an empty split, or a path that holds something else.
     """

@@ -81,10 +81,11 @@ def score_parquet(
         The number of rows.
 
     Raises:
-        ConfigError: no Parquet files there, `out` holds something else or lies inside `path`, or an option is wrong.
+        ConfigError: no Parquet files there, a table of Delta, Hudi or Iceberg, `out` holds something else or lies inside
+            `path`, or an option is wrong.
         ModelError: no model there, it has no classes, or it fails.
-        SchemaError: a column is missing, of another type than its encoder takes, or differs from file to file; a row
-            cannot be scored, by its number in its file.
+        SchemaError: a column is missing, of another type than its encoder takes, differs from file to file, or would be
+            read otherwise by Spark; a row cannot be scored, by its number in its file.
         DatasetError: no such split; a file changed meanwhile.
     """
     scoring = plan_scoring(

@@ -83,6 +83,27 @@ check_machine() {
   [[ -z $missing ]] || fail "missing ${missing:2}; run: apt-get install$packages$way_out"
 }
 
+# The certificates that this machine trusts, a company's own among them; nothing where none are installed.
+system_certificates() {
+  local file
+  for file in "${SSL_CERT_FILE:-}" /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/ca-bundle.pem; do
+    if [[ -f $file ]]; then echo "$file" && return; fi
+  done
+}
+
+# uv and pip bring certificates of public authorities along and would refuse those of a company's proxy. What is set for
+# them already stays.
+trust_system_certificates() {
+  local file
+  file=$(system_certificates)
+  [[ -n $file ]] || return 0
+  # One option: its name before uv 0.11, and since.
+  export UV_NATIVE_TLS=${UV_NATIVE_TLS:-${UV_SYSTEM_CERTS:-true}}
+  export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-$UV_NATIVE_TLS}
+  # Not PIP_CERT, which would go before a `cert` in pip's own configuration.
+  export REQUESTS_CA_BUNDLE=${REQUESTS_CA_BUNDLE:-${CURL_CA_BUNDLE:-$file}}
+}
+
 make_venv() {
   local python
   python=$(find_python)
@@ -105,6 +126,7 @@ is_usable_venv() {
 sync_venv() {
   is_usable_venv || make_venv
   touch "$unfinished"
+  trust_system_certificates
   [[ -n $(find_uv) ]] || "$venv/bin/python" -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
   # Bytecode: without it every rank that starts would compile TensorFlow's modules anew where Python may not write them.
   UV_PROJECT_ENVIRONMENT=$PWD/$venv "$(find_uv)" sync --python "$venv/bin/python" --extra cpu --extra dev --compile-bytecode

@@ -129,3 +129,53 @@ def test_a_version_of_python_that_is_asked_for_must_be_there(tmp_path):
     python = """case "$*" in *"wanted = '3.12'"*) exit 1 ;; esac"""
     done = check(tmp_path / "bin", COMPLETE | {"python3": python}, asked={"PYTHON": "3.12"})
     assert done.stderr == "setup: missing Python 3.12; run: apt-get install python3.12 python3.12-venv\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"SSL_CERT_FILE": "company.pem"}, "uv true true company.pem"),
+        # Before the one of the system: what was said of uv, and of the library in pip.
+        (
+            {"SSL_CERT_FILE": "company.pem", "UV_NATIVE_TLS": "false", "CURL_CA_BUNDLE": "other.pem"},
+            "uv false false other.pem",
+        ),
+        ({"SSL_CERT_FILE": "company.pem", "UV_SYSTEM_CERTS": "false"}, "uv false false company.pem"),
+    ],
+)
+@pytest.mark.parametrize("uv", ["in the PATH", "to be installed"])
+def test_uv_and_pip_take_the_certificates_of_the_system(tmp_path, given, told, uv) -> None:
+    """Behind a company's proxy neither would get anything with the authorities that it brings along."""
+    checkout, machine = tmp_path / "checkout", tmp_path / "machine"
+    for name in ("scripts/setup.sh", "pyproject.toml"):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, checkout / name)
+    (checkout / "company.pem").touch()
+    tell = f'echo "$UV_NATIVE_TLS $UV_SYSTEM_CERTS $REQUESTS_CA_BUNDLE" | sed "s/^/$1 /" >>{tmp_path}/told'
+    fake_uv = f'[[ $1 == --version ]] && echo uv 0.9.0 && exit; set -- uv; {tell}'
+    (tmp_path / "uv").write_text(f"#!{BASH}\n{fake_uv}\n")
+    (tmp_path / "uv").chmod(0o755)
+    python = f"""case "$*" in
+    *"-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+    *"-m pip install"*) cp {tmp_path}/uv .venv/bin/uv; set -- pip; {tell} ;;
+    esac"""
+    commands = COMPLETE | {"python3": python}
+    if uv == "in the PATH":
+        commands["uv"] = fake_uv
+    machine.mkdir()
+    for name, line in commands.items():
+        (machine / name).write_text(f"#!{BASH}\n{line}\n")
+        (machine / name).chmod(0o755)
+    for tool in ("cat", "head", "flock", "rm", "mkdir", "touch", "cp", "sed"):
+        (machine / tool).symlink_to(shutil.which(tool))
+    done = subprocess.run(
+        [BASH, str(checkout / "scripts" / "setup.sh")],
+        env={"PATH": str(machine), **given},
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "told").read_text().splitlines()
+    assert lines == ([] if uv == "in the PATH" else [f"pip{told[2:]}"]) + [told]

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 from sparkdl.config.checks import require, require_positive
 from sparkdl.errors import shown
+from sparkdl.named_options import named_options
 
 __all__ = ["CheckpointConfig"]
 
 MODES = ("auto", "min", "max")
 
 
+@named_options
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointConfig:
     """When a run keeps its state, and how much of it. It never changes the result.

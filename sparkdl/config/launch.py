@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 
 from sparkdl.config.checks import as_path, require, require_positive, require_seconds
 from sparkdl.errors import shown
+from sparkdl.named_options import named_options
 
 __all__ = ["LaunchConfig"]
 
 LOG_CHOICES = ("rank0", "all", "errors")
 
 
+@named_options
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchConfig:
     """Where ranks run, and for how long to wait for them. It never changes the result.

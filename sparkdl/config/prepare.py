@@ -11,6 +11,7 @@ from sparkdl.config.checks import as_path, require, require_positive, require_se
 from sparkdl.data.features import Feature, as_feature
 from sparkdl.data.split import Split
 from sparkdl.errors import shown
+from sparkdl.named_options import named_options
 
 __all__ = ["PrepareConfig"]
 
@@ -19,6 +20,7 @@ __all__ = ["PrepareConfig"]
 DEFAULT_LANES = 192
 
 
+@named_options
 @dataclass(frozen=True, slots=True)
 class PrepareConfig:
     """How a DataFrame becomes a prepared dataset.

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 from sparkdl.config.checks import require, require_positive
 from sparkdl.errors import shown
+from sparkdl.named_options import named_options
 
 __all__ = ["ReaderConfig"]
 
 
+@named_options
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReaderConfig:
     """How a rank reads the dataset. It never changes what the model sees.

@@ -15,12 +15,14 @@ from sparkdl.config.checkpoint import CheckpointConfig
 from sparkdl.config.checks import as_path, require, require_exactness, require_positive, require_seed, require_target
 from sparkdl.config.reader import ReaderConfig
 from sparkdl.errors import shown
+from sparkdl.named_options import named_options
 
 __all__ = ["TrainConfig"]
 
 RESUMES = ("auto", "never", "must")
 
 
+@named_options
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """What determines the trained model, together with the dataset and `build_model`.

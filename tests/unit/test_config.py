@@ -6,8 +6,8 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 
-from sparkdl import ConfigError, LaunchConfig, PrepareConfig, ReaderConfig, Split, TrainConfig
-from sparkdl.features import Categorical, Numeric, Tensor
+from sparkdl import CheckpointConfig, ConfigError, LaunchConfig, PrepareConfig, ReaderConfig, Split, TrainConfig
+from sparkdl.features import Categorical, Image, Numeric, Tensor, Text
 
 TRAIN = {"run_dir": "run", "epochs": 1, "global_batch_size": 8}
 
@@ -41,6 +41,32 @@ TRAIN = {"run_dir": "run", "epochs": 1, "global_batch_size": 8}
 def test_a_bad_training_option_is_refused(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TrainConfig(**{**TRAIN, **options})
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (PrepareConfig, {"path": "p", "features": ["x"], "lable": "y"}, "no option 'lable'; did you mean 'label'\\?"),
+        (TrainConfig, {**TRAIN, "epoch": 2}, "no option 'epoch'; did you mean 'epochs'\\?"),
+        (LaunchConfig, {"workers": 2}, "no option 'workers'; did you mean 'num_workers'\\?"),
+        (CheckpointConfig, {"zzz": 1}, "no option 'zzz'; known: every_epochs, every_steps, keep, mode, monitor"),
+        (ReaderConfig, {"treads": 2}, "no option 'treads'; did you mean 'threads'\\?"),
+        (Numeric, {"name": "x", "sclae": "none"}, "no option 'sclae'; did you mean 'scale'\\?"),
+        (Categorical, {"name": "x", "size": 3}, "no option 'size'; did you mean 'max_size'\\?"),
+        (Image, {"name": "x", "hight": 3}, "no option 'hight'; did you mean 'height'\\?"),
+        (Tensor, {"name": "x", "type": "int32"}, "no option 'type'; did you mean 'dtype'\\?"),
+        (Text, {"name": "x"}, "missing a required argument: 'length'; its options are name, length, max_size"),
+        (TrainConfig, {"run_dir": "r"}, "missing a required argument: 'epochs'"),
+    ],
+)
+def test_an_option_that_is_not_there_is_named_with_the_one_that_was_meant(kind, options, message) -> None:
+    with pytest.raises(ConfigError, match=f"^{kind.__name__}.*{message}"):
+        kind(**options)
+
+
+def test_options_by_place_are_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="PrepareConfig: too many positional arguments; its options are path, feat"):
+        PrepareConfig("data", ["x"])
 
 
 def test_class_weights_of_numpy_can_be_kept_in_a_run() -> None:

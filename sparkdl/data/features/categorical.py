@@ -17,10 +17,12 @@ import pyarrow.compute as pc
 from sparkdl.data.columns import as_array, check_no_nulls, first_bad
 from sparkdl.data.features.feature import check_whole
 from sparkdl.errors import SchemaError, shown
+from sparkdl.named_options import named_options
 
 __all__ = ["Categorical", "CategoricalEncoder", "as_categories", "most_frequent"]
 
 
+@named_options
 @dataclass(frozen=True, slots=True)
 class Categorical:
     """A column of strings, whole numbers or booleans as int32: 1 is the most frequent value, 0 is out of vocabulary.

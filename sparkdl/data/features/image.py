@@ -17,12 +17,14 @@ from sparkdl.data.columns import as_array, bad_rows, check_no_nulls
 from sparkdl.data.features.feature import check_whole
 from sparkdl.data.features.pixels import IMAGE_FIELDS, Undecodable, as_png, check_image, decode
 from sparkdl.errors import ConfigError, SchemaError, shown
+from sparkdl.named_options import named_options
 
 __all__ = ["Image", "ImageEncoder"]
 
 STORES = ("pixels", "encoded")
 
 
+@named_options
 @dataclass(frozen=True, slots=True)
 class Image:
     """A column of images as uint8 of shape (height, width, channels), grey or red, green, blue.

@@ -15,6 +15,7 @@ import pyarrow as pa
 from sparkdl.data.columns import any_in_row, as_array, first_bad
 from sparkdl.data.features.moments import Moments, checked_numbers
 from sparkdl.errors import ConfigError, SchemaError, shown
+from sparkdl.named_options import named_options
 
 __all__ = ["Numeric", "NumericEncoder"]
 
@@ -22,6 +23,7 @@ SCALES = ("standardize", "minmax", "none")
 FILLS = ("mean", "median", "indicator")
 
 
+@named_options
 @dataclass(frozen=True, slots=True)
 class Numeric:
     """A number, or an array of numbers scaled per last axis. The model's input is float32.

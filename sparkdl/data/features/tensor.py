@@ -15,12 +15,14 @@ import pyarrow as pa
 from sparkdl.data.column_types import check_unit, is_list, is_vector, unit_of
 from sparkdl.data.columns import any_in_row, as_array, first_bad, infer_shape, to_numpy
 from sparkdl.errors import ConfigError, SchemaError, shown
+from sparkdl.named_options import named_options
 
 __all__ = ["Tensor", "TensorEncoder"]
 
 DTYPES = ("float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
 
 
+@named_options
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """A scalar, an array, a nested array or an ML vector, as it is. A bare column name means `Tensor(name)`.

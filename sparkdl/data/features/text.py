@@ -18,6 +18,7 @@ from sparkdl.data.columns import as_array, check_no_nulls
 from sparkdl.data.features.categorical import most_frequent
 from sparkdl.data.features.feature import check_whole
 from sparkdl.errors import ConfigError, SchemaError, shown
+from sparkdl.named_options import named_options
 
 __all__ = ["BETWEEN_WORDS", "UNKNOWN", "Text", "TextEncoder", "check_text", "words"]
 
@@ -26,6 +27,7 @@ PAD, UNKNOWN = 0, 1
 BETWEEN_WORDS = r"[^\p{L}\p{M}\p{N}_]+"
 
 
+@named_options
 @dataclass(frozen=True, slots=True)
 class Text:
     """A column of text as int32 ids of shape (length,): 0 pads, 1 is out of vocabulary, 2 is the most frequent word.

@@ -1,6 +1,6 @@
 """Keep the generations of a dataset: finished ones, those being written, and what dead ones left.
 
-Driver, within prepare. Every prepare writes into a folder of its own, `generation-…`, beside a lease
+Driver, within prepare; where a part cannot be read, ranks ask for its fate. Every prepare writes into a folder of its own, `generation-…`, beside a lease
 `generation-….lease` that it renews while it lives. The manifest names one generation, and the one before, whose open
 handles may still be read. A generation that is neither named nor leased is nobody's.
 """
@@ -16,7 +16,18 @@ from sparkdl import storage
 from sparkdl.data.dataset import MANIFEST_NAME, Dataset, find_dataset
 from sparkdl.errors import DatasetError
 
-__all__ = ["Lease", "abandon", "commit", "damage", "is_ours", "lease_file", "new_generation", "sweep"]
+__all__ = [
+    "Lease",
+    "abandon",
+    "check_held",
+    "commit",
+    "damage",
+    "fate",
+    "is_ours",
+    "lease_file",
+    "new_generation",
+    "sweep",
+]
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +145,29 @@ def damage(dataset: Dataset) -> str | None:
         if size != part.bytes:
             return f"{part.file} has {size} bytes instead of {part.bytes}"
     return None
+
+
+def check_held(dataset: Dataset) -> None:
+    """Raise DatasetError where a dataset's parts are not there any more, with what became of them: one listing."""
+    problem = damage(dataset)
+    if problem:
+        raise DatasetError(f"{dataset.path}: {problem}; {fate(dataset.path, dataset.generation)}")
+
+
+def fate(path: str, generation: str) -> str:
+    """What became of a generation whose parts cannot be read, and the way out."""
+    try:
+        standing = find_dataset(path)
+    except DatasetError as error:
+        return str(error)
+    if standing is None:
+        return f"no dataset is at {path} any more: it was moved or deleted; open it where it is, or prepare it again"
+    if generation in _named(standing):
+        return "the dataset was damaged; prepare it again"
+    return (
+        "other rows were prepared there since this dataset was opened, which keeps the last two datasets alone: open it "
+        f"again by sparkdl.open_dataset({path!r})"
+    )
 
 
 def _named(dataset: Dataset | None) -> set[str]:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from sparkdl import storage
 from sparkdl.data.columns import arrow_type, to_arrow
 from sparkdl.data.dataset import Dataset, Part, open_dataset
+from sparkdl.data.generations import fate
 from sparkdl.data.layout import RECORD_COLUMN
 from sparkdl.errors import DatasetError
 
@@ -77,7 +78,13 @@ def _schema(dataset: Dataset, first_file: str) -> pa.Schema:
 
 def _read_part(dataset: Dataset, part: Part, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     fs, inner = storage.filesystem(storage.join(dataset.path, part.file))
-    with fs.open(inner, "rb") as handle:
+    try:
+        opened = fs.open(inner, "rb")
+    except OSError as error:
+        # The rows are read when they are asked for: long after the DataFrame was made, perhaps.
+        gone = f"{dataset.path}/{part.file} cannot be read: {error}; {fate(dataset.path, dataset.generation)}"
+        raise DatasetError(gone) from error
+    with opened as handle:
         file = pq.ParquetFile(handle)
         footer = file.metadata
         rows = tuple(footer.row_group(place).num_rows for place in range(footer.num_row_groups))

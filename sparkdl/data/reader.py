@@ -15,6 +15,7 @@ from typing import Any
 
 from sparkdl import storage
 from sparkdl.data.dataset import Dataset, SplitParts
+from sparkdl.data.generations import fate
 from sparkdl.data.layout import RECORD_COLUMN, RecordLayout
 from sparkdl.data.local_cache import LocalCache
 from sparkdl.data.row_group_worker import RowGroup, RowGroupWorker
@@ -159,7 +160,12 @@ class RowGroupReader:
         ]
         self._memory = memory
         self._pool = _OrderedPool(threads, dataset.layout, memory, cache)
-        self._reader = _open_reader(places, order, self._pool)
+        try:
+            self._reader = _open_reader(places, order, self._pool)
+        except (OSError, ValueError) as error:
+            raise DatasetError(
+                f"{places[0].path} cannot be opened: {error}; {fate(dataset.path, dataset.generation)}"
+            ) from error
 
     def wait_for(self, row_group: int) -> None:
         """Wait until a row group is in the memory: it must be the next in the order, or be there already."""
@@ -196,18 +202,15 @@ def _open_reader(places: Sequence[RowGroup], order: Iterable[int], pool: _Ordere
     # the footers of parts that it does not read.
     fs, first = storage.filesystem(places[0].path)
     planned = ((index, places[index]) for index in order)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return _PlannedReader(
-                _LegacyFileSystem(fs),
-                [first],
-                schema_fields=[f"^{RECORD_COLUMN}$"],
-                worker_class=RowGroupWorker,
-                reader_pool=pool,
-                is_batched_reader=True,
-                shuffle_row_groups=False,
-                planned=planned,
-            )
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{places[0].path} cannot be opened: {error}; the dataset was moved or damaged") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _PlannedReader(
+            _LegacyFileSystem(fs),
+            [first],
+            schema_fields=[f"^{RECORD_COLUMN}$"],
+            worker_class=RowGroupWorker,
+            reader_pool=pool,
+            is_batched_reader=True,
+            shuffle_row_groups=False,
+            planned=planned,
+        )

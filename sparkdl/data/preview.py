@@ -26,7 +26,7 @@ def preview_prepare(df: DataFrame, config: PrepareConfig) -> dict[str, Any]:
     check_arguments(df, config)
     path = storage.absolute(config.path)
     names = used_columns(config)
-    check_columns(df.columns, names, config)
+    check_columns(df, names)
     there = check_folder(path)
     state = "replaces another one" if there else "new"
     return {

@@ -193,6 +193,28 @@ def test_bad_input_is_an_error_of_ours(people, tmp_path, options, kind, message)
         prepare(people, tmp_path / "d", **{"keep": [], "weight": None, **options})
 
 
+@pytest.mark.parametrize("role", ["features", "keep", "weight", "splits"])
+@pytest.mark.parametrize(
+    ("value", "type_"),
+    [
+        ("make_ym_interval(1, int(id))", "interval year to month"),
+        ("array(make_ym_interval(1, int(id)))", "array<interval year to month>"),
+        ("struct(make_interval(1, 2, 3, int(id)) as i)", "struct<i:interval>"),
+        ("parse_json('1')", "variant"),
+        ("map('a', parse_json('1'))", "map<string,variant>"),
+    ],
+)
+def test_a_type_that_spark_does_not_hand_to_python_is_refused_by_name(spark, tmp_path, value, type_, role) -> None:
+    if "variant" in type_ and spark.version < "4":
+        pytest.skip("Spark 3.5 has no such type")
+    rows = spark.range(9).selectExpr("double(id) as x", f"{value} as t")
+    given = {"features": ["x", "t"], "keep": ["t"], "weight": "t", "splits": Split.fraction({"train": 1.0}, key="t")}
+    config = PrepareConfig(path=str(tmp_path / "d"), **{"features": ["x"], role: given[role]})
+    with pytest.raises(SchemaError, match=f"^column 't': values of type {type_} cannot be prepared: .*; cast them"):
+        sparkdl.prepare(rows, config)
+    assert not (tmp_path / "d").exists()
+
+
 def test_ragged_arrays_name_the_row(spark, tmp_path) -> None:
     df = spark.createDataFrame([([1.0, 2.0],), ([1.0, 2.0],), ([3.0],)], "x array<double>").coalesce(1)
     with pytest.raises(

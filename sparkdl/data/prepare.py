@@ -22,6 +22,7 @@ from sparkdl.data.features import Encoder
 from sparkdl.data.fit_features import fit_encoders
 from sparkdl.data.geometry import part_count, rows_per_batch, rows_per_row_group
 from sparkdl.data.layout import RECORD_COLUMN, Field, RecordLayout
+from sparkdl.data.nulls import all_nulls_named
 from sparkdl.data.parts import SPLIT_COLUMN, PartPlan
 from sparkdl.data.source import name_source
 from sparkdl.data.split_rows import LEFT_OUT, split_index
@@ -86,7 +87,9 @@ def _prepare(df: DataFrame, config: PrepareConfig, path: str) -> Dataset:
     with generations.Lease(path, generation) as lease:
         generations.sweep(path, lease)
         try:
-            dataset = generations.commit(_write_dataset(df, config, path, generation, source), lease)
+            with all_nulls_named(df.select(*map(named, used_columns(config))), config):
+                written = _write_dataset(df, config, path, generation, source)
+            dataset = generations.commit(written, lease)
         except BaseException:
             generations.abandon(path, generation)
             raise

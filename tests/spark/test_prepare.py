@@ -193,6 +193,31 @@ def test_bad_input_is_an_error_of_ours(people, tmp_path, options, kind, message)
         prepare(people, tmp_path / "d", **{"keep": [], "weight": None, **options})
 
 
+def test_nulls_name_every_column_that_has_them(spark, tmp_path) -> None:
+    rows = spark.range(100).selectExpr(
+        "id",
+        "if(id % 10 = 0, null, double(id)) as few",
+        "if(id % 2 = 0, double('NaN'), double(id)) as half",
+        "if(id % 4 = 0, null, string(id)) as word",
+        "if(id % 5 = 0, null, double(id)) as filled",
+        "if(id = 7, null, 1.0) as weight",
+        "if(id = 8, null, id) as kept",
+        "array(1.0, double(id)) as array",
+    )
+    config = PrepareConfig(
+        path=str(tmp_path / "d"),
+        features=[Numeric("few"), Numeric("half"), Categorical("word"), Numeric("filled", fill="mean"), "array"],
+        weight="weight",
+        keep=["kept"],
+    )
+    with pytest.raises(SchemaError) as raised:
+        sparkdl.prepare(rows, config)
+    assert str(raised.value).endswith(
+        "Missing values without a policy are in column 'half' (50 of 100 rows), column 'word' (25 of 100 rows), "
+        "column 'few' (10 of 100 rows), column 'weight' (1 of 100 rows)"
+    )
+
+
 @pytest.mark.parametrize("role", ["features", "keep", "weight", "splits"])
 @pytest.mark.parametrize(
     ("value", "type_"),

@@ -36,7 +36,11 @@ _WIDER = {"uint8": "int16", "uint16": "int32", "uint32": "int64", "float16": "fl
 
 
 def as_array(column: Any) -> pa.Array:
-    """An Arrow array, a chunked or dictionary-encoded one, numpy, pandas or a sequence of values as one Arrow array."""
+    """An Arrow array, a chunked or dictionary-encoded one, numpy, pandas or a sequence of values as one Arrow array.
+
+    What is masked in a numpy array, None, and pandas' NA and NaT are nulls. Raises SchemaError for values that no
+    Arrow type holds together.
+    """
     if isinstance(column, pa.ChunkedArray):
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
@@ -45,8 +49,28 @@ def as_array(column: Any) -> pa.Array:
         return column.dictionary_decode()
     if isinstance(column, pa.Array):
         return column
-    # A pandas Series says by itself that its NaN is a null; a NaN in a list stays one.
-    return to_arrow(column) if isinstance(column, np.ndarray) else as_array(pa.array(column))
+    try:
+        if isinstance(column, np.ndarray):
+            return to_arrow(column)
+        # A pandas Series says by itself that its NaN is a null; a NaN in a list stays one.
+        of_objects = isinstance(column, (list, tuple)) or getattr(column, "dtype", None) == np.dtype(object)
+        return as_array(pa.array(_without_masks(column) if of_objects else column))
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        if isinstance(error, SchemaError):
+            raise
+        what = f"{type(column).__name__} of {getattr(column, 'dtype', 'values')}"
+        raise SchemaError(f"no Arrow column can be made of {what}: {shown(' '.join(str(error).split()))}") from error
+
+
+def _without_masks(values: Any) -> Any:
+    """The same values of any type, with None for masked ones and pandas' NA and NaT; Arrow passes over such masks."""
+    import pandas as pd
+
+    if not any(isinstance(value, np.ma.MaskedArray) or value is pd.NA or value is pd.NaT for value in values):
+        return values
+    # A masked value that was taken out of its array is an array without axes, whose list is None.
+    plain = [value.tolist() if isinstance(value, np.ma.MaskedArray) else value for value in values]
+    return [None if value is pd.NA or value is pd.NaT else value for value in plain]
 
 
 def first_bad(name: str, column: pa.Array, bad: np.ndarray, problem: str) -> SchemaError:
@@ -204,10 +228,14 @@ def arrow_type(dtype: np.dtype, shape: tuple[int, ...]) -> pa.DataType:
 
 
 def to_arrow(array: np.ndarray) -> pa.Array:
-    """An array of shape ``(rows, *shape)`` as an Arrow column of (nested lists of) numbers Spark can read."""
+    """An array of shape ``(rows, *shape)`` as an Arrow column of (nested lists of) numbers Spark can read.
+
+    What is masked is null.
+    """
     wider = _WIDER.get(array.dtype.name)
     flat = np.ascontiguousarray(array if wider is None else array.astype(wider)).reshape(-1)
-    column: pa.Array = pa.array(flat)
+    mask = np.ma.getmaskarray(array).reshape(-1) if isinstance(array, np.ma.MaskedArray) else None
+    column: pa.Array = pa.array(_without_masks(flat) if flat.dtype == object else flat, mask=mask)
     # From the innermost axis outwards: group every `length` elements into one list.
     for axis in range(array.ndim - 1, 0, -1):
         lists, length = math.prod(array.shape[:axis]), array.shape[axis]

@@ -68,8 +68,9 @@ def _without_masks(values: Any) -> Any:
 
     if not any(isinstance(value, np.ma.MaskedArray) or value is pd.NA or value is pd.NaT for value in values):
         return values
+    masked: Any = np.ma.MaskedArray  # its methods have no types
     # A masked value that was taken out of its array is an array without axes, whose list is None.
-    plain = [value.tolist() if isinstance(value, np.ma.MaskedArray) else value for value in values]
+    plain = [value.tolist() if isinstance(value, masked) else value for value in values]
     return [None if value is pd.NA or value is pd.NaT else value for value in plain]
 
 
@@ -234,7 +235,7 @@ def to_arrow(array: np.ndarray) -> pa.Array:
     """
     wider = _WIDER.get(array.dtype.name)
     flat = np.ascontiguousarray(array if wider is None else array.astype(wider)).reshape(-1)
-    mask = np.ma.getmaskarray(array).reshape(-1) if isinstance(array, np.ma.MaskedArray) else None
+    mask = np.broadcast_to(array.mask, array.shape).reshape(-1) if isinstance(array, np.ma.MaskedArray) else None
     column: pa.Array = pa.array(_without_masks(flat) if flat.dtype == object else flat, mask=mask)
     # From the innermost axis outwards: group every `length` elements into one list.
     for axis in range(array.ndim - 1, 0, -1):

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from sparkdl.errors import SchemaError
 from sparkdl.model.load import LoadedModel
 from sparkdl.model.signature import Signature
 from sparkdl.score.ahead import ahead
+from sparkdl.score.arguments import arguments_by_input
 from sparkdl.score.batches import Batch, Batcher
 from sparkdl.score.encode import encode_columns, rows_at_once
 from sparkdl.score.figures import Figures
@@ -92,7 +92,8 @@ def score_batches(
     next ones are read and encoded meanwhile.
 
     Args:
-        pieces: whatever the caller wants back with the predictions, and the columns of the model's inputs, in order.
+        pieces: whatever the caller wants back with the predictions, and the columns of the model's inputs, in order; or
+            one column of structs that names them.
         task: what to score with.
         accumulator: that of a `ScoreMetrics`, which gets this task's figures at its end.
         row_name: what a row is called in messages; None: by its number in the Spark partition.
@@ -166,7 +167,7 @@ def _encoded(
         with figures.timed("encode_seconds"):
             how: Any = {"row_name": _from(first_row, row_name), "keep_bad": task.on_error == "null"}
             if prepared is None:
-                _check_count(len(columns), signature)
+                columns = arguments_by_input(columns, signature)
                 inputs, problems = encode_columns(signature.inputs, columns, **how)
             else:
                 inputs, problems = prepared.encode(columns, **how)
@@ -176,13 +177,6 @@ def _encoded(
         yield _Piece(source, rows, first_row, problems, results), batches
         first_row += rows
     yield None, batcher.rest()
-
-
-def _check_count(given: int, signature: Signature) -> None:
-    """Raise SchemaError if there are not as many columns as the model has inputs."""
-    names = signature.input_names
-    if given != len(names):
-        raise SchemaError(f"the model takes {len(names)} columns ({', '.join(names)}), {given} were given")
 
 
 def _hand_out(

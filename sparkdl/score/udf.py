@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparkdl.errors import ConfigError, SchemaError, shown
 from sparkdl.model.signature import Signature
+from sparkdl.score.arguments import count_error
 from sparkdl.score.figures import ScoreMetrics
 from sparkdl.score.outputs import spark_type
 from sparkdl.score.task import DEFAULT_BATCH_SIZE, ScoreTask, score_task
@@ -50,13 +51,18 @@ def predict_udf(
             those of modules by name, so that the workers must have the module.
 
     Returns:
-        A function of column names or Columns, in the order of the features; without arguments it takes the columns by
-        the features' names.
+        A function of column names or Columns. It takes them in the order of the features: two of one type that are
+        swapped give wrong numbers, unless all are names. One struct is taken by the names of its fields, in any order:
+        `predict(F.struct("age", "job"))`. Without arguments the function takes the columns by the features' names.
+
+        It scores with the model that it was made for. When the model directory holds another model, or other code of
+        the user's is there, every query that uses the function fails, in all workers: make it again.
 
     Raises:
         ModelError: no model there, or it has no classes.
         ConfigError: an option is wrong.
-        SchemaError: when called with another number of columns than the model has inputs.
+        SchemaError: when called with another number of columns than the model has inputs; in a query, with a struct
+            whose fields are not the model's inputs.
     """
     task, signature = score_task(
         model_dir,
@@ -74,8 +80,10 @@ def predict_udf(
     def predict(*columns: str | Column) -> Column:
         if not columns:
             columns = tuple(column(name) for name in names)
-        if len(columns) != len(names):
-            raise SchemaError(f"the model takes {len(names)} columns ({', '.join(names)}), {len(columns)} were given")
+        # One column may be a struct that names all inputs; what it is, workers see.
+        by_name = len(columns) == 1 and not (isinstance(columns[0], str) and columns[0] in names)
+        if len(columns) != len(names) and not by_name:
+            raise count_error(names, len(columns))
         if all(isinstance(c, str) for c in columns) and columns != names and set(columns) == set(names):
             raise SchemaError(
                 f"the columns {', '.join(map(str, columns))} are in another order than the model's inputs "
@@ -101,7 +109,12 @@ def register_udf(
     custom_objects: Mapping[str, Any] | None = None,
     safe_mode: bool = True,
 ) -> None:
-    """Make the model an SQL function: `SELECT id, income(age, job) FROM people`. Arguments are as in `predict_udf`."""
+    """Make the model an SQL function: `SELECT id, income(age, job) FROM people`.
+
+    SQL gives arguments by their order, and tells nobody when two of one type are swapped. By name they come in one
+    struct: `income(struct(age, job))`, `income(named_struct('job', occupation, 'age', years))`, or `income(person)` for
+    a column that is such a struct. Arguments of `register_udf` are as in `predict_udf`.
+    """
     if not (isinstance(name, str) and name.isidentifier()):
         raise ConfigError(f"{shown(name)} is no name of an SQL function; use letters, digits and underscores")
     if spark.sql(f"SHOW SYSTEM FUNCTIONS LIKE '{name.lower()}'").count():

@@ -1,0 +1,86 @@
+"""Tell which of a function's arguments is which input of the model: by their order, or by the fields of one struct.
+
+Pure; the number of arguments is checked on the driver where it can be, the rest in Spark workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from sparkdl.data.features import Encoder
+from sparkdl.errors import SchemaError, near_miss
+from sparkdl.model.signature import Signature
+
+__all__ = ["arguments_by_input", "count_error", "field_places"]
+
+
+def arguments_by_input(arguments: Sequence[pa.Array], signature: Signature) -> list[pa.Array]:
+    """The raw column of each of the model's inputs, in order, from the arguments of an SQL function or column function.
+
+    One struct for all of them is taken apart by the names of its fields; of a null struct every field is null. A model
+    with one input takes a struct for that input's own value where its encoder does (ML vectors, images).
+
+    Raises SchemaError for another number of arguments, and for a struct whose fields are not the model's inputs.
+    """
+    names = signature.input_names
+    if len(arguments) == 1 and pa.types.is_struct(arguments[0].type):
+        struct = arguments[0]
+        given = [field.name for field in struct.type]
+        alone = len(names) == 1 and (_takes(signature.inputs[0], struct.type) or names[0].lower() not in _lower(given))
+        if not alone:
+            places = field_places(struct.type, names)
+            fields = struct.flatten()
+            return [fields[place] for place in places]
+    if len(arguments) != len(names):
+        raise count_error(names, len(arguments))
+    return list(arguments)
+
+
+def count_error(names: Sequence[str], given: int) -> SchemaError:
+    """The error for another number of arguments than the model has inputs."""
+    one = "" if len(names) == 1 else f", or one struct that names them: struct({', '.join(names)})"
+    return SchemaError(
+        f"the model takes {len(names)} columns ({', '.join(names)}), {given} were given; give them in this order{one}"
+    )
+
+
+def field_places(struct: pa.StructType, names: Sequence[str]) -> list[int]:
+    """The place of each of the model's inputs among the fields of a struct.
+
+    As for Spark, upper and lower case make no difference, unless two names differ in nothing else.
+
+    Raises SchemaError for a field that is missing, is there twice, or is not an input of the model.
+    """
+    given = [field.name for field in struct]
+    tells_case = any(len(set(_lower(some))) < len(set(some)) for some in (given, names))
+    keys, wanted = (list(some) if tells_case else _lower(some) for some in (given, names))
+    missing = [name for name, key in zip(names, wanted, strict=True) if key not in keys]
+    extra = [name for name, key in zip(given, keys, strict=True) if key not in wanted]
+    twice = [name for name, key in zip(given, keys, strict=True) if keys.count(key) > 1]
+    problems = [f"{name!r} is missing{near_miss(name, extra) if extra else ''}" for name in missing[:1]]
+    problems += [f"{name!r} is not an input of the model{near_miss(name, names)}" for name in extra[:1]]
+    problems += [f"{name!r} is there {twice.count(name)} times" for name in twice[:1]]
+    if not problems:
+        return [keys.index(key) for key in wanted]
+    inner = next((f.name for f in struct if f.name in extra and pa.types.is_struct(f.type)), None)
+    hint = f"; take {inner!r} apart with {inner}.*" if inner is not None else ""
+    way_out = ", ".join(f"'{name}', …" for name in names)
+    raise SchemaError(
+        f"the struct has the fields {', '.join(given)[:200]}, the model takes {', '.join(names)[:200]}: "
+        f"{'; '.join(problems)}{hint}; name them, as in named_struct({way_out[:200]})"
+    )
+
+
+def _lower(names: Sequence[str]) -> list[str]:
+    return [name.lower() for name in names]
+
+
+def _takes(encoder: Encoder, type_: pa.DataType) -> bool:
+    """Whether an encoder takes values of this type at all."""
+    try:
+        encoder.encode(pa.array([], type_))
+    except SchemaError:
+        return False
+    return True

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import sparkdl
-from sparkdl import cli
+from sparkdl import cli, storage
 from sparkdl.config.checks import require
-from sparkdl.score.output_folder import finished
+from sparkdl.score.output_folder import check_if_exists, finished
 from sparkdl.score.score_parquet import plan_scoring
 from sparkdl.score.write_scored import scored_rows, write_scored
 
@@ -26,8 +26,10 @@ class ScoreJob:
     device: str = "auto"
     dataset: str | None = None  # with `split`: score only the rows of that split of this dataset
     split: str | None = None
+    if_exists: str = "reuse"
 
     def __post_init__(self):
+        check_if_exists(self.if_exists)
         if self.direct:
             path = isinstance(self.source, dict) and self.source.keys() == {"path"}
             require(path and self.dataset is None, "direct=true: source must be {path: …}, and dataset is left out")
@@ -52,9 +54,9 @@ def score(spark, job):
     metrics = sparkdl.ScoreMetrics(spark)
     if job.direct:
         what = (job.source["path"], job.model_dir, job.output)
-        sparkdl.score_parquet(spark, *what, split=job.split, metrics=metrics, **job.options)
+        sparkdl.score_parquet(spark, *what, split=job.split, metrics=metrics, if_exists=job.if_exists, **job.options)
     else:
-        write_scored(rows_of(spark, job, metrics), metrics)
+        write_scored(rows_of(spark, job, metrics), metrics, if_exists=job.if_exists)
     figures = metrics.figures()
     text = metrics.summary() if figures["tasks"] else "found, scored from the same input"
     return cli.Told(text=f"predictions {job.output}: {text}", facts={"output": job.output, **figures})
@@ -65,7 +67,9 @@ def plan(spark, job):
         planned = plan_scoring(spark, job.source["path"], job.model_dir, job.output, split=job.split, **job.options)
     else:
         planned = rows_of(spark, job, sparkdl.ScoreMetrics(spark))
-    state = "new" if finished(planned.out, planned.made_of) is None else "finished"
+    # In this order: what may not be replaced is an error.
+    found = finished(planned.out, planned.made_of, job.if_exists) is not None
+    state = "finished" if found else "replaced" if storage.listing(planned.out) else "new"
     facts = {"output": planned.out, "state": state, "columns": planned.columns}
     columns = ", ".join(f"{name} {kind}" for name, kind in planned.columns.items())
     return cli.Told(text=f"dry run: predictions {planned.out} ({state}) of columns {columns}", facts=facts)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from sparkdl import storage
 from sparkdl.errors import ConfigError
 
-__all__ = ["committed_folder", "copy_files", "name_folder", "upload_folder"]
+__all__ = ["committed_folder", "copy_files", "name_folder", "replace_folder", "restore_folder", "upload_folder"]
 
 
 def upload_folder(local_folder: str, path: str, *, last: str | None = None) -> None:
@@ -89,6 +89,39 @@ def name_folder(folder: str, path: str) -> None:
     except OSError as error:
         raise ConfigError(f"{path} cannot be made: {error.strerror}") from error
     storage.sync(os.path.dirname(path))
+
+
+def replace_folder(folder: str, path: str, *, aside: str) -> None:
+    """Give a finished local folder the name of another one, which is moved aside before, and then deleted.
+
+    A process that is killed between the two steps leaves nothing by that name: `restore_folder` puts the old one back.
+
+    Args:
+        folder: the new one.
+        path: the name.
+        aside: where the old one waits, on the same disk.
+    """
+    restore_folder(path, aside=aside)
+    _sync_folder(folder)
+    os.rename(path, aside)
+    try:
+        name_folder(folder, path)
+    except BaseException:
+        restore_folder(path, aside=aside)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def restore_folder(path: str, *, aside: str) -> None:
+    """Give a local folder its name back that `replace_folder` moved aside; delete it where a new one has the name."""
+    if not os.path.isdir(aside):
+        return
+    try:
+        os.rename(aside, path)
+        storage.sync(os.path.dirname(path))
+    except OSError:
+        if os.path.isdir(path):
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def copy_files(targets: Mapping[str, str]) -> None:

@@ -1,7 +1,8 @@
-"""Make scored parts a folder that is there as a whole or not at all, and find it again.
+"""Make scored parts a folder that is there as a whole or not at all, find it again, and replace it by a new one.
 
 Driver. Parts are written into `.<name>.scoring/generation-…` beside the output, under the lease of a living driver, as
-in `prepare`; what a killed one left there is nobody's, and the next run deletes it.
+in `prepare`; what a killed one left there is nobody's, and the next run deletes it. An output that is replaced stays
+until the new one is whole; then it waits in `.<name>.scoring/replaced` while the new one gets its name.
 """
 
 from __future__ import annotations
@@ -10,52 +11,113 @@ import contextlib
 import json
 import os
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sparkdl import folders, storage
 from sparkdl.data.generations import Lease, new_generation, sweep
-from sparkdl.errors import ConfigError, DatasetError
+from sparkdl.errors import ConfigError, DatasetError, shown
 
-__all__ = ["NewOutput", "check_outside", "finished", "new_output"]
+__all__ = [
+    "IF_EXISTS",
+    "NewOutput",
+    "check_if_exists",
+    "check_no_input",
+    "check_outside",
+    "finished",
+    "new_output",
+    "put_back",
+]
+
+IF_EXISTS = ("error", "reuse", "replace")
 
 # Beside the parts; Spark and others pass over names that begin with "_".
 FIGURES_NAME = "_score.json"
 SUCCESS_NAME = "_SUCCESS"
 COMMITTING_NAME = "_committing.json"
+# In the staging folder.
+REPLACED_NAME = "replaced"
+
+_REPLACE = "if_exists='replace' scores anew and puts the new predictions in their place"
+
+
+def check_if_exists(if_exists: object) -> None:
+    """Raise ConfigError unless this is one of the options."""
+    if if_exists not in IF_EXISTS:
+        raise ConfigError(f"if_exists={shown(if_exists)} must be one of {', '.join(IF_EXISTS)}")
 
 
 def check_outside(out: str, path: str) -> None:
     """Raise ConfigError if the output would lie among the input's files, and be read with them. Both are absolute."""
-    names = out.removeprefix(f"{path}/").split("/")
-    if out.startswith(f"{path}/") and not any(name.startswith(("_", ".")) for name in names):
+    out_there, there = _real(out), _real(path)
+    names = out_there.removeprefix(f"{there}/").split("/")
+    if out_there.startswith(f"{there}/") and not any(name.startswith(("_", ".")) for name in names):
         raise ConfigError(f"output {out} lies inside the input {path} and would be read with it; choose another folder")
 
 
-def finished(out: str, made_of: str | None) -> dict[str, Any] | None:
-    """What was told of the output when it was finished, if it is whole and made of the same; None if none is there.
+def check_no_input(out: str, paths: Iterable[str]) -> None:
+    """Raise ConfigError if a file that is read lies in the output's folder, which may be replaced. All are absolute."""
+    there = _real(out)
+    path = next((path for path in paths if f"{_real(path)}/".startswith(f"{there}/")), None)
+    if path is not None:
+        raise ConfigError(f"output {out} already holds files, of the input {path}; choose another folder")
+
+
+def _real(path: str) -> str:
+    return os.path.realpath(path) if storage.is_local(path) else path
+
+
+def finished(out: str, made_of: str | None, if_exists: str = "reuse") -> dict[str, Any] | None:
+    """What was told of the output when it was finished, if it shall be reused; None if rows shall be scored.
 
     Args:
         out: an absolute path.
         made_of: names what it would be made of; None if nothing does.
+        if_exists: "reuse", the same is reused and another one is an error; "error", whatever is there is an error;
+            "replace", other predictions of ours are replaced by new ones, and the same, too.
 
-    Raises ConfigError where something else is there, or what cannot be compared.
+    Raises ConfigError where something is there that is neither reused nor replaced.
     """
     names = storage.listing(out)
     if not names or _is_half(names):
         return None
+    told = _told(out, names)
+    if told is None:
+        raise ConfigError(
+            f"output {out} already holds files, which are not finished predictions; choose a new folder "
+            "(if_exists='replace' replaces predictions only)"
+        )
+    if if_exists == "replace":
+        other = next((name for name in names if not _is_ours(name)), None)
+        if other is not None:
+            raise ConfigError(f"output {out} holds {shown(other)} beside predictions; move it, or choose a new folder")
+        return None
+    if if_exists == "error":
+        raise ConfigError(
+            f"output {out} already holds predictions, and if_exists='error'; choose a new folder, or "
+            f"if_exists='reuse', which takes the same ones; {_REPLACE}"
+        )
+    if made_of is not None and told["made_of"] == made_of:
+        return told
+    known = made_of is not None and told["made_of"] is not None
+    what = " of another input, model, code or options" if known else "; nothing tells whether of the same rows and code"
+    raise ConfigError(f"output {out} already holds predictions{what}; choose a new folder, or {_REPLACE}")
+
+
+def _is_ours(name: str) -> bool:
+    return name in (SUCCESS_NAME, FIGURES_NAME) or name.startswith("part-")
+
+
+def _told(out: str, names: list[str]) -> dict[str, Any] | None:
+    """What was told of finished predictions; None where something else is there."""
+    if SUCCESS_NAME not in names:
+        return None
     try:
         told: dict[str, Any] = json.loads(storage.read_bytes(storage.join(out, FIGURES_NAME)))
     except (FileNotFoundError, ValueError):
-        told = {}
-    if SUCCESS_NAME in names and "made_of" in told:
-        if made_of is not None and told["made_of"] == made_of:
-            return told
-        known = made_of is not None and told["made_of"] is not None
-        what = "of another input, model or options" if known else "; nothing tells whether of the same rows"
-        raise ConfigError(f"output {out} already holds predictions{' ' if known else ''}{what}; choose a new folder")
-    raise ConfigError(f"output {out} already holds files; choose a new folder")
+        return None
+    return told if "made_of" in told else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +128,20 @@ class NewOutput:
         out: where it will be.
         folder: where its parts are written.
         lease: what says that somebody waits for them.
+        replace: predictions that are at `out` give way to it.
     """
 
     out: str
     folder: str
     lease: Lease
+    replace: bool = False
 
     def commit(self, parts: Mapping[str, int], told: Mapping[str, Any]) -> None:
         """Make these files of `folder`, by name with their sizes, the output; in this order they are its parts.
 
-        On a local disk the folder gets its name in one step. On an object store the parts are copied one by one, and
-        `_SUCCESS` comes last: until then readers may see some of them; what a killed commit left, the next deletes.
+        On a local disk the folder gets its name in one step, after the one that it replaces has lost it. On an object
+        store the parts are copied one by one, those that they replace are deleted, and `_SUCCESS` comes last: until
+        then readers may see some of them; what a killed commit left, the next deletes.
 
         Raises:
             DatasetError: a part did not stay, or another run took this one for dead.
@@ -85,38 +150,54 @@ class NewOutput:
         found = storage.sizes(self.folder)
         if not self.lease.is_held() or any(found.get(name) != size for name, size in parts.items()):
             raise DatasetError(f"{self.out}: what was scored did not stay; score it again")
-        names = {name: f"part-{place:05d}.parquet" for place, name in enumerate(parts)}
+        there = storage.listing(self.out)
+        half = _is_half(there)
+        replacing = self.replace and not half and _told(self.out, there) is not None
+        if there and not half and not replacing:
+            raise ConfigError(f"{self.out} cannot be made: another run has written there meanwhile")
         text = json.dumps(told, indent=1).encode()
         if storage.is_local(self.out):
-            self._name(names, text)
-        else:
-            self._copy(names, text)
+            self._name(parts, text, replacing=replacing)
+            return
+        if half:
+            _take_back(self.out)
+        self._copy(parts, text, [name for name in there if name.startswith("part-")] if replacing else [])
 
-    def _name(self, names: Mapping[str, str], text: bytes) -> None:
+    def _name(self, parts: Iterable[str], text: bytes, *, replacing: bool) -> None:
         # Parts of other attempts, which may still be written, stay behind.
         whole = storage.join(self.folder, "whole")
         os.makedirs(whole)
-        for name, part in names.items():
-            os.rename(storage.join(self.folder, name), storage.join(whole, part))
+        for place, name in enumerate(parts):
+            os.rename(storage.join(self.folder, name), storage.join(whole, _part_name(place)))
         storage.write_atomic(storage.join(whole, FIGURES_NAME), text)
         storage.write_atomic(storage.join(whole, SUCCESS_NAME), b"")
-        folders.name_folder(whole, self.out)
+        if replacing:
+            folders.replace_folder(whole, self.out, aside=_replaced(self.out))
+        else:
+            folders.name_folder(whole, self.out)
 
-    def _copy(self, names: Mapping[str, str], text: bytes) -> None:
-        out = self.out
-        if _is_half(storage.listing(out)):
-            _take_back(out)
-        committing = storage.join(out, COMMITTING_NAME)
-        storage.write_atomic(committing, json.dumps([*names.values(), FIGURES_NAME]).encode())
+    def _copy(self, parts: Iterable[str], text: bytes, stale: list[str]) -> None:
+        out, committing = self.out, storage.join(self.out, COMMITTING_NAME)
+        # Those that they replace stay until all of them are there.
+        mark = f"-{self.lease.generation.removeprefix('generation-')}" if stale else ""
+        names = {name: _part_name(place, mark) for place, name in enumerate(parts)}
+        storage.write_atomic(committing, json.dumps([*names.values(), *stale, FIGURES_NAME]).encode())
+        storage.delete(storage.join(out, SUCCESS_NAME))
         folders.copy_files({storage.join(self.folder, name): storage.join(out, p) for name, p in names.items()})
+        for name in stale:
+            storage.delete(storage.join(out, name))
         storage.write_atomic(storage.join(out, FIGURES_NAME), text)
         storage.write_atomic(storage.join(out, SUCCESS_NAME), b"")
         storage.delete(committing)
 
 
 @contextlib.contextmanager
-def new_output(out: str) -> Iterator[NewOutput]:
+def new_output(out: str, *, replace: bool = False) -> Iterator[NewOutput]:
     """An output to be made within the block; what was not committed at its end is deleted.
+
+    Args:
+        out: an absolute path.
+        replace: predictions that are there are replaced when the new ones are committed.
 
     Raises ConfigError where it cannot be made.
     """
@@ -124,8 +205,7 @@ def new_output(out: str) -> Iterator[NewOutput]:
         out = os.path.realpath(out)
         if os.path.ismount(out):
             raise ConfigError(f"output {out} is where a disk is mounted and cannot be renamed; choose a folder in it")
-    # Hidden from Spark, which may read the folder that holds the output.
-    staging = storage.join(posixpath.dirname(out), f".{posixpath.basename(out)}.scoring")
+    staging = _staging(out)
     generation = new_generation()
     folder = storage.join(staging, generation)
     try:
@@ -136,7 +216,7 @@ def new_output(out: str) -> Iterator[NewOutput]:
         with Lease(staging, generation) as lease:
             sweep(staging, lease)
             try:
-                yield NewOutput(out, folder, lease)
+                yield NewOutput(out, folder, lease, replace)
                 if lease.is_held():
                     # What a driver left that was killed a moment before this one began was not silent for long then.
                     sweep(staging, lease)
@@ -146,6 +226,32 @@ def new_output(out: str) -> Iterator[NewOutput]:
                 storage.delete(folder)
     finally:
         _delete_empty(staging)
+
+
+def put_back(out: str) -> None:
+    """Give an output its name again that was to be replaced, if the driver was killed before the new one had it.
+
+    Where the new one has it, the old one is deleted. To be called before `finished`.
+    """
+    if not storage.is_local(out):
+        return
+    out = os.path.realpath(out)
+    folders.restore_folder(out, aside=_replaced(out))
+    with contextlib.suppress(OSError):
+        os.rmdir(_staging(out))
+
+
+def _part_name(place: int, mark: str = "") -> str:
+    return f"part-{place:05d}{mark}.parquet"
+
+
+def _staging(out: str) -> str:
+    # Hidden from Spark, which may read the folder that holds the output.
+    return storage.join(posixpath.dirname(out), f".{posixpath.basename(out)}.scoring")
+
+
+def _replaced(out: str) -> str:
+    return storage.join(_staging(out), REPLACED_NAME)
 
 
 def _delete_empty(staging: str) -> None:

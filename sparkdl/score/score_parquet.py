@@ -21,7 +21,15 @@ from sparkdl.model.signature import Signature
 from sparkdl.report import TasksProgress
 from sparkdl.score.encode import check_types
 from sparkdl.score.figures import ScoreMetrics
-from sparkdl.score.output_folder import NewOutput, check_outside, finished, new_output
+from sparkdl.score.output_folder import (
+    NewOutput,
+    check_if_exists,
+    check_no_input,
+    check_outside,
+    finished,
+    new_output,
+    put_back,
+)
 from sparkdl.score.outputs import prediction_type
 from sparkdl.score.parquet_folder import ParquetFolder
 from sparkdl.score.parquet_input import ParquetInput, split_input
@@ -59,12 +67,12 @@ def score_parquet(
     metrics: ScoreMetrics | None = None,
     custom_objects: Mapping[str, Any] | None = None,
     safe_mode: bool = True,
+    if_exists: str = "reuse",
 ) -> int:
     """Score the Parquet files at `path` into a new folder of Parquet files; rows stay in order.
 
     The output appears as a whole, when all of it is there, whatever is killed meanwhile; on an object store `_SUCCESS`
-    says so. What is already there, made of the same files, model and options, stays and is not made again; with
-    `custom_objects`, whose code nothing names, it is refused.
+    says so.
 
     Args:
         spark: the session whose tasks read, score and write.
@@ -76,6 +84,10 @@ def score_parquet(
         split: of a prepared dataset; None where it has one.
         output_col, on_error: as in `transform`.
         returns, k, batch_size, device, metrics, custom_objects, safe_mode: as in `predict_udf`.
+        if_exists: "reuse", predictions at `out` that were made of the same files, model, code of your own and options
+            are taken as they are, with a warning that says so, and others are an error; code that has no name, of
+            classes of `__main__` or inside of functions, is never the same. "error", predictions at `out` are an
+            error. "replace", they stay until the new ones are complete, which then take their place.
 
     Returns:
         The number of rows.
@@ -88,6 +100,7 @@ def score_parquet(
             read otherwise by Spark; a row cannot be scored, by its number in its file.
         DatasetError: no such split; a file changed meanwhile.
     """
+    check_if_exists(if_exists)
     scoring = plan_scoring(
         spark,
         path,
@@ -104,13 +117,14 @@ def score_parquet(
         custom_objects=custom_objects,
         safe_mode=safe_mode,
     )
-    told = finished(scoring.out, scoring.made_of)
+    put_back(scoring.out)
+    told = finished(scoring.out, scoring.made_of, if_exists)
     if told is not None:
-        log.info("found %s, scored from the same input", scoring.out)
+        log.warning("found %s, scored from the same input: nothing was scored now", scoring.out)
         return int(told["rows"])
     metrics = metrics or ScoreMetrics(spark)
     before = metrics.figures()
-    with new_output(scoring.out) as new:
+    with new_output(scoring.out, replace=if_exists == "replace") as new:
         parts = _score(spark, scoring, new, metrics)
         rows = sum(part.rows for part in parts)
         if rows != scoring.source.rows:
@@ -129,7 +143,7 @@ class Scoring:
         source: what is read.
         keep: the columns that are written beside the prediction.
         written: all columns that are written.
-        made_of: names the content of the output; None with the user's own classes, whose code nothing names.
+        made_of: names the content of the output; None with classes of the user's own whose code nothing names.
     """
 
     out: str
@@ -177,6 +191,7 @@ def plan_scoring(
     )
     path, out = storage.absolute(path), storage.absolute(out)
     check_outside(out, path)
+    check_no_input(out, [path])
     source, kept, prepared = _source(spark, path, signature, keep, split)
     if prepared is None:
         types = pa.schema([*source.columns, *source.partition_columns])
@@ -190,7 +205,7 @@ def plan_scoring(
         source=source,
         keep=kept,
         written=written,
-        made_of=None if custom_objects else _name(source, task, written),
+        made_of=_name(source, task, written) if task.code.is_named else None,
     )
 
 
@@ -253,9 +268,8 @@ def _written(
 
 def _name(source: ParquetInput, task: ScoreTask, written: pa.Schema) -> str:
     """Names what the output is made of, but for how it is computed: batches, devices, tasks."""
-    options = [task.digest, task.returns.kind, task.returns.k, task.on_error]
-    content = json.dumps([source.name, *options, [[field.name, str(field.type)] for field in written]])
-    return hashlib.sha256(content.encode()).hexdigest()[:32]
+    columns = [[field.name, str(field.type)] for field in written]
+    return hashlib.sha256(json.dumps([source.name, task.content, columns]).encode()).hexdigest()[:32]
 
 
 def _tasks(source: ParquetInput, parallelism: int) -> tuple[tuple[Run, ...], ...]:

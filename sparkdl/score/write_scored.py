@@ -5,16 +5,18 @@ Driver; Spark reads and writes the rows. What jobs/score.py does where `score_pa
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from sparkdl import storage
 from sparkdl.data.source import name_rows
-from sparkdl.model.signature import Signature
 from sparkdl.report import TasksProgress
 from sparkdl.score.figures import ScoreMetrics
-from sparkdl.score.output_folder import finished, new_output
+from sparkdl.score.output_folder import check_if_exists, check_no_input, finished, new_output, put_back
+from sparkdl.score.task import score_task
 from sparkdl.score.transform import transform
 from sparkdl.spark_columns import column, require_column
 from sparkdl.spark_errors import errors_from_workers
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 __all__ = ["ScoredRows", "scored_rows", "write_scored"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,26 +63,35 @@ def scored_rows(
         for name in keep:
             require_column(df.columns, name)
         scored = scored.select(*map(column, keep), *map(column, scored.columns[len(df.columns) :]))
-    model = Signature.read(storage.absolute(model_dir)).digest
-    # How it is computed is not what is computed.
-    how = {name: value for name, value in options.items() if name not in ("batch_size", "device")}
-    source, _ = name_rows(df, {"model": model, "keep": keep, "options": sorted(how.items())})
-    return ScoredRows(scored, storage.absolute(out), source.fingerprint)
+    task, _ = score_task(model_dir, **{name: value for name, value in options.items() if name != "output_col"})
+    source, _ = name_rows(df, {"task": task.content, "columns": scored.columns})
+    return ScoredRows(scored, storage.absolute(out), source.fingerprint if task.code.is_named else None)
 
 
-def write_scored(rows: ScoredRows, metrics: ScoreMetrics) -> bool:
-    """Write the rows, and beside them what scoring counted; nothing happens where the same is there.
+def write_scored(rows: ScoredRows, metrics: ScoreMetrics, *, if_exists: str = "reuse") -> bool:
+    """Write the rows, and beside them what scoring counted.
+
+    Args:
+        rows: what to write.
+        metrics: those of the rows.
+        if_exists: as in `score_parquet`; rows that do not come from files alone are never the same.
 
     Returns:
         Whether they were written now.
 
     Raises:
-        ConfigError: something else is at `out`.
+        ConfigError: predictions are at `out` that are neither reused nor replaced, or something else.
         SchemaError, ModelError: a row cannot be scored.
     """
-    if finished(rows.out, rows.made_of) is not None:
+    check_if_exists(if_exists)
+    replace = if_exists == "replace"
+    if replace:
+        check_no_input(rows.out, (storage.absolute(unquote(file)) for file in rows.df.inputFiles()))
+    put_back(rows.out)
+    if finished(rows.out, rows.made_of, if_exists) is not None:
+        log.warning("found %s, scored from the same input: nothing was scored now", rows.out)
         return False
-    with new_output(rows.out) as new:
+    with new_output(rows.out, replace=replace) as new:
         with errors_from_workers(), TasksProgress(rows.df.sparkSession, "score"):
             rows.df.write.parquet(new.folder)
         parts = {name: size for name, size in sorted(storage.sizes(new.folder).items()) if name.startswith("part-")}

@@ -152,7 +152,7 @@ def test_the_same_again_is_found_and_another_one_is_refused(spark, doubling, tmp
     before = {name: os.stat(os.path.join(out, name)).st_mtime_ns for name in os.listdir(out)}
     assert sparkdl.score_parquet(spark, str(tmp_path / "in"), doubling, out, batch_size=3) == 10
     assert {name: os.stat(os.path.join(out, name)).st_mtime_ns for name in os.listdir(out)} == before
-    with pytest.raises(ConfigError, match="already holds predictions of another input, model or options"):
+    with pytest.raises(ConfigError, match="already holds predictions of another input, model, code or options"):
         sparkdl.score_parquet(spark, str(tmp_path / "in"), doubling, out, output_col="p")
     spark.range(10, 12).selectExpr("id", "double(id) as x").write.mode("append").parquet(str(tmp_path / "in"))
     with pytest.raises(ConfigError, match="already holds predictions"):
@@ -217,6 +217,51 @@ def test_what_cannot_be_scored_is_refused_before_any_job(spark, doubling, tmp_pa
     assert os.listdir(tmp_path) == ["x.parquet"]
 
 
+def test_predictions_that_are_there_are_refused_reused_or_replaced(spark, doubling, tmp_path, out, caplog) -> None:
+    (tmp_path / "in").mkdir()
+    path = str(tmp_path / "in" / "x.parquet")
+    pq.write_table(pa.table({"x": [1.0]}), path)
+
+    def score(**options) -> list[float]:
+        sparkdl.score_parquet(spark, path, doubling, out, **options)
+        return pq.read_table(out).column("prediction").to_pylist()
+
+    assert score(if_exists="error") == [2.0]
+    with pytest.raises(
+        ConfigError, match="and if_exists='error'; choose a new folder, or if_exists='reuse'.*'replace'"
+    ):
+        score(if_exists="error")
+    with caplog.at_level("WARNING", logger="sparkdl"):
+        # What "top_k" would take makes no difference to others.
+        assert score(k=3) == [2.0]
+    assert "found" in caplog.text and "nothing was scored now" in caplog.text
+    pq.write_table(pa.table({"x": [2.0, 3.0]}), path)
+    with pytest.raises(
+        ConfigError, match="of another input.*; choose a new folder, or if_exists='replace' scores anew"
+    ):
+        score()
+    metrics = sparkdl.ScoreMetrics(spark)
+    assert score(if_exists="replace", metrics=metrics) == [4.0, 6.0] and score() == [4.0, 6.0]
+    assert score(if_exists="replace", metrics=metrics) == [4.0, 6.0] and metrics.figures()["rows"] == 4
+    pq.write_table(pa.table({"x": [2.0, None]}), path)
+    with pytest.raises(SchemaError, match="null"):
+        score(if_exists="replace")
+    assert pq.read_table(out).column("prediction").to_pylist() == [4.0, 6.0], "what fails replaces nothing"
+    with pytest.raises(ConfigError, match="if_exists='append' must be one of error, reuse, replace"):
+        score(if_exists="append")
+    for folder in (tmp_path / "in", tmp_path):
+        with pytest.raises(ConfigError, match="already holds files, of the input"):
+            sparkdl.score_parquet(spark, path, doubling, str(folder), if_exists="replace")
+    (tmp_path / "scored" / "notes").touch()
+    with pytest.raises(ConfigError, match="holds 'notes' beside predictions"):
+        score(if_exists="replace")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes").touch()
+    with pytest.raises(ConfigError, match="which are not finished predictions; .*if_exists='replace' replaces pred"):
+        sparkdl.score_parquet(spark, path, doubling, str(tmp_path / "other"), if_exists="replace")
+    assert sorted(os.listdir(tmp_path)) == ["in", "other", "scored"]
+
+
 @pytest.mark.parametrize("rows", [[1.0, 2.0], [5.0]])
 def test_a_file_that_changes_meanwhile_is_an_error(spark, doubling, tmp_path, out, monkeypatch, rows) -> None:
     path = tmp_path / "x.parquet"
@@ -247,8 +292,9 @@ def test_what_was_scored_with_classes_of_ones_own_is_never_the_same(spark, tmp_p
     pq.write_table(pa.table({"x": [1.0]}), tmp_path / "x.parquet")
     arguments = (spark, str(tmp_path / "x.parquet"), str(tmp_path / "model"), out)
     assert sparkdl.score_parquet(*arguments, custom_objects={"Times": Times}) == 1
-    with pytest.raises(ConfigError, match="nothing tells whether"):
+    with pytest.raises(ConfigError, match="nothing tells whether of the same rows and code; .*if_exists='replace'"):
         sparkdl.score_parquet(*arguments, custom_objects={"Times": Times})
+    assert sparkdl.score_parquet(*arguments, custom_objects={"Times": Times}, if_exists="replace") == 1
 
 
 def test_a_prediction_may_have_the_name_of_a_column_that_is_not_kept(spark, doubling, tmp_path, out) -> None:
@@ -297,10 +343,17 @@ def test_a_scored_dataframe_is_written_once_and_as_a_whole(spark, doubling, tmp_
     assert sorted((row.id, row.p, row.p_error) for row in spark.read.parquet(out).collect()) == [
         (i, 2.0 * i, None) for i in range(10)
     ]
-    with pytest.raises(ConfigError, match="already holds predictions of another input, model or options"):
+    with pytest.raises(ConfigError, match="already holds predictions of another input, model, code or options"):
         write_scored(rows(on_error="raise"), metrics)
     with pytest.raises(ConfigError, match="already holds predictions; nothing tells whether of the same rows"):
         write_scored(rows(spark.createDataFrame([(1, 2.0)], "id long, x double")), metrics)
+    assert write_scored(rows(on_error="raise"), metrics, if_exists="replace")
+    assert spark.read.parquet(out).columns == ["id", "p"]
+    with pytest.raises(ConfigError, match="and if_exists='error'"):
+        write_scored(rows(on_error="raise"), metrics, if_exists="error")
+    again = spark.read.parquet(out).selectExpr("id", "double(p) as x")
+    with pytest.raises(ConfigError, match="already holds files, of the input .*part-"):
+        write_scored(rows(again), metrics, if_exists="replace")
     with pytest.raises(SchemaError, match="column 'idd' is not in the DataFrame"):
         scored_rows(spark.range(1).selectExpr("1D as x"), doubling, out, keep=["idd"], metrics=metrics)
     assert sorted(os.listdir(tmp_path)) == ["in", "scored"]

@@ -1,17 +1,25 @@
 """What is left beside an output, whoever was killed or works at the same time."""
 
+import json
 import os
+import uuid
 
-from sparkdl import storage
-from sparkdl.score.output_folder import finished, new_output
+import fsspec
+import pytest
+
+from sparkdl import ConfigError, folders, storage
+from sparkdl.score.output_folder import finished, new_output, put_back
 
 
-def make(out: str) -> None:
-    with new_output(out) as new:
-        os.makedirs(new.folder)
-        with open(os.path.join(new.folder, "a"), "wb") as file:
-            file.write(b"1")
-        new.commit({"a": 1}, {"made_of": "rows", "rows": 1})
+def make(out: str, *, content: bytes = b"1", replace: bool = False) -> None:
+    with new_output(out, replace=replace) as new:
+        storage.write_atomic(storage.join(new.folder, "a"), content)
+        new.commit({"a": len(content)}, {"made_of": content.decode(), "rows": 1})
+
+
+def predictions(out: str) -> list[bytes]:
+    """Of all parts that a reader sees."""
+    return [storage.read_bytes(storage.join(out, name)) for name in storage.listing(out) if name.startswith("part-")]
 
 
 def test_what_a_driver_left_that_was_killed_a_moment_ago_is_deleted_at_the_end(tmp_path) -> None:
@@ -25,7 +33,7 @@ def test_what_a_driver_left_that_was_killed_a_moment_ago_is_deleted_at_the_end(t
         os.utime(lease, (1, 1))
     assert os.listdir(tmp_path) == []
     make(str(tmp_path / "out"))
-    assert os.listdir(tmp_path) == ["out"] and finished(str(tmp_path / "out"), "rows") is not None
+    assert os.listdir(tmp_path) == ["out"] and finished(str(tmp_path / "out"), "1") is not None
 
 
 def test_a_run_that_begins_while_another_one_ends_keeps_its_lease(tmp_path, monkeypatch) -> None:
@@ -43,3 +51,78 @@ def test_a_run_that_begins_while_another_one_ends_keeps_its_lease(tmp_path, monk
         monkeypatch.setattr(storage, "listing", looked)
         monkeypatch.setattr(os, "rmdir", lambda path, rmdir=os.rmdir, **how: (begun.touch(), rmdir(path, **how)))
     assert begun.exists()
+
+
+def test_a_replacement_that_is_killed_between_its_two_steps_is_taken_back(tmp_path, monkeypatch) -> None:
+    out = str(tmp_path / "out")
+    make(out)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(folders, "name_folder", killed)
+        # A killed process would not tidy up either.
+        patch.setattr(folders, "restore_folder", lambda path, aside: None)
+        make(out, content=b"22", replace=True)
+    assert not os.path.exists(out)
+    put_back(out)
+    assert predictions(out) == [b"1"] and os.listdir(tmp_path) == ["out"]
+    make(out, content=b"22", replace=True)
+    assert predictions(out) == [b"22"] and os.listdir(tmp_path) == ["out"]
+
+
+def test_a_replacement_that_fails_between_its_two_steps_puts_the_old_one_back(tmp_path, monkeypatch) -> None:
+    out = str(tmp_path / "out")
+    make(out)
+
+    def failing(folder: str, path: str) -> None:
+        raise ConfigError("no room")
+
+    monkeypatch.setattr(folders, "name_folder", failing)
+    with pytest.raises(ConfigError, match="no room"):
+        make(out, content=b"22", replace=True)
+    assert predictions(out) == [b"1"] and os.listdir(tmp_path) == ["out"]
+
+
+def test_what_a_killed_driver_did_not_delete_of_a_replaced_output_is_deleted(tmp_path) -> None:
+    out, aside = str(tmp_path / "out"), tmp_path / ".out.scoring" / "replaced"
+    make(out)
+    aside.mkdir(parents=True)
+    (aside / "part-00000.parquet").write_bytes(b"old")
+    put_back(out)
+    assert predictions(out) == [b"1"] and os.listdir(tmp_path) == ["out"]
+
+
+def test_predictions_in_a_store_are_replaced_when_the_new_ones_are_there(monkeypatch) -> None:
+    out = f"memory://{uuid.uuid4().hex}/out"
+    make(out)
+    seen, copy_files = [], folders.copy_files
+
+    def watched(targets) -> None:
+        copy_files(targets)
+        seen.append((sorted(predictions(out)), "_SUCCESS" in storage.listing(out)))
+
+    monkeypatch.setattr(folders, "copy_files", watched)
+    make(out, content=b"22", replace=True)
+    assert seen == [([b"1", b"22"], False)], "the old ones stay until the new ones are there, which nothing tells yet"
+    assert predictions(out) == [b"22"] and finished(out, "22") is not None
+    with pytest.raises(ConfigError, match="another run has written there meanwhile"):
+        make(out, content=b"333")
+
+    def killed(targets) -> None:
+        copy_files(targets)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folders, "copy_files", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make(out, content=b"333", replace=True)
+    assert finished(out, "22") is None, "which of the two are meant nothing tells"
+    monkeypatch.setattr(folders, "copy_files", copy_files)
+    make(out, content=b"333")
+    assert predictions(out) == [b"333"] and finished(out, "333") is not None
+    assert json.loads(storage.read_bytes(f"{out}/_score.json"))["made_of"] == "333"
+    fsspec.filesystem("memory").store.clear()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import importlib
 import importlib.machinery
 import importlib.metadata
 import pickletools
@@ -26,6 +27,7 @@ __all__ = ["OwnCode", "check_code", "own_code"]
 
 # Folders of installed packages; and packages that may lie elsewhere.
 _INSTALLED = ("site-packages", "dist-packages")
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _FOREIGN = sys.stdlib_module_names | {"__main__", "py4j", "pyspark", "sparkdl"}
 
 # What this process has imported for models, and which source each module had then.
@@ -59,12 +61,13 @@ def own_code(
         pickled: those, as they travel to workers.
         import_modules: what was not given is imported from the modules that `saved` names (`safe_mode=False`).
     """
+    importlib.invalidate_caches()  # a module may just have been written
     objects = {name: _reference(found) for name, found in given.items()}
     roots = {reference.split(":")[0] for reference in objects.values() if reference is not None}
     if import_modules:
         # Keras finds no other name of the model's: those without a module, or in safe mode, are not needed to predict.
         found = (module for name, module in saved.items() if not {name, name.rsplit(">", 1)[-1]} & given.keys())
-        roots |= {module for module in found if module not in (None, "__main__")}
+        roots |= {module for module in found if module is not None and _is_importable(module)}
     sources = _sources(roots)
     is_named = None not in objects.values() and roots <= sources.keys()
     # What travels by value names the modules that it uses by their names.
@@ -96,10 +99,14 @@ def check_code(code: OwnCode, model_dir: str) -> None:
             )
 
 
+def _is_importable(module: str) -> bool:
+    return "<locals>" not in module and module.split(".")[0] != "__main__"
+
+
 def _reference(found: Any) -> str | None:
     """`module:name` of a class or function that every process can import by it, else None."""
     module, name = getattr(found, "__module__", None), getattr(found, "__qualname__", None)
-    if not isinstance(module, str) or not isinstance(name, str) or module == "__main__":
+    if not isinstance(module, str) or not isinstance(name, str) or not _is_importable(module):
         return None
     if any(module == by_value or module.startswith(f"{by_value}.") for by_value in list_registry_pickle_by_value()):
         return None
@@ -142,8 +149,29 @@ def _source_name(module: str) -> str | None:
     content = None if spec is None else _content(spec)
     if spec is None or content is None:
         return None
-    version = "" if _is_own(module) else _version(module.split(".")[0])
-    return hashlib.sha256(content + version.encode()).hexdigest()[:32]
+    if not _is_own(module):
+        content += _version(module.split(".")[0]).encode()
+    return _digest(content, of_statements=_is_own(module))
+
+
+@functools.lru_cache(maxsize=256)
+def _digest(content: bytes, *, of_statements: bool) -> str:
+    """Of a file, or of the statements in it: comments, docstrings and blank lines do not make other code."""
+    tree = _parsed(content) if of_statements else None
+    if tree is not None:
+        for node in ast.walk(tree):
+            if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+                del node.body[0]
+        content = ast.dump(tree).encode()
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _parsed(content: bytes) -> ast.Module | None:
+    """The statements of a Python file; None for an extension module."""
+    try:
+        return ast.parse(content)
+    except (SyntaxError, ValueError):
+        return None
 
 
 def _content(spec: importlib.machinery.ModuleSpec) -> bytes | None:
@@ -192,11 +220,7 @@ def _imports(module: str) -> set[str]:
     if spec is None or not content:
         return names
     package = module if spec.submodule_search_locations is not None else module.rpartition(".")[0]
-    try:
-        tree = ast.parse(content)
-    except (SyntaxError, ValueError):  # an extension module
-        return names
-    for node in ast.walk(tree):
+    for node in ast.walk(_parsed(content) or ast.Module([], [])):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -92,8 +92,15 @@ def test_a_scoring_job_twice_works_once_by_spark_and_directly(tmp_path) -> None:
         *(["score", *how, *more] for how in (spark, direct) for more in (["dry_run=true"], [], [], ["dry_run=true"])),
         ["score", *direct, "split=test"],
         ["score", *direct, "source=examples.digits:read"],
+        *(["score", *how, *more] for how in (spark, direct) for more in (["if_exists=error"], ["if_exists=append"])),
+        *(["score", *how, "if_exists=replace", *more] for how in (spark, direct) for more in (["dry_run=true"], [])),
     )
-    assert [job["code"] for job in told] == [0] * 8 + [2, 2], told
+    assert [job["code"] for job in told] == [0] * 8 + [2] * 6 + [0] * 4, told
+    for first in (10, 12):
+        assert "already holds predictions, and if_exists='error'" in told[first]["said"]
+        assert "if_exists='append' must be one of" in told[first + 1]["said"]
+    for first in (14, 16):
+        assert "(replaced) of columns id " in told[first]["said"] and "9 rows in 1 batch" in told[first + 1]["said"]
     for first in (0, 4):
         assert "(new) of columns id " in told[first]["said"] and "(finished)" in told[first + 3]["said"]
         assert "9 rows in 1 batches" in told[first + 1]["said"] and "found, scored" in told[first + 2]["said"]

@@ -12,6 +12,7 @@ import sparkdl
 from sparkdl import DatasetError, ModelError, PrepareConfig, ReaderConfig, SchemaError, Split, storage
 from sparkdl.data.feed import Feed
 from sparkdl.features import Categorical
+from sparkdl.spark_errors import errors_from_workers
 
 
 def client():
@@ -156,14 +157,24 @@ def test_a_model_on_s3_comes_to_an_executor_once(s3_spark, rows, bucket) -> None
     model_dir = f"s3://{bucket}/models/double"
     model = keras.Sequential([keras.Input((1,), name="x"), keras.layers.Rescaling(2.0)])
     signature = sparkdl.save_model(model, model_dir, inputs=["x"])
+    brought = set()
     for _ in range(2):
-        scored = sparkdl.transform(rows.repartition(4), model_dir).collect()
-        assert sorted(row.prediction for row in scored) == [2.0 * i for i in range(300)]
-        # Whoever comes later takes the copy.
-        storage.delete(f"{model_dir}/model.keras")
-    copies = list(Path(SparkFiles.getRootDirectory()).glob("sparkdl-model-*"))
-    assert [copy.name for copy in copies] == [f"sparkdl-model-{signature.content_hash[:16]}"]
-    assert sorted(file.name for file in copies[0].iterdir()) == ["lock", "model.keras"]
+        scored = sparkdl.transform(rows.repartition(4), model_dir)
+        assert sorted(row.prediction for row in scored.collect()) == [2.0 * i for i in range(300)]
+        (folder,) = Path(SparkFiles.getRootDirectory()).glob("sparkdl-model-*")
+        assert folder.name == f"sparkdl-model-{signature.content_hash[:16]}"
+        assert sorted(file.name for file in folder.iterdir()) == ["lock", "model.keras", "state"]
+        brought.add((folder / "model.keras").stat().st_ino)
+    assert len(brought) == 1, "whoever comes later takes the copy"
+    # Of the same size: only the store can tell.
+    content = bytearray(storage.read_bytes(f"{model_dir}/model.keras"))
+    content[len(content) // 2] ^= 1
+    client().put_object(Bucket=bucket, Key="models/double/model.keras", Body=bytes(content))
+    with pytest.raises(ModelError, match="is not the file that its signature.json tells of"), errors_from_workers():
+        scored.collect()
+    storage.delete(f"{model_dir}/model.keras")
+    with pytest.raises(ModelError, match="it has no model.keras"), errors_from_workers():
+        sparkdl.transform(rows, model_dir).collect()
 
 
 def test_parquet_on_s3_is_scored_and_a_killed_commit_is_taken_back(s3_spark, rows, bucket, tmp_path) -> None:
@@ -193,6 +204,12 @@ def test_parquet_on_s3_is_scored_and_a_killed_commit_is_taken_back(s3_spark, row
     assert sorted((row["id"], row["prediction"]) for row in scored) == [(i, 2.0 * i) for i in range(300)]
     assert sparkdl.score_parquet(s3_spark, f"s3://{bucket}/raw", model_dir, out, keep=["id"]) == 300
     assert _objects(bucket) == before, "nothing is left beside it, and nothing is done twice"
+    how = {"keep": ["y"], "if_exists": "replace"}
+    assert sparkdl.score_parquet(s3_spark, f"s3://{bucket}/raw", model_dir, out, **how) == 300
+    after = [key for key in _objects(bucket) if key.startswith("scored/")]
+    assert len(after) == len(written) and not set(after) & set(parts)
+    client().download_file(bucket, next(key for key in after if "part-" in key), str(tmp_path / "part.parquet"))
+    assert pq.read_schema(tmp_path / "part.parquet").names == ["y", "prediction"]
 
 
 def test_figures_for_tensorboard_lie_on_s3_after_every_epoch(bucket, tmp_path) -> None:

@@ -6,12 +6,14 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import sparkdl
-from sparkdl import ConfigError, ModelError
+from sparkdl import ConfigError, ModelError, SchemaError
+from sparkdl.features import Numeric
 from sparkdl.spark_errors import errors_from_workers
 
 ANOTHER = "holds another model than when the UDF was made; make the UDF again .register_udf"
@@ -159,3 +161,15 @@ def test_edited_code_is_other_code_for_outputs_and_for_warm_workers(spark, edite
     assert found == [5.0, 10.0] and len(failures) <= 2
     assert all("before it was edited; run the query again" in failure for failure in failures)
     assert [row.prediction for row in sparkdl.transform(rows, model_dir, **options).collect()] == [5.0, 10.0]
+
+
+def test_predict_without_spark_takes_masked_values_for_nulls(tmp_path) -> None:
+    import keras
+
+    rows = np.ma.masked_array([1.0, 99.0], mask=[False, True])
+    for fill, name in ((7.0, "filled"), (None, "strict")):
+        model = keras.Sequential([keras.Input((), name="x"), keras.layers.Reshape((1,))])
+        sparkdl.save_model(model, str(tmp_path / name), inputs=[Numeric("x", scale="none", fill=fill)])
+    assert sparkdl.load_model(str(tmp_path / "filled")).predict({"x": rows}).reshape(-1).tolist() == [1.0, 7.0]
+    with pytest.raises(SchemaError, match="column 'x': null without a policy.* in 1 of 2 rows; row 1 is None"):
+        sparkdl.load_model(str(tmp_path / "strict")).predict({"x": rows})

@@ -1,0 +1,70 @@
+"""Read compiled Python code: its instructions without lines and docstrings, and the names that it uses.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import dis
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any
+
+__all__ = ["Names", "constant_steps", "used_names"]
+
+# *args, **kwargs, generators and coroutines; the other flags say nothing of what the code does.
+_FLAGS = 0x04 | 0x08 | 0x20 | 0x80 | 0x100 | 0x200
+# Names that the body of a class assigns, and that follow the text and not the code.
+_TEXT = ("__doc__", "__firstlineno__", "__static_attributes__")
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names that code uses, nested functions included.
+
+    Attributes:
+        globals: of global variables.
+        attributes: of attributes.
+        imports: for each import statement the module, the names taken from it, and the level of a relative import.
+    """
+
+    globals: set[str]
+    attributes: set[str]
+    imports: list[tuple[str, tuple[str, ...], int]]
+
+
+def constant_steps(code: CodeType) -> list[Any]:
+    """All that determines what code does, as values; nested code objects are among them."""
+    steps: list[Any] = [code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & _FLAGS]
+    steps.append(getattr(code, "co_exceptiontable", b""))
+    instructions = list(dis.get_instructions(code))
+    for place, step in enumerate(instructions):
+        following = instructions[place + 1] if place + 1 < len(instructions) else None
+        is_text = following is not None and following.opname == "STORE_NAME" and following.argval in _TEXT
+        steps += [step.opname] if is_text else [step.opname, step.argval]
+    return [*steps, code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]
+
+
+def used_names(code: CodeType) -> Names:
+    """The names that code and the code nested in it use."""
+    found = Names(set(), set(), [])
+    for nested in _nested(code):
+        instructions = list(dis.get_instructions(nested))
+        for place, step in enumerate(instructions):
+            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+                found.globals.add(step.argval)
+            elif step.opname == "IMPORT_NAME":
+                # The compiler pushes the level and the names just before.
+                level, names = (earlier.argval for earlier in instructions[place - 2 : place])
+                found.imports.append((step.argval, tuple(names or ()), int(level or 0)))
+            elif step.opname in ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM"):
+                found.attributes.add(step.argval)
+    return found
+
+
+def _nested(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _nested(constant)

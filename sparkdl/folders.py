@@ -16,7 +16,15 @@ from collections.abc import Iterator, Mapping
 from sparkdl import storage
 from sparkdl.errors import ConfigError
 
-__all__ = ["committed_folder", "copy_files", "name_folder", "replace_folder", "restore_folder", "upload_folder"]
+__all__ = [
+    "committed_folder",
+    "copy_files",
+    "move_folder",
+    "name_folder",
+    "replace_folder",
+    "restore_folder",
+    "upload_folder",
+]
 
 
 def upload_folder(local_folder: str, path: str, *, last: str | None = None) -> None:
@@ -122,6 +130,36 @@ def restore_folder(path: str, *, aside: str) -> None:
     except OSError:
         if os.path.isdir(path):
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def move_folder(path: str, target: str, *, last: str, mark: tuple[str, bytes]) -> None:
+    """Move a folder to a name that is free, in one step where the storage renames.
+
+    Args:
+        path: what to move.
+        target: where to; on the same storage.
+        last: on object stores, which copy file by file, the file that is copied and deleted last: until the copy is
+            whole, the old folder is.
+        mark: name and content of a file that the moved folder gets, and that says that all of it is there.
+    """
+    name, content = mark
+    fs, inner = storage.filesystem(path)
+    _, inner_target = storage.filesystem(target)
+    if storage.renames(path):
+        storage.write_atomic(storage.join(path, name), content)
+        if storage.is_local(path):
+            os.rename(inner, inner_target)
+            storage.sync(os.path.dirname(inner_target))
+        else:
+            fs.mv(inner, inner_target, recursive=True)
+        return
+    fs.invalidate_cache()
+    files = sorted(fs.find(inner), key=lambda file: (posixpath.relpath(file, inner) == last, file))
+    for file in files:
+        fs.cp_file(file, posixpath.join(inner_target, posixpath.relpath(file, inner)))
+    storage.write_atomic(storage.join(target, name), content)
+    for file in files:
+        fs.rm_file(file)
 
 
 def copy_files(targets: Mapping[str, str]) -> None:

@@ -45,7 +45,8 @@ def epoch_line(event: Mapping[str, Any]) -> str:
 class TrainingProgress:
     """A bar of the current epoch in a terminal or notebook, and a line for each finished epoch. A context manager.
 
-    Where the output is no terminal the bar is left out and the lines go to the log, at INFO.
+    Where the output is not a terminal the bar is left out, and the lines go to the log, at INFO; in a program that has
+    not set up logging, which would show nothing below WARNING, they go to stderr.
     """
 
     def __init__(self) -> None:
@@ -77,7 +78,7 @@ class TrainingProgress:
 
     def _line(self, text: str) -> None:
         if not _shows_bars():
-            log.info(text)
+            _tell(text)
             return
         from tqdm.auto import tqdm
 
@@ -92,7 +93,7 @@ class TrainingProgress:
 class TasksProgress:
     """A bar of the tasks of all Spark jobs that the block starts, in a terminal or notebook. A context manager.
 
-    Where the output is no terminal (spark-submit's is none) a line goes to the log every half minute, at INFO.
+    Where the output is not a terminal (spark-submit's is not) a line is told every half minute, as epochs are.
 
     Args:
         spark: the session.
@@ -130,7 +131,7 @@ class TasksProgress:
     def _tell(self) -> None:
         while not self._ended.wait(_TELL_SECONDS):
             total, done = self._tasks()
-            log.info("%s: %d of %d tasks", self._title, done, total)
+            _tell(f"{self._title}: {done} of {total} tasks")
 
     def _tasks(self) -> tuple[int, int]:
         """How many tasks the jobs have so far, and how many have ended."""
@@ -151,3 +152,11 @@ def _bar(title: str, *, unit: str, total: int) -> Any:
 
 def _shows_bars() -> bool:
     return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
+def _tell(text: str) -> None:
+    if log.hasHandlers():
+        log.info("%s", text)
+    else:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()

@@ -34,6 +34,7 @@ __all__ = [
     "make_folder",
     "modified",
     "read_bytes",
+    "renames",
     "sizes",
     "sync",
     "touch",
@@ -66,6 +67,11 @@ def _protocol(fs: Any) -> str:
 def is_local(path: str) -> bool:
     """Whether `path` lies on this machine's own filesystem."""
     return "://" not in path or path.startswith("file://")
+
+
+def renames(path: str) -> bool:
+    """Whether the storage of `path` gives a folder another name in one step; object stores copy each file."""
+    return _protocol(filesystem(path)[0]) not in _ATOMIC_PUT
 
 
 def absolute(path: str | os.PathLike[str]) -> str:

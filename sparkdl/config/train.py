@@ -19,7 +19,7 @@ from sparkdl.named_options import named_options
 
 __all__ = ["TrainConfig"]
 
-RESUMES = ("auto", "never", "must")
+RESUMES = ("auto", "never", "must", "replace")
 
 
 @named_options
@@ -91,8 +91,11 @@ class TrainConfig:
     """When to keep the run's state."""
 
     resume: str = "auto"
-    """What to do with a `run_dir` that holds this run already: "auto" continues it from its last checkpoint, or returns
-    its result if it is finished; "never" refuses it; "must" refuses one that holds nothing to continue."""
+    """What to do with a `run_dir` that holds a run already: "auto" continues this very run from its last checkpoint, or
+    returns its result if it is finished, and refuses another one; "never" refuses any; "must" refuses one that holds
+    nothing to continue; "replace" trains anew whatever run is there, finished or another: the old one is moved to
+    `<run_dir>.replaced` until the new one has finished, and then deleted. A run that "replace" began and that was
+    interrupted goes on when the same is asked for again."""
 
     max_restarts: int = 2
     """How often a run starts again by itself, from its last checkpoint, after a rank's process or host was lost. An

@@ -22,6 +22,8 @@ MAX_CLOSURE_BYTES = 10 * 2**20
 # The parts of a longer list are not looked at one by one, and no single one of them can be the mistake.
 MAX_ITEMS = 100
 MAX_DEPTH = 20
+# Characters of what pickling says of an object.
+MAX_REASON = 160
 # Looking for the largest part may pickle this many times the whole: a path has few steps, each at most the whole.
 MAX_WORK = 10
 
@@ -31,12 +33,12 @@ def pickled_task(
 ) -> bytes:
     """The pickled function with its arguments.
 
-    Raises ConfigError if they do not pickle, or take more than `limit` bytes; it names the largest of them.
+    Raises ConfigError if they do not pickle, or take more than `limit` bytes; it names the part that is the cause.
     """
     try:
         task = bytes(cloudpickle.dumps((fn, args, kwargs)))
     except Exception as error:  # any type: it is the user's objects that refuse
-        raise ConfigError(f"{_name(fn)} and its arguments cannot be sent to the ranks: {error}") from error
+        raise ConfigError(_refusal(fn, args, kwargs, error)) from error
     if len(task) <= limit:
         return task
     size = len(task)
@@ -47,6 +49,64 @@ def pickled_task(
         f"sent to each rank; the largest part is {path} ({_megabytes(largest)}): load it inside the function, or "
         "write it to a path that all ranks read"
     )
+
+
+def _refusal(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception) -> str:
+    found = unsendable_part(fn, args, kwargs)
+    if found is None:
+        return f"{_name(fn)} and its arguments cannot be sent to the ranks: {_line(error)}"
+    path, part, why = found
+    kind = f"{type(part).__module__}.{type(part).__qualname__}"
+    if kind.startswith("pyspark."):
+        way_out = "ranks have no Spark: keep it out of the function, and read rows from the dataset"
+    else:
+        way_out = "make it inside the function, in every rank"
+    return f"{path}, a {kind}, cannot be sent to the ranks ({_line(why)}); {way_out}"
+
+
+def unsendable_part(
+    fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[str, Any, Exception] | None:
+    """The innermost object that does not pickle: its path, itself, and why; None where each part pickles alone."""
+    parts = [(_name(fn), fn), *((f"args[{i}]", value) for i, value in enumerate(args))]
+    parts += [(f"kwargs[{shown(name)}]", value) for name, value in kwargs.items()]
+    found: tuple[str, Any, Exception] | None = None
+    seen: set[int] = set()
+    for _ in range(MAX_DEPTH):
+        refused = None
+        for path, part in parts:
+            why = None if id(part) in seen else _why_not(part)
+            if why is not None:
+                refused = (path, part, why)
+                break
+        if refused is None:
+            break
+        found = refused
+        seen.add(id(found[1]))
+        parts = _sent_parts(found[0], found[1])
+    return found
+
+
+def _why_not(part: Any) -> Exception | None:
+    try:
+        cloudpickle.dumps(part)
+    except Exception as error:  # any type: the user's objects refuse as they like
+        return error
+    return None
+
+
+def _sent_parts(path: str, whole: Any) -> list[tuple[str, Any]]:
+    """The parts of an object, and of a class that is sent by value its attributes."""
+    if isinstance(whole, type):
+        return [(f"{path}.{name}", value) for name, value in vars(whole).items() if not name.startswith("__")]
+    if isinstance(whole, (staticmethod, classmethod)):
+        return [(path, whole.__func__)]
+    own = [] if isinstance(whole, (FunctionType, MethodType)) else [(type(whole).__qualname__, type(whole))]
+    return [*_parts(path, whole), *own]
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:MAX_REASON]
 
 
 def largest_part(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, int]:

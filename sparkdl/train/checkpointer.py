@@ -18,10 +18,13 @@ from sparkdl.config import CheckpointConfig
 from sparkdl.errors import ConfigError, LaunchError
 from sparkdl.launch.world import World
 from sparkdl.train.best_epoch import is_better, unknown_monitor
+from sparkdl.train.best_model import Best, best_before, keep_best
 from sparkdl.train.checkpoint import Checkpoint, Position, open_arrays, sweep_checkpoints, write_checkpoint
 from sparkdl.train.collective import sum_over_ranks
+from sparkdl.train.csv_log import csv_log_sizes
 from sparkdl.train.metrics import leaf_metrics, reduced_states
 from sparkdl.train.recorder import EpochRecorder
+from sparkdl.train.run_dir import RunDir
 from sparkdl.train.run_state import callback_states, epoch_arrays, restore_callbacks, restore_model, run_arrays
 from sparkdl.train.step_numbers import StepNumbers
 
@@ -34,8 +37,9 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
     """Commits checkpoints of the run, and the best epoch's model.
 
     Args:
-        folder: of the checkpoints.
+        run: where the run lies.
         config: when.
+        direction: whether the "min" or the "max" of `config.monitor` is its best.
         facts: what every checkpoint holds beside the state: what the model is.
         others: the user's callbacks, whose state belongs to the run's.
         recorder: knows what the run has recorded.
@@ -47,9 +51,10 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
 
     def __init__(
         self,
-        folder: str,
+        run: RunDir,
         config: CheckpointConfig,
         *,
+        direction: str | None,
         facts: dict[str, Any],
         numbers: StepNumbers,
         world: World,
@@ -61,7 +66,8 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
         write_best: Callable[[], object],
     ) -> None:
         super().__init__()
-        self._folder = folder
+        self._run = run
+        self._direction = direction
         self._config = config
         self._facts = facts
         self._numbers = numbers
@@ -74,8 +80,14 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
         self._write_best = write_best
         self._epoch = 0
         # The best of something else is no measure.
-        alike = resumed is not None and resumed.facts.get("monitor", config.monitor) == config.monitor
-        self._best: float | None = resumed.facts["best"] if resumed and alike else None
+        self._best: float | None = None
+        if resumed is not None and config.monitor is not None and direction is not None:
+            self._best = best_before(run, resumed.facts, config.monitor, direction)
+            if self._best is None and world.rank == 0:
+                log.warning(
+                    "the %s of %s is looked for from %s on: no epoch before has kept its model for it",
+                    *(direction, config.monitor, f"epoch {resumed.position.epoch + 1}"),
+                )
 
     def on_train_begin(self, logs: Any = None) -> None:
         # After the user's callbacks, which have just forgotten everything.
@@ -128,10 +140,12 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
                 f"checkpoint.monitor={monitor!r} is a list of values; name a single number of the history"
             )
         value = float(logs[monitor])
-        if is_better(value, self._best, monitor=monitor, mode=self._config.mode):
+        direction = self._direction or "min"
+        if is_better(value, self._best, direction=direction):
             self._best = value
             if self._rank == 0:
-                self._write_best()
+                best = Best(monitor=monitor, direction=direction, value=value, epoch=self._epoch)
+                keep_best(self._run, best, self._write_best)
 
     def _save(self, position: Position) -> None:
         in_epoch = position.step > 0
@@ -147,10 +161,12 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
                     "seconds": seconds,
                     "best": self._best,
                     "monitor": self._config.monitor,
+                    "direction": self._direction,
                     "callbacks": states,
+                    "csv_logs": csv_log_sizes(self._others),
                     "epochs": self._epochs,
                     "stopped": bool(self.model.stop_training),
                 }
                 sums = epoch_arrays(self.model, self._numbers) if in_epoch else []
-                write_checkpoint(self._folder, position, facts, chain(run_arrays(self.model), sums, arrays))
-                sweep_checkpoints(self._folder, keep=self._config.keep)
+                write_checkpoint(self._run.checkpoints, position, facts, chain(run_arrays(self.model), sums, arrays))
+                sweep_checkpoints(self._run.checkpoints, keep=self._config.keep)

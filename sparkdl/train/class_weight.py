@@ -5,13 +5,14 @@ Pure; used on the driver, to refuse early, and in ranks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sparkdl.data.dataset import Dataset
 from sparkdl.data.features.categorical import CategoricalEncoder
-from sparkdl.errors import ConfigError, near_miss, shown
+from sparkdl.errors import ConfigError, DatasetError, near_miss, shown
 
-__all__ = ["class_weights"]
+__all__ = ["class_weights", "upgraded"]
 
 
 def class_weights(given: Mapping[str | int, float] | None, dataset: Dataset) -> tuple[float, ...] | None:
@@ -20,7 +21,7 @@ def class_weights(given: Mapping[str | int, float] | None, dataset: Dataset) -> 
     A class is meant where the name is one, else a code (for classes that are no whole numbers).
 
     Raises:
-        ConfigError: the label is no single categorical one; a name is no class.
+        ConfigError: the label is not a single categorical one; a name is not a class, or may mean two of them.
     """
     if given is None:
         return None
@@ -33,6 +34,11 @@ def class_weights(given: Mapping[str | int, float] | None, dataset: Dataset) -> 
         if name in classes:
             weights[classes.index(name)] = float(weight)
         elif isinstance(name, int) and not isinstance(classes[0], int) and 0 <= name < len(classes):
+            if str(name) in classes and classes[name] != str(name):
+                raise ConfigError(
+                    f"class_weight names {name}, which may be the class {str(name)!r} or the code of class "
+                    f"{classes[name]!r}; write {str(name)!r} or {classes[name]!r}"
+                )
             weights[name] = float(weight)
         else:
             raise ConfigError(
@@ -40,3 +46,28 @@ def class_weights(given: Mapping[str | int, float] | None, dataset: Dataset) -> 
                 + near_miss(str(name), [str(known) for known in classes])
             )
     return tuple(weights)
+
+
+def upgraded(options: Mapping[str, Any], *, dataset: Dataset) -> dict[str, Any]:
+    """Recorded options with the weights by code: older runs recorded them as they were given, names and codes alike.
+
+    Weights that may have been meant otherwise stay as they are, and so differ from all that is given now.
+    """
+    given = options.get("class_weight")
+    if not isinstance(given, Mapping):
+        return dict(options)
+    try:
+        weights = class_weights({_as_given(name, dataset.classes): weight for name, weight in given.items()}, dataset)
+    except (ConfigError, DatasetError):
+        return dict(options)
+    return {**options, "class_weight": None if weights is None else list(weights)}
+
+
+def _as_given(name: str, classes: Sequence[str | int]) -> str | int:
+    """What a key was before JSON made a string of it. Raises ConfigError where that may be two classes."""
+    if not name.lstrip("-").isdigit():
+        return name
+    code = int(name)
+    if name in classes and not (0 <= code < len(classes) and classes[code] != name):
+        return name
+    return code  # `class_weights` refuses one that may be a name, too

@@ -6,6 +6,7 @@ Runs on the driver; checks what can be checked before any rank starts.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -26,23 +27,27 @@ from sparkdl.launch.run import launch_ranks
 from sparkdl.model.custom_objects import check_custom_objects
 from sparkdl.model.signature import Signature
 from sparkdl.report import TrainingProgress
+from sparkdl.train.best_model import best_model_dir
 from sparkdl.train.checkpoint import sweep_checkpoints
 from sparkdl.train.class_weight import class_weights
+from sparkdl.train.finished import check_finished
+from sparkdl.train.made_by import code_of, read_made_by
 from sparkdl.train.recorded import Recorded
+from sparkdl.train.replace_run import discard_replaced, goes_on, kept_aside, set_aside
 from sparkdl.train.run_dir import RunDir
 from sparkdl.train.run_lock import RunLock
+from sparkdl.train.run_record import run_check, run_record
 from sparkdl.train.run_report import report_failure, report_result
 from sparkdl.train.trainer import EvaluateTask, TrainTask, evaluate_rank, train_rank
+from sparkdl.train.warm_start import check_initial_model
 
 if TYPE_CHECKING:
     from keras import Model
 
-__all__ = ["TrainResult", "check_places", "check_training", "closure_limit", "evaluate", "fit", "run_record"]
+__all__ = ["TrainResult", "check_places", "check_training", "closure_limit", "evaluate", "fit"]
 
 log = logging.getLogger(__name__)
 
-# Options that may change when a run is continued; functions cannot be compared, the model that they make is.
-NOT_THE_RESULT = ("run_dir", "epochs", "callbacks", "checkpoint", "resume", "max_restarts", "reader", "exactness")
 # Ends of a rank that are not of the user's making.
 RESTARTED = ("signal", "lost")
 # Executors that were lost take some seconds to come back.
@@ -84,8 +89,8 @@ def fit(
     Raises:
         ConfigError: more workers than lanes, no label.
         DatasetError: the dataset's parts are gone: it was prepared anew twice, moved or damaged.
-        CheckpointError: run_dir holds another run, cannot be written, or another driver is training there;
-            `config.resume` says what may be there.
+        CheckpointError: run_dir holds another run, or that of another model, cannot be written, or another driver is
+            training there; `config.resume` says what may be there.
         ModelError: the model cannot be trained exactly; the message names why.
         LaunchError: the ranks could not be started.
         WorkerError: a rank failed: its traceback is in the message.
@@ -94,23 +99,43 @@ def fit(
     check_training(build_model, dataset, config)
     run = RunDir(storage.absolute(config.run_dir))
     config = dataclasses.replace(config, run_dir=run.path)
-    if not storage.exists(run.finished):
+    if config.resume == "replace" or not storage.exists(run.finished):
         check_held(dataset)  # before the run is named after it
-    run.begin(run_record(config, dataset), config.resume, option_defaults())
+    code = code_of(build_model, config.callbacks)
+    task = TrainTask(build_model=build_model, dataset=dataset, config=config, run=run, code=code)
+    check = run_check(run, config, dataset)
+    replaces = config.resume == "replace"
+    if replaces and not goes_on(run, check, code, epochs=config.epochs):
+        set_aside(run)
+    if not check("auto" if replaces else config.resume):
+        run.begin(run_record(config, dataset))
     history = run.result(config.epochs)
     if history is None:
-        task = TrainTask(build_model=build_model, dataset=dataset, config=config, run=run)
-        with RunLock(run.path, run.driver) as lock:
-            try:
-                recorded = _train(task, launch, lock)
-            except WorkerError as error:
+        history = _trained(task, launch)
+    else:
+        check_finished(task, launch, closure_limit=closure_limit(dataset))
+        log.warning("run_dir=%s holds this run, finished: its result is given back, and nothing is trained", run.path)
+    made_by = read_made_by(run.code)
+    directions = made_by.directions if made_by is not None else {}
+    return TrainResult(history, run.model, best_model_dir(run, config.checkpoint, directions))
+
+
+def _trained(task: TrainTask, launch: LaunchConfig) -> list[dict[str, Any]]:
+    """Train until the run is finished; its history."""
+    run = task.run
+    with RunLock(run.path, run.driver) as lock:
+        try:
+            recorded = _train(task, launch, lock)
+        except BaseException as error:
+            if isinstance(error, WorkerError):
                 report_failure(task, launch, error)
-                raise
-            run.finish(recorded, config.epochs)
-            report_result(task, launch, recorded)
-        history = recorded.history
-    kept = config.checkpoint.monitor is not None and storage.exists(run.best_model)
-    return TrainResult(history, run.model, run.best_model if kept else None)
+            for path in kept_aside(run):
+                log.warning("the run that was in run_dir=%s lies in %s; it can be moved back", run.path, path)
+            raise
+        run.finish(recorded, task.config.epochs)
+        report_result(task, launch, recorded)
+        discard_replaced(run)
+    return recorded.history
 
 
 def _train(task: TrainTask, launch: LaunchConfig, lock: RunLock) -> Recorded:
@@ -141,20 +166,6 @@ def _train(task: TrainTask, launch: LaunchConfig, lock: RunLock) -> Recorded:
             log.warning("%s; restart %d of %d in %g s", first_line, attempt + 1, restarts, wait_s)
             time.sleep(wait_s)
     raise AssertionError("the last attempt returns or raises")
-
-
-def run_record(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
-    """What a run trains on and how, as JSON: what must stay the same where it is continued."""
-    options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in NOT_THE_RESULT}
-    if config.initial_model is not None:
-        options["initial_model"] = Signature.read(storage.absolute(config.initial_model)).content_hash
-    return {"dataset": {"fingerprint": dataset.fingerprint}, "config": options}
-
-
-def option_defaults() -> dict[str, Any]:
-    """The options that determine a result and have defaults, as in `run_record`."""
-    fields = dataclasses.fields(TrainConfig)
-    return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING and f.name not in NOT_THE_RESULT}
 
 
 def evaluate(
@@ -233,6 +244,7 @@ def check_training(build_model: object, dataset: Dataset, config: TrainConfig) -
         raise ConfigError(
             f"build_model={shown(build_model)} must be a function of the dataset; it is called in every rank"
         )
+    _check_function(build_model)
     if not isinstance(config, TrainConfig):
         raise ConfigError(f"config={shown(config)} must be a TrainConfig")
     if config.target == "label" and not dataset.label_encoders:
@@ -241,12 +253,35 @@ def check_training(build_model: object, dataset: Dataset, config: TrainConfig) -
             "TrainConfig(target='inputs')"
         )
     class_weights(config.class_weight, dataset)
+    if config.initial_model is not None:
+        check_initial_model(storage.absolute(config.initial_model), dataset, config.target)
     # "val" is the default, and a dataset need not have it.
     if config.validation not in (None, "val", *dataset.splits):
         raise ConfigError(
             f"validation={shown(config.validation)} is no split of {dataset.path}"
             + near_miss(str(config.validation), dataset.splits)
         )
+
+
+def _check_function(build_model: Callable[..., object]) -> None:
+    """Raise ConfigError for a model in place of a function that makes one, and for one that takes no dataset."""
+    kinds = [f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(build_model).__mro__]
+    if "keras.Layer" in kinds or "tf_keras.Layer" in kinds:
+        raise ConfigError(
+            f"build_model={type(build_model).__name__} {getattr(build_model, 'name', '')!r} is a model; give the "
+            "function that makes and compiles it, as def build_model(dataset): each rank calls it"
+        )
+    try:
+        parameters = inspect.signature(build_model)
+    except (TypeError, ValueError):  # some callables do not tell
+        return
+    try:
+        parameters.bind(None)
+    except TypeError as error:
+        raise ConfigError(
+            f"build_model{parameters} must take the dataset as its one argument ({error}); write it as "
+            "def build_model(dataset)"
+        ) from error
 
 
 def check_places(dataset: object, launch: object) -> None:

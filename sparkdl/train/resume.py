@@ -1,24 +1,22 @@
-"""Let a run go on from a checkpoint, or start from trained weights.
+"""Let a run go on from a checkpoint.
 
 Runs in rank processes, after `build_model` and before the first step.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import Any
 
-from sparkdl.errors import CheckpointError, ModelError, shown
-from sparkdl.model.load import load_keras
-from sparkdl.model.signature import Signature
+from sparkdl.errors import CheckpointError
 from sparkdl.train.checkpoint import Checkpoint, Position, open_arrays, read_checkpoint
+from sparkdl.train.made_by import MadeBy, callbacks_difference, model_difference, read_made_by, write_made_by
 from sparkdl.train.recorder import EpochRecorder
-from sparkdl.train.run_dir import RunDir, first_difference
+from sparkdl.train.run_dir import WAYS_OUT, RunDir
 from sparkdl.train.run_state import restore_epoch, restore_model
 from sparkdl.train.step_numbers import StepNumbers
 
-__all__ = ["resume", "resume_epoch", "start_of", "warm_start"]
+__all__ = ["record_origin", "resume", "resume_epoch", "start_of"]
 
 log = logging.getLogger(__name__)
 
@@ -27,26 +25,31 @@ def resume(run: RunDir, path: str | None, model: Any, facts: dict[str, Any], *, 
     """The checkpoint at `path` to go on from, or None; rank 0's model and optimizers have its values then.
 
     Args:
-        facts: what the model is, by `model_facts`; under another version of Keras its variables alone are compared.
+        facts: what the model is, by `model_facts`; `model_difference` says what is compared.
 
     Raises CheckpointError if it was made by another model.
     """
     if path is None:
         return None
     checkpoint = read_checkpoint(path)
-    # Through JSON, as the other one went.
-    old, new = checkpoint.facts["model"], json.loads(json.dumps(facts["model"]))
-    if old["keras"] != new["keras"]:
-        # Each version writes the same configuration in its own way; the weights tell what matters most.
-        old, new = ({"variables": one["variables"]} for one in (old, new))
-    difference = first_difference(old, new, "model")
+    difference = model_difference(checkpoint.facts["model"], facts["model"])
     if difference is not None:
-        raise CheckpointError(f"run_dir={run.path} holds the run of another model: {difference}")
+        raise CheckpointError(f"run_dir={run.path} holds the run of another model: {difference}; {WAYS_OUT}")
     if rank == 0:
         with open_arrays(checkpoint) as arrays:
             restore_model(model, arrays)
         log.info("the run goes on from %s, in %s", checkpoint.position, checkpoint.path)
     return checkpoint
+
+
+def record_origin(run: RunDir, made_by: MadeBy, resumed: Checkpoint | None) -> None:
+    """Keep what the run is made by from here on; callbacks that were others until now are told of. For rank 0."""
+    before = read_made_by(run.code) if resumed is not None else None
+    if before is not None and resumed is not None:
+        difference = callbacks_difference(before.callbacks, made_by.callbacks)
+        if difference is not None:
+            log.warning("the run goes on with other callbacks from %s: %s", resumed.position, difference)
+    write_made_by(run.code, made_by)
 
 
 def start_of(resumed: Checkpoint | None, epochs: int) -> Position:
@@ -67,12 +70,3 @@ def resume_epoch(
         with open_arrays(resumed) as arrays:
             restore_epoch(model, numbers, arrays, rank=rank)
         recorder.go_on(resumed.position.step, resumed.facts["seconds"])
-
-
-def warm_start(model: Any, model_dir: str) -> None:
-    """Give the model the weights of a trained one. Raises ModelError if they do not fit."""
-    trained = load_keras(model_dir, Signature.read(model_dir), compiled=False)
-    shapes, own = ([tuple(w.shape) for w in m.weights] for m in (trained, model))
-    if shapes != own:
-        raise ModelError(f"initial_model={model_dir} has weights of other shapes than build_model's: {shown(shapes)}")
-    model.set_weights(trained.get_weights())

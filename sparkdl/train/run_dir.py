@@ -5,8 +5,9 @@ Used on the driver and in ranks.
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -15,11 +16,14 @@ from sparkdl import storage
 from sparkdl.errors import CheckpointError, shown
 from sparkdl.format_version import check_format_version
 from sparkdl.train.checkpoint import Position, committed_checkpoints, read_checkpoint
+from sparkdl.train.differences import first_difference
 from sparkdl.train.recorded import Recorded
 
-__all__ = ["RunDir", "first_difference"]
+__all__ = ["WAYS_OUT", "RunDir"]
 
 FORMAT_VERSION = 1
+# Where a run cannot be that of the folder.
+WAYS_OUT = "choose another run_dir, or resume='replace', which keeps the old run aside until the new one has finished"
 _NO_DEFAULTS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -80,49 +84,81 @@ class RunDir:
         return storage.join(self.path, "report.html")
 
     @property
+    def code(self) -> str:
+        """What made the run, as JSON: build_model and callbacks by their fingerprints, and what they gave."""
+        return storage.join(self.path, "code.json")
+
+    @property
+    def best(self) -> str:
+        """Which epoch's model `best_model` is, by which figure, as JSON; not there while it is written."""
+        return storage.join(self.path, "best.json")
+
+    def asides(self) -> Iterator[str]:
+        """Beside the folder: where runs that are replaced lie until a new one has finished, the first one first."""
+        yield f"{self.path}.replaced"
+        yield from (f"{self.path}.replaced-{number}" for number in itertools.count(2))
+
+    @property
     def finished(self) -> str:
         """There once the run is finished: after how many epochs, as JSON."""
         return storage.join(self.path, "finished.json")
 
-    def begin(self, record: Mapping[str, Any], resume: str, defaults: Mapping[str, Any] = _NO_DEFAULTS) -> None:
-        """Make the folder for a new run, or see that it holds the same one. Arguments and errors as in `check`."""
-        if self.check(record, resume, defaults):
-            return
+    def begin(self, record: Mapping[str, Any]) -> None:
+        """Make the folder for a new run. Raises CheckpointError if it cannot be written."""
         try:
             storage.make_folder(self.path)
             storage.write_atomic(self.record, json.dumps({"format_version": FORMAT_VERSION, **record}).encode())
         except OSError as error:
             raise CheckpointError(f"run_dir={self.path} cannot be written: {error}") from error
 
-    def check(self, record: Mapping[str, Any], resume: str, defaults: Mapping[str, Any] = _NO_DEFAULTS) -> bool:
+    def check(
+        self,
+        record: Mapping[str, Any],
+        resume: str,
+        defaults: Mapping[str, Any] = _NO_DEFAULTS,
+        upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    ) -> bool:
         """Whether the folder holds this very run; False where it holds nothing.
 
         Args:
             record: what the run trains on and how.
             resume: `TrainConfig.resume`.
             defaults: by option, what stands for one that the run's version of sparkdl did not know.
+            upgrade: makes of the options that an older version recorded those that this one records.
 
         Raises CheckpointError if it holds anything else, or what `resume` does not allow.
         """
         names = storage.listing(self.path)
         if not names:
             if resume == "must":
-                raise CheckpointError(f"run_dir={self.path} holds no run to continue, as resume='must' wants")
+                raise CheckpointError(
+                    f"run_dir={self.path} holds no run to continue, as resume='must' wants; use resume='auto' to begin "
+                    "one"
+                )
             return False
-        if resume == "never" or "run.json" not in names:
+        if "run.json" not in names:
             raise CheckpointError(
-                f"run_dir={self.path} already holds {shown(names[0])}; choose a new folder for each run"
+                f"run_dir={self.path} already holds {shown(names[0])}, and no run; choose another run_dir"
             )
+        if resume == "never":
+            raise CheckpointError(f"run_dir={self.path} already holds a run, and resume='never' refuses it; {WAYS_OUT}")
         found = self._read(self.record)
         check_format_version(found, path=self.record, newest=FORMAT_VERSION, error=CheckpointError)
-        found = {**found, "config": {**defaults, **found["config"]}}
+        found = {**found, "config": upgrade({**defaults, **found["config"]})}
         # Through JSON, as the other one went.
         difference = first_difference(found, json.loads(json.dumps({"format_version": FORMAT_VERSION, **record})))
         if difference is not None:
-            raise CheckpointError(f"run_dir={self.path} holds another run: {difference}; choose a new folder for it")
+            raise CheckpointError(f"run_dir={self.path} holds another run: {difference}; {WAYS_OUT}")
         if resume == "must" and not storage.exists(self.finished) and self.latest_checkpoint() is None:
-            raise CheckpointError(f"run_dir={self.path} has no checkpoint to continue from, as resume='must' wants")
+            raise CheckpointError(
+                f"run_dir={self.path} has no checkpoint to continue from, as resume='must' wants; use resume='auto' to "
+                "begin again"
+            )
         return True
+
+    def reached(self, epochs: int) -> bool:
+        """Whether a run of so many epochs can go on from the last checkpoint."""
+        return self._done() <= Position(epochs)
 
     def result(self, epochs: int) -> list[dict[str, Any]] | None:
         """The history of the run if it is finished, with so many epochs asked for.
@@ -131,12 +167,11 @@ class RunDir:
         """
         if storage.exists(self.finished) and self._read(self.finished)["epochs"] == epochs:
             return list(self._read(self.history))
-        latest = self.latest_checkpoint()
-        done = Position() if latest is None else read_checkpoint(latest).position
+        done = self._done()
         if done > Position(epochs):
             raise CheckpointError(
-                f"epochs={epochs} but run_dir={self.path} has trained until {done} already; ask for at least "
-                f"{done.epoch + (done.step > 0)} epochs, or choose a new folder"
+                f"epochs={epochs} but run_dir={self.path} has trained {_in_words(done)} already; ask for at least "
+                f"{done.epoch + (done.step > 0)}, {WAYS_OUT}"
             )
         return None
 
@@ -150,6 +185,10 @@ class RunDir:
         """The newest committed checkpoint, or None."""
         return next(reversed(committed_checkpoints(self.checkpoints)), None)
 
+    def _done(self) -> Position:
+        latest = self.latest_checkpoint()
+        return Position() if latest is None else read_checkpoint(latest).position
+
     def _read(self, path: str) -> Any:
         try:
             return json.loads(storage.read_bytes(path))
@@ -157,18 +196,8 @@ class RunDir:
             raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
-def first_difference(old: Any, new: Any, path: str = "") -> str | None:
-    """Where two JSON values differ first, as `config.seed was 1, is 2`; None if they do not."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in [*old, *(key for key in new if key not in old)]:
-            place = f"{path}.{key}" if path else str(key)
-            if key not in old or key not in new:
-                return f"{place} {'is new' if key not in old else 'is gone'}"
-            if found := first_difference(old[key], new[key], place):
-                return found
-        return None
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = enumerate(zip(old, new, strict=True))
-        differences = (first_difference(one, other, f"{path}[{place}]") for place, (one, other) in pairs)
-        return next((difference for difference in differences if difference), None)
-    return None if old == new else f"{path} was {shown(old)}, is {shown(new)}"
+def _in_words(position: Position) -> str:
+    """What lies before a position, in words."""
+    epochs = f"{position.epoch} epoch{'s' if position.epoch != 1 else ''}"
+    steps = f"{position.step} step{'s' if position.step != 1 else ''}"
+    return epochs if not position.step else f"{epochs} and {steps}" if position.epoch else steps

@@ -21,7 +21,6 @@ from sparkdl.train.step_numbers import EpochSums, StepNumbers
 __all__ = [
     "callback_states",
     "epoch_arrays",
-    "model_facts",
     "restore_callbacks",
     "restore_epoch",
     "restore_model",
@@ -32,7 +31,7 @@ __all__ = [
 _REMEMBERED: dict[type, tuple[str, ...]] = {
     keras.callbacks.EarlyStopping: ("wait", "best", "best_epoch", "stopped_epoch", "best_weights"),
     keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
-    keras.callbacks.ModelCheckpoint: ("best", "epochs_since_last_save"),
+    keras.callbacks.ModelCheckpoint: ("best", "_batches_seen_since_last_saving", "_last_batch_seen"),
     keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
 }
 
@@ -106,18 +105,6 @@ def restore_epoch(model: Any, numbers: StepNumbers, arrays: Mapping[str, np.ndar
     numbers.train_parts.assign(arrays["numbers/train_parts"])
 
 
-def model_facts(model: Any) -> dict[str, Any]:
-    """What a model is, as JSON: to be taken when `build_model` has made it, before anything is restored."""
-    return {
-        "keras": keras.__version__,
-        "config": keras.saving.serialize_keras_object(model),
-        "variables": [
-            [variable.path, list(variable.shape), keras.backend.standardize_dtype(variable.dtype)]
-            for variable in model.variables
-        ],
-    }
-
-
 def callback_states(callbacks: Sequence[Any]) -> tuple[dict[str, Any], list[tuple[str, np.ndarray]]]:
     """What callbacks remember: JSON for each that remembers something, and arrays.
 
@@ -129,7 +116,7 @@ def callback_states(callbacks: Sequence[Any]) -> tuple[dict[str, Any], list[tupl
         if hasattr(callback, "get_state") and hasattr(callback, "set_state"):
             states[key] = callback.get_state()
         elif names := _remembered(callback):
-            states[key] = {}
+            states[key] = {"criterion": _criterion(callback)}
             for name in names:
                 value = getattr(callback, name, None)
                 if isinstance(value, list):
@@ -140,19 +127,28 @@ def callback_states(callbacks: Sequence[Any]) -> tuple[dict[str, Any], list[tupl
 
 
 def restore_callbacks(callbacks: Sequence[Any], states: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Give callbacks what they remembered; those that were not there before start anew."""
+    """Give callbacks what they remembered; those that were not there before, or went by another figure, start anew."""
     for key, callback in _keyed(callbacks).items():
         if key not in states:
             continue
         if hasattr(callback, "set_state"):
             callback.set_state(states[key])
             continue
-        for name, value in states[key].items():
+        state = {**states[key]}
+        # The best of another figure is no measure; runs of before did not keep which it was.
+        if state.pop("criterion", _criterion(callback)) != _criterion(callback):
+            continue
+        for name, value in state.items():
             if isinstance(value, dict):
                 value = [arrays[f"callback/{key}/{name}/{n}"] for n in range(value["arrays"])]
             elif value is not None and isinstance(getattr(callback, name, None), int):
                 value = int(value)
             setattr(callback, name, value)
+
+
+def _criterion(callback: Any) -> list[Any]:
+    """The figure that a callback of Keras goes by, and in which direction."""
+    return [getattr(callback, "monitor", None), getattr(callback, "mode", None)]
 
 
 def _keyed(callbacks: Sequence[Any]) -> dict[str, Any]:

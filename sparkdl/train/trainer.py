@@ -17,12 +17,12 @@ import numpy as np
 
 from sparkdl.config import TrainConfig
 from sparkdl.data.dataset import Dataset
-from sparkdl.errors import ConfigError
 from sparkdl.launch.versions import installed
 from sparkdl.launch.world import World, world
 from sparkdl.model.signature import Signature
 from sparkdl.train.class_weight import class_weights
 from sparkdl.train.libraries import load_libraries
+from sparkdl.train.made_by import UNKNOWN_CODE, Code, MadeBy
 from sparkdl.train.recorded import Recorded
 from sparkdl.train.run_dir import RunDir
 from sparkdl.train.scheduling import compute_undisturbed
@@ -39,6 +39,7 @@ class TrainTask:
     Attributes:
         run: where the run lies.
         checkpoint: the path of the checkpoint to go on from, or None.
+        code: the fingerprints of build_model and callbacks.
     """
 
     build_model: Callable[[Dataset], Any]
@@ -46,6 +47,7 @@ class TrainTask:
     config: TrainConfig
     run: RunDir
     checkpoint: str | None = None
+    code: Code = UNKNOWN_CODE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,16 +74,19 @@ def train_rank(task: TrainTask) -> Recorded:
     from sparkdl.train.callbacks import rank_callbacks
     from sparkdl.train.checkpointer import Checkpointer
     from sparkdl.train.collective import broadcast, join_world
+    from sparkdl.train.csv_log import continue_csv_logs
+    from sparkdl.train.describe import callback_facts, metric_directions, model_facts
     from sparkdl.train.epoch_check import MOST_ROWS
     from sparkdl.train.exact_step import build, check_model, exact_steps
     from sparkdl.train.learning_rate import LearningRates
     from sparkdl.train.loop import train_epochs
+    from sparkdl.train.monitor import check_monitor
     from sparkdl.train.optimizers import accumulate_gradients, optimizers_of
     from sparkdl.train.recorder import EpochRecorder
-    from sparkdl.train.resume import resume, resume_epoch, start_of, warm_start
-    from sparkdl.train.run_state import model_facts
+    from sparkdl.train.resume import record_origin, resume, resume_epoch, start_of
     from sparkdl.train.tensorboard import TensorBoardFiles
     from sparkdl.train.verdict import epoch_judge, judge
+    from sparkdl.train.warm_start import warm_start
 
     join_world(here)
     config, dataset = task.config, task.dataset
@@ -122,7 +127,18 @@ def train_rank(task: TrainTask) -> Recorded:
     )
     with exact_steps(model, here, example, options) as numbers, rates.multiplied():
         own = config.callbacks() if config.callbacks else []
-        _check_monitor(config, model, [*rates.of_last_step()], validated=validation is not None)
+        made_by = MadeBy(
+            code=task.code,
+            model=facts["model"],
+            callbacks=callback_facts(own),
+            directions=metric_directions(model),
+        )
+        direction = check_monitor(
+            config, model, [*rates.of_last_step()], validated=validation is not None, directions=made_by.directions
+        )
+        if here.rank == 0:
+            record_origin(task.run, made_by, resumed)
+            continue_csv_logs(own, resumed)
         recorded = Recorded() if resumed is None else Recorded.from_json(resumed.facts)
         recorded = replace(recorded, environment={**installed(), "Python": platform.python_version()})
         recorder = EpochRecorder(numbers, here, recorded, epochs=config.epochs, steps=steps)
@@ -133,8 +149,9 @@ def train_rank(task: TrainTask) -> Recorded:
         if here.rank == 0:
             callbacks.append(TensorBoardFiles(task.run.tensorboard, recorded))
         checkpointer = Checkpointer(
-            task.run.checkpoints,
+            task.run,
             config.checkpoint,
+            direction=direction,
             facts=facts,
             numbers=numbers,
             world=here,
@@ -177,22 +194,6 @@ def train_rank(task: TrainTask) -> Recorded:
         if unknown := unknown_values(signature.outputs):
             log.warning("model %r: %s", model.name, unknown)
     return recorded
-
-
-def _check_monitor(config: TrainConfig, model: Any, rates: list[str], *, validated: bool) -> None:
-    """Raise ConfigError before the first epoch, or say at least what will come after it."""
-    from sparkdl.train.best_epoch import unknown_monitor
-    from sparkdl.train.check_model import has_own_step
-
-    names = ["loss", *model.get_metrics_result()]
-    given = {*names, *(f"val_{name}" for name in names if validated), *rates}
-    wrong = unknown_monitor(config.checkpoint.monitor, given)
-    if wrong is None:
-        return
-    # Callbacks and steps of the user's own may add figures.
-    if config.callbacks is None and not has_own_step(model):
-        raise ConfigError(wrong)
-    log.warning("%s; training fails after its first epoch unless a callback or the model adds it", wrong)
 
 
 def _evaluation(task: TrainTask, model: Any, split: Any, here: World) -> Callable[[Any], dict[str, Any]] | None:

@@ -234,7 +234,7 @@ def plain_model(ds):
 def test_a_run_goes_on_with_other_workers_in_mid_epoch_and_for_more_epochs(digits_dataset, tmp_path) -> None:
     whole = sparkdl.fit(plain_model, digits_dataset, config(tmp_path / "whole", epochs=3), launch=local())
     own = killed_once(tmp_path, epoch=1, step=12, rank=0)
-    monitors = [CheckpointConfig(every_steps=5, monitor=monitor) for monitor in ("lr", "val_loss")]
+    monitors = [CheckpointConfig(every_steps=5, monitor=monitor, mode="min") for monitor in ("lr", "val_loss")]
     options = config(tmp_path / "run", epochs=2, callbacks=own, max_restarts=0, checkpoint=monitors[0])
     with pytest.raises(sparkdl.WorkerError, match="rank 0/2 on .* died by signal SIGKILL") as raised:
         sparkdl.fit(plain_model, digits_dataset, options, launch=local())

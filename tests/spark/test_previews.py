@@ -8,9 +8,11 @@ import sparkdl
 from sparkdl import LaunchConfig, PrepareConfig, TrainConfig
 from sparkdl.data.preview import preview_prepare
 from sparkdl.features import Tensor
-from sparkdl.train.fit import option_defaults, run_record
+from sparkdl.train.made_by import MadeBy, code_of, write_made_by
 from sparkdl.train.preview import preview_fit
+from sparkdl.train.recorded import Recorded
 from sparkdl.train.run_dir import RunDir
+from sparkdl.train.run_record import run_record
 
 
 def test_a_preview_of_prepare_names_the_columns_and_writes_nothing(digits, digits_dataset, tmp_path) -> None:
@@ -45,10 +47,34 @@ def test_a_preview_of_fit_checks_all_that_the_driver_can_and_writes_nothing(digi
         told(launch=LaunchConfig(num_workers=3))
     with pytest.raises(sparkdl.ConfigError, match="validation='tset'"):
         told(dataclasses.replace(config, validation="tset"))
-    RunDir(config.run_dir).begin(run_record(config, digits_dataset), "auto", option_defaults())
+    RunDir(config.run_dir).begin(run_record(config, digits_dataset))
     assert told()["state"] == "has no checkpoint yet"
+    assert told(dataclasses.replace(config, resume="replace"))["state"] == "has no checkpoint yet"
+    assert told(dataclasses.replace(config, resume="replace", seed=1))["state"] == "replaces the run there"
     with pytest.raises(sparkdl.CheckpointError, match="config.seed was 0, is 1"):
         told(dataclasses.replace(config, seed=1))
+
+
+def test_a_preview_of_a_finished_run_tells_whether_its_code_has_changed(digits_dataset, tmp_path) -> None:
+    config = TrainConfig(run_dir=str(tmp_path / "run"), epochs=1, global_batch_size=100)
+    run = RunDir(config.run_dir)
+    run.begin(run_record(config, digits_dataset))
+    run.finish(Recorded(history=[{"loss": 1.0}]), 1)
+
+    def state(build_model):
+        return preview_fit(build_model, digits_dataset, config, launch=LaunchConfig(num_workers=1))["state"]
+
+    # As a run of before: what made it is not known.
+    assert state(build_model) == "finished; build_model and callbacks may have changed, fit builds and compares"
+    write_made_by(run.code, MadeBy(code=code_of(build_model, None), model={}, callbacks=[]))
+    assert state(build_model) == "finished"
+    assert state(lambda ds: None) == "finished; build_model may have changed, fit builds and compares"
+    other = dataclasses.replace(config, callbacks=list)
+    told = preview_fit(build_model, digits_dataset, other, launch=LaunchConfig(num_workers=1))
+    assert told["state"] == "finished; callbacks may have changed, fit builds and compares"
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        *("code.json", "finished.json", "history.json", "ranks.json", "run.json")
+    ]
 
 
 def build_model(ds):

@@ -2,58 +2,51 @@
 
 import pytest
 
-from sparkdl.train.best_epoch import is_better, unknown_monitor
+from sparkdl.train.best_epoch import best_value, direction_of, is_better, unknown_monitor
 
-LARGER = [
-    "accuracy",
-    "val_acc",
-    "val_top_k_categorical_accuracy",
-    "val_auc",
-    "pr_auc_1",
-    "val_precision",
-    "recall_at_precision",
-    "f1_score",
-    "val_fbeta_score",
-    "r2_score",
-    "val_mean_io_u",
-    "io_u",
-    "val_binary_io_u_1",
-    "miou",
-    "head/accuracy",
-]
-SMALLER = [
-    "loss",
-    "val_loss",
-    "val_decoder2_loss",
-    "tower2_mae",
-    "accuracy_head_loss",
-    "val_previous_loss",
-    "val_accumulated_error",
-    "mae",
-    "val_layer2_mse",
-]
+KNOWN = {"accuracy": "max", "top2": "max", "mae": "min", "head_pr": "max", "fairness": None, "loss": None}
 
 
-@pytest.mark.parametrize("monitor", LARGER)
-def test_more_is_better_of_what_measures_success(monitor):
-    assert is_better(0.9, 0.1, monitor=monitor, mode="auto")
-    assert not is_better(0.1, 0.9, monitor=monitor, mode="auto")
+@pytest.mark.parametrize(
+    ("monitor", "direction"),
+    [
+        ("accuracy", "max"),
+        ("val_top2", "max"),
+        ("val_head_pr", "max"),
+        ("val_mae", "min"),
+        ("loss", "min"),
+        ("val_loss", "min"),
+        ("accuracy_head_loss", "min"),
+        ("val_decoder2_loss", "min"),
+        # What a name sounds like says nothing.
+        ("val_fairness", None),
+        ("my_accuracy", None),
+        ("lr", None),
+        ("gradient_norm", None),
+        ("lossless", None),
+    ],
+)
+def test_the_direction_is_what_the_metric_states_and_down_for_losses(monitor, direction) -> None:
+    assert direction_of(monitor, "auto", KNOWN) == direction
 
 
-@pytest.mark.parametrize("monitor", SMALLER)
-def test_less_is_better_of_losses_and_errors(monitor):
-    assert is_better(0.1, 0.9, monitor=monitor, mode="auto")
-    assert not is_better(0.9, 0.1, monitor=monitor, mode="auto")
+def test_a_mode_that_is_given_counts() -> None:
+    assert direction_of("loss", "max", KNOWN) == "max"
+    assert direction_of("val_accuracy", "min", KNOWN) == "min"
+    assert direction_of("fairness", "max", {}) == "max"
 
 
-def test_a_mode_that_is_given_counts():
-    assert is_better(0.9, 0.1, monitor="loss", mode="max")
-    assert is_better(0.1, 0.9, monitor="accuracy", mode="min")
+def test_the_first_number_is_the_best_and_nan_never_is() -> None:
+    assert is_better(5.0, None, direction="min")
+    assert not is_better(float("nan"), None, direction="min")
+    assert is_better(0.9, 0.1, direction="max") and not is_better(0.1, 0.9, direction="max")
+    assert is_better(0.1, 0.9, direction="min") and not is_better(0.9, 0.1, direction="min")
 
 
-def test_the_first_number_is_the_best_and_nan_never_is():
-    assert is_better(5.0, None, monitor="loss", mode="auto")
-    assert not is_better(float("nan"), None, monitor="loss", mode="auto")
+def test_the_best_of_a_history_is_found_again() -> None:
+    history = [{"mae": 3.0}, {"mae": float("nan")}, {"mae": 1.0, "iou": [0.5, 0.5]}, {"mae": 2.0}]
+    assert best_value(history, "mae", "min") == 1.0 and best_value(history, "mae", "max") == 3.0
+    assert best_value(history, "iou", "max") is None and best_value([], "mae", "min") is None
 
 
 def test_a_monitor_that_the_model_does_not_give_is_named_with_what_it_gives() -> None:

@@ -6,9 +6,9 @@ import pytest
 
 from sparkdl import CheckpointError, TrainConfig, open_dataset
 from sparkdl.train.checkpoint import Position, write_checkpoint
-from sparkdl.train.fit import run_record
 from sparkdl.train.recorded import Recorded
 from sparkdl.train.run_dir import RunDir
+from sparkdl.train.run_record import run_record
 
 DATASET = str(Path(__file__).resolve().parent.parent / "fixtures" / "dataset-v1")
 
@@ -25,19 +25,32 @@ DATASET = str(Path(__file__).resolve().parent.parent / "fixtures" / "dataset-v1"
 def test_another_option_is_another_run(tmp_path, options, difference) -> None:
     dataset, run = open_dataset(DATASET), RunDir(str(tmp_path / "run"))
     given = {"run_dir": run.path, "epochs": 1, "global_batch_size": 8}
-    run.begin(run_record(TrainConfig(**given), dataset), "auto")
-    run.begin(run_record(TrainConfig(**{**given, "epochs": 9}), dataset), "auto")
-    with pytest.raises(CheckpointError, match=f"holds another run: {difference}; choose a new folder"):
-        run.begin(run_record(TrainConfig(**{**given, **options}), dataset), "auto")
+    record = run_record(TrainConfig(**given), dataset)
+    assert not run.check(record, "auto")
+    run.begin(record)
+    assert run.check(run_record(TrainConfig(**{**given, "epochs": 9}), dataset), "auto")
+    other = run_record(TrainConfig(**{**given, **options}), dataset)
+    with pytest.raises(CheckpointError, match=f"holds another run: {difference}; choose another run_dir, or resume='repl"):
+        run.check(other, "auto")
+    with pytest.raises(CheckpointError, match="already holds a run, .*; choose another run_dir, or resume='replace', which"):
+        run.check(record, "never")
 
 
-@pytest.mark.parametrize(("position", "least"), [(Position(3, 0), 3), (Position(2, 7), 3), (Position(5, 1), 6)])
-def test_epochs_that_are_done_are_not_taken_back(tmp_path, position, least) -> None:
+@pytest.mark.parametrize(
+    ("position", "least", "done"),
+    [
+        (Position(3, 0), 3, "3 epochs"),
+        (Position(2, 7), 3, "2 epochs and 7 steps"),
+        (Position(5, 1), 6, "5 epochs and 1 step"),
+    ],
+)
+def test_epochs_that_are_done_are_not_taken_back(tmp_path, position, least, done) -> None:
     run = RunDir(str(tmp_path / "run"))
     assert run.result(2) is None
     write_checkpoint(run.checkpoints, position, {}, [])
     assert run.result(least) is None
-    with pytest.raises(CheckpointError, match=f"epochs=2 but run_dir=.* ask for at least {least} epochs"):
+    message = f"epochs=2 but run_dir=.* has trained {done} already; ask for at least {least}, choose another run_dir, or "
+    with pytest.raises(CheckpointError, match=message):
         run.result(2)
     run.finish(Recorded(history=[{"loss": 1.0}]), 2)  # asked for two, stopped, and later for more
     assert run.result(2) == [{"loss": 1.0}]

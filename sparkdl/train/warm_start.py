@@ -1,0 +1,116 @@
+"""Start a run from the weights of a trained model, where they mean the same in the new one.
+
+The encoders are compared on the driver, before any rank starts; the variables in rank 0, which takes the values.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sparkdl.data.dataset import Dataset
+from sparkdl.data.features import Encoder
+from sparkdl.errors import ModelError, shown
+from sparkdl.model.signature import Signature
+from sparkdl.train.differences import first_difference
+
+__all__ = ["check_initial_model", "variables_difference", "warm_start"]
+
+log = logging.getLogger(__name__)
+
+_WAY_OUT = (
+    "prepare the dataset as the model's was; or leave initial_model out and, if you know that the weights fit, set "
+    "them in build_model: model.set_weights(sparkdl.load_model(…).keras_model.get_weights())"
+)
+# Of a numeric encoder, what its scale does not use.
+_NOT_THE_SCALE = {
+    "standardize": ("low", "high"),
+    "minmax": ("mean", "std"),
+    "none": ("mean", "std", "low", "high"),
+}
+
+
+def check_initial_model(model_dir: str, dataset: Dataset, target: str) -> None:
+    """Raise ModelError unless a trained model's inputs and classes are encoded as those of a dataset."""
+    signature = Signature.read(model_dir)
+    _check(model_dir, "features", signature.inputs, dataset.encoders)
+    if target != "label" or signature.target != "label":
+        return
+    if not signature.labels:
+        log.warning("initial_model=%s does not tell its labels: nothing compares the order of classes", model_dir)
+        return
+    _check(model_dir, "labels", signature.labels, dataset.label_encoders)
+
+
+def _check(model_dir: str, what: str, old: Sequence[Encoder], new: Sequence[Encoder]) -> None:
+    before, now = ([encoder.name for encoder in encoders] for encoders in (old, new))
+    if before != now:
+        raise ModelError(
+            f"initial_model={model_dir} was trained on {what} {shown(before)}, the dataset has {shown(now)}: its "
+            f"weights mean something else; {_WAY_OUT}"
+        )
+    for one, other in zip(old, new, strict=True):
+        if found := first_difference(*_values(one.to_json(), other.to_json()), one.name):
+            raise ModelError(
+                f"initial_model={model_dir} was trained on {what} that are encoded otherwise: {found}: its weights "
+                f"mean something else; {_WAY_OUT}"
+            )
+
+
+def _values(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of two encoders what determines the values that they give; a fill that one has not is for rows of the other."""
+    left_out = {"store", "column_shape"} | ({"fill"} if None in (old.get("fill"), new.get("fill")) else set())
+    if old["kind"] == new["kind"] == "numeric" and old["scale"] == new["scale"]:
+        left_out |= set(_NOT_THE_SCALE[old["scale"]])
+    one, other = ({k: v for k, v in encoder.items() if k not in left_out} for encoder in (old, new))
+    return one, other
+
+
+def variables_difference(old: Sequence[Sequence[Any]], new: Sequence[Sequence[Any]]) -> str | None:
+    """Where two lists of variables, each a (path, shape, dtype), differ first; None if the values fit one by one.
+
+    Floats may have another precision; Keras casts them.
+    """
+    for place, ((path, shape, dtype), (own_path, own_shape, own_dtype)) in enumerate(zip(old, new, strict=False)):
+        if path != own_path:
+            return f"variable {place} is {path!r} there and {own_path!r} here"
+        if tuple(shape) != tuple(own_shape):
+            return f"variable {path!r} has shape {tuple(shape)} there and {tuple(own_shape)} here"
+        if dtype != own_dtype and not ("float" in dtype and "float" in own_dtype):
+            return f"variable {path!r} is {dtype} there and {own_dtype} here"
+    return None if len(old) == len(new) else f"there are {len(old)} variables there and {len(new)} here"
+
+
+def warm_start(model: Any, model_dir: str) -> None:
+    """Give the model the weights of a trained one. Raises ModelError if names, order, shapes or types are others."""
+    from sparkdl.model.load import load_keras
+
+    trained = load_keras(model_dir, Signature.read(model_dir), compiled=False)
+    difference = variables_difference(_variables(trained), _variables(model))
+    if difference is not None:
+        raise ModelError(
+            f"initial_model={model_dir} has other weights than build_model's model: {difference}; give its layers the "
+            "same names in the same order, or leave initial_model out and set the weights in build_model"
+        )
+    model.set_weights(trained.get_weights())
+
+
+def _variables(model: Any) -> list[tuple[str, tuple[int, ...], str]]:
+    """Path, shape and type of a model's weights, without the numbers that Keras adds to its own names of layers."""
+    import keras
+
+    automatic = {}
+    for layer in model._flatten_layers():
+        bare = re.sub(r"_\d+$", "", layer.name)
+        if bare.replace("_", "") == type(layer).__name__.lower().replace("_", ""):  # as Keras makes a name of a class
+            automatic[layer.name] = bare
+    return [
+        (
+            "/".join(automatic.get(part, part) for part in weight.path.split("/")),
+            tuple(weight.shape),
+            keras.backend.standardize_dtype(weight.dtype),
+        )
+        for weight in model.weights
+    ]

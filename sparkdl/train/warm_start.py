@@ -16,7 +16,7 @@ from sparkdl.errors import ModelError, shown
 from sparkdl.model.signature import Signature
 from sparkdl.train.differences import first_difference
 
-__all__ = ["check_initial_model", "variables_difference", "warm_start"]
+__all__ = ["check_initial_model", "layer_name", "variables_difference", "warm_start"]
 
 log = logging.getLogger(__name__)
 
@@ -69,17 +69,17 @@ def _values(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[str, A
 
 
 def variables_difference(old: Sequence[Sequence[Any]], new: Sequence[Sequence[Any]]) -> str | None:
-    """Where two lists of variables, each a (path, shape, dtype), differ first; None if the values fit one by one.
+    """Where two lists of variables, each a (name, shape, dtype), differ first; None if the values fit one by one.
 
     Floats may have another precision; Keras casts them.
     """
-    for place, ((path, shape, dtype), (own_path, own_shape, own_dtype)) in enumerate(zip(old, new, strict=False)):
-        if path != own_path:
-            return f"variable {place} is {path!r} there and {own_path!r} here"
+    for place, ((name, shape, dtype), (own_name, own_shape, own_dtype)) in enumerate(zip(old, new, strict=False)):
+        if name != own_name:
+            return f"variable {place} is {name!r} there and {own_name!r} here"
         if tuple(shape) != tuple(own_shape):
-            return f"variable {path!r} has shape {tuple(shape)} there and {tuple(own_shape)} here"
+            return f"variable {name!r} has shape {tuple(shape)} there and {tuple(own_shape)} here"
         if dtype != own_dtype and not ("float" in dtype and "float" in own_dtype):
-            return f"variable {path!r} is {dtype} there and {own_dtype} here"
+            return f"variable {name!r} is {dtype} there and {own_dtype} here"
     return None if len(old) == len(new) else f"there are {len(old)} variables there and {len(new)} here"
 
 
@@ -98,19 +98,28 @@ def warm_start(model: Any, model_dir: str) -> None:
 
 
 def _variables(model: Any) -> list[tuple[str, tuple[int, ...], str]]:
-    """Path, shape and type of a model's weights, without the numbers that Keras adds to its own names of layers."""
+    """Name, shape and type of a model's weights: each after its layer, as `dense/kernel`.
+
+    Keras' paths would have the names of models around it or not, by when they were built. The numbers that Keras adds
+    to its own names of layers are left out: they count all layers that the process has made.
+    """
     import keras
 
-    automatic = {}
+    owners = {}
     for layer in model._flatten_layers():
-        bare = re.sub(r"_\d+$", "", layer.name)
-        if bare.replace("_", "") == type(layer).__name__.lower().replace("_", ""):  # as Keras makes a name of a class
-            automatic[layer.name] = bare
+        for weight in (*layer._trainable_variables, *layer._non_trainable_variables):
+            owners[id(weight)] = layer_name(layer.name, type(layer).__name__)
     return [
         (
-            "/".join(automatic.get(part, part) for part in weight.path.split("/")),
+            f"{owners.get(id(weight), '')}/{weight.name}",
             tuple(weight.shape),
             keras.backend.standardize_dtype(weight.dtype),
         )
         for weight in model.weights
     ]
+
+
+def layer_name(name: str, kind: str) -> str:
+    """The name of a layer, without its number where Keras made it of the layer's class: "dense" for "dense_3"."""
+    bare = re.sub(r"_\d+$", "", name)
+    return bare if bare.replace("_", "") == kind.lower().replace("_", "") else name

@@ -361,11 +361,12 @@ def test_a_wrong_monitor_is_told_before_the_first_epoch(digits_dataset, tmp_path
     with pytest.raises(ConfigError, match="did you mean 'val_accuracy'"):
         sparkdl.fit(small_model, digits_dataset, options, launch=one)
     assert "epoch 1/2" not in caplog.text
-    with pytest.raises(ConfigError, match="monitor='gradient_norm' says not whether .* use checkpoint.mode='min' or 'max'"):
-        undirected = config(tmp_path / "norm", callbacks=twice_the_loss, checkpoint=CheckpointConfig(monitor="gradient_norm"))
+    undirected = config(tmp_path / "lr", checkpoint=CheckpointConfig(monitor="lr"))
+    with pytest.raises(ConfigError, match="monitor='lr' says not whether .* use checkpoint.mode='min' or 'max'"):
         sparkdl.fit(small_model, digits_dataset, undirected, launch=one)
     # A figure that a callback adds is known after the first epoch only.
-    added = config(tmp_path / "other", callbacks=twice_the_loss, checkpoint=CheckpointConfig(monitor="twice", mode="min"))
+    twice = CheckpointConfig(monitor="twice", mode="min")
+    added = config(tmp_path / "other", callbacks=twice_the_loss, checkpoint=twice)
     result = sparkdl.fit(small_model, digits_dataset, added, launch=one)
     assert Path(result.best_model_dir).is_dir()
     assert "epoch 1/2" in caplog.text

@@ -232,9 +232,52 @@ def test_a_refusal_keeps_no_second_copy_in_memory():
     assert peak < 32 << 20
 
 
+def by_value(source, **names):
+    """A function that is sent by value, with what it names."""
+    namespace = {"__name__": "__main__", **names}
+    exec(source, namespace)
+    return namespace["build_model"]
+
+
+GLOBAL = by_value("def build_model(ds): return [LOCK for _ in (1, 2)]", LOCK=threading.Lock())
+
+
+class WithSession:
+    """Stands for what Spark refuses to pickle."""
+
+    def __init__(self):
+        self.session = threading.RLock()
+
+    def build(self, ds):
+        return self.session
+
+
 @pytest.mark.parametrize(
-    ("fn", "name"), [(functools.partial(read, TABLE), r"partial\(read\)"), (Trainer(TABLE), "Trainer")]
-)
-def test_what_does_not_pickle_is_refused_by_a_short_name(fn, name):
-    with pytest.raises(ConfigError, match=f"^{name} and its arguments cannot be sent to the ranks: cannot pickle"):
-        pickled_task(fn, (threading.Lock(),), {})
+    ("fn", "args", "path", "kind"),
+    [
+        (functools.partial(read, TABLE), (threading.Lock(),), "args[0]", "_thread.lock"),
+        (Trainer(TABLE), ({"a": [1, threading.Lock()]},), "args[0]['a'][1]", "_thread.lock"),
+        (read, (Settings(GLOBAL, 1),), "build_model's global 'LOCK'", "_thread.lock"),
+        (read, (Settings(with_nested_variable(threading.Lock()), 1),), "train's variable 'table'", "_thread.lock"),
+        (read, (Settings(with_function(threading.RLock()), 1),), "load's variable 'table'", "_thread.RLock"),
+        (read, (WithSession().build,), "args[0].__self__.session", "_thread.RLock"),
+        (by_value("class Own:\n lock = LOCK\ndef build_model(ds): return Own", LOCK=threading.Lock()), (),
+         "build_model's global 'Own'.lock", "_thread.lock"),
+        (read, ((number for number in TABLE),), "args[0]", "builtins.generator"),
+    ],
+)  # fmt: skip
+def test_what_does_not_pickle_is_named_with_its_path(fn, args, path, kind):
+    with pytest.raises(ConfigError) as refused:
+        pickled_task(fn, args, {})
+    message = str(refused.value)
+    assert message.startswith(f"{path}, a {kind}, cannot be sent to the ranks (") and "\n" not in message
+    assert message.endswith("; make it inside the function, in every rank")
+
+
+def test_what_pickles_in_parts_and_not_as_a_whole_is_refused_by_a_short_name():
+    class Odd:
+        def __reduce__(self):
+            raise ValueError("not here,\nnever")
+
+    with pytest.raises(ConfigError, match=r"^args\[0\], a .*Odd, cannot be sent to the ranks \(not here, never\);"):
+        pickled_task(functools.partial(read, TABLE), (Odd(),), {})

@@ -30,9 +30,9 @@ def test_another_option_is_another_run(tmp_path, options, difference) -> None:
     run.begin(record)
     assert run.check(run_record(TrainConfig(**{**given, "epochs": 9}), dataset), "auto")
     other = run_record(TrainConfig(**{**given, **options}), dataset)
-    with pytest.raises(CheckpointError, match=f"holds another run: {difference}; choose another run_dir, or resume='repl"):
+    with pytest.raises(CheckpointError, match=f"holds another run: {difference}; choose another run_dir, or resume='"):
         run.check(other, "auto")
-    with pytest.raises(CheckpointError, match="already holds a run, .*; choose another run_dir, or resume='replace', which"):
+    with pytest.raises(CheckpointError, match="already holds a run, .*; choose another run_dir, or resume='replace'"):
         run.check(record, "never")
 
 
@@ -49,7 +49,7 @@ def test_epochs_that_are_done_are_not_taken_back(tmp_path, position, least, done
     assert run.result(2) is None
     write_checkpoint(run.checkpoints, position, {}, [])
     assert run.result(least) is None
-    message = f"epochs=2 but run_dir=.* has trained {done} already; ask for at least {least}, choose another run_dir, or "
+    message = f"epochs=2 but run_dir=.* has trained {done} already; ask for at least {least}, choose another run_dir"
     with pytest.raises(CheckpointError, match=message):
         run.result(2)
     run.finish(Recorded(history=[{"loss": 1.0}]), 2)  # asked for two, stopped, and later for more

@@ -5,6 +5,7 @@ The encoders are compared on the driver, before any rank starts; the variables i
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -65,7 +66,7 @@ def _values(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[str, A
     if old["kind"] == new["kind"] == "numeric" and old["scale"] == new["scale"]:
         left_out |= set(_NOT_THE_SCALE[old["scale"]])
     one, other = ({k: v for k, v in encoder.items() if k not in left_out} for encoder in (old, new))
-    return one, other
+    return json.loads(json.dumps(one)), json.loads(json.dumps(other))  # lists and tuples are one
 
 
 def variables_difference(old: Sequence[Sequence[Any]], new: Sequence[Sequence[Any]]) -> str | None:

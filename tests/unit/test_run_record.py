@@ -1,5 +1,6 @@
 """A run is continued with the options that it was begun with."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,15 @@ def test_epochs_that_are_done_are_not_taken_back(tmp_path, position, least, done
         run.result(2)
     run.finish(Recorded(history=[{"loss": 1.0}]), 2)  # asked for two, stopped, and later for more
     assert run.result(2) == [{"loss": 1.0}]
+
+
+def test_class_weights_are_recorded_by_code(tmp_path) -> None:
+    dataset = open_dataset(DATASET)
+    label = dataclasses.replace(next(e for e in dataset.encoders if e.name == "job"), name="job", is_label=True)
+    dataset = dataclasses.replace(dataset, label_encoders=(dataclasses.replace(label, vocabulary=("a", "1")),))
+
+    def recorded(**weights):
+        config = TrainConfig(run_dir=str(tmp_path), epochs=1, global_batch_size=8, class_weight=weights["of"])
+        return run_record(config, dataset)["config"]["class_weight"]
+
+    assert recorded(of={"1": 20}) == recorded(of={1: 20.0}) == [1.0, 20.0] != recorded(of={"a": 20})

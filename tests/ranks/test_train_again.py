@@ -300,14 +300,14 @@ METRICS = """[top, keras.metrics.SensitivityAtSpecificity(0.5, name="sens"), ker
 
 
 def test_directions_and_code_are_those_of_the_model(dataset) -> None:
-    own = ("def build_model", "def own(y, p):\n    return keras.ops.abs(y - p)[:, 0]\n\ndef build_model")
+    own = ("def build_model", "def own(y, p):\n    return keras.ops.abs(keras.ops.cast(y, p.dtype) - p[:, 0])\n\ndef build_model")
     metrics = ('[top, "mae"]', METRICS.replace("\n", ""))
     loss = ('"binary_crossentropy"', "own")
     lambdas = ("Scaled()(", "keras.layers.Lambda(lambda v: 2 * v)(")
     builders = {
         "metrics": cell(own, metrics),
         "own loss": cell(own, loss),
-        "edited loss": cell((own[0], own[1].replace("abs(y - p)", "abs(p - y)")), loss),
+        "edited loss": cell((own[0], own[1].replace("abs(", "square(")), loss),
         "lambda": cell(lambdas),
         "edited lambda": cell((lambdas[0], lambdas[1].replace("2 *", "3 *"))),
         "moved lambda": cell((lambdas[0], "\\\n        " + lambdas[1])),

@@ -38,8 +38,8 @@ class CheckpointConfig:
     `result.best_model_dir`."""
 
     mode: str = "auto"
-    """Whether the best value of `monitor` is the "min" or the "max"; "auto" takes the largest of an accuracy, AUC,
-    precision, recall, F score, IoU or R2, and the smallest of anything else."""
+    """Whether the best value of `monitor` is the "min" or the "max"; "auto" takes what Keras' metric states, and the
+    smallest of a loss. For a figure of the user's own, whose direction nothing states, "auto" is refused."""
 
     def __post_init__(self) -> None:
         require_positive("checkpoint.every_epochs", self.every_epochs)

@@ -56,8 +56,9 @@ class TrainConfig:
     is for rank 0 alone: `sparkdl.world().rank` tells."""
 
     class_weight: Mapping[str | int, float] | None = None
-    """The weight of each class of the one categorical label, by its name or code; a class that is not named has 1. It
-    multiplies the sample weight, in training and not in validation."""
+    """The weight of each class of the one categorical label, by its name, or by its code (0, 1, … in `ds.classes`)
+    where classes are strings; a class that is not named has 1. A number that may be the name of one class and the code
+    of another is refused. It multiplies the sample weight, in training and not in validation."""
 
     lr_scaling: str | None = None
     """None: the learning rate is the user's. "linear": it is multiplied by k, the rows of an update divided by 32, the
@@ -85,7 +86,8 @@ class TrainConfig:
     once, and marks history, report and model. With one worker all is as in plain Keras."""
 
     initial_model: str | None = None
-    """A model directory whose weights the run starts from, instead of those that `build_model` draws."""
+    """A model directory whose weights the run starts from, instead of those that `build_model` draws. Its features and
+    classes must be encoded as the dataset's, and its layers have the same names and shapes in the same order."""
 
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When to keep the run's state."""

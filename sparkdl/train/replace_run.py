@@ -62,15 +62,14 @@ def set_aside(run: RunDir) -> None:
 
 def kept_aside(run: RunDir) -> list[str]:
     """Where runs lie that this one replaces, the oldest first."""
-    found: list[str] = []
+    found = []
     for path in run.asides():
-        try:
-            mark = json.loads(storage.read_bytes(storage.join(path, MARK)))
-        except (FileNotFoundError, NotADirectoryError, ValueError):
-            return found
-        if mark.get("of") != run.path:
-            return found
-        found.append(path)
+        names = storage.listing(path)
+        if not names:
+            break
+        # A folder without the mark is the user's, or a copy that was broken off.
+        if MARK in names and json.loads(storage.read_bytes(storage.join(path, MARK)))["of"] == run.path:
+            found.append(path)
     return found
 
 

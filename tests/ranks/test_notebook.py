@@ -63,7 +63,7 @@ def test_cells_that_are_edited_and_run_again(tmp_path, monkeypatch) -> None:
         ("a comment", MODEL.replace("a comment", "another\n        # and one more"), "its result is given back"),
         ("a layer", MODEL.replace("2.0 * x", "3.0 * x"), "another model: the code of Scaled is another"),
         ("back", MODEL, "its result is given back"),
-        ("a callback", CALLBACKS.replace('logs["loss"]', 'logs["loss"] + 1'), "callbacks: the code of Watch is another"),
+        ("a callback", CALLBACKS.replace('logs["loss"]', 'logs["loss"] + 1'), "the code of Watch is another"),
         ("back", CALLBACKS, "its result is given back"),
         ("a helper", edit_helper(HELPER.replace("4", "8")), ".units was 4, is 8; choose another run_dir, or resume="),
         ("a helper's comment", edit_helper(f"# a comment\n{HELPER}"), "its result is given back"),

@@ -159,9 +159,14 @@ def test_callbacks_that_cannot_have_acted_are_refused_and_act_in_further_epochs(
     longer = sparkdl.fit(cell(), dataset, config(run_dir, callbacks=added, epochs=3), launch=logged(run_dir, said))
     assert longer.history[:2] == trained.history and len(longer.history) == 3
     assert "the run goes on with other callbacks from epoch 3, step 0: there were EarlyStopping, there are" in said[0]()
-    assert [row["epoch"] for row in csv.DictReader(log.open())] == ["2"]
+    assert [row["epoch"] for row in rows_of(log)] == ["2"]
     sparkdl.fit(cell(), dataset, config(run_dir, callbacks=added, epochs=5), launch=ONE)
-    assert [row["epoch"] for row in csv.DictReader(log.open())] == ["2", "3", "4"]
+    assert [row["epoch"] for row in rows_of(log)] == ["2", "3", "4"]
+
+
+def rows_of(log):
+    with log.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def logged(run_dir, said):
@@ -210,9 +215,9 @@ def test_a_csv_log_has_each_epoch_once_after_a_restart(dataset, tmp_path) -> Non
     options = config(tmp_path / "run", epochs=4, callbacks=make, checkpoint=often)
     with pytest.raises(sparkdl.WorkerError, match="InterruptedError"):
         sparkdl.fit(cell(), dataset, options, launch=ONE)
-    assert [row["epoch"] for row in csv.DictReader(log.open())] == ["0", "1", "2"]
+    assert [row["epoch"] for row in rows_of(log)] == ["0", "1", "2"]
     result = sparkdl.fit(cell(), dataset, options, launch=ONE)
-    rows = list(csv.DictReader(log.open()))
+    rows = rows_of(log)
     assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
     assert [float(row["loss"]) for row in rows] == pytest.approx([r["loss"] for r in result.history], rel=1e-6)
 
@@ -300,7 +305,8 @@ METRICS = """[top, keras.metrics.SensitivityAtSpecificity(0.5, name="sens"), ker
 
 
 def test_directions_and_code_are_those_of_the_model(dataset) -> None:
-    own = ("def build_model", "def own(y, p):\n    return keras.ops.abs(keras.ops.cast(y, p.dtype) - p[:, 0])\n\ndef build_model")
+    source = "def own(y, p):\n    return keras.ops.abs(keras.ops.cast(y, p.dtype) - p[:, 0])\n\n"
+    own = ("def build_model", f"{source}def build_model")
     metrics = ('[top, "mae"]', METRICS.replace("\n", ""))
     loss = ('"binary_crossentropy"', "own")
     lambdas = ("Scaled()(", "keras.layers.Lambda(lambda v: 2 * v)(")

@@ -6,6 +6,8 @@ import pty
 import subprocess
 import sys
 
+import pytest
+
 from sparkdl.report import TrainingProgress, epoch_line
 
 EPOCH = {
@@ -47,3 +49,27 @@ def test_a_terminal_shows_epoch_step_loss_and_speed_even_if_it_gives_no_size() -
     os.close(theirs)
     assert done.returncode == 0
     assert "epoch 1/1" in shown and "3/3" in shown and "loss 0.5, 1,234 rows/s" in shown
+
+
+PLAIN = """
+{setup}
+from sparkdl.report import TrainingProgress
+with TrainingProgress() as progress:
+    progress.on_event(0, {epoch!r})
+"""
+
+
+@pytest.mark.parametrize(
+    ("setup", "expected"),
+    [
+        ("", epoch_line(EPOCH)),
+        ("import logging; logging.basicConfig(level='INFO', format='log: %(message)s')", f"log: {epoch_line(EPOCH)}"),
+        # Who set up logging without INFO wants no lines.
+        ("import logging; logging.basicConfig()", ""),
+        ("from sparkdl.job_log import JobLog; JobLog('text')", f"INFO sparkdl.report: {epoch_line(EPOCH)}"),
+    ],
+)
+def test_a_program_whose_output_is_no_terminal_shows_each_epoch_once(setup, expected) -> None:
+    program = PLAIN.format(setup=setup, epoch=EPOCH)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr.strip()) == ("", expected)

@@ -43,7 +43,7 @@ class Best:
         return f"the {self.direction} of {self.monitor}, epoch {self.epoch + 1}"
 
 
-def keep_best(run: RunDir, best: Best, write: Callable[[], None]) -> None:
+def keep_best(run: RunDir, best: Best, write: Callable[[], object]) -> None:
     """Write the model as the best one, and then by which figure it is: never a model under the figure of another."""
     storage.delete_file(run.best)
     write()

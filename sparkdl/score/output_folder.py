@@ -49,7 +49,8 @@ def check_if_exists(if_exists: object) -> None:
 
 
 def check_outside(out: str, path: str) -> None:
-    """Raise ConfigError if the output would lie among the input's files, and be read with them. Both are absolute."""
+    """Raise ConfigError if the output would be read with the input, or replace it. Both paths are absolute."""
+    check_no_input(out, [path])
     out_there, there = _real(out), _real(path)
     names = out_there.removeprefix(f"{there}/").split("/")
     if out_there.startswith(f"{there}/") and not any(name.startswith(("_", ".")) for name in names):
@@ -77,8 +78,9 @@ def finished(out: str, made_of: str | None, if_exists: str = "reuse") -> dict[st
         if_exists: "reuse", the same is reused and another one is an error; "error", whatever is there is an error;
             "replace", other predictions of ours are replaced by new ones, and the same, too.
 
-    Raises ConfigError where something is there that is neither reused nor replaced.
+    Raises ConfigError where something is there that is neither reused nor replaced, and for another option.
     """
+    check_if_exists(if_exists)
     names = storage.listing(out)
     if not names or _is_half(names):
         return None

@@ -21,15 +21,7 @@ from sparkdl.model.signature import Signature
 from sparkdl.report import TasksProgress
 from sparkdl.score.encode import check_types
 from sparkdl.score.figures import ScoreMetrics
-from sparkdl.score.output_folder import (
-    NewOutput,
-    check_if_exists,
-    check_no_input,
-    check_outside,
-    finished,
-    new_output,
-    put_back,
-)
+from sparkdl.score.output_folder import NewOutput, check_outside, finished, new_output, put_back
 from sparkdl.score.outputs import prediction_type
 from sparkdl.score.parquet_folder import ParquetFolder
 from sparkdl.score.parquet_input import ParquetInput, split_input
@@ -46,8 +38,7 @@ __all__ = ["Scoring", "plan_scoring", "score_parquet"]
 
 log = logging.getLogger(__name__)
 
-# Of what a task reads, uncompressed. A lost task is done again as a whole; each costs a third of a second.
-_TASK_BYTES = 512 << 20
+_TASK_BYTES = 512 << 20  # it reads, uncompressed; a lost task is done again as a whole, and each costs 0.3 s
 
 
 def score_parquet(
@@ -71,8 +62,7 @@ def score_parquet(
 ) -> int:
     """Score the Parquet files at `path` into a new folder of Parquet files; rows stay in order.
 
-    The output appears as a whole, when all of it is there, whatever is killed meanwhile; on an object store `_SUCCESS`
-    says so.
+    The output appears as a whole, whatever is killed meanwhile; on an object store `_SUCCESS` says that it is there.
 
     Args:
         spark: the session whose tasks read, score and write.
@@ -84,23 +74,21 @@ def score_parquet(
         split: of a prepared dataset; None where it has one.
         output_col, on_error: as in `transform`.
         returns, k, batch_size, device, metrics, custom_objects, safe_mode: as in `predict_udf`.
-        if_exists: "reuse", predictions at `out` that were made of the same files, model, code of your own and options
-            are taken as they are, with a warning that says so, and others are an error; code that has no name, of
-            classes of `__main__` or inside of functions, is never the same. "error", predictions at `out` are an
-            error. "replace", they stay until the new ones are complete, which then take their place.
+        if_exists: "reuse", predictions at `out` of the same files, model, own code and options are taken as they are,
+            which a warning tells, and others are an error; code of `__main__` or inside of functions is never the same.
+            "error", any are an error. "replace", they stay until the new ones are complete and take their place.
 
     Returns:
         The number of rows.
 
     Raises:
-        ConfigError: no Parquet files there, a table of Delta, Hudi or Iceberg, `out` holds something else or lies inside
+        ConfigError: no Parquet files there, a table of Delta, Hudi or Iceberg, `out` holds something else or is in
             `path`, or an option is wrong.
         ModelError: no model there, it has no classes, or it fails.
         SchemaError: a column is missing, of another type than its encoder takes, differs from file to file, or would be
             read otherwise by Spark; a row cannot be scored, by its number in its file.
         DatasetError: no such split; a file changed meanwhile.
     """
-    check_if_exists(if_exists)
     scoring = plan_scoring(
         spark,
         path,
@@ -191,7 +179,6 @@ def plan_scoring(
     )
     path, out = storage.absolute(path), storage.absolute(out)
     check_outside(out, path)
-    check_no_input(out, [path])
     source, kept, prepared = _source(spark, path, signature, keep, split)
     if prepared is None:
         types = pa.schema([*source.columns, *source.partition_columns])

@@ -15,7 +15,7 @@ from sparkdl import storage
 from sparkdl.data.source import name_rows
 from sparkdl.report import TasksProgress
 from sparkdl.score.figures import ScoreMetrics
-from sparkdl.score.output_folder import check_if_exists, check_no_input, finished, new_output, put_back
+from sparkdl.score.output_folder import check_no_input, finished, new_output, put_back
 from sparkdl.score.task import score_task
 from sparkdl.score.transform import transform
 from sparkdl.spark_columns import column, require_column
@@ -83,7 +83,6 @@ def write_scored(rows: ScoredRows, metrics: ScoreMetrics, *, if_exists: str = "r
         ConfigError: predictions are at `out` that are neither reused nor replaced, or something else.
         SchemaError, ModelError: a row cannot be scored.
     """
-    check_if_exists(if_exists)
     replace = if_exists == "replace"
     if replace:
         check_no_input(rows.out, (storage.absolute(unquote(file)) for file in rows.df.inputFiles()))

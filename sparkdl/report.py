@@ -151,7 +151,14 @@ def _bar(title: str, *, unit: str, total: int) -> Any:
 
 
 def _shows_bars() -> bool:
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+    return sys.stderr.isatty() or _in_notebook()
+
+
+def _in_notebook() -> bool:
+    """Whether a notebook's kernel runs this program; that libraries have imported its package says nothing."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return any(kind.__module__.partition(".")[0] == "ipykernel" for kind in type(shell).__mro__)
 
 
 def _tell(text: str) -> None:

@@ -57,7 +57,7 @@ def _refusal(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, A
         return f"{_name(fn)} and its arguments cannot be sent to the ranks: {_line(error)}"
     path, part, why = found
     kind = f"{type(part).__module__}.{type(part).__qualname__}"
-    if kind.startswith("pyspark."):
+    if _is_spark(part):
         way_out = "ranks have no Spark: keep it out of the function, and read rows from the dataset"
     else:
         way_out = "make it inside the function, in every rank"
@@ -96,13 +96,19 @@ def _why_not(part: Any) -> Exception | None:
 
 
 def _sent_parts(path: str, whole: Any) -> list[tuple[str, Any]]:
-    """The parts of an object, and of a class that is sent by value its attributes."""
+    """The parts of an object, and of a class that is sent by value its attributes; none of what is Spark's."""
+    if _is_spark(whole):
+        return []
     if isinstance(whole, type):
         return [(f"{path}.{name}", value) for name, value in vars(whole).items() if not name.startswith("__")]
     if isinstance(whole, (staticmethod, classmethod)):
         return [(path, whole.__func__)]
     own = [] if isinstance(whole, (FunctionType, MethodType)) else [(type(whole).__qualname__, type(whole))]
     return [*_parts(path, whole), *own]
+
+
+def _is_spark(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] in ("pyspark", "py4j")
 
 
 def _line(error: Exception) -> str:

@@ -77,5 +77,17 @@ def test_a_preview_of_a_finished_run_tells_whether_its_code_has_changed(digits_d
     ]
 
 
+def test_spark_in_build_model_is_named_with_the_variable_that_holds_it(digits, digits_dataset, tmp_path) -> None:
+    config = TrainConfig(run_dir=str(tmp_path / "run"), epochs=1, global_batch_size=100)
+    session = digits.sparkSession
+    for given, name, kind in (
+        (lambda ds: digits.count(), "digits", "DataFrame"),
+        (lambda ds: session.version, "session", "SparkSession"),
+    ):
+        message = rf"^<lambda>'s variable '{name}', a pyspark\.sql\..*{kind}, cannot be sent to the ranks .*; ranks have no"
+        with pytest.raises(sparkdl.ConfigError, match=message):
+            preview_fit(given, digits_dataset, config, launch=LaunchConfig(num_workers=1))
+
+
 def build_model(ds):
     raise AssertionError("a preview builds no model")

@@ -6,7 +6,8 @@ Runs in a rank process, started by `fit` for a finished run; imports TensorFlow 
 from __future__ import annotations
 
 from sparkdl.train.made_by import MadeBy
-from sparkdl.train.trainer import TrainTask, _example, _start
+from sparkdl.train.spec import TrainTask
+from sparkdl.train.trainer import _example, _start
 
 __all__ = ["describe_rank"]
 

@@ -16,7 +16,7 @@ from sparkdl.train.checkpoint import read_checkpoint
 from sparkdl.train.describe_rank import describe_rank
 from sparkdl.train.made_by import Code, MadeBy, callbacks_difference, model_difference, read_made_by, write_made_by
 from sparkdl.train.run_dir import WAYS_OUT, RunDir
-from sparkdl.train.trainer import TrainTask
+from sparkdl.train.spec import TrainTask
 
 __all__ = ["changed_code", "check_finished"]
 

@@ -21,7 +21,7 @@ from sparkdl.errors import WorkerError, shown
 from sparkdl.train.checkpoint import read_checkpoint
 from sparkdl.train.recorded import Recorded
 from sparkdl.train.report_page import render
-from sparkdl.train.trainer import TrainTask
+from sparkdl.train.spec import TrainTask
 
 __all__ = ["config_facts", "dataset_facts", "report_failure", "report_result"]
 

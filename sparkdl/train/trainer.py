@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,45 +22,14 @@ from sparkdl.launch.world import World, world
 from sparkdl.model.signature import Signature
 from sparkdl.train.class_weight import class_weights
 from sparkdl.train.libraries import load_libraries
-from sparkdl.train.made_by import UNKNOWN_CODE, Code, MadeBy
+from sparkdl.train.made_by import MadeBy
 from sparkdl.train.recorded import Recorded
-from sparkdl.train.run_dir import RunDir
 from sparkdl.train.scheduling import compute_undisturbed
+from sparkdl.train.spec import EvaluateTask, TrainTask
 
-__all__ = ["EvaluateTask", "TrainTask", "evaluate_rank", "train_rank"]
+__all__ = ["evaluate_rank", "train_rank"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainTask:
-    """All that a rank needs to train.
-
-    Attributes:
-        run: where the run lies.
-        checkpoint: the path of the checkpoint to go on from, or None.
-        code: the fingerprints of build_model and callbacks.
-    """
-
-    build_model: Callable[[Dataset], Any]
-    dataset: Dataset
-    config: TrainConfig
-    run: RunDir
-    checkpoint: str | None = None
-    code: Code = UNKNOWN_CODE
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluateTask:
-    """All that a rank needs to evaluate."""
-
-    model_dir: str
-    dataset: Dataset
-    split: str
-    global_batch_size: int
-    custom_objects: Mapping[str, Any] | None = None
-    safe_mode: bool = True
-    exactness: str = "strict"
 
 
 def train_rank(task: TrainTask) -> Recorded:
@@ -163,17 +132,7 @@ def train_rank(task: TrainTask) -> Recorded:
             write_best=lambda: _write_model(model, task, task.run.best_model, recorder.inexact),
         )
         if first_rows is not None:
-            judged = epoch_judge(
-                model,
-                dataset,
-                here,
-                findings,
-                first_rows,
-                exactness=config.exactness,
-                target=config.target,
-                found=recorder.mark,
-            )
-            callbacks.append(judged)
+            callbacks.append(epoch_judge(model, task, here, findings, first_rows, found=recorder.mark))
         start = start_of(resumed, config.epochs)
         epochs = range(start.epoch, config.epochs)
         data = step_dataset(

@@ -18,6 +18,7 @@ from sparkdl.train.additive import Findings, find_inexact
 from sparkdl.train.collective import broadcast_text
 from sparkdl.train.epoch_check import EpochCheck
 from sparkdl.train.exactness import Inexact, decide
+from sparkdl.train.spec import TrainTask
 
 __all__ = ["epoch_judge", "judge"]
 
@@ -49,13 +50,11 @@ def judge(
 
 def epoch_judge(
     model: Any,
-    dataset: Dataset,
+    task: TrainTask,
     here: World,
     findings: Findings,
     first_rows: FirstRows,
     *,
-    exactness: str,
-    target: str,
     found: Callable[[list[Inexact]], None],
 ) -> keras.callbacks.Callback:
     """Make the callback that tries the model on this rank's rows of each epoch's first step, after that step.
@@ -65,7 +64,7 @@ def epoch_judge(
 
     The callback raises ModelError in strict mode.
     """
-    check = EpochCheck(model, findings)
+    check, config, layout = EpochCheck(model, findings), task.config, task.dataset.layout
 
     class _AfterFirstStep(keras.callbacks.Callback):  # type: ignore[misc]
         _epoch: int | None = None
@@ -76,10 +75,10 @@ def epoch_judge(
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             if self._epoch is None:
                 return
-            inputs, targets, *_ = batch_of(first_rows.take(self._epoch), dataset.layout, target=target)
+            inputs, targets, *_ = batch_of(first_rows.take(self._epoch), layout, target=config.target)
             self._epoch = None
             inexact = check(inputs, targets)
-            decide(inexact, exactness=exactness, world_size=here.size, rank=here.rank)
+            decide(inexact, exactness=config.exactness, world_size=here.size, rank=here.rank)
             found(inexact)
 
     return _AfterFirstStep()

@@ -12,7 +12,7 @@ import sparkdl
 from sparkdl import LaunchConfig, PrepareConfig, Split, TrainConfig
 from sparkdl.features import Categorical, Numeric, Tensor
 from sparkdl.train.run_dir import RunDir
-from sparkdl.train.trainer import EvaluateTask, TrainTask
+from sparkdl.train.spec import EvaluateTask, TrainTask
 
 BATCH = 100  # does not divide the 1,468 rows
 # The first test with a number of ranks trains all runs on them.

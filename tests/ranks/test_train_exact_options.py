@@ -9,7 +9,7 @@ import sparkdl
 from sparkdl import LaunchConfig, PrepareConfig, Split, TrainConfig
 from sparkdl.features import Categorical, Tensor
 from sparkdl.train.run_dir import RunDir
-from sparkdl.train.trainer import TrainTask
+from sparkdl.train.spec import TrainTask
 
 # All runs of all ranks are in one fixture, which belongs to the first test.
 pytestmark = pytest.mark.timeout(400)

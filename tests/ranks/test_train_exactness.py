@@ -11,7 +11,7 @@ from sparkdl import LaunchConfig, PrepareConfig, Split, TrainConfig
 from sparkdl.errors import ModelError
 from sparkdl.features import Tensor
 from sparkdl.train.run_dir import RunDir
-from sparkdl.train.trainer import EvaluateTask, TrainTask
+from sparkdl.train.spec import EvaluateTask, TrainTask
 
 pytestmark = pytest.mark.timeout(400)
 

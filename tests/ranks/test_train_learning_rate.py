@@ -6,7 +6,7 @@ import pytest
 import sparkdl
 from sparkdl import CheckpointConfig, LaunchConfig, TrainConfig
 from sparkdl.train.run_dir import RunDir
-from sparkdl.train.trainer import TrainTask
+from sparkdl.train.spec import TrainTask
 
 # All runs are in one fixture, which belongs to the first test.
 pytestmark = pytest.mark.timeout(300)

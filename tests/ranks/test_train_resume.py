@@ -14,7 +14,7 @@ import sparkdl
 from sparkdl import CheckpointConfig, LaunchConfig, TrainConfig
 from sparkdl.train.checkpoint import Position, read_checkpoint
 from sparkdl.train.run_dir import RunDir
-from sparkdl.train.trainer import TrainTask
+from sparkdl.train.spec import TrainTask
 
 pytestmark = pytest.mark.timeout(300)
 EPOCHS = 4

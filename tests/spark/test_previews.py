@@ -84,7 +84,7 @@ def test_spark_in_build_model_is_named_with_the_variable_that_holds_it(digits, d
         (lambda ds: digits.count(), "digits", "DataFrame"),
         (lambda ds: session.version, "session", "SparkSession"),
     ):
-        message = rf"^<lambda>'s variable '{name}', a pyspark\.sql\..*{kind}, cannot be sent to the ranks .*; ranks have no"
+        message = rf"^<lambda>'s variable '{name}', a pyspark\.sql\..*{kind}, cannot be sent to the ranks .*; ranks "
         with pytest.raises(sparkdl.ConfigError, match=message):
             preview_fit(given, digits_dataset, config, launch=LaunchConfig(num_workers=1))
 

@@ -1,0 +1,48 @@
+"""Say what a rank is to do: train a run, or evaluate a model.
+
+Frozen values, made on the driver, that travel to rank processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sparkdl.config import TrainConfig
+from sparkdl.data.dataset import Dataset
+from sparkdl.train.made_by import UNKNOWN_CODE, Code
+from sparkdl.train.run_dir import RunDir
+
+__all__ = ["EvaluateTask", "TrainTask"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainTask:
+    """All that a rank needs to train.
+
+    Attributes:
+        run: where the run lies.
+        checkpoint: the path of the checkpoint to go on from, or None.
+        code: the fingerprints of build_model and callbacks.
+    """
+
+    build_model: Callable[[Dataset], Any]
+    dataset: Dataset
+    config: TrainConfig
+    run: RunDir
+    checkpoint: str | None = None
+    code: Code = UNKNOWN_CODE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateTask:
+    """All that a rank needs to evaluate."""
+
+    model_dir: str
+    dataset: Dataset
+    split: str
+    global_batch_size: int
+    custom_objects: Mapping[str, Any] | None = None
+    safe_mode: bool = True
+    exactness: str = "strict"

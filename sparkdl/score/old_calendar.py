@@ -109,7 +109,7 @@ def check_calendar(name: str, column: pa.Array, file: str, why: str, first_momen
             limit = first if is_date else first // 86_400_000_000
             raise SchemaError(
                 f"column {name!r} of {file}, {why}, holds values before {_day(limit)} ({_day(day)} as stored), which "
-                "are not converted here; score spark.read.parquet(…) with transform, or write the files again with Spark"
+                "are not converted here; score spark.read.parquet(…) by transform, or write the files again with Spark"
             )
 
 

@@ -82,7 +82,7 @@ def score_parquet(
         The number of rows.
 
     Raises:
-        ConfigError: no Parquet files there, a table of Delta, Hudi or Iceberg, `out` holds something else or is in
+        ConfigError: no Parquet files there, a Delta, Hudi or Iceberg table, `out` holds something else or is in
             `path`, or an option is wrong.
         ModelError: no model there, it has no classes, or it fails.
         SchemaError: a column is missing, of another type than its encoder takes, differs from file to file, or would be

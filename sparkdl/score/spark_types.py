@@ -127,7 +127,8 @@ def _parsed(type_: Any) -> Any:
     """Spark's DataType of its JSON; of the user's own types and of vectors what they consist of."""
     from pyspark.sql.types import StructType
 
-    return StructType.fromJson({"fields": [{"name": "x", "type": _plain(type_), "nullable": True}]})[0].dataType
+    field = {"name": "x", "type": _plain(type_), "nullable": True, "metadata": {}}
+    return StructType.fromJson({"fields": [field]})[0].dataType
 
 
 def _plain(type_: Any) -> Any:

@@ -20,6 +20,7 @@ from sparkdl.data.dataset import Dataset
 from sparkdl.launch.versions import installed
 from sparkdl.launch.world import World, world
 from sparkdl.model.signature import Signature
+from sparkdl.train.built_model import built_model, example_of
 from sparkdl.train.class_weight import class_weights
 from sparkdl.train.libraries import load_libraries
 from sparkdl.train.made_by import MadeBy
@@ -27,16 +28,14 @@ from sparkdl.train.recorded import Recorded
 from sparkdl.train.scheduling import compute_undisturbed
 from sparkdl.train.spec import EvaluateTask, TrainTask
 
-__all__ = ["evaluate_rank", "train_rank"]
+__all__ = ["evaluate_rank", "start_rank", "train_rank"]
 
 log = logging.getLogger(__name__)
 
 
 def train_rank(task: TrainTask) -> Recorded:
     """Train on this rank's share. What is returned is the same on every rank; rank 0 has written the model."""
-    here = _start()
-    import keras
-
+    here = start_rank()
     from sparkdl.data.tensors import FirstRows, step_dataset
     from sparkdl.model.outputs import unknown_values
     from sparkdl.model.save import check_savable
@@ -46,11 +45,11 @@ def train_rank(task: TrainTask) -> Recorded:
     from sparkdl.train.csv_log import continue_csv_logs
     from sparkdl.train.describe import callback_facts, metric_directions, model_facts
     from sparkdl.train.epoch_check import MOST_ROWS
-    from sparkdl.train.exact_step import build, check_model, exact_steps
+    from sparkdl.train.exact_step import exact_steps
     from sparkdl.train.learning_rate import LearningRates
     from sparkdl.train.loop import train_epochs
     from sparkdl.train.monitor import check_monitor
-    from sparkdl.train.optimizers import accumulate_gradients, optimizers_of
+    from sparkdl.train.optimizers import optimizers_of
     from sparkdl.train.recorder import EpochRecorder
     from sparkdl.train.resume import record_origin, resume, resume_epoch, start_of
     from sparkdl.train.tensorboard import TensorBoardFiles
@@ -59,12 +58,7 @@ def train_rank(task: TrainTask) -> Recorded:
 
     join_world(here)
     config, dataset = task.config, task.dataset
-    keras.utils.set_random_seed(config.seed % 2**32)
-    model = task.build_model(dataset)
-    check_model(model)
-    accumulate_gradients(model, config.gradient_accumulation_steps)
-    example = _example(dataset, config.target)
-    build(model, example, dataset.label_encoders if config.target == "label" else ())
+    model, example = built_model(task)
     check_savable(model)
     feed = _feed(task, dataset.split("train"), here, seed=config.seed)
     options = _options(config, dataset)
@@ -188,7 +182,7 @@ def _write_model(model: Any, task: TrainTask, model_dir: str, inexact: Sequence[
 
 def evaluate_rank(task: EvaluateTask) -> dict[str, Any]:
     """Evaluate on this rank's share. Returns loss and metrics over all rows, the same on every rank."""
-    here = _start()
+    here = start_rank()
     import keras
 
     from sparkdl.data.feed import Feed
@@ -203,7 +197,7 @@ def evaluate_rank(task: EvaluateTask) -> dict[str, Any]:
     keras.config.set_floatx(signature.floatx)
     model = load_keras(task.model_dir, signature, custom_objects=task.custom_objects, safe_mode=task.safe_mode)
     check_model(model)
-    example = _example(task.dataset, signature.target)
+    example = example_of(task.dataset, signature.target)
     build(model, example)
     feed = Feed(
         task.dataset,
@@ -239,7 +233,7 @@ def _options(config: TrainConfig, dataset: Dataset) -> Any:
     )
 
 
-def _start() -> World:
+def start_rank() -> World:
     """What comes before Keras is imported: the backend, and quiet libraries."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
     load_libraries()
@@ -256,20 +250,6 @@ def _start() -> World:
 def _cores() -> int:
     """The rank's cores, which the launcher has set."""
     return int(os.environ.get("OMP_NUM_THREADS", "1"))
-
-
-def _example(dataset: Dataset, target: str = "label") -> tuple[Any, ...]:
-    """What a batch is, symbolically: (inputs, targets) or (inputs, targets, weights), the rows left open."""
-    import keras
-
-    symbols = {f.key: keras.KerasTensor((None, *f.shape), f.dtype) for f in dataset.layout.fields}
-
-    def of_role(role: str) -> Any:
-        named = {field.name: symbols[field.key] for field in dataset.layout.of_role(role)}
-        return named if len(named) != 1 else next(iter(named.values()))
-
-    weights = [of_role("weight")] if dataset.weight else []
-    return of_role("feature"), of_role("feature" if target == "inputs" else "label"), *weights
 
 
 def _validation(dataset: Dataset, config: TrainConfig) -> Any:

@@ -286,14 +286,14 @@ def described(ds, builders):
     """Of each model the directions of its metrics and its own code; in one rank."""
     import keras
 
+    from sparkdl.train.built_model import example_of
     from sparkdl.train.check_model import build
     from sparkdl.train.describe import callback_facts, metric_directions, model_facts
-    from sparkdl.train.trainer import _example
 
     found = {}
     for name, build_model in builders.items():
         model = build_model(ds)
-        build(model, _example(ds))
+        build(model, example_of(ds))
         found[name] = (metric_directions(model), model_facts(model)["code"])
     own = [keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: epoch + 1)]
     return found, callback_facts(own)

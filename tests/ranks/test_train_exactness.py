@@ -307,15 +307,15 @@ def verdicts(models: dict, orders: int):
     from sparkdl.data.sample_rows import sample_rows
     from sparkdl.data.tensors import batch_of
     from sparkdl.train.additive import find_inexact
+    from sparkdl.train.built_model import example_of
     from sparkdl.train.exact_step import build, check_model
-    from sparkdl.train.trainer import _example
 
     found: dict[str, set[tuple[str, ...]]] = {}
     for name, (ds, build_model) in models.items():
         arrays = sample_rows(ds, ds.split("train"))
         model = build_model(ds)
         check_model(model)
-        build(model, _example(ds))
+        build(model, example_of(ds))
         for order in range(orders):
             rows = np.random.default_rng(order).permutation(len(arrays[0]))
             batch = batch_of([array[rows] for array in arrays], ds.layout)

@@ -380,9 +380,9 @@ def refusals(ds, builders):
     from sparkdl.data.tensors import batch_of
     from sparkdl.model.save import check_savable
     from sparkdl.train.additive import find_inexact
+    from sparkdl.train.built_model import example_of
     from sparkdl.train.exact_step import build, check_model
     from sparkdl.train.exactness import decide
-    from sparkdl.train.trainer import _example
 
     batch = batch_of(sample_rows(ds, ds.split("train")), ds.layout)
     reasons = {}
@@ -391,7 +391,7 @@ def refusals(ds, builders):
         try:
             model = build_model(ds)
             check_model(model)
-            build(model, _example(ds))
+            build(model, example_of(ds))
             check_savable(model)
             findings = find_inexact(model, batch, class_weights=name in CLASS_WEIGHTED)
             decide(findings.inexact, exactness="strict", world_size=2)

@@ -9,7 +9,7 @@ off a function or a layer, so all of it is tried.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,9 @@ import tensorflow as tf
 from sparkdl.train.check_model import has_own_step
 from sparkdl.train.exactness import Inexact
 from sparkdl.train.metrics import inexact_metrics
-from sparkdl.train.moving_state import layer_states
+from sparkdl.train.moving_state import LayerState, layer_states
 from sparkdl.train.own_step_form import inexact_train_step
-from sparkdl.train.probe import LEAST_ROWS, Probe, part_of
+from sparkdl.train.probe import Probe, part_of
 from sparkdl.train.row_form import RowForm, find_form
 from sparkdl.train.row_independence import added_losses, mixing, state_reductions
 from sparkdl.train.steady import steady
@@ -90,21 +90,18 @@ def find_inexact(
     found = [*inexact_losses(model, row_means_only=has_own_step(model))]
     metrics, averaged = inexact_metrics(model)
     found += metrics
-    functions, single = _try_functions(model, x, y, weighted=class_weights or len(batch) > 2)
-    found += functions
     states = layer_states(model)
     reductions = [state.reduction or "mean" for state in states]
-    few, few_y = part_of(x, slice(ROWS_OF_MODEL)), part_of(y, slice(ROWS_OF_MODEL))
-    if len(keras.tree.flatten(few)[0]) >= LEAST_ROWS:
-        for mode in (False, True) if training else (False,):
-            before = [keras.ops.convert_to_numpy(state.variable) for state in states]
-            probe = Probe(model, training=mode, states=[state.variable for state in states])
-            cut = probe(few, _losses_of(model, few_y))
-            found += mixing(model, cut) + added_losses(model, cut)
-            if mode:
-                unknown, possible = state_reductions(states, before, cut)
-                found += unknown
-                reductions = [names[0] if names else "mean" for names in possible]
+    single: list[int] = []
+    try:
+        functions, single = _try_functions(model, x, y, weighted=class_weights or len(batch) > 2)
+        unlike, reductions = _try_model(model, x, y, states, reductions, training=training)
+        found += functions + unlike
+    except Exception as error:
+        # Keras has called the model on symbols by now: what fails here does for this number of rows.
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = f"fails for some of {len(keras.tree.flatten(x)[0])} rows: {text:.300}"
+        found.append(Inexact(f"model {model.name!r}", reason, "let it take any number of rows"))
     if training:
         found += inexact_train_step(model, batch)
     model.reset_metrics()
@@ -115,6 +112,26 @@ def find_inexact(
         single_values=tuple(single),
         averaged_metrics=tuple(averaged),
     )
+
+
+def _try_model(
+    model: Any, x: Any, y: Any, states: Sequence[LayerState], reductions: list[str], *, training: bool
+) -> tuple[list[Inexact], list[str]]:
+    """What is not exact in layers, in what they add and remember; and the reduction of each state."""
+    found: list[Inexact] = []
+    # Some rows again where there are fewer.
+    places = np.arange(ROWS_OF_MODEL) % len(keras.tree.flatten(x)[0])
+    few, few_y = part_of(x, places), part_of(y, places)
+    for mode in (False, True) if training else (False,):
+        before = [keras.ops.convert_to_numpy(state.variable) for state in states]
+        probe = Probe(model, training=mode, states=[state.variable for state in states])
+        cut = probe(few, _losses_of(model, few_y))
+        found += mixing(model, cut) + added_losses(model, cut)
+        if mode:
+            unknown, possible = state_reductions(states, before, cut)
+            found += unknown
+            reductions = [names[0] if names else "mean" for names in possible]
+    return found, reductions
 
 
 def _losses_of(model: Any, y: Any) -> Any:
@@ -173,12 +190,11 @@ def _form(function: TriedFunction, pair: Pair) -> RowForm:
 
         return call
 
-    trials = make_trials(y_true, y_pred)
     try:
-        return find_form(values("float64"), trials)
+        return find_form(values("float64"), make_trials(y_true, y_pred))
     except Exception:  # it mixes its arguments with constants of another dtype
         try:
-            return find_form(values(keras.config.floatx()), trials)
+            return find_form(values(keras.config.floatx()), make_trials(y_true, y_pred))
         except Exception as error:
             text = " ".join(str(error).split())
             return RowForm("batch", f"it fails for {len(y_true)} rows: {type(error).__name__}: {text:.200}")

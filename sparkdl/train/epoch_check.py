@@ -24,7 +24,7 @@ MOST_ROWS = 16
 
 
 class EpochCheck:
-    """Finds what has come to depend on how rows are divided.
+    """Finds what has come to depend on how rows are divided; each thing once.
 
     Args:
         findings: of the start; what was found there is not told again.
@@ -60,7 +60,9 @@ class EpochCheck:
                         f"set sparkdl_reduction = {now[0]!r} on the layer's class",
                     )
                 )
-        return [one for one in found if one.what not in self._known]
+        new = [one for one in found if one.what not in self._known]
+        self._known |= {one.what for one in new}
+        return new
 
     def _forms(self, cut: Cut) -> list[Inexact]:
         found = []

@@ -8,7 +8,7 @@ be the mean of those of the parts, weighted by their rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +50,7 @@ def differ(one: np.ndarray, other: np.ndarray, *, scale: float, tolerance: float
     return bool((~same).any() or (finite & (np.abs(one - other) > tolerance * scale)).any())
 
 
-def find_form(function: Callable[[np.ndarray, np.ndarray], np.ndarray], trials: Sequence[Trial]) -> RowForm:
+def find_form(function: Callable[[np.ndarray, np.ndarray], np.ndarray], trials: Iterable[Trial]) -> RowForm:
     """Find the form of a function's value.
 
     Args:

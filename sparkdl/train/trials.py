@@ -15,7 +15,11 @@ import numpy as np
 __all__ = ["ROWS", "Trial", "make_trials", "partitions"]
 
 ROWS = 16
-"""Rows of a trial."""
+"""Rows of a trial, where a row is not large."""
+
+# Of labels and predictions of a trial together, in float64: masks and images take fewer rows.
+TRIAL_BYTES = 64 << 20
+LEAST_ROWS = 4
 
 # Factors of labels and predictions that have a scale.
 SCALES = (1e-4, 1e4)
@@ -31,35 +35,34 @@ class Trial:
     y_pred: np.ndarray
 
 
-def make_trials(y_true: np.ndarray, y_pred: np.ndarray, *, seed: int = 0) -> list[Trial]:
+def make_trials(y_true: np.ndarray, y_pred: np.ndarray, *, seed: int = 0) -> Iterator[Trial]:
     """Make trials from the labels and predictions of real rows.
 
     Args:
         y_true: shape ``(rows, *shape)``, with at least one row.
         y_pred: shape ``(rows, *shape)``; values that are not finite are drawn anew.
 
-    Returns:
+    Yields:
         The real rows; real labels with drawn predictions; drawn labels with real and with drawn predictions; drawn
         labels of which one alone differs; and, where labels and predictions have a scale, drawn ones of other scales.
     """
     rng = np.random.default_rng(seed)
-    y_true, y_pred = (np.asarray(values, dtype=np.float64) for values in (y_true, y_pred))
-    labels, predictions = _Labels(y_true, y_pred, rng), _Predictions(y_pred, rng)
+    row_bytes = 8 * (y_true[:1].size + y_pred[:1].size)
+    most = max(LEAST_ROWS, TRIAL_BYTES // max(row_bytes, 1))
+    y_true, y_pred = (np.asarray(values[:most], dtype=np.float64) for values in (y_true, y_pred))
+    rows = min(ROWS, most)
+    labels, predictions = _Labels(y_true, y_pred, rng, rows), _Predictions(y_pred, rng, rows)
     # Every row once, and some again where there are fewer than a trial has.
-    chosen = np.arange(max(ROWS, len(y_true))) % len(y_true)
-    real = Trial(y_true[chosen], predictions.finite()[chosen])
-    some = rng.permutation(chosen)[:ROWS]
+    chosen = np.arange(max(rows, len(y_true))) % len(y_true)
+    yield Trial(y_true[chosen], predictions.finite()[chosen])
+    yield Trial(y_true[rng.permutation(chosen)[:rows]], predictions.draw())
+    yield Trial(labels.draw(), predictions.finite()[rng.permutation(chosen)[:rows]])
     drawn = Trial(labels.draw(), predictions.draw())
-    trials = [
-        real,
-        Trial(y_true[some], predictions.draw()),
-        Trial(labels.draw(), predictions.finite()[rng.permutation(chosen)[:ROWS]]),
-        drawn,
-        Trial(labels.draw_rare(), predictions.draw()),
-    ]
+    yield drawn
+    yield Trial(labels.draw_rare(), predictions.draw())
     if labels.have_scale and predictions.have_scale:
-        trials += [Trial(drawn.y_true * scale, drawn.y_pred * scale) for scale in SCALES]
-    return trials
+        for scale in SCALES:
+            yield Trial(drawn.y_true * scale, drawn.y_pred * scale)
 
 
 def is_simplex(values: np.ndarray) -> bool:
@@ -72,9 +75,9 @@ def is_simplex(values: np.ndarray) -> bool:
 class _Labels:
     """Labels like those of the real rows."""
 
-    def __init__(self, y_true: np.ndarray, y_pred: np.ndarray, rng: np.random.Generator) -> None:
+    def __init__(self, y_true: np.ndarray, y_pred: np.ndarray, rng: np.random.Generator, rows: int) -> None:
         self._rng = rng
-        self._shape = (ROWS, *y_true.shape[1:])
+        self._shape = (rows, *y_true.shape[1:])
         finite = y_true[np.isfinite(y_true)]
         self._low, self._high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
         self._std = float(finite.std()) if finite.size else 1.0
@@ -104,7 +107,7 @@ class _Labels:
         return tuple(range(low, max(high, low + 1) + 1))
 
     def draw(self) -> np.ndarray:
-        """Draw labels, shape ``(ROWS, *shape)``."""
+        """Draw labels, shape ``(rows, *shape)``."""
         rng, shape = self._rng, self._shape
         if self._one_hot:
             return np.eye(shape[-1])[rng.integers(0, shape[-1], shape[:-1])]
@@ -114,7 +117,7 @@ class _Labels:
             drawn = rng.choice(self._codes, size=shape)
             if len(shape) == 1 or np.prod(shape[1:]) == 1:
                 # Each of a few classes occurs, each another number of times as a rule.
-                drawn.reshape(-1)[: min(len(self._codes), ROWS)] = self._codes[:ROWS]
+                drawn.reshape(-1)[: min(len(self._codes), shape[0])] = self._codes[: shape[0]]
             return rng.permutation(drawn).astype(np.float64)
         if self._codes == ():
             return np.round(rng.uniform(self._low, self._high, shape))
@@ -126,21 +129,21 @@ class _Labels:
         return (self._low + self._high) / 2 + spread * rng.normal(size=shape)
 
     def draw_rare(self) -> np.ndarray:
-        """Draw labels of which one row's alone differ from all others, shape ``(ROWS, *shape)``."""
+        """Draw labels of which one row's alone differ from all others, shape ``(rows, *shape)``."""
         drawn = self.draw()
-        common = drawn[:1].repeat(ROWS, axis=0)
+        common = drawn[:1].repeat(len(drawn), axis=0)
         other = next((row for row in drawn[1:] if (row != drawn[0]).any()), drawn[0])
-        common[int(self._rng.integers(ROWS))] = other
+        common[int(self._rng.integers(len(drawn)))] = other
         return common
 
 
 class _Predictions:
     """Predictions like those of the real rows."""
 
-    def __init__(self, y_pred: np.ndarray, rng: np.random.Generator) -> None:
+    def __init__(self, y_pred: np.ndarray, rng: np.random.Generator, rows: int) -> None:
         self._rng = rng
         self._real = y_pred
-        self._shape = (ROWS, *y_pred.shape[1:])
+        self._shape = (rows, *y_pred.shape[1:])
         finite = y_pred[np.isfinite(y_pred)]
         self._low, self._high = (float(finite.min()), float(finite.max())) if finite.size else (-2.0, 2.0)
         self._std = float(finite.std()) if finite.size else 1.0
@@ -157,7 +160,7 @@ class _Predictions:
         return np.where(bad, self._rng.uniform(MARGIN, 1 - MARGIN, self._real.shape), self._real)
 
     def draw(self) -> np.ndarray:
-        """Draw predictions, shape ``(ROWS, *shape)``."""
+        """Draw predictions, shape ``(rows, *shape)``."""
         rng, shape = self._rng, self._shape
         if self._simplex:
             return _drawn_simplex(rng, shape)

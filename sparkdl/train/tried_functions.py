@@ -215,8 +215,10 @@ def captured(model: Any) -> Iterator[dict[Key, Pair]]:
         return call
 
     def of_metric(place: int) -> Callable[..., None]:
-        def update_state(y_true: Any, y_pred: Any = None, sample_weight: Any = None) -> None:
-            note(("metric", place), y_true, y_pred)
+        def update_state(*args: Any, **kwargs: Any) -> None:
+            given = [*args, *(kwargs[name] for name in ("y_true", "y_pred") if name in kwargs)]
+            if len(given) > 1:
+                note(("metric", place), *given[:2])
 
         return update_state
 

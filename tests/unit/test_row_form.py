@@ -113,15 +113,20 @@ def test_the_reason_holds_the_numbers_that_prove_it() -> None:
     ],
 )
 def test_drawn_labels_are_codes_of_classes_where_the_real_ones_are(labels, predictions, drawn) -> None:
-    for trial in make_trials(labels, predictions)[2:]:
-        assert set(np.unique(trial.y_true)) <= drawn
-    assert set(np.unique(make_trials(labels, predictions)[3].y_true)) == drawn
+    trials = list(make_trials(labels, predictions))
+    assert all(set(np.unique(trial.y_true)) <= drawn for trial in trials[2:])
+    assert set(np.unique(trials[3].y_true)) == drawn
 
 
 def test_drawn_probabilities_are_probabilities() -> None:
     chances = np.full((64, 3), 1 / 3)
     for trial in make_trials(np.zeros(64), chances):
         assert np.allclose(trial.y_pred.sum(axis=1), 1) and (trial.y_pred > 0).all()
+
+
+def test_trials_of_large_rows_have_few_of_them() -> None:
+    masks = np.zeros((8, 512, 512, 4))
+    assert {len(trial.y_pred) for trial in make_trials(masks, masks)} == {4}
 
 
 def test_every_row_lies_in_one_part_and_no_part_has_one_row() -> None:

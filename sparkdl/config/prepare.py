@@ -55,8 +55,9 @@ class PrepareConfig:
     """Sequences that an epoch interleaves, and so the largest number of workers. Part of the epoch's order."""
 
     version: str | int | None = None
-    """Names the input where its plan cannot (it runs Python, or reads no files): the same config, version and files, if
-    there are any, find the finished dataset. The plan is not looked at; give a changed program another version."""
+    """Names the input, in place of its plan or its rows: the same config, version and files, if there are any, find the
+    finished dataset. Neither plan nor rows are looked at; give a changed program another version. None: the plan and
+    its files name the input or, where they cannot (it runs Python, reads no files), the rows, by one pass over them."""
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__  # the one way to normalise a field of a frozen dataclass

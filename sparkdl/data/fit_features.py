@@ -5,9 +5,11 @@ Driver; `statistics` computes it in Spark.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from sparkdl.data import statistics
@@ -16,9 +18,11 @@ from sparkdl.data.columns import infer_shape
 from sparkdl.data.features import Categorical, Encoder, Feature, Image, Numeric, Tensor, Text
 from sparkdl.data.features.categorical import CategoricalEncoder, as_categories
 from sparkdl.data.features.image import ImageEncoder
+from sparkdl.data.features.moments import Moments
 from sparkdl.data.features.numeric import NumericEncoder
 from sparkdl.data.features.tensor import TensorEncoder
 from sparkdl.data.features.text import TextEncoder, check_text
+from sparkdl.data.row_sums import Seen
 from sparkdl.data.statistics import VOCABULARY_LIMIT, NumberColumn
 from sparkdl.errors import ConfigError, SchemaError
 from sparkdl.spark_columns import column
@@ -26,10 +30,18 @@ from sparkdl.spark_columns import column
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-__all__ = ["fit_encoders"]
+__all__ = ["Fitted", "fit_encoders"]
 
 
-def fit_encoders(train: DataFrame, features: Sequence[Feature], labels: Sequence[Feature]) -> list[Encoder]:
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """The encoders of the features, then of the labels, and what each pass over the rows saw."""
+
+    encoders: tuple[Encoder, ...]
+    seen: tuple[Seen, ...]
+
+
+def fit_encoders(train: DataFrame, features: Sequence[Feature], labels: Sequence[Feature]) -> Fitted:
     """The encoders of all features, then of all labels, fitted over the train split's raw rows.
 
     Raises:
@@ -46,9 +58,20 @@ def fit_encoders(train: DataFrame, features: Sequence[Feature], labels: Sequence
         check(first[vocabulary.name][:0], name=vocabulary.name)
     numbers = _number_columns([f for f in declared if isinstance(f, Numeric)], first)
     with_median = {f.name for f in declared if isinstance(f, Numeric) and f.fill == "median"}
-    moments = statistics.moments(train, list(numbers.values())) if numbers else {}
-    medians = statistics.medians(train, [numbers[name] for name in with_median]) if with_median else {}
-    pairs = iter(statistics.frequencies(train, counted)) if counted else iter(())
+    seen: list[Seen] = []
+    moments: dict[str, Moments] = {}
+    medians: dict[str, np.ndarray] = {}
+    pairs: Iterator[list[tuple[Any, int]]] = iter(())
+    if numbers:
+        moments, saw = statistics.moments(train, list(numbers.values()))
+        seen.append(saw)
+    if with_median:
+        medians, saw = statistics.medians(train, [numbers[name] for name in sorted(with_median)])
+        seen.append(saw)
+    if counted:
+        found, saw = statistics.frequencies(train, counted)
+        pairs = iter(found)
+        seen.append(saw)
     fitted: list[Encoder] = []
     for place, feature in enumerate(declared):
         name = feature.name
@@ -65,7 +88,7 @@ def fit_encoders(train: DataFrame, features: Sequence[Feature], labels: Sequence
             fitted.append(_categorical(feature, next(pairs), is_label=place >= len(features)))
         else:
             raise ConfigError(f"{feature!r} is no feature that prepare knows")
-    return fitted
+    return Fitted(tuple(fitted), tuple(seen))
 
 
 def _check_label(label: Feature) -> None:

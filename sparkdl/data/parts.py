@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from sparkdl.data.features import Encoder
 from sparkdl.data.features.feature import BytesEncoder
 from sparkdl.data.generations import lease_file
 from sparkdl.data.layout import RecordLayout
+from sparkdl.data.row_sums import NOTHING, Sums, add, sums_in
 from sparkdl.errors import DatasetError, SchemaError
 
 __all__ = ["PartPlan", "encode_columns", "write_parts"]
@@ -41,6 +42,8 @@ class PartPlan:
     splits: tuple[str, ...]
     row_group_rows: tuple[int, ...]
     """Rows of a full row group, per split."""
+    hashes: tuple[str, ...] = ()
+    """Columns of hashes: their sums (`row_sums`) over the rows of a part are told with it."""
 
 
 def encode_columns(batch: pa.RecordBatch, plan: PartPlan) -> list[pa.Array]:
@@ -83,6 +86,12 @@ class _OpenPart:
     waiting: list[pa.Table] = field(default_factory=list)
     waiting_rows: int = 0
     row_groups: list[int] = field(default_factory=list)
+    sums: dict[str, Sums] = field(default_factory=dict)
+
+    def count(self, rows: pa.RecordBatch, hashes: Sequence[str]) -> None:
+        for name in hashes:
+            more = sums_in(rows.column(rows.schema.get_field_index(name)))
+            self.sums[name] = add(self.sums.get(name, NOTHING), more)
 
     def add(self, table: pa.Table) -> None:
         while len(table):
@@ -124,6 +133,7 @@ def write_parts(batches: Iterable[pa.RecordBatch], plan: PartPlan, partition: in
                 if part is None:
                     part = _open(plan, split, partition, attempt, table.schema)
                 part.add(table)
+                part.count(rows, plan.hashes)
         if part is not None:
             yield _finish(part, plan)
             part = None
@@ -183,7 +193,13 @@ def _finish(part: _OpenPart, plan: PartPlan) -> dict[str, Any]:
     except DatasetError:
         storage.delete(storage.join(plan.folder, part.file_name))
         raise
-    return {"file": part.file_name, "split": plan.splits[part.split], "row_groups": part.row_groups, "bytes": size}
+    return {
+        "file": part.file_name,
+        "split": plan.splits[part.split],
+        "row_groups": part.row_groups,
+        "bytes": size,
+        "sums": part.sums,
+    }
 
 
 def _abandon(part: _OpenPart, plan: PartPlan) -> None:

@@ -8,29 +8,32 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
-
-import pyarrow as pa
 
 from sparkdl import storage
 from sparkdl.config import PrepareConfig
 from sparkdl.data import generations
-from sparkdl.data import parts as part_files
+from sparkdl.data.count_rows import CONTENT_COLUMN, Counted, count_rows, split_names
 from sparkdl.data.dataset import Dataset, Part, Source, find_dataset
 from sparkdl.data.features import Encoder
 from sparkdl.data.fit_features import fit_encoders
 from sparkdl.data.geometry import part_count, rows_per_batch, rows_per_row_group
+from sparkdl.data.input_files import files_stay, files_that_are_read
 from sparkdl.data.layout import RECORD_COLUMN, Field, RecordLayout
 from sparkdl.data.nulls import all_nulls_named
 from sparkdl.data.parts import SPLIT_COLUMN, PartPlan
-from sparkdl.data.source import name_source
-from sparkdl.data.split_rows import LEFT_OUT, split_index
-from sparkdl.data.stored_order import ORDER_COLUMN, different_rows, order_key, repeats, shuffled
+from sparkdl.data.row_changes import check_rows_stay, warn_of_chance
+from sparkdl.data.row_sums import whole_rows
+from sparkdl.data.source import name_content, name_source
+from sparkdl.data.split_rows import split_index
+from sparkdl.data.stored_order import ORDER_COLUMN, order_key
 from sparkdl.data.table_formats import check_plan
+from sparkdl.data.write_rows import check_counts, differing, hash_columns, write_rows
 from sparkdl.errors import ConfigError, DatasetError, SchemaError, shown
 from sparkdl.spark_batches import arrow_batches
-from sparkdl.spark_columns import check_types, map_in_arrow, require_column
+from sparkdl.spark_columns import check_types, require_column
 from sparkdl.spark_columns import column as named
 from sparkdl.spark_errors import errors_from_workers
 
@@ -41,19 +44,26 @@ __all__ = ["check_arguments", "check_columns", "check_folder", "find_same", "pre
 
 log = logging.getLogger(__name__)
 
+# The columns that prepare adds to the rows.
+RESERVED = re.compile("__(split|order|place|content|hash|hash_[0-9]+)__")
+
 
 def prepare(df: DataFrame, config: PrepareConfig) -> Dataset:
     """Write a DataFrame as a prepared dataset and open it; find the one that is there, if it was made of the same.
 
     Features are fitted over the train split only. The rows are shuffled once by `config.seed`; the stored order depends
     on the rows and the seed, not on the cluster. The same config, plan and input files find the finished dataset and
-    write nothing. Otherwise a dataset that is already at the path is replaced when the new one is complete; handles to
-    it stay readable until it is replaced once more. Several prepares may run at once: the last to finish stays.
+    write nothing; so do the same rows where no file names them (from memory, from Python code), after one pass over
+    them. Otherwise a dataset that is already at the path is replaced when the new one is complete; handles to it stay
+    readable until it is replaced once more. Several prepares may run at once: the last to finish stays.
+
+    The DataFrame is read several times. Each reading adds up hashes of the rows, so that none can see others.
 
     Raises:
         ConfigError: not a DataFrame of Spark, a stream, a table's files read as plain Parquet, or no PrepareConfig.
         SchemaError: a column is missing, twice there, or not what its feature declares (names column and row).
-        DatasetError: no rows, an empty split, or a path that holds something else.
+        DatasetError: no rows, an empty split, a path that holds something else; a file that has changed since the
+            DataFrame was made; columns whose values change from one reading to the next (names them).
     """
     check_arguments(df, config)
     with errors_from_workers():
@@ -80,15 +90,31 @@ def _prepare(df: DataFrame, config: PrepareConfig, path: str) -> Dataset:
     except OSError as error:
         raise DatasetError(f"{path} cannot be written: {error}") from error
     source, obstacle = name_source(df, config)
-    found = _find(path, source, obstacle)
+    found = _find(path, source)
     if found is not None:
         return found
+    raw_types = {name: df.schema[name].dataType.simpleString() for name in names}
+    used, files = df.select(*map(named, names)), files_that_are_read(df)
+    warn_of_chance(used)
+    rows = _divided(used, config, raw_types, by_content=source.fingerprint is None)
+    with files_stay(df.sparkSession, files):
+        counted = count_rows(rows, config)
+    if source.fingerprint is None:
+        log.info("the rows are named by their content: %s; PrepareConfig(version=…) names them at once", obstacle)
+        source = name_content(config, raw_types, counted.rows, counted.content, source.paths)
+        found = _find(path, source)
+        if found is not None:
+            return found
+    _warn_of_another(path)
     generation = generations.new_generation()
     with generations.Lease(path, generation) as lease:
         generations.sweep(path, lease)
         try:
-            with all_nulls_named(df.select(*map(named, used_columns(config))), config):
-                written = _write_dataset(df, config, path, generation, source)
+            with all_nulls_named(used, config), files_stay(df.sparkSession, files):
+                written, differs = _write_dataset(rows, counted, config, path, generation, source, raw_types)
+            if differs:
+                check_rows_stay(used, config, differs, raw_types)
+                check_counts(written.parts, split_names(config), counted.rows)
             dataset = generations.commit(written, lease)
         except BaseException:
             generations.abandon(path, generation)
@@ -97,58 +123,70 @@ def _prepare(df: DataFrame, config: PrepareConfig, path: str) -> Dataset:
     return dataset
 
 
-def find_same(df: DataFrame, config: PrepareConfig, path: str) -> Dataset | None:
-    """The dataset at the path, if `prepare` would give it back."""
-    return _find(path, *name_source(df, config))
+def find_same(df: DataFrame, config: PrepareConfig, path: str) -> tuple[Dataset | None, bool]:
+    """The dataset at the path, if `prepare` would give it back without reading rows; and whether it would read them
+    before it knows.
+    """
+    source, _ = name_source(df, config)
+    return _find(path, source), source.fingerprint is None
 
 
-def _find(path: str, source: Source, obstacle: str) -> Dataset | None:
+def _find(path: str, source: Source) -> Dataset | None:
     """The dataset at the path, if it is whole and was made of the same."""
     standing = find_dataset(path)
-    if source.fingerprint is None:
-        log.info("%s is prepared anew whenever asked for: %s; PrepareConfig(version=…) can name it", path, obstacle)
-        return None
-    if standing is None or standing.source.fingerprint != source.fingerprint:
+    if standing is None or source.fingerprint is None or standing.source.fingerprint != source.fingerprint:
         return None
     damage = generations.damage(standing)
     if damage:
         log.warning("%s is prepared anew: %s", path, damage)
         return None
-    log.info("found %s at %s, prepared from the same input", _rows_by_split(standing), path)
+    log.warning("found %s at %s, prepared from the same input: nothing is written", _rows_by_split(standing), path)
     return standing
 
 
-def _write_dataset(df: DataFrame, config: PrepareConfig, path: str, generation: str, source: Source) -> Dataset:
-    """Divide, count, fit and write; what comes back is complete but for its commit."""
-    names = used_columns(config)
-    raw_types = {name: df.schema[name].dataType.simpleString() for name in names}
-    rows = _divided(df, config, raw_types)
-    counts, repeated = _count(rows, config)
-    train = rows.where(f"{SPLIT_COLUMN} = {_split_names(config).index('train')}")
-    with arrow_batches(df.sparkSession, rows_per_batch(raw_types.values())):
+def _warn_of_another(path: str) -> None:
+    if find_dataset(path) is not None:
+        log.warning("%s is prepared anew: what is there is of another input, configuration or setting of Spark", path)
+
+
+def _write_dataset(
+    rows: DataFrame,
+    counted: Counted,
+    config: PrepareConfig,
+    path: str,
+    generation: str,
+    source: Source,
+    raw_types: Mapping[str, str],
+) -> tuple[Dataset, str]:
+    """Fit and write: the dataset, complete but for its commit, and which readings of the rows differ, in words."""
+    names = split_names(config)
+    train = rows.where(f"{SPLIT_COLUMN} = {names.index('train')}")
+    with arrow_batches(rows.sparkSession, rows_per_batch(raw_types.values())):
         fitted = fit_encoders(train, config.features, config.labels)
-    encoders, label_encoders = fitted[: len(config.features)], fitted[len(config.features) :]
+    encoders, label_encoders = fitted.encoders[: len(config.features)], fitted.encoders[len(config.features) :]
     layout = record_layout(encoders, label_encoders, config.weight)
-    written_parts = part_count(sum(counts), layout.row_bytes)
+    written_parts = part_count(sum(counted.rows), layout.row_bytes)
+    hashes = hash_columns(fitted.seen)
     plan = PartPlan(
         folder=path,
         generation=generation,
         layout=layout,
-        encoders={field.key: encoder for field, encoder in zip(layout.fields, fitted, strict=False)},
+        encoders={field.key: encoder for field, encoder in zip(layout.fields, fitted.encoders, strict=False)},
         weight=config.weight,
         keep=config.keep,
-        splits=_split_names(config),
+        splits=names,
         row_group_rows=tuple(
-            rows_per_row_group(count, layout.row_bytes, lanes=config.lanes, parts=written_parts) for count in counts
+            rows_per_row_group(count, layout.row_bytes, lanes=config.lanes, parts=written_parts)
+            for count in counted.rows
         ),
+        hashes=(ORDER_COLUMN, *hashes),
     )
-    with arrow_batches(df.sparkSession, rows_per_batch(raw_types.values(), layout.row_bytes)):
-        written = _write(rows, plan, written_parts, repeated=repeated)
-    check_counts(written, _split_names(config), counts)
-    return Dataset(
+    with arrow_batches(rows.sparkSession, rows_per_batch(raw_types.values(), layout.row_bytes)):
+        written, sums = write_rows(rows, plan, written_parts, hashes, raw_types, repeated=counted.repeated)
+    dataset = Dataset(
         path=path,
-        encoders=tuple(encoders),
-        label_encoders=tuple(label_encoders),
+        encoders=encoders,
+        label_encoders=label_encoders,
         weight=config.weight,
         keep=config.keep,
         raw_types=raw_types,
@@ -160,6 +198,7 @@ def _write_dataset(df: DataFrame, config: PrepareConfig, path: str, generation: 
         fingerprint=_fingerprint(plan, written),
         source=source,
     )
+    return dataset, differing(sums, counted, names, fitted.seen)
 
 
 def used_columns(config: PrepareConfig) -> list[str]:
@@ -175,9 +214,9 @@ def check_columns(df: DataFrame, names: Sequence[str]) -> None:
     """Raise SchemaError for a missing, an ambiguous or a reserved column name, and for a type that cannot be read."""
     for name in names:
         require_column(df.columns, name)
-    reserved = {RECORD_COLUMN, SPLIT_COLUMN, ORDER_COLUMN} & set(names)
+    reserved = [name for name in names if name == RECORD_COLUMN or RESERVED.fullmatch(name)]
     if reserved:
-        raise SchemaError(f"column name {sorted(reserved)[0]!r} is used by sparkdl itself; rename the column")
+        raise SchemaError(f"column name {reserved[0]!r} is used by sparkdl itself; rename the column")
     check_types(df.schema, names)
 
 
@@ -187,17 +226,6 @@ def record_layout(encoders: Sequence[Encoder], labels: Sequence[Encoder], weight
     fields += [Field("label", e.name, e.dtype.name, e.shape, e.stored) for e in labels]
     fields += [Field("weight", weight, "float32", ())] if weight else []
     return RecordLayout(tuple(fields))
-
-
-def check_counts(parts: Sequence[Part], names: Sequence[str], counts: Sequence[int]) -> None:
-    """Raise DatasetError if what was written is not what was counted: the input changed in between."""
-    for name, count in zip(names, counts, strict=True):
-        written = sum(sum(part.row_groups) for part in parts if part.split == name)
-        if written != count:
-            raise DatasetError(
-                f"split {name!r} had {count} rows when it was counted and {written} when it was written; "
-                "the input changes while it is read: write it to files first"
-            )
 
 
 def check_folder(path: str) -> bool:
@@ -212,67 +240,17 @@ def check_folder(path: str) -> bool:
     return bool(names)
 
 
-def _split_names(config: PrepareConfig) -> tuple[str, ...]:
-    return ("train",) if config.splits is None else config.splits.names
+def _divided(used: DataFrame, config: PrepareConfig, raw_types: Mapping[str, str], *, by_content: bool) -> DataFrame:
+    """Each row's split (also of rows that are left out of all splits), and its place in the order, beside its columns.
 
-
-def _divided(df: DataFrame, config: PrepareConfig, raw_types: Mapping[str, str]) -> DataFrame:
-    """The used columns, each row's split (also of rows that are left out of all splits), and its place in the order."""
-    from pyspark.sql import functions as F
-
-    place = F.lit(0) if config.splits is None else split_index(config.splits, raw_types)
-    columns = [named(name) for name in raw_types]
-    return df.select(*columns, place.alias(SPLIT_COLUMN), order_key(config.seed, raw_types).alias(ORDER_COLUMN))
-
-
-def _count(rows: DataFrame, config: PrepareConfig) -> tuple[list[int], bool]:
-    """Rows of each split, in the order of their names, and whether many rows repeat others.
-
-    Raises DatasetError for no rows, an empty split, or rows that have none.
+    Args:
+        by_content: also the hash that names rows by their content.
     """
     from pyspark.sql import functions as F
 
-    figures = F.count(F.lit(1)).alias("rows"), different_rows().alias("different")
-    found = rows.groupBy(SPLIT_COLUMN).agg(*figures).collect()
-    counts = {row[SPLIT_COLUMN]: row["rows"] for row in found}
-    if not counts:
-        raise DatasetError("the DataFrame has no rows")
-    if None in counts:
-        raise _no_split(rows.where(f"{SPLIT_COLUMN} is null"), config, counts[None])
-    if LEFT_OUT in counts:
-        log.info("%d rows are in no split and are left out", counts[LEFT_OUT])
-    by_split = [counts.get(place, 0) for place in range(len(_split_names(config)))]
-    for name, count in zip(_split_names(config), by_split, strict=True):
-        if count == 0:
-            raise DatasetError(
-                f"split {name!r} is empty ({sum(by_split)} rows in all); give it a larger share, or drop it from splits"
-            )
-    return by_split, any(repeats(row["rows"], row["different"]) for row in found)
-
-
-def _no_split(rows: DataFrame, config: PrepareConfig, count: int) -> DatasetError:
-    """The error for rows whose columns do not answer the split's rule; shows one of them."""
-    read = config.splits.columns if config.splits else ()
-    one = rows.select(*[named(name) for name in read]).first()
-    values = ", ".join(f"{name!r} is {shown(value)}" for name, value in zip(read, one or (), strict=False))
-    need = f"one of {shown(_split_names(config))}" if config.splits and config.splits.kind == "column" else "a time"
-    return DatasetError(f"{count} rows have no split: in one of them column {values}, which must be {need}")
-
-
-def _write(rows: DataFrame, plan: PartPlan, parts: int, *, repeated: bool) -> list[Part]:
-    """Shuffle and write; a part for each task and split."""
-
-    def write(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        from pyspark import TaskContext
-
-        task = TaskContext.get()
-        partition = task.partitionId() if task else 0
-        yield from part_files.descriptions(part_files.write_parts(batches, plan, partition), partition)
-
-    stored = shuffled(rows.where(f"{SPLIT_COLUMN} != {LEFT_OUT}"), parts, repeated=repeated)
-    found = map_in_arrow(stored, write, "partition long, part string").collect()
-    described = [json.loads(row["part"]) for row in sorted(found, key=lambda row: row["partition"])]
-    return [Part(part["file"], part["split"], tuple(part["row_groups"]), part["bytes"]) for part in described]
+    place = F.lit(0) if config.splits is None else split_index(config.splits, raw_types)
+    rows = used.select("*", place.alias(SPLIT_COLUMN), order_key(config.seed, raw_types).alias(ORDER_COLUMN))
+    return rows.select("*", whole_rows(ORDER_COLUMN, raw_types).alias(CONTENT_COLUMN)) if by_content else rows
 
 
 def _fingerprint(plan: PartPlan, written: Sequence[Part]) -> str:

@@ -18,8 +18,10 @@ __all__ = ["preview_prepare"]
 
 
 def preview_prepare(df: DataFrame, config: PrepareConfig) -> dict[str, Any]:
-    """What `prepare` would do: `state` ("new", "replaces another one" or "finished"), `path`, and the types of the raw
-    `columns` that it reads.
+    """What `prepare` would do: `path`, the types of the raw `columns` that it reads, and `state`.
+
+    The state is "new", "finished", "replaces another one", or "finished if its rows are the same": only a pass over the
+    rows can tell, and it is not made here.
 
     Raises what `prepare` raises before it reads rows.
     """
@@ -28,9 +30,11 @@ def preview_prepare(df: DataFrame, config: PrepareConfig) -> dict[str, Any]:
     names = used_columns(config)
     check_columns(df, names)
     there = check_folder(path)
-    state = "replaces another one" if there else "new"
+    found, by_content = find_same(df, config, path)
+    another = "finished if its rows are the same" if by_content else "replaces another one"
+    state = another if there else "new"
     return {
         "path": path,
-        "state": "finished" if find_same(df, config, path) is not None else state,
+        "state": "finished" if found is not None else state,
         "columns": {name: df.schema[name].dataType.simpleString() for name in names},
     }

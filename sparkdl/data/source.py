@@ -1,7 +1,7 @@
 """Name the input of a dataset, so that the same input is found again: a hash of config, plan and files.
 
-Driver, within prepare. The JVM is asked for the analysed plan as JSON, and for the state of the files once per folder.
-Whatever is not known to be a function of files alone has no name: it is prepared anew unless a version names it.
+Driver, within prepare. The JVM is asked for the analysed plan as JSON, and for the state of the files. Whatever is not
+known to be a function of files alone has no name of this kind: a version names it, or, in prepare, the rows themselves.
 """
 
 from __future__ import annotations
@@ -11,17 +11,26 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparkdl.config import PrepareConfig
 from sparkdl.data.dataset import FORMAT_VERSION, Source
 from sparkdl.data.features import Feature
+from sparkdl.data.input_files import (
+    RELATION,
+    SQL,
+    Relation,
+    check_unchanged,
+    files_that_are_read,
+    relations_of,
+    without_secrets,
+)
+from sparkdl.data.row_sums import Sums
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["name_rows", "name_source", "normalised", "obstacle_in", "renumbered", "without_secrets"]
+__all__ = ["name_content", "name_rows", "name_source", "normalised", "obstacle_in", "renumbered"]
 
 # Paths in a manifest are for people to read.
 SHOWN_PATHS = 5
@@ -51,12 +60,10 @@ _HARMLESS_SETTINGS = tuple(
 # Set while a plan is printed, so that nothing of it is left out.
 _PRINTED_FIELDS = "spark.sql.debug.maxToStringFields"
 
-_SQL = "org.apache.spark.sql."
-_LOGICAL = _SQL + "catalyst.plans.logical."
-_EXPRESSIONS = _SQL + "catalyst.expressions."
+_LOGICAL = SQL + "catalyst.plans.logical."
+_EXPRESSIONS = SQL + "catalyst.expressions."
 _EXPRESSION_ID = _EXPRESSIONS + "ExprId"
-_RELATION = _SQL + "execution.datasources.LogicalRelation"
-_FILES = _SQL + "execution.datasources."
+_FILES = SQL + "execution.datasources."
 
 # Which rows they give, in any order, depends on their input alone. A limit or a subset without duplicates does not:
 # which row is taken depends on the order of arrival.
@@ -87,28 +94,29 @@ _IMPURE_EXPRESSIONS = """
 # When a view was made, and counters of the session.
 _DROPPED = frozenset({"desc", "catalogTable", "jvmId"})
 
-_FILE_STATUS = re.compile(r"path=(.*?); isDirectory=false; length=(\d+);.*?modification_time=(\d+)")
-
-
-@dataclass(frozen=True, slots=True)
-class _Relation:
-    """One place where the plan reads files."""
-
-    reader: str
-    index: str
-    options: str
-    schema: str
-    roots: tuple[str, ...]
-    files: Mapping[str, tuple[int, int]]
-    """Path -> (bytes, milliseconds), as they were when the DataFrame was made."""
-
-    def to_json(self) -> list[Any]:
-        return [self.reader, self.options, self.schema, sorted(self.files.items())]
-
 
 def name_source(df: DataFrame, config: PrepareConfig) -> tuple[Source, str]:
     """What a dataset of these rows is prepared from, and what keeps it from having a fingerprint ("": nothing)."""
     return name_rows(df, {"format_version": FORMAT_VERSION, "config": _config(config)}, config.version)
+
+
+def name_content(
+    config: PrepareConfig,
+    types: Mapping[str, str],
+    rows: Sequence[int],
+    sums: Sequence[Sums],
+    paths: tuple[str, ...],
+) -> Source:
+    """The same by what is in the rows, for those that nothing else names.
+
+    Args:
+        types: Spark type (DDL) of each column that the dataset reads.
+        rows: of each split.
+        sums: of the hashes of whole rows, of each split.
+        paths: some of what was read.
+    """
+    how = {"format_version": FORMAT_VERSION, "config": _config(config)}
+    return Source(_hash(how | {"types": dict(types), "rows": list(rows), "content": list(sums)}), paths)
 
 
 def name_rows(df: DataFrame, how: Mapping[str, Any], version: str | int | None = None) -> tuple[Source, str]:
@@ -117,9 +125,12 @@ def name_rows(df: DataFrame, how: Mapping[str, Any], version: str | int | None =
     Args:
         how: what else decides what is made (JSON).
         version: names the rows in place of their plan.
+
+    Raises DatasetError if a file that will be read has changed since the DataFrame was made.
     """
+    check_unchanged(df.sparkSession, files_that_are_read(df), tell_new=True)
     plan = df._jdf.queryExecution().analyzed()
-    relations = _relations(plan)
+    relations = relations_of(plan)
     roots = dict.fromkeys(without_secrets(root) for relation in relations for root in relation.roots)
     paths = tuple(roots)[:SHOWN_PATHS]
     content = dict(how)
@@ -127,7 +138,7 @@ def name_rows(df: DataFrame, how: Mapping[str, Any], version: str | int | None =
         content |= {"version": str(version), "files": sorted({f for r in relations for f in r.files.items()})}
         return Source(_hash(content), paths), ""
     nodes = json.loads(plan.toJSON())
-    obstacle = obstacle_in(nodes) or _obstacle_of_files(df.sparkSession, nodes, relations)
+    obstacle = obstacle_in(nodes) or _obstacle_of_files(nodes, relations)
     if not obstacle and "InMemoryRelation" in df._jdf.queryExecution().withCachedData().toString():
         obstacle = "its rows may come from a cache, which does not see files that change"
     if not obstacle and not plan.deterministic():
@@ -177,12 +188,12 @@ def obstacle_in(nodes: object) -> str:
         return next((found for found in map(obstacle_in, nodes) if found), "")
     if not isinstance(nodes, dict):
         return ""
-    name = str(nodes.get("class", _RELATION))
+    name = str(nodes.get("class", RELATION))
     simple = name.rsplit(".", 1)[1]
     if name.startswith(_EXPRESSIONS):
         pure = simple not in _IMPURE_EXPRESSIONS.split() and not name.startswith(_EXPRESSIONS + "objects.")
     else:
-        pure = name == _RELATION or (name == _LOGICAL + simple and simple in _PURE_NODES.split())
+        pure = name == RELATION or (name == _LOGICAL + simple and simple in _PURE_NODES.split())
     return obstacle_in(list(nodes.values())) if pure else f"its plan holds {simple}"
 
 
@@ -205,78 +216,18 @@ def normalised(content: Any, ids: dict[Any, int] | None = None) -> Any:
     return result
 
 
-def without_secrets(path: str) -> str:
-    """A path or URL without user, password and query."""
-    return re.sub(r"^([^/]*://)[^/]*@", r"\1", path).split("?")[0] if "://" in path else path
-
-
-def _relations(plan: Any) -> list[_Relation]:
-    """The places where files are read, in the plan's order."""
-    leaves = plan.collectLeaves()
-    found = []
-    for place in range(leaves.size()):
-        leaf = leaves.apply(place)
-        if leaf.getClass().getName() != _RELATION:
-            continue
-        relation = leaf.relation()
-        if relation.getClass().getName() != _FILES + "HadoopFsRelation":
-            continue
-        location = relation.location()
-        index = location.getClass().getSimpleName()
-        # Other indices know more of a table than its files: snapshots, deleted rows.
-        listed = location.allFiles().mkString("\n") if index == "InMemoryFileIndex" else ""
-        found.append(
-            _Relation(
-                reader=relation.fileFormat().getClass().getName(),
-                index=index,
-                options=relation.options().toString(),
-                schema=relation.schema().json(),
-                roots=tuple(location.rootPaths().mkString("\n").split("\n")),
-                files=_statuses(listed),
-            )
-        )
-    return found
-
-
-def _obstacle_of_files(spark: SparkSession, nodes: Sequence[Any], relations: Sequence[_Relation]) -> str:
+def _obstacle_of_files(nodes: Sequence[Any], relations: Sequence[Relation]) -> str:
     """Why the files do not tell what was read; "" if they do."""
     if not relations:
         return "it reads no files"
-    if len(relations) != sum(node["class"] == _RELATION for node in nodes):
+    if len(relations) != sum(node["class"] == RELATION for node in nodes):
         return "it reads what is no files"
     for relation in relations:
         if relation.reader not in _READERS:
             return f"it reads by {relation.reader.rsplit('.', 1)[1]}"
         if relation.index != "InMemoryFileIndex":
             return f"its files are listed by {relation.index}"
-    # The rows may come from a cache, or Spark's list be old: then the files of today do not tell what is in the rows.
-    files = {path: state for relation in relations for path, state in relation.files.items()}
-    now = _listed_now(spark, sorted({path.rsplit("/", 1)[0] for path in files}))
-    changed = next((path for path, state in files.items() if now.get(path) != state), None)
-    return f"{without_secrets(changed)} has changed since the DataFrame was made" if changed else ""
-
-
-def _listed_now(spark: SparkSession, folders: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """The state of the files in some folders. One that is gone counts as empty."""
-    from py4j.protocol import Py4JJavaError
-
-    jvm, hadoop = spark._jvm, spark._jsc.hadoopConfiguration()
-    found: dict[str, tuple[int, int]] = {}
-    for folder in folders:
-        path = jvm.org.apache.hadoop.fs.Path(folder)  # type: ignore[union-attr]
-        try:
-            statuses = path.getFileSystem(hadoop).listStatus(path)
-        except Py4JJavaError as error:
-            if "FileNotFoundException" not in str(error.java_exception):
-                raise
-            continue
-        found.update(_statuses(jvm.scala.Predef.genericWrapArray(statuses).mkString("\n")))  # type: ignore[union-attr]
-    return found
-
-
-def _statuses(text: str) -> dict[str, tuple[int, int]]:
-    """Path -> (bytes, milliseconds) of Hadoop's FileStatus, one in a line."""
-    return {path: (int(size), int(changed)) for path, size, changed in _FILE_STATUS.findall(text)}
+    return ""
 
 
 def _config(config: PrepareConfig) -> dict[str, Any]:

@@ -9,14 +9,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from sparkdl.data.parts import SPLIT_COLUMN
-from sparkdl.spark_columns import column as named
+from sparkdl.data.row_sums import hashable
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-__all__ = ["ORDER_COLUMN", "different_rows", "order_key", "repeats", "shuffled"]
+__all__ = ["ORDER_COLUMN", "PLACE_COLUMN", "different_rows", "order_key", "repeats", "shuffled"]
 
 ORDER_COLUMN = "__order__"
+# What the rows are sorted by where many of them have one order.
+PLACE_COLUMN = "__place__"
 
 # Rows of which more than this share repeat others are told apart before they are shuffled. Below it, repeated rows that
 # lie side by side change what a batch holds by less than chance does.
@@ -35,20 +37,8 @@ def order_key(seed: int, types: Mapping[str, str]) -> Column:
     """
     from pyspark.sql import functions as F
 
-    values = [value for name in sorted(types) for value in _hashable(name, types[name])]
+    values = [value for name in sorted(types) for value in hashable(name, types[name])]
     return F.xxhash64(F.lit(seed), F.lit("order"), *values)
-
-
-def _hashable(name: str, type_: str) -> list[Column]:
-    """A column's values as Spark can hash them, and whether they are null: the hash passes over nulls."""
-    from pyspark.sql import functions as F
-
-    column = named(name)
-    if type_.startswith("map<") and "map<" not in type_[1:]:
-        return [F.array_sort(F.map_entries(column)), F.isnull(column)]
-    if "map<" in type_:
-        return [F.to_json(F.struct(column)), F.isnull(column)]
-    return [column, F.isnull(column)]
 
 
 def different_rows() -> Column:
@@ -78,8 +68,9 @@ def shuffled(rows: DataFrame, parts: int, *, repeated: bool) -> DataFrame:
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
+    place = ORDER_COLUMN
     if repeated:
+        place = PLACE_COLUMN
         number = F.row_number().over(Window.partitionBy(ORDER_COLUMN).orderBy(ORDER_COLUMN))
-        others = [named(name) for name in rows.columns if name != ORDER_COLUMN]
-        rows = rows.select(*others, F.xxhash64(ORDER_COLUMN, number).alias(ORDER_COLUMN))
-    return rows.repartition(parts, ORDER_COLUMN).sortWithinPartitions(SPLIT_COLUMN, ORDER_COLUMN).drop(ORDER_COLUMN)
+        rows = rows.select("*", F.xxhash64(ORDER_COLUMN, number).alias(place))
+    return rows.repartition(parts, place).sortWithinPartitions(SPLIT_COLUMN, place).drop(PLACE_COLUMN)

@@ -81,7 +81,7 @@ def test_statistics_are_those_of_all_rows_in_any_partitions(raw, partitions: int
     features = [Numeric(name, fill="median") for name in numbers]
     features += [Numeric("pair", fill="median"), Categorical("town", max_size=4), Categorical("code")]
     features += [Text("review", length=3, max_size=3, fill="")]
-    fitted = fit_encoders(rows, features, [Categorical("flag"), Categorical("town")])
+    fitted = fit_encoders(rows, features, [Categorical("flag"), Categorical("town")]).encoders
     for place, (name, encoder) in enumerate(zip(numbers, fitted, strict=False)):
         values = known(["age", "pair", "price", "day", "time"].index(name))
         check(encoder, values)
@@ -109,7 +109,7 @@ def test_what_spark_sends_is_encoded_as_python_values_are(raw) -> None:
     features = [Numeric("age", fill="indicator"), Numeric("pair", fill="mean"), "price", "day", "time"]
     features = [Tensor(f) if isinstance(f, str) else f for f in features]
     features += [Categorical("town"), Categorical("flag"), Text("review", length=4, fill="")]
-    encoders = fit_encoders(raw, features, [])
+    encoders = fit_encoders(raw, features, []).encoders
     shapes = [(encoder.dtype.name, encoder.shape) for encoder in encoders]
     assert shapes[:5] == [("float32", (2,)), ("float32", (2,)), ("float32", ()), ("int32", ()), ("float64", ())]
 
@@ -180,7 +180,7 @@ def test_a_column_that_does_not_fit_is_named_with_the_way_out(raw, feature, prob
 
 def test_an_array_column_may_begin_with_null(spark) -> None:
     rows = spark.createDataFrame([(None,), ([1.0, 2.0],), ([3.0, None],)], "x array<double>").coalesce(1)
-    (encoder,) = fit_encoders(rows, [Numeric("x", fill="mean")], [])
+    (encoder,) = fit_encoders(rows, [Numeric("x", fill="mean")], []).encoders
     assert encoder.mean == (2.0, 2.0) and encoder.shape == (2,)
 
 
@@ -191,7 +191,7 @@ def test_ids_are_no_vocabulary(spark, monkeypatch) -> None:
     monkeypatch.setattr(fit_features, "VOCABULARY_LIMIT", 10)
     with pytest.raises(SchemaError, match="'id' has more than 10 values in the train split; is it an id"):
         fit_encoders(spark.range(11), [Categorical("id")], [])
-    assert fit_encoders(spark.range(10), [Categorical("id")], [])[0].vocabulary == tuple(range(10))
+    assert fit_encoders(spark.range(10), [Categorical("id")], []).encoders[0].vocabulary == tuple(range(10))
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_images_of_files_and_of_sparks_own_source(spark, tmp_path) -> None:
     structs = spark.read.format("image").load(str(tmp_path)).selectExpr("image.origin AS path", "image")
     for rows in (files, structs):
         for store in ("pixels", "encoded"):
-            (encoder,) = fit_encoders(rows, [Image("image", height=5, width=4, fill=7, store=store)], [])
+            (encoder,) = fit_encoders(rows, [Image("image", height=5, width=4, fill=7, store=store)], []).encoders
             found = {Path(row.path).name: row.image for row in rows.collect()}
             assert set(pixels) < set(found)
             for name, image in found.items():
@@ -234,8 +234,8 @@ def test_housing_with_missing_bedrooms(spark) -> None:
         Numeric("median_income", scale="minmax"),
         Categorical("ocean_proximity"),
     ]
-    bedrooms, income, ocean = fit_encoders(rows, features, [])
-    (indicator,) = fit_encoders(rows, [Numeric("total_bedrooms", fill="indicator")], [])
+    bedrooms, income, ocean = fit_encoders(rows, features, []).encoders
+    (indicator,) = fit_encoders(rows, [Numeric("total_bedrooms", fill="indicator")], []).encoders
     table = rows.select("total_bedrooms", "median_income", "ocean_proximity").toPandas()
     values = table["total_bedrooms"].dropna()
     assert len(table) - len(values) == 207
@@ -254,7 +254,7 @@ def test_moments_are_utc_in_any_session_and_clocks_stay_clocks(spark) -> None:
     zone = spark.conf.get("spark.sql.session.timeZone")
     try:
         spark.conf.set("spark.sql.session.timeZone", "America/New_York")
-        moment, clock = fit_encoders(rows, [Numeric("moment"), Numeric("clock")], [])
+        moment, clock = fit_encoders(rows, [Numeric("moment"), Numeric("clock")], []).encoders
     finally:
         spark.conf.set("spark.sql.session.timeZone", zone)
     assert (moment.mean, moment.unit) == (0.0, "seconds") and (clock.mean, clock.unit) == (0.0, "local seconds")

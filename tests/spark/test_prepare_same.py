@@ -11,7 +11,7 @@ import pytest
 from pyspark.sql import functions as F
 
 import sparkdl
-from sparkdl import PrepareConfig
+from sparkdl import DatasetError, PrepareConfig
 from sparkdl.data.source import name_source
 from sparkdl.features import Numeric
 from sparkdl.spark_batches import arrow_batches
@@ -216,14 +216,16 @@ def test_other_files_of_the_same_plan_have_another_name(spark, folder) -> None:
     assert None not in names and len(set(names)) == 3
 
 
-def test_files_that_changed_after_the_dataframe_was_made_do_not_name_its_rows(spark, folder) -> None:
+def test_files_that_changed_after_the_dataframe_was_made_are_refused(spark, folder) -> None:
     df = table(spark, folder)
     file = next((folder / "parquet").glob("*.parquet"))
     os.utime(file, ns=(0, file.stat().st_mtime_ns + 5_000_000))
-    source, problem = name_source(df, config(folder))
-    assert source.fingerprint is None and problem.endswith("has changed since the DataFrame was made")
+    with pytest.raises(DatasetError, match="parquet has been written again since the DataFrame was made: .*; read it"):
+        sparkdl.prepare(df, config(folder))
     file.unlink()
-    assert name_source(df, config(folder))[0].fingerprint is None
+    with pytest.raises(DatasetError, match="parquet is gone since the DataFrame was made: .*; read it again"):
+        sparkdl.prepare(df, config(folder, version=1))
+    assert not (folder / "data" / "dataset.json").exists()
 
 
 OTHER_SESSION = """
@@ -257,19 +259,63 @@ def test_the_same_input_finds_the_dataset_and_writes_nothing(spark, folder, capl
     first = sparkdl.prepare(table(spark, folder), config(folder))
     before = files_below(folder / "data")
     assert set(before) == {"dataset.json", first.generation, *[part.file for part in first.parts]}
-    with caplog.at_level(logging.INFO, "sparkdl"):
-        again = sparkdl.prepare(table(spark, folder), config(folder))
+    again = sparkdl.prepare(table(spark, folder), config(folder))
     assert again == first and files_below(folder / "data") == before
-    assert "found {'train': 60} at" in caplog.text
+    told = f"found {{'train': 60}} at {first.path}, prepared from the same input: nothing is written"
+    assert warnings_of(caplog) == [told]
 
 
-def test_a_version_names_rows_that_have_no_files(spark, folder, caplog) -> None:
+def warnings_of(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+# Rows that no file names, changed in one place each: all others must be the first's.
+ROWS = [(1, 0.5, "a", [1.0, None], [[1], [2, 3]], {"k": 1}, None), (2, -1.5, None, [2.0, 3.0], [[4], []], None, b"x")]
+TYPES = "id long, x double, s string, a array<double>, n array<array<int>>, m map<string,int>, b binary"
+CHANGED = {
+    "a number": (1, 0.75, "a", [1.0, None], [[1], [2, 3]], {"k": 1}, None),
+    "a word": (1, 0.5, "b", [1.0, None], [[1], [2, 3]], {"k": 1}, None),
+    "where a null stands in an array": (1, 0.5, "a", [None, 1.0], [[1], [2, 3]], {"k": 1}, None),
+    "where inner arrays end": (1, 0.5, "a", [1.0, None], [[1, 2], [3]], {"k": 1}, None),
+    "a null": (1, 0.5, None, [1.0, None], [[1], [2, 3]], {"k": 1}, None),
+    "a map": (1, 0.5, "a", [1.0, None], [[1], [2, 3]], {"k": 2}, None),
+    "bytes": (1, 0.5, "a", [1.0, None], [[1], [2, 3]], {"k": 1}, b""),
+}
+
+
+def test_rows_from_memory_are_named_by_their_content(spark, folder, caplog) -> None:
+    """Made again in another order and division they are the same; any other value makes them others."""
+    many = [(i, float(i), "w", [1.0], [[1]], {"k": i}, None) for i in range(10)]
+    keep = ["s", "a", "n", "m", "b"]
+
+    def prepared(rows, **options):
+        return sparkdl.prepare(spark.createDataFrame(rows, TYPES), config(folder, keep=keep, **options))
+
+    first = prepared([*ROWS, *many])
+    assert prepared([*reversed(many), *ROWS]) == first
+    again = spark.createDataFrame([*ROWS, *many], TYPES).repartition(5)
+    assert sparkdl.prepare(again, config(folder, keep=keep)) == first
+    by_python = again.mapInPandas(lambda frames: frames, again.schema).where("id >= 0")
+    assert sparkdl.prepare(by_python.select("x", *keep), config(folder, keep=keep)) == first
+    assert all("prepared from the same input" in told for told in warnings_of(caplog))
+    generations = {first.generation}
+    caplog.clear()
+    for change in CHANGED.values():
+        generations.add(prepared([change, ROWS[1], *many]).generation)
+    generations.add(prepared([*ROWS, ROWS[1], *many]).generation)
+    generations.add(prepared([*ROWS, *many], seed=1).generation)
+    assert len(generations) == len(CHANGED) + 3
+    told = f"{first.path} is prepared anew: what is there is of another input, configuration or setting of Spark"
+    assert warnings_of(caplog) == [told] * (len(CHANGED) + 2)
+
+
+def test_a_version_names_rows_without_looking_at_them(spark, folder, caplog) -> None:
     rows = spark.range(50).selectExpr("double(id) as x")
     with caplog.at_level(logging.INFO, "sparkdl"):
         datasets = [sparkdl.prepare(rows, config(folder, version=v)) for v in (None, None, "a", "a", "b")]
     generations = [ds.generation for ds in datasets]
-    assert len(set(generations)) == 4 and generations[2] == generations[3]
-    assert caplog.text.count("anew whenever asked for: it reads no files; PrepareConfig(version=…) can name it") == 2
+    assert len(set(generations)) == 3 and generations[0] == generations[1] and generations[2] == generations[3]
+    assert caplog.text.count("the rows are named by their content: it reads no files; PrepareConfig(version=…)") == 2
 
 
 def test_changed_input_makes_a_dataset_beside_the_one_before_and_drops_older_ones(spark, folder) -> None:

@@ -18,12 +18,18 @@ def test_the_program_of_the_readme_runs_as_printed(tmp_path) -> None:
     (tmp_path / "program.py").write_text(program)
     activated = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     activated.pop("PYSPARK_PYTHON", None)
-    done = subprocess.run(
-        [sys.executable, "program.py"], cwd=tmp_path, env=activated, capture_output=True, text=True, timeout=170
-    )
-    assert done.returncode == 0, done.stderr
-    accuracy = float(re.search(r"'accuracy': ([0-9.]+)", done.stdout).group(1))
-    assert accuracy > 0.9 and "probability" in done.stdout
+    told = []
+    # What is there already is found the second time, though the rows come from memory: the same figures, at once.
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "program.py"], cwd=tmp_path, env=activated, capture_output=True, text=True, timeout=170
+        )
+        assert done.returncode == 0, done.stderr
+        told.append(done.stdout)
+    accuracy = float(re.search(r"'accuracy': ([0-9.]+)", told[0]).group(1))
+    assert accuracy > 0.9 and "probability" in told[0]
+    assert told[1] == told[0]
+    assert "prepared from the same input: nothing is written" in done.stderr
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:sparkdl|jobs|conf|docs|tests)/[\w/.]*)`", README))))

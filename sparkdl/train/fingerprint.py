@@ -30,8 +30,8 @@ from typing import Any
 import cloudpickle
 import numpy as np
 
+from sparkdl.module_source import imported_modules, installed_digest, is_library, source_digests
 from sparkdl.train.code_steps import constant_steps, used_names
-from sparkdl.train.module_source import imported_modules, installed_digest, is_library, source_digests
 
 __all__ = ["code_digest", "fingerprint", "is_own"]
 

@@ -10,8 +10,8 @@ import types
 
 import pytest
 
+from sparkdl.module_source import source_digests
 from sparkdl.train.fingerprint import code_digest, fingerprint, is_own
-from sparkdl.train.module_source import source_digests
 
 
 def cell(source, name="build_model", **names):

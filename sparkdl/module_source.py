@@ -1,6 +1,7 @@
 """Find the source of the user's modules, and tell which modules are libraries.
 
-Used on the driver and in ranks; imports nothing that is not imported already, and runs no code of a module.
+Used on the driver, in ranks and in Spark workers. Nothing is imported here that is not imported already, and no code of
+a module is run.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-__all__ = ["imported_modules", "installed_digest", "is_library", "source_digests"]
+__all__ = ["imported_modules", "installed_digest", "is_library", "module_digest", "source_digests"]
 
 _OURS = "sparkdl"
 _LIBRARY_FOLDERS = ("site-packages", "dist-packages")
@@ -69,11 +70,19 @@ def source_digests(names: Iterable[str]) -> dict[str, str]:
             found.setdefault(top, installed_digest(top))
             continue
         tree, is_package = _tree(name)
-        found[name] = _MISSING if tree is None else hashlib.sha256(_dump(tree).encode()).hexdigest()
+        found[name] = _MISSING if tree is None else _digest(tree)
         if tree is not None:
             package = name if is_package else name.rpartition(".")[0]
             waiting += [parent for module in _imports(tree, package) for parent in _with_parents(module)]
     return dict(sorted(found.items()))
+
+
+def module_digest(name: str) -> str | None:
+    """What a module alone consists of, as in `source_digests`; None where nothing tells."""
+    if is_library(name):
+        return installed_digest(name) or None
+    tree, _ = _tree(name)
+    return None if tree is None else _digest(tree)
 
 
 def imported_modules(module: str, names: Iterable[str], *, level: int, package: str) -> list[str]:
@@ -102,13 +111,15 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
             yield from imported_modules(node.module or "", names, level=node.level, package=package)
 
 
-def _dump(tree: ast.Module) -> str:
-    """The syntax tree as text, without docstrings; comments and line numbers are not part of it."""
+def _digest(tree: ast.Module) -> str:
+    """SHA-256 of a syntax tree without docstrings; comments and line numbers are not part of it."""
     for node in ast.walk(tree):
         documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
         if documented and ast.get_docstring(node, clean=False) is not None:  # type: ignore[arg-type]
-            node.body = node.body[1:] or [ast.Pass()]  # type: ignore[attr-defined]
-    return ast.dump(tree)
+            # An empty file is the same as one with a docstring alone.
+            rest = [] if isinstance(node, ast.Module) else [ast.Pass()]
+            node.body = node.body[1:] or rest  # type: ignore[attr-defined]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
 def _tree(name: str) -> tuple[ast.Module | None, bool]:

@@ -12,7 +12,7 @@ from typing import Any
 from sparkdl import folders, storage
 from sparkdl.errors import ConfigError, ModelError, near_miss, shown
 from sparkdl.model.custom_objects import check_custom_objects
-from sparkdl.model.load import load_keras
+from sparkdl.model.load import float_of, load_keras
 from sparkdl.model.outputs import flat_outputs
 from sparkdl.model.save import model_inputs, one_line
 from sparkdl.model.signature import Signature
@@ -107,7 +107,8 @@ def _write(
 
     specs = {input_names[e.name]: raw_spec(e, name=input_names[e.name]) for e in signature.inputs}
     try:
-        function = tf.function(serve, autograph=False).get_concrete_function(specs)
+        with float_of(signature):
+            function = tf.function(serve, autograph=False).get_concrete_function(specs)
         with folders.committed_folder(out, last="saved_model.pb") as folder:
             tf.saved_model.save(exported, folder, signatures={"serving_default": function})
     except OSError as error:

@@ -32,7 +32,7 @@ from sparkdl.model.outputs import flat_outputs
 from sparkdl.model.save import model_inputs, one_line
 from sparkdl.model.signature import MODEL_NAME, SIGNATURE_NAME, Signature, sha256
 
-__all__ = ["LoadedModel", "checked", "load_keras", "load_model"]
+__all__ = ["LoadedModel", "checked", "float_of", "load_keras", "load_model"]
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,8 @@ class LoadedModel:
     def predict_batch(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name, each of shape ``(rows, *shape)``: one call of the model on encoded inputs.
 
-        Every number of rows is computed by one graph, but one that was not seen before takes longer.
+        Every number of rows is computed by one graph, but one that was not seen before takes longer. Raises ModelError
+        for outputs that are not of these shapes.
         """
         import tensorflow as tf
 
@@ -77,9 +78,17 @@ class LoadedModel:
                 e.name: tf.TensorSpec((None, *e.shape), e.dtype, name=f"input_{i}") for i, e in enumerate(encoders)
             }
             forward = tf.function(lambda given: self.keras_model(given, training=False), autograph=False)
-            self._forward = forward.get_concrete_function(model_inputs(encoders, specs))
+            with float_of(self.signature):
+                self._forward = forward.get_concrete_function(model_inputs(encoders, specs))
         tensors = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
         results = flat_outputs(self._forward(model_inputs(encoders, tensors)))
+        rows = len(next(iter(inputs.values())))
+        for output, value in zip(self.signature.outputs, results, strict=True):
+            if tuple(value.shape) != (rows, *output.shape):
+                raise ModelError(
+                    f"output {output.name!r} is of shape {tuple(value.shape)} for {rows} rows, not "
+                    f"{(rows, *output.shape)}: each row must have values of its own, of one shape"
+                )
         return {
             output.name: value.numpy().astype(output.numpy_dtype, copy=False)
             for output, value in zip(self.signature.outputs, results, strict=True)
@@ -173,10 +182,9 @@ def load_keras(
 
     path = storage.join(model_dir, MODEL_NAME)
     objects = found_objects(signature.custom_objects, custom_objects, import_modules=not safe_mode)
-    own_floatx, saved_by = keras.config.floatx(), "0"
-    keras.config.set_floatx(signature.floatx)
+    saved_by = "0"
     try:
-        with registered(objects), _unpacked(path, signature.content_hash) as unpacked:
+        with float_of(signature), registered(objects), _unpacked(path, signature.content_hash) as unpacked:
             saved_by = str(_json_of(unpacked, "metadata.json").get("keras_version", "0"))
             config = _json_of(unpacked, "config.json")
             needed = config if compiled else {key: config[key] for key in config if key != "compile_config"}
@@ -191,8 +199,19 @@ def load_keras(
             why = f"Keras {saved_by} saved it, and this is Keras {keras.__version__}; install keras>={saved_by}"
         hint = "; it holds Python code: load it with safe_mode=False if you trust it" if _is_lambda(error) else ""
         raise ModelError(f"Keras cannot load {path}: {why or one_line(error) + hint}") from error
+
+
+@contextlib.contextmanager
+def float_of(signature: Signature) -> Iterator[None]:
+    """Within the block Keras' default float is that of the model's training: its layers may ask for it when called."""
+    import keras
+
+    own = keras.config.floatx()
+    keras.config.set_floatx(signature.floatx)
+    try:
+        yield
     finally:
-        keras.config.set_floatx(own_floatx)
+        keras.config.set_floatx(own)
 
 
 def _json_of(unpacked: str, name: str) -> dict[str, Any]:

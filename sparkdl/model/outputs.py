@@ -42,6 +42,8 @@ _CLASSES = {
     "log_cosh": "LogCosh",
     "poisson": "Poisson",
 }
+# Losses that take each unit for a class of its own: together the units' probabilities are not 1.
+_BINARY = ("binary_crossentropy", "binary_focal_crossentropy")
 _MARGIN = ("hinge", "squared_hinge", "categorical_hinge")  # the sign of the prediction tells the class
 # Losses that regress on the codes 0 and 1, so that the middle between them divides the classes.
 _REGRESSION = ("mean_squared_error", "mean_absolute_error", "huber", "log_cosh")
@@ -164,6 +166,8 @@ def _said_logits(logits: object, names: Sequence[str]) -> dict[str, bool | None]
 
 def _values(said: bool | None, loss: Any, activation: str | None, *, units: int) -> tuple[str, float]:
     """What the values of a class output are (see `Output.values`), and the threshold between two classes."""
+    if units > 1 and activation != "softmax" and keras_loss(loss) in _BINARY and said is not False:
+        return "scores", 0.5
     if said is not None:
         return ("logits", 0.0) if said else ("probabilities", 0.5)
     told = _told_by(loss)

@@ -11,6 +11,7 @@ import pytest
 
 import sparkdl
 from sparkdl import ConfigError, ModelError
+from sparkdl.features import Tensor
 from sparkdl.model.signature import Signature, unique_names
 from sparkdl.score.outputs import Returns, check_returns, prediction_column, prediction_type
 
@@ -96,6 +97,11 @@ UNKNOWN = ("unknown", 0.5)
         (1, None, lambda: {"o": from_logits("BinaryCrossentropy")}, LOGITS),
         (2, None, lambda: from_logits("SparseCategoricalCrossentropy"), LOGITS),
         (1, "sigmoid", lambda: from_logits("BinaryCrossentropy"), UNKNOWN),  # these contradict each other
+        # Each unit by itself: their softmax would be no probabilities.
+        (2, None, lambda: from_logits("BinaryCrossentropy"), REGRESSION),
+        (2, None, lambda: from_logits("BinaryFocalCrossentropy"), REGRESSION),
+        (2, None, lambda: "binary_crossentropy", REGRESSION),
+        (2, "softmax", lambda: "binary_crossentropy", PROBABILITIES),
         (1, "tanh", lambda: "hinge", MARGIN),
         (2, None, lambda: "categorical_hinge", MARGIN),
         (1, None, lambda: "mse", REGRESSION),
@@ -272,6 +278,38 @@ def test_two_outputs_of_one_layer_both_come_back(tmp_path) -> None:
     path = Path(folder, "signature.json")
     path.write_text(path.read_text().replace("score_1", "score"))
     assert {name: value.tolist() for name, value in sparkdl.load_model(folder).predict(rows).items()} == expected
+
+
+def test_one_value_for_all_rows_is_no_prediction(tmp_path) -> None:
+    import keras
+
+    x = keras.Input((2,), name="x")
+    saved(keras.Model(x, keras.ops.sum(x, axis=0, keepdims=True)), tmp_path / "m", label=None)
+    with pytest.raises(ModelError, match=r"'sum' is of shape \(1, 2\) for 1024 rows, not \(1024, 2\)"):
+        sparkdl.load_model(str(tmp_path / "m")).predict(ROWS)
+
+
+def test_layers_see_the_float_of_training_when_they_are_called(tmp_path) -> None:
+    import keras
+    import tensorflow as tf
+
+    class Rounds(keras.layers.Layer):
+        def call(self, x):
+            return keras.ops.cast(x, keras.config.floatx())
+
+    keras.config.set_floatx("float64")
+    x = keras.Input((), name="x", dtype="float64")
+    folder, exported = str(tmp_path / "m"), str(tmp_path / "exported")
+    sparkdl.save_model(
+        keras.Model(x, Rounds(dtype="float64")(x)), folder, inputs=[Tensor("x", shape=(), dtype="float64")]
+    )
+    keras.config.set_floatx("float32")
+    seconds = np.array([1_600_000_001.0])
+    loaded = sparkdl.load_model(folder, custom_objects={"Rounds": Rounds})
+    assert loaded.predict({"x": seconds}).tolist() == seconds.tolist()
+    sparkdl.export_saved_model(folder, exported, custom_objects={"Rounds": Rounds})
+    (found,) = tf.saved_model.load(exported).signatures["serving_default"](x=tf.constant(seconds)).values()
+    assert found.numpy().tolist() == seconds.tolist() and keras.config.floatx() == "float32"
 
 
 def test_outputs_of_every_structure_bear_their_own_names(tmp_path) -> None:

@@ -157,16 +157,21 @@ def _place(own: Any) -> str:
     return ".".join([own.__module__, *own.__qualname__.split(".")[:-1]])
 
 
-def _alike(first: Any, second: Any) -> bool:
-    """Whether two classes or functions were made by the same code with the same values around it."""
-    if first is second:
+def _alike(first: Any, second: Any, above: tuple[tuple[int, int], ...] = ()) -> bool:
+    """Whether two classes or functions were made by the same code with the same values around it.
+
+    `above`: the pairs, by their ids, that are being compared: what leads back to them makes no difference.
+    """
+    if first is second or (id(first), id(second)) in above:
         return True
+    above = (*above, (id(first), id(second)))
     if isinstance(first, type) and isinstance(second, type):
         own = [{k: v for k, v in vars(c).items() if not k.startswith("__") or callable(v)} for c in (first, second)]
         return (
-            first.__bases__ == second.__bases__
+            len(first.__bases__) == len(second.__bases__)
+            and all(_alike(a, b, above) for a, b in zip(first.__bases__, second.__bases__, strict=True))
             and own[0].keys() == own[1].keys()
-            and all(_alike(own[0][name], own[1][name]) for name in own[0])
+            and all(_alike(own[0][name], own[1][name], above) for name in own[0])
         )
     if isinstance(first, types.FunctionType) and isinstance(second, types.FunctionType):
         around = [[cell.cell_contents for cell in f.__closure__ or ()] for f in (first, second)]
@@ -180,13 +185,25 @@ def _alike(first: Any, second: Any) -> bool:
             first.__code__ == second.__code__
             and _equal(first.__defaults__, second.__defaults__)
             and _equal(first.__kwdefaults__, second.__kwdefaults__)
-            and all(_alike(a, b) for a, b in pairs)
+            and all(_alike(a, b, above) for a, b in pairs)
         )
+    parts = [_functions_in(found) for found in (first, second)]
+    if type(first) is type(second) and parts[0]:
+        return len(parts[0]) == len(parts[1]) and all(_alike(a, b, above) for a, b in zip(*parts, strict=True))
     return _equal(first, second)
+
+
+def _functions_in(found: Any) -> list[Any]:
+    """What a property, a class method or another decorated method of a class consists of; they have no equality."""
+    if isinstance(found, property):
+        return [found.fget, found.fset, found.fdel]
+    inner = getattr(found, "func", None) if isinstance(found, functools.cached_property) else None
+    inner = inner or getattr(found, "__wrapped__", None)
+    return [] if inner is None else [inner]
 
 
 def _equal(first: Any, second: Any) -> bool:
     try:
-        return bool(first == second)
-    except Exception:  # arrays and tensors have no one truth
+        return bool(np.array_equal(first, second) if isinstance(first, np.ndarray) else first == second)
+    except Exception:  # tensors have no one truth
         return False

@@ -1,6 +1,7 @@
 """Functions and classes of the user's own that bear Keras' names come back as the user's, or not at all."""
 
 import dataclasses
+import functools
 import sys
 
 import numpy as np
@@ -238,6 +239,61 @@ def test_two_functions_of_one_name_are_refused_before_training_and_equal_ones_ar
         check_savable(of_factors(2, 3))
     with pytest.raises(ModelError, match="two different objects"):
         sparkdl.save_model(of_factors(2, 3), str(tmp_path / "m"), inputs=["x"])
+
+
+def block(factor):
+    """A layer of a class of its own, with all kinds of methods."""
+    import keras
+
+    class Base(keras.layers.Layer):
+        def call(self, x):
+            return self.scaled(x) * self.one * self.two
+
+    class Block(Base):
+        weights_of = np.ones(2)
+
+        @property
+        def one(self):
+            return 1.0
+
+        @functools.cached_property
+        def two(self):
+            return factor
+
+        @staticmethod
+        def scaled(x):
+            return x * 2
+
+        @classmethod
+        def from_config(cls, config):
+            return cls(**config)
+
+    return Block()
+
+
+def test_classes_that_the_same_code_made_are_one(tmp_path) -> None:
+    from sparkdl.model.save import check_savable
+
+    check_savable(sequential(block(2.0), block(2.0)))
+    with pytest.raises(ModelError, match="two different objects that are both named 'Block'"):
+        check_savable(sequential(block(2.0), block(3.0)))
+
+
+def test_functions_that_call_each_other_are_compared_once(tmp_path) -> None:
+    import keras
+
+    from sparkdl.model.save import check_savable
+
+    def made():
+        def even(x, n=2):
+            return odd(x, n - 1) if n else x
+
+        def odd(x, n):
+            return even(x, n - 1)
+
+        return keras.layers.Activation(even)
+
+    check_savable(sequential(made(), made()))
 
 
 def test_functions_of_one_name_and_two_modules_are_told_apart(own, tmp_path) -> None:

@@ -6,6 +6,7 @@ Pure; the number of arguments is checked on the driver where it can be, the rest
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -13,7 +14,7 @@ from sparkdl.data.features import Encoder
 from sparkdl.errors import SchemaError, near_miss
 from sparkdl.model.signature import Signature
 
-__all__ = ["arguments_by_input", "count_error", "field_places"]
+__all__ = ["arguments_by_input", "check_order", "count_error", "field_places"]
 
 
 def arguments_by_input(arguments: Sequence[pa.Array], signature: Signature) -> list[pa.Array]:
@@ -44,6 +45,23 @@ def count_error(names: Sequence[str], given: int) -> SchemaError:
     return SchemaError(
         f"the model takes {len(names)} columns ({', '.join(names)}), {given} were given; give them in this order{one}"
     )
+
+
+def check_order(names: Sequence[str], given: Sequence[Any]) -> None:
+    """Raise SchemaError for a column name that is the name of another input than that in whose place it is given.
+
+    As for Spark, upper and lower case make no difference, unless the model's inputs differ in nothing else. Columns
+    that are no names tell nothing.
+    """
+    tells_case = len(set(_lower(names))) < len(names)
+    keys = list(names) if tells_case else _lower(names)
+    for key, name, column in zip(keys, names, given, strict=True):
+        own = column if tells_case or not isinstance(column, str) else column.lower()
+        if isinstance(own, str) and own != key and own in keys:
+            raise SchemaError(
+                f"the columns {', '.join(map(str, given))} are in another order than the model's inputs "
+                f"({', '.join(names)}): {column!r} stands for {name!r}; if that is meant, give F.col({column!r})"
+            )
 
 
 def field_places(struct: pa.StructType, names: Sequence[str]) -> list[int]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sparkdl.errors import ConfigError, SchemaError, shown
+from sparkdl.errors import ConfigError, shown
 from sparkdl.model.signature import Signature
-from sparkdl.score.arguments import count_error
+from sparkdl.score.arguments import check_order, count_error
 from sparkdl.score.figures import ScoreMetrics
 from sparkdl.score.outputs import spark_type
 from sparkdl.score.task import DEFAULT_BATCH_SIZE, ScoreTask, score_task
@@ -52,8 +52,9 @@ def predict_udf(
 
     Returns:
         A function of column names or Columns. It takes them in the order of the features: two of one type that are
-        swapped give wrong numbers, unless all are names. One struct is taken by the names of its fields, in any order:
-        `predict(F.struct("age", "job"))`. Without arguments the function takes the columns by the features' names.
+        swapped give wrong numbers, unless they are names, of which that of another input is an error. One struct is
+        taken by the names of its fields, in any order: `predict(F.struct("age", "job"))`. Without arguments the
+        function takes the columns by the features' names.
 
         It scores with the model that it was made for. When the model directory holds another model, or other code of
         the user's is there, every query that uses the function fails, in all workers: make it again.
@@ -61,8 +62,8 @@ def predict_udf(
     Raises:
         ModelError: no model there, or it has no classes.
         ConfigError: an option is wrong.
-        SchemaError: when called with another number of columns than the model has inputs; in a query, with a struct
-            whose fields are not the model's inputs.
+        SchemaError: when called with another number of columns than the model has inputs, or in another order of names;
+            in a query, with a struct whose fields are not the model's inputs.
     """
     task, signature = score_task(
         model_dir,
@@ -84,11 +85,8 @@ def predict_udf(
         by_name = len(columns) == 1 and not (isinstance(columns[0], str) and columns[0] in names)
         if len(columns) != len(names) and not by_name:
             raise count_error(names, len(columns))
-        if all(isinstance(c, str) for c in columns) and columns != names and set(columns) == set(names):
-            raise SchemaError(
-                f"the columns {', '.join(map(str, columns))} are in another order than the model's inputs "
-                f"({', '.join(names)})"
-            )
+        if not by_name:
+            check_order(names, columns)
         return udf(*[column(c) if isinstance(c, str) else c for c in columns])
 
     predict.__doc__ = f"Predict from the columns {', '.join(names)}."

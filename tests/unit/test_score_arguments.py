@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from sparkdl import SchemaError
-from sparkdl.score.arguments import field_places
+from sparkdl.score.arguments import check_order, field_places
 
 
 def struct(*names: str, **types: pa.DataType) -> pa.StructType:
@@ -44,3 +44,33 @@ def test_a_field_that_does_not_fit_is_named(fields, problem) -> None:
 def test_a_struct_in_the_struct_is_to_be_taken_apart() -> None:
     with pytest.raises(SchemaError, match="take 'person' apart with person.*"):
         field_places(struct("person", person=struct("age", "job")), ["age", "job"])
+
+
+@pytest.mark.parametrize(
+    ("names", "given"),
+    [
+        (["age", "job"], ["age", "job"]),
+        (["age", "job"], ["Age", "JOB"]),
+        (["age", "job"], ["years", "job"]),
+        (["age", "job"], [object(), "job"]),
+        (["age", "Age"], ["age", "Age"]),
+        (["a.b", "c"], ["a.b", "c"]),
+    ],
+)
+def test_names_in_their_places_pass(names, given) -> None:
+    check_order(names, given)
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "stands"),
+    [
+        (["age", "job"], ["job", "age"], "'job' stands for 'age'"),
+        (["age", "job"], ["JOB", "AGE"], "'JOB' stands for 'age'"),
+        (["age", "job"], ["job", "work"], "'job' stands for 'age'"),
+        (["age", "job"], ["years", "Age"], "'Age' stands for 'job'"),
+        (["age", "Age"], ["Age", "age"], "'Age' stands for 'age'"),
+    ],
+)
+def test_a_name_in_the_place_of_another_input_is_refused(names, given, stands) -> None:
+    with pytest.raises(SchemaError, match=f"in another order than the model's inputs .*{stands}; if that is meant"):
+        check_order(names, given)

@@ -101,14 +101,27 @@ def finished(out: str, made_of: str | None, if_exists: str = "reuse") -> dict[st
             f"if_exists='reuse', which takes the same ones; {_REPLACE}"
         )
     if made_of is not None and told["made_of"] == made_of:
+        _check_parts(out, told)
         return told
     known = made_of is not None and told["made_of"] is not None
     what = " of another input, model, code or options" if known else "; nothing tells whether of the same rows and code"
     raise ConfigError(f"output {out} already holds predictions{what}; choose a new folder, or {_REPLACE}")
 
 
+def _check_parts(out: str, told: Mapping[str, Any]) -> None:
+    """Raise ConfigError if the parts are not those that were written. Outputs of before do not tell them."""
+    parts = told.get("parts")
+    found = {name: size for name, size in storage.sizes(out).items() if name.startswith("part-")}
+    if parts is None or parts == found:
+        return
+    name = min(name for name in {*parts, *found} if parts.get(name) != found.get(name))
+    what = "is missing" if name not in found else "was added" if name not in parts else "is of another size"
+    raise ConfigError(f"output {out} is not as it was written: {name} {what}; choose a new folder, or {_REPLACE}")
+
+
 def _is_ours(name: str) -> bool:
-    return name in (SUCCESS_NAME, FIGURES_NAME) or name.startswith("part-")
+    # A commit to an object store that was killed at its very end leaves its plan.
+    return name in (SUCCESS_NAME, FIGURES_NAME, COMMITTING_NAME) or name.startswith("part-")
 
 
 def _told(out: str, names: list[str]) -> dict[str, Any] | None:
@@ -157,20 +170,26 @@ class NewOutput:
         replacing = self.replace and not half and _told(self.out, there) is not None
         if there and not half and not replacing:
             raise ConfigError(f"{self.out} cannot be made: another run has written there meanwhile")
-        text = json.dumps(told, indent=1).encode()
-        if storage.is_local(self.out):
-            self._name(parts, text, replacing=replacing)
-            return
-        if half:
+        if half and not storage.is_local(self.out):
             _take_back(self.out)
-        self._copy(parts, text, [name for name in there if name.startswith("part-")] if replacing else [])
+        stale = [name for name in there if name.startswith("part-")] if replacing else []
+        # In a store those that they replace stay beside them until all of them are there.
+        beside = stale and not storage.is_local(self.out)
+        mark = f"-{self.lease.generation.removeprefix('generation-')}" if beside else ""
+        names = {name: _part_name(place, mark) for place, name in enumerate(parts)}
+        sizes = {names[name]: size for name, size in parts.items()}
+        text = json.dumps({**told, "parts": sizes}, indent=1).encode()
+        if storage.is_local(self.out):
+            self._name(names, text, replacing=replacing)
+        else:
+            self._copy(names, text, stale)
 
-    def _name(self, parts: Iterable[str], text: bytes, *, replacing: bool) -> None:
+    def _name(self, names: Mapping[str, str], text: bytes, *, replacing: bool) -> None:
         # Parts of other attempts, which may still be written, stay behind.
         whole = storage.join(self.folder, "whole")
         os.makedirs(whole)
-        for place, name in enumerate(parts):
-            os.rename(storage.join(self.folder, name), storage.join(whole, _part_name(place)))
+        for name, part in names.items():
+            os.rename(storage.join(self.folder, name), storage.join(whole, part))
         storage.write_atomic(storage.join(whole, FIGURES_NAME), text)
         storage.write_atomic(storage.join(whole, SUCCESS_NAME), b"")
         if replacing:
@@ -178,11 +197,8 @@ class NewOutput:
         else:
             folders.name_folder(whole, self.out)
 
-    def _copy(self, parts: Iterable[str], text: bytes, stale: list[str]) -> None:
+    def _copy(self, names: Mapping[str, str], text: bytes, stale: list[str]) -> None:
         out, committing = self.out, storage.join(self.out, COMMITTING_NAME)
-        # Those that they replace stay until all of them are there.
-        mark = f"-{self.lease.generation.removeprefix('generation-')}" if stale else ""
-        names = {name: _part_name(place, mark) for place, name in enumerate(parts)}
         storage.write_atomic(committing, json.dumps([*names.values(), *stale, FIGURES_NAME]).encode())
         storage.delete(storage.join(out, SUCCESS_NAME))
         folders.copy_files({storage.join(self.folder, name): storage.join(out, p) for name, p in names.items()})

@@ -97,6 +97,44 @@ def test_what_a_killed_driver_did_not_delete_of_a_replaced_output_is_deleted(tmp
     assert predictions(out) == [b"1"] and os.listdir(tmp_path) == ["out"]
 
 
+@pytest.mark.parametrize("store", ["disk", "memory"])
+def test_predictions_that_were_changed_since_are_not_found(tmp_path, store) -> None:
+    out = str(tmp_path / "out") if store == "disk" else f"memory://{uuid.uuid4().hex}/out"
+    make(out)
+    part = storage.join(out, "part-00000.parquet")
+    assert finished(out, "1") is not None
+    # Spark's mode("append"), a part of another length, and one that is gone.
+    storage.write_atomic(storage.join(out, "part-of-spark.parquet"), b"1")
+    with pytest.raises(ConfigError, match="part-of-spark.parquet was added; choose a new folder, or if_exists"):
+        finished(out, "1")
+    storage.delete(storage.join(out, "part-of-spark.parquet"))
+    storage.write_atomic(part, b"11")
+    with pytest.raises(ConfigError, match="not as it was written: part-00000.parquet is of another size"):
+        finished(out, "1")
+    storage.delete(part)
+    with pytest.raises(ConfigError, match="part-00000.parquet is missing"):
+        finished(out, "1")
+    assert finished(out, "1", "replace") is None
+    make(out, replace=True)
+    assert finished(out, "1") is not None
+    # Outputs of before do not tell their parts.
+    figures = storage.join(out, "_score.json")
+    told = json.loads(storage.read_bytes(figures))
+    assert told.pop("parts") == {name: 1 for name in storage.listing(out) if name.startswith("part-")}
+    storage.write_atomic(figures, json.dumps(told).encode())
+    assert finished(out, "1") == told
+
+
+def test_a_commit_that_was_killed_at_its_very_end_is_replaced_like_any(monkeypatch) -> None:
+    out = f"memory://{uuid.uuid4().hex}/out"
+    make(out)
+    storage.write_atomic(storage.join(out, "_committing.json"), b"[]")
+    assert finished(out, "1") is not None
+    assert finished(out, "1", "replace") is None
+    make(out, content=b"22", replace=True)
+    assert predictions(out) == [b"22"] and "_committing.json" not in storage.listing(out)
+
+
 def test_predictions_in_a_store_are_replaced_when_the_new_ones_are_there(monkeypatch) -> None:
     out = f"memory://{uuid.uuid4().hex}/out"
     make(out)

@@ -42,7 +42,9 @@ def constant_steps(code: CodeType) -> list[Any]:
     for place, step in enumerate(instructions):
         following = instructions[place + 1] if place + 1 < len(instructions) else None
         is_text = following is not None and following.opname == "STORE_NAME" and following.argval in _TEXT
-        steps += [step.opname] if is_text else [step.opname, step.argval]
+        # Python 3.11 and 3.12 give the place of a call's keyword names, and not the names.
+        value = code.co_consts[step.arg or 0] if step.opname == "KW_NAMES" else step.argval
+        steps += [step.opname] if is_text else [step.opname, value]
     return [*steps, code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]
 
 

@@ -14,14 +14,16 @@ import numpy as np
 
 from sparkdl.train.fingerprint import code_digest, is_own
 
-__all__ = ["callback_facts", "metric_directions", "model_facts"]
+__all__ = ["callback_facts", "metric_directions", "model_facts", "weight_facts"]
 
 _MAX_DEPTH = 6
 _DIRECTIONS = {"up": "max", "down": "min"}
+# Of a variable, so many values spread over it tell an order of values from another.
+_MOST_VALUES = 1 << 16
 
 
 def model_facts(model: Any) -> dict[str, Any]:
-    """The configuration of a model, its variables, and the code of the user's classes and functions in it."""
+    """The configuration of a model, its variables, and the code and values of the user's own in it."""
     return {
         "keras": keras.__version__,
         "config": keras.saving.serialize_keras_object(model),
@@ -30,7 +32,18 @@ def model_facts(model: Any) -> dict[str, Any]:
             for variable in model.variables
         ],
         "code": _own_code(model),
+        "values": _own_values(model),
     }
+
+
+def weight_facts(model: Any) -> list[list[float]]:
+    """Two numbers for each variable of a model: its norm, and one that tells orders of its values apart."""
+    found = []
+    for variable in model.variables:
+        values = np.asarray(keras.ops.convert_to_numpy(variable), np.float64).ravel()
+        some = values[:: max(1, len(values) // _MOST_VALUES)]
+        found.append([float(np.linalg.norm(values)), float(some @ np.cos(np.arange(len(some))))])
+    return found
 
 
 def callback_facts(callbacks: Sequence[Any]) -> list[dict[str, Any]]:
@@ -69,6 +82,24 @@ def _own_code(model: Any) -> dict[str, str]:
     return {name: " ".join(sorted(found[name])) for name in sorted(found)}
 
 
+def _own_values(model: Any) -> dict[str, list[Any]]:
+    """By class, what each object of a class of the user's holds, as far as Keras does not: `get_config` may not tell.
+
+    What begins with an underscore is left out, as Keras keeps its own state there.
+    """
+    kinds = (keras.Model(name="m"), keras.Layer(name="l"), keras.losses.Loss(name="l"), keras.metrics.Metric(name="m"))
+    kinds[0].compile()
+    of_keras = {name for one in kinds for name in vars(one)}
+    found: dict[str, list[Any]] = {}
+    for part in _made_of(model):
+        if isinstance(part, FunctionType) or not is_own(type(part)):
+            continue
+        held = {n: v for n, v in sorted(vars(part).items()) if not n.startswith("_") and n not in of_keras}
+        if held:
+            found.setdefault(type(part).__qualname__.rpartition("<locals>.")[2], []).append(_plain(held))
+    return {name: _sorted(found[name]) for name in sorted(found)}
+
+
 def _made_of(model: Any) -> Iterator[Any]:
     """The model, its layers, loss, metrics and optimizer, and in turn the functions and Keras objects they hold."""
     compiled = getattr(getattr(model, "_compile_config", None), "config", {})
@@ -100,10 +131,14 @@ def _flat(value: Any, depth: int = 0) -> Iterator[Any]:
 
 def _plain(value: Any, depth: int = 0) -> Any:
     """A value as JSON: functions by their code, Keras objects by their configuration, others by their class."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and value != value:
+        return "nan"  # which is the same as another one
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if isinstance(value, np.generic):
-        return value.item()
+    if isinstance(value, np.ndarray):
+        return f"array {code_digest(value)[:16]}"
     if depth < _MAX_DEPTH and isinstance(value, Mapping):
         return {str(name): _plain(part, depth + 1) for name, part in value.items()}
     if depth < _MAX_DEPTH and isinstance(value, (list, tuple)):

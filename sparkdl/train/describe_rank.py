@@ -17,12 +17,17 @@ def describe_rank(task: TrainTask) -> MadeBy:
     """What the run would be made by: the model as it is when training starts, and the callbacks."""
     here = start_rank()
     from sparkdl.train.collective import join_world
-    from sparkdl.train.describe import callback_facts, metric_directions, model_facts
+    from sparkdl.train.describe import callback_facts, metric_directions, model_facts, weight_facts
 
     join_world(here)
     model, _ = built_model(task)
     facts = model_facts(model)
+    weights = weight_facts(model)
     callbacks = task.config.callbacks() if task.config.callbacks else []
     return MadeBy(
-        code=task.code, model=facts, callbacks=callback_facts(callbacks), directions=metric_directions(model)
+        code=task.code,
+        model=facts,
+        callbacks=callback_facts(callbacks),
+        directions=metric_directions(model),
+        weights=weights,
     )

@@ -14,7 +14,15 @@ from sparkdl.errors import CheckpointError
 from sparkdl.launch.run import launch_ranks
 from sparkdl.train.checkpoint import read_checkpoint
 from sparkdl.train.describe_rank import describe_rank
-from sparkdl.train.made_by import Code, MadeBy, callbacks_difference, model_difference, read_made_by, write_made_by
+from sparkdl.train.made_by import (
+    Code,
+    MadeBy,
+    callbacks_difference,
+    model_difference,
+    read_made_by,
+    weights_difference,
+    write_made_by,
+)
 from sparkdl.train.run_dir import WAYS_OUT, RunDir
 from sparkdl.train.spec import TrainTask
 
@@ -51,7 +59,7 @@ def check_finished(task: TrainTask, launch: LaunchConfig, *, closure_limit: int)
         description=f"sparkdl fit {run.path}: compare the model",
         closure_limit=closure_limit,
     )[0]
-    _compare(run, made_by, found)
+    _compare(run, made_by, found, starts_with_them=task.config.initial_model is None)
     try:
         write_made_by(run.code, found)
     except OSError as error:  # a folder that may be read only: the model is compared the next time, too
@@ -59,12 +67,15 @@ def check_finished(task: TrainTask, launch: LaunchConfig, *, closure_limit: int)
     log.warning("%s gives the same model and callbacks as run_dir=%s was trained with", changed, run.path)
 
 
-def _compare(run: RunDir, made_by: MadeBy | None, found: MadeBy) -> None:
+def _compare(run: RunDir, made_by: MadeBy | None, found: MadeBy, *, starts_with_them: bool) -> None:
+    """`starts_with_them`: whether training starts with the weights that build_model gives."""
     facts = made_by.model if made_by is not None else _facts_of_checkpoint(run)
     if facts is None:
         log.warning("run_dir=%s is of an older sparkdl and has no checkpoint: its model cannot be compared", run.path)
     elif (difference := model_difference(facts, found.model)) is not None:
         raise CheckpointError(f"run_dir={run.path} holds the run of another model: {difference}; {WAYS_OUT}")
+    if made_by is not None and starts_with_them and (difference := weights_difference(made_by, found)) is not None:
+        raise CheckpointError(f"run_dir={run.path} holds a run that began otherwise: {difference}; {WAYS_OUT}")
     if made_by is not None and (difference := callbacks_difference(made_by.callbacks, found.callbacks)) is not None:
         raise CheckpointError(
             f"run_dir={run.path} has finished with other callbacks: {difference}; ask for more epochs, in which the "

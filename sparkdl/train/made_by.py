@@ -24,10 +24,13 @@ __all__ = [
     "code_of",
     "model_difference",
     "read_made_by",
+    "weights_difference",
     "write_made_by",
 ]
 
 FORMAT_VERSION = 1
+# Relative to the norm of a variable.
+_SAME_WEIGHTS = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +57,14 @@ class MadeBy:
         model: what the model is, by `describe.model_facts`.
         callbacks: what the callbacks are, by `describe.callback_facts`.
         directions: of the model's metrics, by `describe.metric_directions`.
+        weights: those that build_model gave, by `describe.weight_facts`; empty where they are not known.
     """
 
     code: Code
     model: Mapping[str, Any]
     callbacks: Sequence[Mapping[str, Any]]
     directions: Mapping[str, str | None] = field(default_factory=dict)
+    weights: Sequence[Sequence[float]] = field(default_factory=list)
 
 
 def code_of(build_model: object, callbacks: object) -> Code:
@@ -81,6 +86,7 @@ def read_made_by(path: str) -> MadeBy | None:
         model=content["model"],
         callbacks=content["callbacks"],
         directions=content["directions"],
+        weights=content.get("weights", []),  # runs of before kept none
     )
 
 
@@ -93,9 +99,11 @@ def model_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | No
     """Where two models, as `model_facts` describes them, differ first; None if they do not.
 
     Under another version of Keras their variables alone are compared, with the user's own code: each version writes the
-    same configuration in its own way. Runs of before knew no code.
+    same configuration in its own way. Runs of before knew no code, or no values of the user's own objects.
     """
     both = json.loads(json.dumps([old, new]))  # as a file holds them
+    if any("values" not in facts for facts in both):
+        both = [{name: part for name, part in facts.items() if name != "values"} for facts in both]
     codes = [facts.pop("code", None) for facts in both]
     knows_code = codes[0] is not None
     if both[0]["keras"] != both[1]["keras"]:
@@ -103,6 +111,20 @@ def model_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | No
     elif knows_code:
         both = [_without_lambdas(facts) for facts in both]
     return first_difference(both[0], both[1], "model") or (_code_difference(*codes) if knows_code else None)
+
+
+def weights_difference(old: MadeBy, new: MadeBy) -> str | None:
+    """Which of the weights that build_model gave are others; None if none is, or it is not known.
+
+    Draws are the same under one version of Keras but for rounding.
+    """
+    if old.model["keras"] != new.model["keras"] or len(old.weights) != len(new.weights):
+        return None
+    for (path, *_), one, other in zip(new.model["variables"], old.weights, new.weights, strict=True):
+        scale = max(abs(one[0]), abs(other[0]))
+        if any(abs(was - now) > _SAME_WEIGHTS * scale for was, now in zip(one, other, strict=True)):
+            return f"build_model gives {path!r} other first weights than it did"
+    return None
 
 
 def callbacks_difference(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> str | None:

@@ -6,11 +6,19 @@ Runs in rank processes, after `build_model` and before the first step.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from sparkdl.errors import CheckpointError
 from sparkdl.train.checkpoint import Checkpoint, Position, open_arrays, read_checkpoint
-from sparkdl.train.made_by import MadeBy, callbacks_difference, model_difference, read_made_by, write_made_by
+from sparkdl.train.made_by import (
+    MadeBy,
+    callbacks_difference,
+    model_difference,
+    read_made_by,
+    weights_difference,
+    write_made_by,
+)
 from sparkdl.train.recorder import EpochRecorder
 from sparkdl.train.run_dir import WAYS_OUT, RunDir
 from sparkdl.train.run_state import restore_epoch, restore_model
@@ -49,6 +57,10 @@ def record_origin(run: RunDir, made_by: MadeBy, resumed: Checkpoint | None) -> N
         difference = callbacks_difference(before.callbacks, made_by.callbacks)
         if difference is not None:
             log.warning("the run goes on with other callbacks from %s: %s", resumed.position, difference)
+        if before.weights:  # the run began with these, whatever build_model gives now
+            if (changed := weights_difference(before, made_by)) is not None:
+                log.warning("the run goes on from %s, and began otherwise: %s", resumed.position, changed)
+            made_by = replace(made_by, weights=before.weights)
     write_made_by(run.code, made_by)
 
 

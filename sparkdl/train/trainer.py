@@ -43,7 +43,7 @@ def train_rank(task: TrainTask) -> Recorded:
     from sparkdl.train.checkpointer import Checkpointer
     from sparkdl.train.collective import broadcast, join_world
     from sparkdl.train.csv_log import continue_csv_logs
-    from sparkdl.train.describe import callback_facts, metric_directions, model_facts
+    from sparkdl.train.describe import callback_facts, metric_directions, model_facts, weight_facts
     from sparkdl.train.epoch_check import MOST_ROWS
     from sparkdl.train.exact_step import exact_steps
     from sparkdl.train.learning_rate import LearningRates
@@ -60,6 +60,7 @@ def train_rank(task: TrainTask) -> Recorded:
     config, dataset = task.config, task.dataset
     model, example = built_model(task)
     check_savable(model)
+    facts, weights = {"model": model_facts(model)}, weight_facts(model)  # before the model is tried
     feed = _feed(task, dataset.split("train"), here, seed=config.seed)
     options = _options(config, dataset)
     findings = judge(
@@ -72,7 +73,6 @@ def train_rank(task: TrainTask) -> Recorded:
         class_weights=options.class_weights is not None,
     )
     options = replace(options, findings=findings)
-    facts = {"model": model_facts(model)}
     resumed = resume(task.run, task.checkpoint, model, facts, rank=here.rank)
     if resumed is None and config.initial_model is not None and here.rank == 0:
         warm_start(model, config.initial_model)
@@ -95,6 +95,7 @@ def train_rank(task: TrainTask) -> Recorded:
             model=facts["model"],
             callbacks=callback_facts(own),
             directions=metric_directions(model),
+            weights=weights,
         )
         direction = check_monitor(
             config, model, [*rates.of_last_step()], validated=validation is not None, directions=made_by.directions

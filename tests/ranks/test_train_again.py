@@ -47,7 +47,7 @@ def cell(*edits):
         assert old in source
         source = source.replace(old, new)
     namespace = {"__name__": "__main__"}
-    exec(compile("import keras\n" + source, f"<cell {len(source)}>", "exec"), namespace)
+    exec(compile("import keras\nimport numpy as np\n" + source, f"<cell {len(source)}>", "exec"), namespace)
     return namespace["build_model"]
 
 
@@ -283,18 +283,20 @@ def test_what_is_no_function_of_the_dataset_is_refused_on_the_driver(dataset, tm
 
 
 def described(ds, builders):
-    """Of each model the directions of its metrics and its own code; in one rank."""
+    """Of each model the directions of its metrics, its own code and values, and its weights; in one rank."""
     import keras
 
     from sparkdl.train.built_model import example_of
     from sparkdl.train.check_model import build
-    from sparkdl.train.describe import callback_facts, metric_directions, model_facts
+    from sparkdl.train.describe import callback_facts, metric_directions, model_facts, weight_facts
 
     found = {}
     for name, build_model in builders.items():
+        keras.utils.set_random_seed(0)
         model = build_model(ds)
         build(model, example_of(ds))
-        found[name] = (metric_directions(model), model_facts(model)["code"])
+        facts = model_facts(model)
+        found[name] = (metric_directions(model), facts["code"], facts["values"], weight_facts(model))
     own = [keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: epoch + 1)]
     return found, callback_facts(own)
 
@@ -310,6 +312,7 @@ def test_directions_and_code_are_those_of_the_model(dataset) -> None:
     metrics = ('[top, "mae"]', METRICS.replace("\n", ""))
     loss = ('"binary_crossentropy"', "own")
     lambdas = ("Scaled()(", "keras.layers.Lambda(lambda v: 2 * v)(")
+    held = "next(one for one in model.layers if isinstance(one, Scaled))"
     builders = {
         "metrics": cell(own, metrics),
         "own loss": cell(own, loss),
@@ -317,6 +320,11 @@ def test_directions_and_code_are_those_of_the_model(dataset) -> None:
         "lambda": cell(lambdas),
         "edited lambda": cell((lambdas[0], lambdas[1].replace("2 *", "3 *"))),
         "moved lambda": cell((lambdas[0], "\\\n        " + lambdas[1])),
+        "plain": cell(),
+        "held": cell(("return model", f"{held}.factor = 2.0\n    return model")),
+        "held array": cell(("return model", f"{held}.table = np.ones(2)\n    return model")),
+        "first weights": cell(("return model", "model.layers[-1].bias.assign([9.5])\n    return model")),
+        "another order": cell(("return model", "w = model.layers[-1].kernel\n    w.assign(w[::-1])\n    return model")),
     }
     ((found, (facts,)),) = sparkdl.run(described, dataset, builders, launch=ONE)
     up, down, unknown = "max", "min", None
@@ -329,6 +337,13 @@ def test_directions_and_code_are_those_of_the_model(dataset) -> None:
     assert code["own loss"] == code["metrics"] and code["own loss"]["own"] != code["edited loss"]["own"]
     assert code["lambda"].keys() == {"build_model.<lambda>"[12:]} and code["lambda"] != code["edited lambda"]
     assert code["lambda"] == code["moved lambda"]
+    values = {name: entry[2] for name, entry in found.items()}
+    assert values["plain"] == {} and values["held"] == {"Scaled": [{"factor": 2.0}]}
+    assert values["held array"]["Scaled"][0]["table"].startswith("array ")
+    weights = {name: entry[3] for name, entry in found.items()}
+    assert weights["plain"] == weights["metrics"] and len(weights["plain"]) == 4
+    changed = {name: [n for n in range(4) if weights[name][n] != weights["plain"][n]] for name in weights}
+    assert changed["first weights"] == [3] and changed["another order"] == [2]
     assert facts["class"] == "LambdaCallback" and "<lambda> " in facts["config"]["on_epoch_end"]
 
 

@@ -35,7 +35,7 @@ MODEL = """
 
     def build_model(ds, rate=0.1):
         sizes = {"small", "large", "medium"}
-        return [Scaled(), width(), rate, "a" in {"b", "c"}, lambda y: y + 1]
+        return [Scaled(deep=1), width(), rate, "a" in {"b", "c"}, lambda y: y + 1]
 """
 
 
@@ -65,6 +65,7 @@ def test_what_changes_no_code_leaves_the_fingerprint(old, new) -> None:
         ("y + 1", "y + 2"),
         ('"c"}', '"d"}'),
         ("return WIDTH", "return WIDTH or WIDTH"),
+        ("deep=1", "wide=1"),
     ],
 )
 def test_a_change_of_code_anywhere_below_changes_the_fingerprint(old, new) -> None:

@@ -14,6 +14,7 @@ from sparkdl.train.made_by import (
     code_of,
     model_difference,
     read_made_by,
+    weights_difference,
     write_made_by,
 )
 
@@ -24,6 +25,7 @@ MODEL = {
     "config": {"layers": [LAYER], "compile_config": {"loss": "mse", "optimizer": {"learning_rate": 0.1}}},
     "variables": [["dense/kernel", [2, 4], "float32"]],
     "code": {"Scaled": "ab"},
+    "values": {"Scaled": [{"factor": 2.0}]},
 }
 
 
@@ -49,11 +51,34 @@ def changed(facts, *path, to):
         (("code", "Scaled"), "cd", "the code of Scaled is another"),
         (("code",), {}, "the code of Scaled is another"),
         (("code",), {"Scaled": "ab", "loss": "x"}, "the code of loss is another"),
+        (("values", "Scaled", 0, "factor"), 3.0, "model.values.Scaled[0].factor was 2.0, is 3.0"),
     ],
 )
 def test_another_model_is_named_by_its_first_difference(path, to, difference) -> None:
     assert model_difference(MODEL, copy.deepcopy(MODEL)) is None
     assert model_difference(MODEL, changed(MODEL, *path, to=to)) == difference
+
+
+def test_a_run_of_before_has_no_values_to_compare() -> None:
+    before = {name: part for name, part in MODEL.items() if name != "values"}
+    assert model_difference(before, MODEL) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "differs"),
+    [
+        ([[2.0, 0.5]], [[2.0001, 0.4999]], False),
+        ([[2.0, 0.5]], [[2.0, -0.5]], True),
+        ([[0.0, 0.0]], [[9.5, 9.5]], True),
+        ([[0.0, 0.0]], [[0.0, 0.0]], False),
+        ((), [[2.0, 0.5]], False),
+    ],
+)
+def test_first_weights_are_the_same_but_for_rounding(old, new, differs) -> None:
+    code = Code(build_model="a", callbacks="b")
+    before, now = (MadeBy(code=code, model=MODEL, callbacks=[], weights=weights) for weights in (old, new))
+    expected = "build_model gives 'dense/kernel' other first weights than it did"
+    assert weights_difference(before, now) == (expected if differs else None)
 
 
 def test_another_keras_writes_other_configurations_of_one_model() -> None:

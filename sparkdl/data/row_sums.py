@@ -52,7 +52,7 @@ def hashable(name: str, type_: str) -> list[Column]:
     if type_.startswith("map<") and "map<" not in type_[1:]:
         return [F.array_sort(F.map_entries(column)), F.isnull(column)]
     if "map<" in type_:
-        return [F.to_json(F.struct(column)), F.isnull(column)]
+        return [_text(column), F.isnull(column)]
     return [column, F.isnull(column)]
 
 
@@ -70,8 +70,8 @@ def hash_of(names: Sequence[str], types: Mapping[str, str]) -> Column:
 def whole_rows(order: str, types: Mapping[str, str]) -> Column:
     """A row's hash that tells all rows apart that are not equal: what names rows by their content.
 
-    Spark's hash passes over nulls inside of arrays and structs, takes [[1], [2]] and [[1, 2]] for one, and words that a
-    collation takes for one too: where there may be such, they are hashed beside it.
+    Spark's hash passes over nulls inside of arrays and structs, does not tell where an array ends, takes [[1], [2]] and
+    [[1, 2]] for one, and words that a collation takes for one too: where there may be such, they are hashed beside it.
 
     Args:
         order: the column with the row's hash over all columns.
@@ -84,26 +84,34 @@ def whole_rows(order: str, types: Mapping[str, str]) -> Column:
 
 
 def _inside(column: Column, name: str, type_: str) -> list[Column]:
-    from pyspark.sql import functions as F
 
     if type_.startswith("array<") and not any(kind in type_ for kind in ("struct<", "map<", "collate")):
         return _of_array(column, type_)
     if "<" in type_ or type_ == "vector":
         # Structs, maps and what holds them come as kept columns and images: their text tells all.
-        return [] if type_ == "vector" else [F.to_json(F.struct(column), {"ignoreNullFields": "false"})]
+        return [] if type_ == "vector" else [_text(column)]
     return [column.cast("binary")] if "collate" in type_ else []
 
 
 def _of_array(column: Column, type_: str) -> list[Column]:
-    """The lengths of inner arrays, and the whole array as text where it holds a null."""
+    """The lengths of the array and of inner ones, and the whole array as text where it holds a null."""
     from pyspark.sql import functions as F
 
-    flat, sizes = column, []
+    flat, sizes = column, [F.size(column)]
     for _ in range(type_.count("array<") - 1):
         sizes.append(F.transform(flat, F.size))
         flat = F.flatten(flat)
     has_null = F.isnull(flat) | F.exists(flat, F.isnull)
-    return [*sizes, F.when(has_null, F.to_json(F.struct(column), {"ignoreNullFields": "false"}))]
+    return [*sizes, F.when(has_null, _text(column))]
+
+
+def _text(column: Column) -> Column:
+    """All that is in a column, as text: to the microsecond, and alike in every session's time zone."""
+    from pyspark.sql import functions as F
+
+    seconds = "yyyy-MM-dd'T'HH:mm:ss.SSSSSS"
+    formats = {"timestampFormat": f"{seconds}XXX", "timestampNTZFormat": seconds}
+    return F.to_json(F.struct(column), {"ignoreNullFields": "false", "timeZone": "UTC", **formats})
 
 
 def sums(hashes: str) -> Column:

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from pyspark.sql import functions as F
 
 import sparkdl
 from sparkdl import DatasetError, PrepareConfig
+from sparkdl.data.row_sums import whole_rows
 from sparkdl.data.source import name_source
+from sparkdl.data.stored_order import order_key
 from sparkdl.features import Numeric
 from sparkdl.spark_batches import arrow_batches
 
@@ -230,6 +233,7 @@ def test_files_that_changed_after_the_dataframe_was_made_are_refused(spark, fold
 
 OTHER_SESSION = """
 import sys
+from datetime import datetime
 from pathlib import Path
 from pyspark.sql import SparkSession
 sys.path.insert(0, sys.argv[1])
@@ -307,6 +311,45 @@ def test_rows_from_memory_are_named_by_their_content(spark, folder, caplog) -> N
     assert len(generations) == len(CHANGED) + 3
     told = f"{first.path} is prepared anew: what is there is of another input, configuration or setting of Spark"
     assert warnings_of(caplog) == [told] * (len(CHANGED) + 2)
+
+
+# Columns, and two rows of them that are not equal.
+UNEQUAL = {
+    "where an array ends": ("a array<int>, b array<int>", ([1], [0, 7]), ([1, 0], [7])),
+    "where an array of floats ends": ("a array<float>, b array<float>", ([1.0], [0.0, 2.0]), ([1.0, 0.0], [2.0])),
+    "microseconds in a map in an array": (
+        "a array<map<string,timestamp_ntz>>",
+        ([{"k": datetime(2024, 1, 1, 0, 0, 0, 123456)}],),
+        ([{"k": datetime(2024, 1, 1, 0, 0, 0, 123999)}],),
+    ),
+    "microseconds of a moment": (
+        "a struct<m: map<string,timestamp>>",
+        (({"k": datetime(2024, 1, 1, 0, 0, 0, 123456)},),),
+        (({"k": datetime(2024, 1, 1, 0, 0, 0, 123999)},),),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNEQUAL)
+def test_rows_that_are_not_equal_are_told_apart(spark, kind) -> None:
+    columns, *rows = UNEQUAL[kind]
+    df = spark.createDataFrame(rows, columns)
+    types = {field.name: field.dataType.simpleString() for field in df.schema}
+    hashed = df.select("*", order_key(0, types).alias("o")).select(whole_rows("o", types))
+    assert hashed.distinct().count() == 2
+
+
+def test_moments_in_a_struct_are_the_same_in_every_time_zone(spark) -> None:
+    df = spark.range(1).selectExpr("struct(timestamp_micros(1) as t) as a").select("a", F.lit(0).alias("o"))
+    zone = spark.conf.get("spark.sql.session.timeZone")
+    hashes = set()
+    try:
+        for other in ("UTC", "America/New_York"):
+            spark.conf.set("spark.sql.session.timeZone", other)
+            hashes.add(df.select(whole_rows("o", {"a": "struct<t:timestamp>"})).first()[0])
+    finally:
+        spark.conf.set("spark.sql.session.timeZone", zone)
+    assert len(hashes) == 1
 
 
 def test_a_version_names_rows_without_looking_at_them(spark, folder, caplog) -> None:

@@ -119,7 +119,7 @@ def _by_hash(rule: Split, types: Mapping[str, str]) -> Column:
 
 
 def _by_time(rule: Split, name: str, type_: str) -> Column:
-    """The first split that ends after the column's time; null for a null time."""
+    """The first split that ends after the column's time; null for a null time, and for NaN."""
     from pyspark.sql import functions as F
 
     column = named(name).cast(type_) if type_ == "float" else named(name)
@@ -141,7 +141,10 @@ def _by_time(rule: Split, name: str, type_: str) -> Column:
     else:
         raise SchemaError(f"column {name!r} is {shown(type_)}; Split.time needs timestamps, dates or numbers: cast it")
     place = _first_end_above(column, ends, beyond=len(finite) if endless else LEFT_OUT)
-    return F.when(column.isNotNull(), place)
+    known = column.isNotNull()
+    if type_ in ("float", "double"):
+        known &= ~F.isnan(column)  # to Spark it is later than all times
+    return F.when(known, place)
 
 
 def _first_end_above(value: Column, ends: Iterable[Column | float], *, beyond: int) -> Column:

@@ -142,10 +142,14 @@ def test_the_last_split_may_have_no_end(spark, tmp_path) -> None:
     assert (dataset.split("train").rows, dataset.split("test").rows) == (70, 30)
 
 
-def test_a_row_without_a_time_is_an_error_not_left_out(spark, tmp_path) -> None:
-    rows = spark.range(100).selectExpr("nullif(id, 3) as t", "double(id) as x")
-    with pytest.raises(DatasetError, match="1 rows have no split: in one of them column 't' is None.*a time"):
-        prepared(rows, tmp_path / "d", Split.time("t", {"train": 70, "test": None}))
+@pytest.mark.parametrize(
+    ("time", "shown"), [("nullif(id, 3)", "None"), ("if(id = 3, double('NaN'), id)", "nan"), ("float('NaN')", "nan")]
+)
+@pytest.mark.parametrize("end", [None, 100])
+def test_a_row_without_a_time_is_an_error_not_left_out(spark, tmp_path, time, shown, end) -> None:
+    rows = spark.range(100).selectExpr(f"{time} as t", "double(id) as x")
+    with pytest.raises(DatasetError, match=f"rows have no split: in one of them column 't' is {shown}.*a time"):
+        prepared(rows, tmp_path / "d", Split.time("t", {"train": 70, "test": end}))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["part_count", "rows_per_batch", "rows_per_row_group"]
+__all__ = ["BINARY_BATCH_ROWS", "part_count", "rows_per_batch", "rows_per_row_group"]
 
 # A task holds one row group while it writes, a rank holds lanes / workers of them: 192 lanes x 1 MiB fit anywhere.
 ROW_GROUP_BYTES = 1 << 20

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparkdl.config import PrepareConfig
+from sparkdl.data.geometry import BINARY_BATCH_ROWS
 from sparkdl.data.row_sums import hash_of, sums
 from sparkdl.errors import DatasetError
+from sparkdl.spark_batches import arrow_batches
 from sparkdl.spark_columns import column as named
 
 if TYPE_CHECKING:
@@ -24,8 +26,9 @@ __all__ = ["Change", "blame", "check_rows_stay", "warn_of_chance"]
 
 log = logging.getLogger(__name__)
 
-# Relative difference of two sums that rounding alone explains.
+# Relative difference of two sums that rounding alone explains; of float32, a unit in the last place.
 ROUNDING = 1e-9
+FLOAT_ROUNDING = 2**-23
 
 WAY_OUT = "cache it (df = df.cache()), or write it to Parquet and read that, before"
 
@@ -69,7 +72,10 @@ def check_rows_stay(df: DataFrame, config: PrepareConfig, differs: str, types: M
 def blame(changes: Sequence[Change], config: PrepareConfig, differs: str) -> str:
     """The message of the error; "" if there need not be one."""
     if not changes:
-        return f"{differs}: the input changed while it was read; prepare it again, from files or a table that stay"
+        return (
+            f"{differs}: the input changed while it was read, or depends on how it is read; prepare it again, from "
+            f"files or a table that stay. If that does not help, {WAY_OUT}"
+        )
     rule = config.splits
     # Without a key, a row's split is told by all of its columns.
     decide = () if rule is None else (rule.columns or tuple(change.name for change in changes))
@@ -84,13 +90,20 @@ def blame(changes: Sequence[Change], config: PrepareConfig, differs: str) -> str
 
 
 def _changes(df: DataFrame, types: Mapping[str, str]) -> list[Change]:
-    """The columns that differ in two readings of now."""
+    """The columns that differ in two readings of now.
+
+    The passes of `prepare` hand rows to Python in batches of several sizes, and what a pandas UDF gives may depend on
+    them, be it by rounding alone: so do these readings.
+    """
     fractions = [name for name, type_ in types.items() if _is_fraction(type_)]
-    one, other = (_read(df, types, fractions) for _ in range(2))
+    one = _read(df, types, fractions)
+    with arrow_batches(df.sparkSession, BINARY_BATCH_ROWS):
+        other = _read(df, types, fractions)
     found = []
     for place, name in enumerate(types):
         if one[f"hash_{place}"] != other[f"hash_{place}"]:
-            rounding = ROUNDING * one.get(f"size_{place}", 0.0)
+            unit = FLOAT_ROUNDING if "float" in types[name] else ROUNDING
+            rounding = unit * one.get(f"size_{place}", 0.0)
             near = [abs(one[key] - other[key]) <= rounding for key in (f"sum_{place}", f"size_{place}") if key in one]
             found.append(Change(name, rounded=bool(near) and all(near)))
     return found

@@ -126,6 +126,28 @@ def test_fractions_that_differ_in_their_last_digits_are_prepared_with_a_warning(
     assert "by the last digits of fractions alone; to have the same each time, cache it" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("of_batch", "harmless"), [("rounding", True), ("mean", False)], ids=["rounded by batch", "centred by batch"]
+)
+def test_a_function_whose_values_depend_on_the_batch_is_named(spark, tmp_path, caplog, of_batch, harmless) -> None:
+    """The passes hand rows to Python in batches of other sizes: a network's answers are rounded in other ways there."""
+
+    @F.pandas_udf("float")
+    def r(values: pd.Series) -> pd.Series:
+        x = values.astype("float32")
+        last_digit = np.spacing(x) * np.float32(len(x) % 7 % 2)
+        return x + last_digit if of_batch == "rounding" else x - x.mean()
+
+    rows = spark.range(1, 3001, 1, 2).selectExpr("sqrt(id) as x", "array(id) as a").select(r("x").alias("r"), "a")
+    config = PrepareConfig(path=str(tmp_path / "d"), features=[Numeric("r"), "a"])
+    if harmless:
+        sparkdl.prepare(rows, config)
+        assert "values of 'r' were others" in caplog.text and "by the last digits of fractions alone" in caplog.text
+    else:
+        with pytest.raises(DatasetError, match="^column 'r': the values change each time the DataFrame is read.*cache"):
+            sparkdl.prepare(rows, config)
+
+
 def test_a_file_that_grew_behind_a_dataframe_is_refused(spark, tmp_path, caplog) -> None:
     """Spark reads it up to where it ended: 20,001 rows of 25,000, the last of them cut."""
     file = tmp_path / "in" / "a.csv"

@@ -78,13 +78,18 @@ def best_model_dir(run: RunDir, config: CheckpointConfig, directions: Mapping[st
     direction = direction_of(config.monitor, config.mode, directions)
     asked = f"the {direction} of {config.monitor}" if direction else f"the best {config.monitor}"
     kept = _read(run) if direction else None
-    is_asked = kept is not None and (kept.monitor, kept.direction) == (config.monitor, direction)
-    if kept is None and direction is not None and (latest := run.latest_checkpoint()) is not None:
-        facts = read_checkpoint(latest).facts
+    latest = run.latest_checkpoint() if direction else None
+    facts = read_checkpoint(latest).facts if latest is not None else {}
+    is_asked, found = False, "it keeps no such model"
+    if kept is not None:
+        is_asked, found = (kept.monitor, kept.direction) == (config.monitor, direction), f"it keeps {kept}"
+        if is_asked and "direction" in facts and (facts["monitor"], facts["direction"]) != (config.monitor, direction):
+            # Later epochs may be better.
+            is_asked, found = False, f"{found}, and looked for something else, or nothing, in its last epochs"
+    elif direction is not None and facts:
         is_asked = "direction" not in facts and best_before(run, facts, config.monitor, direction) is not None
     if is_asked and storage.exists(run.best_model):
         return run.best_model
-    found = f"it keeps {kept}" if kept is not None else "it keeps no such model"
     log.warning(
         "run_dir=%s did not look for %s: %s, and best_model_dir is None; ask for more epochs, where it does look, or "
         "train anew with resume='replace'",

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sparkdl.config import LaunchConfig
 from sparkdl.errors import CheckpointError
@@ -26,7 +27,7 @@ from sparkdl.train.made_by import (
 from sparkdl.train.run_dir import WAYS_OUT, RunDir
 from sparkdl.train.spec import TrainTask
 
-__all__ = ["changed_code", "check_finished"]
+__all__ = ["changed_code", "check_exactness", "check_finished"]
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,20 @@ def check_finished(task: TrainTask, launch: LaunchConfig, *, closure_limit: int)
     except OSError as error:  # a folder that may be read only: the model is compared the next time, too
         log.warning("%s cannot be written: %s", run.code, error)
     log.warning("%s gives the same model and callbacks as run_dir=%s was trained with", changed, run.path)
+
+
+def check_exactness(run: RunDir, history: Sequence[Mapping[str, Any]], exactness: str) -> None:
+    """Raise CheckpointError for a finished run whose last epoch has figures per worker, where all must be exact.
+
+    Args:
+        exactness: as in `TrainConfig`.
+    """
+    inexact = history[-1].get("per_worker", []) if history else []
+    if inexact and exactness == "strict":
+        raise CheckpointError(
+            f"run_dir={run.path} was trained with exactness='per_worker', and {', '.join(inexact)} computed per "
+            f"worker; ask for exactness='per_worker', {WAYS_OUT}"
+        )
 
 
 def _compare(run: RunDir, made_by: MadeBy | None, found: MadeBy, *, starts_with_them: bool) -> None:

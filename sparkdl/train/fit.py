@@ -26,7 +26,7 @@ from sparkdl.report import TrainingProgress
 from sparkdl.train.best_model import best_model_dir
 from sparkdl.train.check_call import check_places, check_training, closure_limit
 from sparkdl.train.checkpoint import sweep_checkpoints
-from sparkdl.train.finished import check_finished
+from sparkdl.train.finished import check_exactness, check_finished
 from sparkdl.train.made_by import code_of, read_made_by
 from sparkdl.train.recorded import Recorded
 from sparkdl.train.replace_run import discard_replaced, goes_on, kept_aside, set_aside
@@ -110,6 +110,7 @@ def fit(
         history = _trained(task, launch)
     else:
         check_finished(task, launch, closure_limit=closure_limit(dataset))
+        check_exactness(run, history, config.exactness)
         log.warning("run_dir=%s holds this run, finished: its result is given back, and nothing is trained", run.path)
     made_by = read_made_by(run.code)
     directions = made_by.directions if made_by is not None else {}

@@ -152,9 +152,11 @@ def _try_functions(model: Any, x: Any, y: Any, *, weighted: bool) -> tuple[list[
         if is_loss and pair.masked and has_own_step(model):
             reason = "is a mean over the valid elements of masked outputs, and the model has steps of its own"
             found.append(Inexact(function.what, reason, "losses in those must be means over rows"))
-        if function.known:
+        # Of predictions of shape (rows,) Keras' functions take the rows for what they reduce.
+        if function.known and len(pair.y_pred.shape) > 1:
             continue
-        form = _form(function, pair)
+        with steady(model):  # a loss may draw
+            form = _form(function, pair)
         single += [key[1]] if form.kind != "rows" and not is_loss else []
         divides = form.kind == "rows" or function.summed or function.weighs
         if form.kind == "batch":

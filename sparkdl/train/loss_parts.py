@@ -25,7 +25,8 @@ __all__ = ["ComputedLoss", "LossParts", "check_losses", "loss_parts"]
 
 def check_losses(model: Any) -> None:
     """Raise ModelError for compiled losses that Keras itself drops or cannot add; the model's losses must be built."""
-    losses = model._compile_loss._flat_losses if model._compile_loss is not None else ()
+    # None where the model's own compute_loss does not use them.
+    losses = (model._compile_loss._flat_losses if model._compile_loss is not None else None) or ()
     for entry in losses:
         reduction = getattr(entry.loss, "reduction", "its own")
         if reduction in ("none", None) and len(losses) > 1:

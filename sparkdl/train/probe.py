@@ -128,7 +128,8 @@ class Probe:
         values = self._values(x, y, y_pred) if self._functions else {}
         own_loss = []
         if keras.tree.flatten(y) and type(model).compute_loss is not keras.Model.compute_loss:
-            loss = model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=None, training=self._training)
+            # Keras' own caller: a compute_loss of the user's need not take `training`.
+            loss = model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=None, training=self._training)
             own_loss = [tf.cast(loss, tf.float64)]
         for variable, value in zip(kept, before, strict=True):
             variable.assign(value)

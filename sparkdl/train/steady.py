@@ -44,7 +44,9 @@ def _by_moving_moments(layer: Any) -> Any:
 
 
 def _filled(shape: Any, value: Any, dtype: Any) -> tf.Tensor:
-    return tf.fill(tf.cast(tf.stack(list(shape)), tf.int32), tf.cast(value, dtype or keras.config.floatx()))
+    # A shape may be a tensor, as of tf.shape, or hold some, as of keras.ops.shape.
+    sizes = shape if tf.is_tensor(shape) else tf.stack(list(shape)) if len(shape) else tf.zeros((0,), tf.int32)
+    return tf.fill(tf.cast(sizes, tf.int32), tf.cast(value, dtype or keras.config.floatx()))
 
 
 def _normal(shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None, seed: Any = None) -> tf.Tensor:

@@ -171,7 +171,13 @@ def _of_loss(what: str, loss: Any, weighted: bool) -> TriedFunction:
     axes = isinstance(loss, (keras.losses.Dice, keras.losses.Tversky))
     way_out = f"use {type(loss).__name__}(axis=(1, 2, …)): all axes but the rows" if axes else ROW_VALUES
     # The class's own: on the instance a run may have put one that notes masks.
-    return TriedFunction(what, type(loss).call.__get__(loss), summed, wrapped and is_row_loss(function), way_out)
+    known = wrapped and is_row_loss(function) and _reduces_last(getattr(loss, "_fn_kwargs", {}))
+    return TriedFunction(what, type(loss).call.__get__(loss), summed, known, way_out)
+
+
+def _reduces_last(kwargs: Mapping[str, Any]) -> bool:
+    """Whether a function of Keras is called for its last axis: another may be that of the rows."""
+    return kwargs.get("axis", -1) == -1
 
 
 def _drawn_weights(y_pred: Any) -> Any:
@@ -185,7 +191,7 @@ def _drawn_weights(y_pred: Any) -> Any:
 def _of_metric(metric: Any, function: Any) -> TriedFunction:
     kwargs: Mapping[str, Any] = getattr(metric, "_fn_kwargs", {})
     module = str(getattr(function, "__module__", ""))
-    known = is_row_loss(function) or module.startswith("keras.src.metrics")
+    known = (is_row_loss(function) or module.startswith("keras.src.metrics")) and _reduces_last(kwargs)
     return TriedFunction(
         f"metric {metric.name!r}", lambda y, p: function(y, p, **kwargs), known=known, of_labels_as_they_are=True
     )

@@ -1,5 +1,6 @@
 """What is not exact over ranks gets the same verdict on any number of them, and trains where that is asked for."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -36,12 +37,18 @@ def datasets(spark, tmp_path_factory):
             lanes=8,
             splits=Split.fraction({"train": 0.8, "val": 0.2}, key="id"),
         )
-        made[name] = sparkdl.prepare(spark.createDataFrame(rows, "id long, x array<double>, y double"), config)
+        frame = spark.createDataFrame(rows, "id long, x array<double>, y double")
+        made[name] = sparkdl.prepare(frame, config)
+    weighted = dataclasses.replace(config, path=str(tmp_path_factory.mktemp("weighted") / "d"), weight="w")
+    made["weighted"] = sparkdl.prepare(frame.selectExpr("*", "1 + id % 3 w"), weighted)
     return made
 
 
-def compiled(loss="mse", metrics=(), *, layer=None, units=1, activation=None, kind=None):
-    """A `build_model`; `loss`, each of `metrics` and `layer` are made by functions of keras."""
+def compiled(loss="mse", metrics=(), *, layer=None, units=1, activation=None, kind=None, squeezed=False):
+    """A `build_model`; `loss`, each of `metrics` and `layer` are made by functions of keras.
+
+    `squeezed`: predictions have the shape (rows,).
+    """
 
     def build_model(ds):
         import keras
@@ -49,7 +56,8 @@ def compiled(loss="mse", metrics=(), *, layer=None, units=1, activation=None, ki
         inputs = keras.Input((3,))
         hidden = inputs if layer is None else layer(keras)(inputs)
         dense = keras.layers.Dense(units, activation, kernel_initializer=keras.initializers.GlorotUniform(1))
-        model = (kind(keras) if kind else keras.Model)(inputs, dense(hidden))
+        outputs = keras.ops.squeeze(dense(hidden), -1) if squeezed else dense(hidden)
+        model = (kind(keras) if kind else keras.Model)(inputs, outputs)
         made = [one if isinstance(one, str) else one(keras) for one in metrics]
         model.compile(keras.optimizers.SGD(1e-3), loss if isinstance(loss, str) else loss(keras), metrics=made)
         return model
@@ -262,7 +270,47 @@ def own_means(keras):
     return Averaging
 
 
+def loss_of_its_own(keras):
+    """A compute_loss as it was written before Keras knew `training`, which leaves the compiled loss alone."""
+
+    class Own(keras.Model):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
+            return keras.ops.mean(keras.ops.square(keras.ops.reshape(y, (-1, 1)) - y_pred))
+
+    return Own
+
+
+def adding_noise(keras):
+    """A layer that draws in a shape that is a tensor, and a single number."""
+
+    class Noise(keras.layers.Layer):
+        def call(self, x, training=False):
+            import tensorflow as tf
+
+            noise = keras.random.normal(tf.shape(x)) * keras.random.uniform(())
+            return x + 0.01 * noise if training else x
+
+    return Noise()
+
+
+def noisy_labels(keras):
+    def noisy(y, p):
+        noise = keras.random.normal(keras.ops.shape(y), dtype=y.dtype)
+        return keras.ops.mean(keras.ops.square(y + 0.1 * noise - p), -1)
+
+    return noisy
+
+
 REFUSED = {
+    # Keras' own functions make one value of predictions (rows,), and take an axis that is that of the rows.
+    "loss 'mae' is not a mean over rows: it gives one value for all rows, and weights": (
+        "weighted",
+        compiled("mae", squeezed=True),
+    ),
+    "loss 'cosine_similarity' is not a mean over rows": (
+        "numbers",
+        compiled(lambda keras: keras.losses.CosineSimilarity(axis=0)),
+    ),
     "loss 'root_mean_square' is not a mean over rows": ("numbers", compiled(rmse)),
     "loss 'root_mean_square' is not a mean": ("small", compiled(rmse)),
     "loss 'balanced' is not a mean over rows": ("rare", compiled(balanced, activation="sigmoid")),
@@ -285,6 +333,10 @@ REFUSED = {
     ),
 }
 ACCEPTED = {
+    "squeezed": ("numbers", compiled("mae", [lambda keras: "mse"], squeezed=True)),
+    "own compute_loss": ("numbers", compiled(kind=loss_of_its_own)),
+    "drawn shapes": ("numbers", compiled(layer=adding_noise)),
+    "drawn labels": ("numbers", compiled(noisy_labels)),
     "mean": ("numbers", compiled(lambda keras: lambda y, p: keras.ops.mean(keras.ops.square(y - p)))),
     "dropout": ("numbers", compiled(layer=lambda keras: keras.layers.Dropout(0.5))),
     "noise": ("numbers", compiled(layer=lambda keras: keras.layers.GaussianNoise(1.0))),
@@ -370,6 +422,9 @@ RUNS = {
     "metric of a layer": ("numbers", compiled(layer=noting_a_mean), {}),
     "subclass of Mean": ("numbers", compiled(kind=own_means), {"validation": None}),
     "counter": ("numbers", compiled(layer=counter()), {}),
+    "squeezed": ("numbers", compiled("mae", [lambda keras: "mse"], squeezed=True), {}),
+    "own compute_loss": ("numbers", compiled(kind=loss_of_its_own), {}),
+    "drawn shapes": ("numbers", compiled(layer=adding_noise), {}),
 }
 
 
@@ -430,6 +485,19 @@ def test_a_metric_that_gives_one_value_counts_by_rows(trained) -> None:
     for record, other in zip(one, three, strict=True):
         assert record["val_mean_distance"] == pytest.approx(other["val_mean_distance"], rel=1e-5)
         assert record["mean_distance"] == pytest.approx(other["mean_distance"], rel=1e-5)
+
+
+def test_predictions_without_an_axis_have_the_metrics_of_all_rows(trained) -> None:
+    one, three = (trained[workers][0]["squeezed"]["history"] for workers in (1, 3))
+    for name in ("loss", "mse", "val_loss", "val_mse"):
+        assert [record[name] for record in one] == pytest.approx([record[name] for record in three], rel=1e-5)
+
+
+def test_what_plain_keras_trains_is_tried_without_failing(trained) -> None:
+    for name in ("own compute_loss", "drawn shapes"):
+        assert len(trained[3][0][name]["history"]) == 2
+    one, three = (trained[workers][0]["own compute_loss"]["history"][-1]["val_loss"] for workers in (1, 3))
+    assert one == pytest.approx(three, rel=1e-5)
 
 
 def test_means_that_a_layer_or_a_train_step_keeps_are_those_over_all_rows(trained) -> None:

@@ -104,7 +104,7 @@ def fit(
     if replaces and not goes_on(run, check, code, epochs=config.epochs):
         set_aside(run)
     if not check("auto" if replaces else config.resume):
-        run.begin(run_record(config, dataset))
+        run.begin(run_record(config, dataset), resume=config.resume)
     history = run.result(config.epochs)
     if history is None:
         history = _trained(task, launch)

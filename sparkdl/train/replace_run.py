@@ -28,6 +28,8 @@ MARK = "replaced.json"
 def goes_on(run: RunDir, check: Callable[[str], bool], code: Code, *, epochs: int) -> bool:
     """Whether the folder holds this very run, not finished: `resume="replace"` was interrupted, and goes on.
 
+    A run that another call began is replaced: the files that its build_model has read may be others now.
+
     Args:
         check: tells, for a `TrainConfig.resume`, what `RunDir.check` tells of this run.
 
@@ -39,7 +41,7 @@ def goes_on(run: RunDir, check: Callable[[str], bool], code: Code, *, epochs: in
         if not storage.exists(run.record):
             raise
         return False
-    if not there or storage.exists(run.finished):
+    if not there or storage.exists(run.finished) or run.begun_by() != "replace":
         return False
     if run.latest_checkpoint() is None:
         return True

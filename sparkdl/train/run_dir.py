@@ -24,6 +24,7 @@ __all__ = ["WAYS_OUT", "RunDir"]
 FORMAT_VERSION = 1
 # Where a run cannot be that of the folder.
 WAYS_OUT = "choose another run_dir, or resume='replace', which keeps the old run aside until the new one has finished"
+_BEGUN_BY = "begun_by"
 _NO_DEFAULTS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -103,11 +104,16 @@ class RunDir:
         """There once the run is finished: after how many epochs, as JSON."""
         return storage.join(self.path, "finished.json")
 
-    def begin(self, record: Mapping[str, Any]) -> None:
-        """Make the folder for a new run. Raises CheckpointError if it cannot be written."""
+    def begin(self, record: Mapping[str, Any], *, resume: str = "auto") -> None:
+        """Make the folder for a new run. Raises CheckpointError if it cannot be written.
+
+        Args:
+            resume: `TrainConfig.resume` of the call that begins it.
+        """
         try:
             storage.make_folder(self.path)
-            storage.write_atomic(self.record, json.dumps({"format_version": FORMAT_VERSION, **record}).encode())
+            content = {"format_version": FORMAT_VERSION, _BEGUN_BY: resume, **record}
+            storage.write_atomic(self.record, json.dumps(content).encode())
         except OSError as error:
             raise CheckpointError(f"run_dir={self.path} cannot be written: {error}") from error
 
@@ -144,7 +150,8 @@ class RunDir:
             raise CheckpointError(f"run_dir={self.path} already holds a run, and resume='never' refuses it; {WAYS_OUT}")
         found = self._read(self.record)
         check_format_version(found, path=self.record, newest=FORMAT_VERSION, error=CheckpointError)
-        found = {**found, "config": upgrade({**defaults, **found["config"]})}
+        found = {name: part for name, part in found.items() if name != _BEGUN_BY}
+        found |= {"config": upgrade({**defaults, **found["config"]})}
         # Through JSON, as the other one went.
         difference = first_difference(found, json.loads(json.dumps({"format_version": FORMAT_VERSION, **record})))
         if difference is not None:
@@ -155,6 +162,10 @@ class RunDir:
                 "begin again"
             )
         return True
+
+    def begun_by(self) -> str:
+        """`TrainConfig.resume` of the call that began the run."""
+        return str(self._read(self.record).get(_BEGUN_BY, "auto"))
 
     def reached(self, epochs: int) -> bool:
         """Whether a run of so many epochs can go on from the last checkpoint."""

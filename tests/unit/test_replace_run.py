@@ -64,6 +64,8 @@ def test_only_this_very_run_goes_on_and_only_unfinished(tmp_path) -> None:
     assert not goes_on(run, lambda resume: False, CODE, epochs=1)
     fill(run)
     assert not goes_on(run, lambda resume: True, CODE, epochs=1)
+    run.begin({}, resume="replace")
+    assert not goes_on(run, lambda resume: True, CODE, epochs=1)
     storage.delete_file(run.finished)
     storage.delete(run.checkpoints)
     assert goes_on(run, lambda resume: True, CODE, epochs=1)  # nothing is trained yet
@@ -74,3 +76,5 @@ def test_only_this_very_run_goes_on_and_only_unfinished(tmp_path) -> None:
     assert not goes_on(run, lambda resume: True, CODE, epochs=1)
     assert not goes_on(run, lambda resume: True, Code(build_model="a", callbacks="c"), epochs=3)
     assert not goes_on(run, lambda resume: True, UNKNOWN_CODE, epochs=3)
+    run.begin({}, resume="auto")  # of another call: it is trained anew
+    assert not goes_on(run, lambda resume: True, CODE, epochs=3)

@@ -194,7 +194,7 @@ def test_a_value_of_100_mb_comes_back():
 
 
 def test_a_function_that_cannot_be_sent_is_refused_on_the_driver():
-    with pytest.raises(ConfigError, match="print and its arguments cannot be sent to the ranks"):
+    with pytest.raises(ConfigError, match=r"args\[0\], a _thread.lock, cannot be sent to the ranks"):
         run(print, threading.Lock(), launch=TWO)
 
 

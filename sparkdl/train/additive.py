@@ -17,14 +17,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from sparkdl.train.batch_values import judge_values, metrics_of_layers
 from sparkdl.train.check_model import has_own_step
 from sparkdl.train.exactness import Inexact
 from sparkdl.train.metrics import inexact_metrics
 from sparkdl.train.moving_state import LayerState, layer_states
-from sparkdl.train.own_step_form import inexact_train_step
+from sparkdl.train.own_step_form import try_own_steps
 from sparkdl.train.probe import Probe, part_of
 from sparkdl.train.row_form import RowForm, find_form
-from sparkdl.train.row_independence import added_losses, mixing, state_reductions
+from sparkdl.train.row_independence import added_losses, mixing, model_tolerance, state_reductions
 from sparkdl.train.steady import steady
 from sparkdl.train.trials import make_trials
 from sparkdl.train.tried_functions import (
@@ -52,27 +53,30 @@ class Findings:
         states: the reduction of each of `layer_states(model)`.
         single_values: places among the model's metrics of those whose function gives one value for all rows.
         averaged_metrics: places among the model's metrics of those whose results, not states, are averaged.
+        summed_metrics: the names of Sum metrics that layers or steps give sums over rows.
     """
 
     inexact: tuple[Inexact, ...] = ()
     states: tuple[str, ...] = ()
     single_values: tuple[int, ...] = ()
     averaged_metrics: tuple[int, ...] = ()
+    summed_metrics: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """As it travels to the other ranks."""
         inexact = [[one.what, one.reason, one.way_out] for one in self.inexact]
-        return json.dumps([inexact, self.states, self.single_values, self.averaged_metrics])
+        return json.dumps([inexact, self.states, self.single_values, self.averaged_metrics, self.summed_metrics])
 
     @classmethod
     def from_json(cls, text: str) -> Findings:
         """From `to_json`."""
-        inexact, states, single_values, averaged = json.loads(text)
+        inexact, states, single_values, averaged, summed = json.loads(text)
         return cls(
             inexact=tuple(Inexact(*one) for one in inexact),
             states=tuple(states),
             single_values=tuple(single_values),
             averaged_metrics=tuple(averaged),
+            summed_metrics=tuple(summed),
         )
 
 
@@ -93,17 +97,18 @@ def find_inexact(
     states = layer_states(model)
     reductions = [state.reduction or "mean" for state in states]
     single: list[int] = []
+    summed: set[str] = set()
     try:
         functions, single = _try_functions(model, x, y, weighted=class_weights or len(batch) > 2)
-        unlike, reductions = _try_model(model, x, y, states, reductions, training=training)
+        unlike, reductions, summed = _try_model(model, x, y, states, reductions, training=training)
         found += functions + unlike
     except Exception as error:
         # Keras has called the model on symbols by now: what fails here does for this number of rows.
         text = " ".join(f"{type(error).__name__}: {error}".split())
         reason = f"fails for some of {len(keras.tree.flatten(x)[0])} rows: {text:.300}"
         found.append(Inexact(f"model {model.name!r}", reason, "let it take any number of rows"))
-    if training:
-        found += inexact_train_step(model, batch)
+    of_steps, summed_in_steps = try_own_steps(model, batch, training=training)
+    found += of_steps
     model.reset_metrics()
     by_name = {one.what: one for one in reversed(found)}
     return Findings(
@@ -111,14 +116,16 @@ def find_inexact(
         states=tuple(reductions),
         single_values=tuple(single),
         averaged_metrics=tuple(averaged),
+        summed_metrics=tuple(sorted(summed | summed_in_steps)),
     )
 
 
 def _try_model(
     model: Any, x: Any, y: Any, states: Sequence[LayerState], reductions: list[str], *, training: bool
-) -> tuple[list[Inexact], list[str]]:
-    """What is not exact in layers, in what they add and remember; and the reduction of each state."""
+) -> tuple[list[Inexact], list[str], set[str]]:
+    """What is not exact in layers, in what they add and remember; the reduction of each state; summed metrics."""
     found: list[Inexact] = []
+    summed: set[str] = set()
     # Some rows again where there are fewer.
     places = np.arange(ROWS_OF_MODEL) % len(keras.tree.flatten(x)[0])
     few, few_y = part_of(x, places), part_of(y, places)
@@ -126,12 +133,20 @@ def _try_model(
         before = [keras.ops.convert_to_numpy(state.variable) for state in states]
         probe = Probe(model, training=mode, states=[state.variable for state in states])
         cut = probe(few, _losses_of(model, few_y))
-        found += mixing(model, cut) + added_losses(model, cut)
+        of_layers, names = judge_values(
+            metrics_of_layers(model),
+            cut.whole.noted,
+            [part.noted for part in cut.parts],
+            [part.rows for part in cut.parts],
+            tolerance=model_tolerance(model),
+        )
+        found += mixing(model, cut) + added_losses(model, cut) + of_layers
+        summed |= names
         if mode:
             unknown, possible = state_reductions(states, before, cut)
             found += unknown
             reductions = [names[0] if names else "mean" for names in possible]
-    return found, reductions
+    return found, reductions, summed
 
 
 def _losses_of(model: Any, y: Any) -> Any:

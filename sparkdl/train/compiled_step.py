@@ -5,7 +5,7 @@ Runs in rank processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +43,7 @@ class CompiledSteps:
         draws: SeededDraws,
         moments: SyncedMoments,
         class_weights: tuple[float, ...] | None,
+        summed_metrics: Collection[str],
         example: tuple[Any, ...],
     ) -> None:
         self._model = model
@@ -56,7 +57,7 @@ class CompiledSteps:
         self._class_weights = class_weights
         self._example = example
         self._slices: dict[int, int] | None = None
-        self._values = BatchValues()
+        self._values = BatchValues(summed_metrics)
         self._layer_metrics = metrics_of_layers(model)
         self._forward_backward: Callable[..., Any] = self._plain_forward_backward
         self._forward: Callable[..., Any] = self._plain_forward

@@ -84,6 +84,7 @@ def exact_steps(
         "draws": draws,
         "moments": moments,
         "class_weights": options.class_weights,
+        "summed_metrics": options.findings.summed_metrics,
     }
     synced = synced_layers(model, sync_all=options.sync_batch_norm) if world.size > 1 else []
     jit_compile, model.jit_compile = model.jit_compile, False

@@ -7,7 +7,7 @@ within such a step must be means over rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -47,6 +47,7 @@ class OwnSteps:
         draws: SeededDraws,
         moments: SyncedMoments,
         class_weights: tuple[float, ...] | None,
+        summed_metrics: Collection[str],
         per_worker: bool,
     ) -> None:
         self._model = model
@@ -61,7 +62,7 @@ class OwnSteps:
         self._train, self._test = model.train_step, model.test_step
         # While a step is traced or run: its counts, how often an optimizer was applied, what metrics gave.
         self._counts: Counts | None = None
-        self._values = BatchValues()
+        self._values = BatchValues(summed_metrics)
         self._applied = 0
         self._results: list[Any] = []
         self._names: dict[bool, list[str]] = {}

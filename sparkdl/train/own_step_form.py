@@ -1,7 +1,7 @@
-"""Find whether the losses within a train_step of the user's own are means over rows, by the gradients it applies.
+"""Find whether losses and values within steps of the user's own are means over rows, by what they hand on.
 
-Runs in a rank process, before training. What such a step does cannot be seen, but its optimizers are: the gradients
-that they get for some rows must be the mean, by rows, of those for parts of the rows.
+Runs in a rank process, before training. What such a step does cannot be seen, but its optimizers and metrics are: the
+gradients and values that they get for some rows must be the mean, by rows, of those for parts of the rows.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from sparkdl.train.batch_values import Noted, judge_values, metrics_of_layers, noted
 from sparkdl.train.exactness import Inexact
 from sparkdl.train.metrics import leaf_metrics
 from sparkdl.train.optimizers import optimizers_of
@@ -25,45 +27,88 @@ from sparkdl.train.row_independence import model_tolerance
 from sparkdl.train.steady import steady
 from sparkdl.train.trials import partitions
 
-__all__ = ["inexact_train_step"]
+__all__ = ["try_own_steps"]
 
 log = logging.getLogger(__name__)
 
 
-def inexact_train_step(model: Any, batch: tuple[Any, ...]) -> list[Inexact]:
-    """Find whether a model's own train_step applies gradients of something else than means over rows.
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What one step took: the gradients that its optimizers got, float64, in order; and the metrics' single values."""
+
+    gradients: list[np.ndarray]
+    noted: Noted
+
+
+def try_own_steps(model: Any, batch: tuple[Any, ...], *, training: bool) -> tuple[list[Inexact], set[str]]:
+    """Find what is not exact in a model's own train_step and test_step, by the gradients and values that they hand on.
 
     Args:
         batch: (inputs, targets) or (inputs, targets, weights) of real rows.
+        training: whether the model is to be trained, not only evaluated.
 
-    A step that draws past Keras (`tf.random`, numpy) gives other gradients each time, and is not judged.
+    Returns:
+        What is not exact, and the names of Sum metrics that get sums over rows. A step that draws past Keras
+        (`tf.random`, numpy) gives other gradients each time, and is not judged.
     """
+    found: list[Inexact] = []
+    summed: set[str] = set()
+    for step in ("train_step", "test_step") if training else ("test_step",):
+        if getattr(type(model), step) is not getattr(keras.Model, step):
+            inexact, names = _try_step(model, step, batch)
+            found += inexact
+            summed |= names
+    return found, summed
+
+
+def _try_step(model: Any, step: str, batch: tuple[Any, ...]) -> tuple[list[Inexact], set[str]]:
     rows = len(keras.tree.flatten(batch[0])[0])
-    if type(model).train_step is keras.Model.train_step or rows < LEAST_ROWS:
-        return []
+    if rows < LEAST_ROWS:
+        return [], set()
     places = [np.arange(rows), np.arange(rows), *next(partitions(rows))]
+    counts = [len(part) for part in places[2:]]
     try:
-        whole, again, *parts = (_gradients(model, part_of(batch, part)) for part in places)
+        whole, again, *parts = (_taken(model, step, part_of(batch, part)) for part in places)
     except Exception as error:
         log.warning(
-            "the train_step of model %r cannot be tried on a few rows (%s); that its losses are means over rows is "
+            "the %s of model %r cannot be tried on a few rows (%s); that its losses and values are means over rows is "
             "taken on trust",
+            step,
             model.name,
             " ".join(f"{type(error).__name__}: {error}".split())[:200],
         )
-        return []
-    name = f"train_step of model {model.name!r}"
-    if any(len(gradients) != len(whole) for gradients in (again, *parts)):
-        return [Inexact(name, "applies its optimizers another number of times for other rows")]
+        return [], set()
     tolerance = model_tolerance(model)
-    for place, gradient in enumerate(whole):
-        own = np.stack([part[place] * len(where) / rows for part, where in zip(parts, places[2:], strict=True)])
+    if _draws(whole, again, tolerance):
+        return [], set()
+    found = _judge_gradients(f"{step} of model {model.name!r}", whole, parts, counts, tolerance)
+    values, summed = judge_values(
+        metrics_of_layers(model), whole.noted, [part.noted for part in parts], counts, tolerance=tolerance
+    )
+    return found + values, summed
+
+
+def _draws(one: _Taken, other: _Taken, tolerance: float) -> bool:
+    """Whether two steps with the same rows took other values."""
+    if len(one.gradients) != len(other.gradients) or len(one.noted) != len(other.noted):
+        return True
+    values = [(np.array(float(a)), np.array(float(b))) for (_, a), (_, b) in zip(one.noted, other.noted, strict=True)]
+    pairs = [*zip(one.gradients, other.gradients, strict=True), *values]
+    return any(differ(a, b, scale=float(np.abs(a).max(initial=0.0)), tolerance=tolerance) for a, b in pairs)
+
+
+def _judge_gradients(
+    name: str, whole: _Taken, parts: Sequence[_Taken], counts: Sequence[int], tolerance: float
+) -> list[Inexact]:
+    rows = sum(counts)
+    if any(len(part.gradients) != len(whole.gradients) for part in parts):
+        return [Inexact(name, "applies its optimizers another number of times for other rows")]
+    for place, gradient in enumerate(whole.gradients):
+        own = np.stack([part.gradients[place] * count / rows for part, count in zip(parts, counts, strict=True)])
         scale = max(float(np.abs(own).max(initial=0.0)), float(np.abs(gradient).max(initial=0.0)))
-        if differ(gradient, again[place], scale=scale, tolerance=tolerance):
-            return []
         if differ(gradient, own.sum(axis=0), scale=scale, tolerance=tolerance):
-            of_parts = zip(parts, places[2:], strict=True)
-            norms = ", ".join(f"{np.linalg.norm(part[place]):.4g} of {len(where)}" for part, where in of_parts)
+            of_parts = zip(parts, counts, strict=True)
+            norms = ", ".join(f"{np.linalg.norm(part.gradients[place]):.4g} of {count}" for part, count in of_parts)
             reason = (
                 f"applies a gradient that is not the mean of the rows' gradients: its norm is "
                 f"{np.linalg.norm(gradient):.4g} for {rows} rows, and {norms} of them"
@@ -72,25 +117,26 @@ def inexact_train_step(model: Any, batch: tuple[Any, ...]) -> list[Inexact]:
     return []
 
 
-def _gradients(model: Any, batch: Any) -> list[np.ndarray]:
-    """What the step hands to the model's optimizers, float64, in order; nothing is applied, all is put back."""
-    found: list[np.ndarray] = []
+def _taken(model: Any, step: str, batch: Any) -> _Taken:
+    """What a step takes of these rows; nothing is applied, all is put back."""
+    gradients: list[np.ndarray] = []
 
     def apply(grads: Any, trainable_variables: Any = None) -> None:
-        found.extend(np.asarray(tf.convert_to_tensor(grad), np.float64) for grad in grads if grad is not None)
+        gradients.extend(np.asarray(tf.convert_to_tensor(grad), np.float64) for grad in grads if grad is not None)
 
     variables = _variables(model)
     before = [keras.ops.convert_to_numpy(variable) for variable in variables]
     with ExitStack() as stack:
         stack.enter_context(steady(model))
+        values = stack.enter_context(noted(metrics_of_layers(model)))
         for optimizer in optimizers_of(model):
             stack.enter_context(replaced(optimizer, {"apply": apply}))
         try:
-            model.train_step(keras.tree.map_structure(tf.convert_to_tensor, tuple(batch)))
+            getattr(model, step)(keras.tree.map_structure(tf.convert_to_tensor, tuple(batch)))
         finally:
             for variable, value in zip(variables, before, strict=True):
                 variable.assign(value)
-    return found
+    return _Taken(gradients, [(place, float(value)) for place, value in values])
 
 
 def _variables(model: Any) -> Sequence[Any]:

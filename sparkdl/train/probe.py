@@ -6,13 +6,14 @@ Runs in rank processes. What a call changes (layer state, metrics) is put back.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from sparkdl.train.batch_values import Noted, metrics_of_layers, noted
 from sparkdl.train.metrics import leaf_metrics
 from sparkdl.train.steady import steady
 from sparkdl.train.tried_functions import Key, TriedFunction, captured
@@ -34,6 +35,7 @@ class Measured:
         states: the layers' state variables after the call.
         values: by place among the tried functions: the values of each that was called.
         own_loss: what a compute_loss of the model's own gives, where targets were given; else None.
+        noted: the single values that metrics of layers got, by the metric's place among `metrics_of_layers`.
     """
 
     rows: int
@@ -42,6 +44,7 @@ class Measured:
     states: list[np.ndarray]
     values: dict[int, np.ndarray]
     own_loss: float | None = None
+    noted: Noted = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,7 @@ class Probe:
         self._functions = dict(functions or {})
         self._graph = repeated and not model.run_eagerly
         self._traced: Callable[..., Any] | None = None
+        self._places: list[int] = []
 
     def __call__(self, x: Any, y: Any = ()) -> Cut:
         """Measure the model on inputs `x` and, for functions and compute_loss, targets `y`, ``(rows, *shape)``."""
@@ -100,7 +104,20 @@ class Probe:
         else:
             with steady(self._model):
                 whole, *parts = (self._trace(x, y) if self._graph else self._measure_cut)(x, y, at)
-        return Cut(_measured(rows, whole), (_measured(at, parts[0]), _measured(rows - at, parts[1])))
+        of_parts = (self._measured(at, parts[0]), self._measured(rows - at, parts[1]))
+        return Cut(self._measured(rows, whole), of_parts)
+
+    def _measured(self, rows: int, given: Any) -> Measured:
+        predictions, added, states, values, own_loss, single = given
+        return Measured(
+            rows,
+            [value.numpy() for value in predictions],
+            np.array([float(value) for value in added]),
+            [value.numpy() for value in states],
+            {place: value.numpy() for place, value in values.items()},
+            float(own_loss[0]) if own_loss else None,
+            [(place, float(value)) for place, value in zip(self._places, single, strict=True)],
+        )
 
     def _trace(self, x: Any, y: Any) -> Callable[..., Any]:
         specs = keras.tree.map_structure(lambda v: tf.TensorSpec((None, *v.shape[1:]), v.dtype), [x, y])
@@ -122,7 +139,10 @@ class Probe:
         model = self._model
         kept = [v.value for v in (*self._states, *_metric_variables(model))]
         before = [tf.identity(variable) for variable in kept]
-        y_pred = model(x, training=self._training) if model._call_has_training_arg else model(x)
+        with noted(metrics_of_layers(model)) as values_of_layers:
+            y_pred = model(x, training=self._training) if model._call_has_training_arg else model(x)
+        self._places = [place for place, _ in values_of_layers]
+        single = [tf.cast(value, tf.float64) for _, value in values_of_layers]
         added = [tf.reduce_sum(tf.cast(loss, tf.float64)) for loss in model.losses]
         states = [tf.identity(variable.value) for variable in self._states]
         values = self._values(x, y, y_pred) if self._functions else {}
@@ -133,7 +153,7 @@ class Probe:
             own_loss = [tf.cast(loss, tf.float64)]
         for variable, value in zip(kept, before, strict=True):
             variable.assign(value)
-        return [tf.identity(value) for value in keras.tree.flatten(y_pred)], added, states, values, own_loss
+        return [tf.identity(value) for value in keras.tree.flatten(y_pred)], added, states, values, own_loss, single
 
     def _values(self, x: Any, y: Any, y_pred: Any) -> dict[int, tf.Tensor]:
         model = self._model
@@ -146,18 +166,6 @@ class Probe:
             for place, (key, function) in enumerate(self._functions.items())
             if key in pairs
         }
-
-
-def _measured(rows: int, given: Any) -> Measured:
-    predictions, added, states, values, own_loss = given
-    return Measured(
-        rows,
-        [value.numpy() for value in predictions],
-        np.array([float(value) for value in added]),
-        [value.numpy() for value in states],
-        {place: value.numpy() for place, value in values.items()},
-        float(own_loss[0]) if own_loss else None,
-    )
 
 
 def _metric_variables(model: Any) -> list[Any]:

@@ -301,6 +301,56 @@ def noisy_labels(keras):
     return noisy
 
 
+def keeping(name, kind, value):
+    """A train_step and a test_step that keep one value for each batch in a metric, of `kind`."""
+
+    def make(keras):
+        class Keeping(keras.Model):
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs)
+                self.kept = getattr(keras.metrics, kind)(name=name)
+
+            def train_step(self, data):
+                import tensorflow as tf
+
+                x, y = data
+                with tf.GradientTape() as tape:
+                    errors = tf.abs(tf.reshape(y, (-1, 1)) - self(x, training=True))
+                    loss = tf.reduce_mean(errors)
+                gradients = tape.gradient(loss, self.trainable_variables)
+                self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+                self.kept.update_state(value(keras.ops, errors))
+                return {name: self.kept.result()}
+
+            def test_step(self, data):
+                x, y = data
+                errors = keras.ops.abs(keras.ops.reshape(y, (-1, 1)) - self(x, training=False))
+                self.kept.update_state(value(keras.ops, errors))
+                return {name: self.kept.result()}
+
+        return Keeping
+
+    return make
+
+
+def near(ops, errors):
+    """How many rows are off by less than 2."""
+    return ops.sum(ops.cast(errors < 2, "float32"))
+
+
+def summing_in_a_layer(keras):
+    class Summing(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.positive = keras.metrics.Sum(name="positive")
+
+        def call(self, x):
+            self.positive.update_state(keras.ops.sum(keras.ops.cast(x[:, 0] > 0, "float32")))
+            return x
+
+    return Summing()
+
+
 REFUSED = {
     # Keras' own functions make one value of predictions (rows,), and take an axis that is that of the rows.
     "loss 'mae' is not a mean over rows: it gives one value for all rows, and weights": (
@@ -326,6 +376,14 @@ REFUSED = {
     "add_loss of model 'functional": ("numbers", compiled(layer=summing_in_training)),
     "a layer looks at the whole batch": ("numbers", compiled(layer=centring)),
     "applies a gradient that is not the mean": ("numbers", compiled(kind=sum_within_a_step)),
+    "metric 'rmse' gets one value for a batch that is not a mean over rows": (
+        "numbers",
+        compiled(kind=keeping("rmse", "Mean", lambda ops, errors: ops.sqrt(ops.mean(ops.square(errors))))),
+    ),
+    "metric 'largest' gets one value for a batch that is not a sum or a mean over rows": (
+        "numbers",
+        compiled(kind=keeping("largest", "Sum", lambda ops, errors: ops.max(errors))),
+    ),
     "state 'spread' of layer 'remembering": ("numbers", compiled(layer=remembering_a_variance)),
     "has reduction='sum', and the model a train_step": (
         "numbers",
@@ -347,6 +405,7 @@ ACCEPTED = {
     ),
     "regularizer": ("numbers", compiled(layer=lambda keras: keras.layers.Dense(4, kernel_regularizer="l2"))),
     "own step": ("numbers", compiled(kind=mean_within_a_step)),
+    "sum of an own step": ("numbers", compiled(kind=keeping("near", "Sum", near))),
     "states": ("numbers", compiled(layer=counter())),
     "sum": ("numbers", compiled(lambda keras: keras.losses.MeanSquaredError(reduction="sum"))),
 }
@@ -420,6 +479,8 @@ RUNS = {
     "mean metric": ("numbers", compiled(metrics=[mean_distance]), {}),
     "start at one": ("numbers", compiled(metrics=[start_at_one]), {}),
     "metric of a layer": ("numbers", compiled(layer=noting_a_mean), {}),
+    "sum of a layer": ("numbers", compiled(layer=summing_in_a_layer), {}),
+    "sum of an own step": ("numbers", compiled(kind=keeping("near", "Sum", near)), {}),
     "subclass of Mean": ("numbers", compiled(kind=own_means), {"validation": None}),
     "counter": ("numbers", compiled(layer=counter()), {}),
     "squeezed": ("numbers", compiled("mae", [lambda keras: "mse"], squeezed=True), {}),
@@ -504,6 +565,15 @@ def test_means_that_a_layer_or_a_train_step_keeps_are_those_over_all_rows(traine
     for run, name in (("metric of a layer", "size"), ("metric of a layer", "val_size"), ("subclass of Mean", "kept")):
         one, three = ([record[name] for record in trained[workers][0][run]["history"]] for workers in (1, 3))
         assert one == pytest.approx(three, rel=1e-5)
+
+
+def test_sums_that_a_layer_or_a_step_keeps_are_those_over_all_rows(trained, datasets) -> None:
+    rows = {name: datasets["numbers"].split(name).rows for name in ("train", "val")}
+    for run, name in (("sum of a layer", "positive"), ("sum of an own step", "near")):
+        for prefix, split in (("", "train"), ("val_", "val")):
+            one, three = (trained[w][0][run]["history"][-1][prefix + name] for w in (1, 3))
+            assert one == three == round(one)
+            assert 0.2 * rows[split] < one <= rows[split]
 
 
 def test_a_summed_metric_counts_its_start_once(trained, datasets) -> None:

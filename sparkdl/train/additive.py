@@ -36,6 +36,7 @@ from sparkdl.train.tried_functions import (
     inexact_losses,
     tried_functions,
     values_of,
+    weighted_keys,
 )
 
 __all__ = ["Findings", "find_inexact"]
@@ -158,6 +159,7 @@ def _try_functions(model: Any, x: Any, y: Any, *, weighted: bool) -> tuple[list[
     """What is not exact in losses and metrics, and the places of the metrics that give one value for all rows."""
     functions = tried_functions(model, weighted=weighted)
     pairs = _pairs(model, x, y)
+    weighed = weighted_keys(model) if weighted else set()
     found: list[Inexact] = []
     single: list[int] = []
     for key, function in functions.items():
@@ -176,7 +178,7 @@ def _try_functions(model: Any, x: Any, y: Any, *, weighted: bool) -> tuple[list[
         divides = form.kind == "rows" or function.summed or function.weighs
         if form.kind == "batch":
             found.append(Inexact(function.what, f"is not a mean over rows: {form.reason}", function.way_out))
-        elif not divides and (pair.masked or (weighted and is_loss)):
+        elif not divides and (pair.masked or key in weighed):
             by = "the mask of the outputs" if pair.masked else "weights of rows"
             reason = f"is not a mean over rows: it gives one value for all rows, and {by} cannot divide it"
             found.append(Inexact(function.what, reason, function.way_out))

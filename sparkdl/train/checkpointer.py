@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import chain
 from typing import Any
 
@@ -47,6 +47,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
         epochs: of the run.
         resumed: where the run goes on from, or None.
         write_best: writes the model as the best one; called on rank 0.
+        averaged: the places of the metrics whose results, not states, are averaged over ranks.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
         epochs: int,
         resumed: Checkpoint | None,
         write_best: Callable[[], object],
+        averaged: Collection[int] = (),
     ) -> None:
         super().__init__()
         self._run = run
@@ -78,6 +80,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
         self._epochs = epochs
         self._resumed = resumed
         self._write_best = write_best
+        self._averaged = averaged
         self._epoch = 0
         # The best of something else is no measure.
         self._best: float | None = None
@@ -150,7 +153,10 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
     def _save(self, position: Position) -> None:
         in_epoch = position.step > 0
         # The sums of an epoch in progress lie apart on the ranks.
-        summed = reduced_states(leaf_metrics(self.model.metrics)) if in_epoch else contextlib.nullcontext()
+        # A metric whose results are averaged has no state of all ranks: rank 0's is kept.
+        leaves = leaf_metrics(self.model.metrics)
+        reduced = [metric for place, metric in enumerate(leaves) if place not in self._averaged]
+        summed = reduced_states(reduced) if in_epoch else contextlib.nullcontext()
         seconds = self._recorder.seconds() if in_epoch else None
         with summed:
             if self._rank == 0:

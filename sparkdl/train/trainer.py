@@ -125,6 +125,7 @@ def train_rank(task: TrainTask) -> Recorded:
             epochs=config.epochs,
             resumed=resumed,
             write_best=lambda: _write_model(model, task, task.run.best_model, recorder.inexact),
+            averaged=findings.averaged_metrics if here.size > 1 else (),
         )
         if first_rows is not None:
             callbacks.append(epoch_judge(model, task, here, findings, first_rows, found=recorder.mark))

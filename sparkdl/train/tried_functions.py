@@ -29,6 +29,7 @@ __all__ = [
     "is_row_loss",
     "tried_functions",
     "values_of",
+    "weighted_keys",
 ]
 
 # Functions of Keras that give a value for each row, whatever the other rows are; tests prove the list. Dice and Tversky
@@ -195,6 +196,15 @@ def _of_metric(metric: Any, function: Any) -> TriedFunction:
     return TriedFunction(
         f"metric {metric.name!r}", lambda y, p: function(y, p, **kwargs), known=known, of_labels_as_they_are=True
     )
+
+
+def weighted_keys(model: Any) -> set[Key]:
+    """List the losses and metrics of a built model that get the weights of rows, where there are such."""
+    compiled = model._compile_metrics
+    lists = (compiled._flat_weighted_metrics or ()) if compiled is not None and compiled.built else ()
+    weighed = {id(metric) for entry in lists if entry is not None for metric in entry.metrics}
+    metrics = {("metric", place) for place, m in enumerate(leaf_metrics(model.metrics)) if id(m) in weighed}
+    return metrics | {("loss", place) for place in range(len(flat_losses(model)))}
 
 
 def values_of(function: TriedFunction, values: np.ndarray, rows: int) -> np.ndarray:

@@ -286,6 +286,18 @@ def mean_of_row_errors(keras):
     return lambda y, p: keras.ops.mean(keras.ops.square(keras.ops.cast(y, p.dtype)[:, None] - p))
 
 
+def weighing(ds):
+    """A metric of one value for a batch that is to be weighted by rows."""
+    import keras
+
+    def batch_error(y, p):
+        return keras.ops.mean(keras.ops.square(keras.ops.cast(y, p.dtype)[:, None] - p))
+
+    model = small_model(ds)
+    model.compile("sgd", "sparse_categorical_crossentropy", weighted_metrics=[batch_error])
+    return model
+
+
 def row_error(keras):
     return lambda y, p: keras.ops.mean(keras.ops.square(keras.ops.cast(y, p.dtype)[:, None] - p), axis=-1)
 
@@ -326,6 +338,7 @@ def by_other_names(ds):
 
 # Trained with class weights: they cannot divide one value of all rows.
 CLASS_WEIGHTED = (
+    "metric 'batch_error' is not a mean over rows: it gives one value for all rows, and weights of rows",
     "it gives one value for all rows, and weights of rows cannot divide it",
     "loss 'sparse_categorical_crossentropy' is not a mean over rows",
     "accepte",
@@ -430,6 +443,7 @@ def test_what_cannot_be_exact_is_refused_by_name(digits_dataset) -> None:
         "metric 'lambda' is not a mean over rows": compiled_with(metrics=lambda keras: [root_mean_square(keras)]),
         "acce": compiled_with(loss=mean_of_row_errors),
         "it gives one value for all rows, and weights of rows cannot divide it": compiled_with(loss=mean_of_row_errors),
+        "metric 'batch_error' is not a mean over rows: it gives one value for all rows, and weights of rows": weighing,
         "accepte": compiled_with(loss=row_error),
         "accept": compiled_with(loss=row_error, metrics=lambda keras: [row_error(keras), "accuracy"]),
         "accepted": small_model,

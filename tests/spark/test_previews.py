@@ -51,7 +51,11 @@ def test_a_preview_of_fit_checks_all_that_the_driver_can_and_writes_nothing(digi
         told(dataclasses.replace(config, validation="tset"))
     RunDir(config.run_dir).begin(run_record(config, digits_dataset))
     assert told()["state"] == "has no checkpoint yet"
-    assert told(dataclasses.replace(config, resume="replace"))["state"] == "has no checkpoint yet"
+    # A run that another call began is replaced; one that "replace" began goes on.
+    assert told(dataclasses.replace(config, resume="replace"))["state"] == "replaces the run there"
+    replacing = dataclasses.replace(config, run_dir=str(tmp_path / "replacing"), resume="replace")
+    RunDir(replacing.run_dir).begin(run_record(replacing, digits_dataset), resume="replace")
+    assert told(replacing)["state"] == "has no checkpoint yet"
     assert told(dataclasses.replace(config, resume="replace", seed=1))["state"] == "replaces the run there"
     with pytest.raises(sparkdl.CheckpointError, match="config.seed was 0, is 1"):
         told(dataclasses.replace(config, seed=1))

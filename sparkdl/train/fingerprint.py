@@ -32,6 +32,7 @@ import numpy as np
 
 from sparkdl.module_source import imported_modules, installed_digest, is_library, source_digests
 from sparkdl.train.code_steps import constant_steps, used_names
+from sparkdl.train.live_values import own_parts, value_parts
 
 __all__ = ["code_digest", "fingerprint", "is_own"]
 
@@ -42,6 +43,7 @@ _NAMED = (
     MethodDescriptorType,
     WrapperDescriptorType,
 )
+_CACHED = functools._lru_cache_wrapper  # of functools.cache and lru_cache
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented))
 # What a class holds that says nothing of its behaviour, or differs between processes.
 _NOT_CODE = {
@@ -69,7 +71,8 @@ def fingerprint(value: Any) -> str | None:
 def code_digest(value: Any) -> str:
     """The SHA-256 of the code of a class or function of this process, and of the user's code that it refers to.
 
-    Libraries count by name. Of objects that code refers to, plain values count, and of others their class.
+    Libraries count by name. Of objects that code refers to, values count by their content, and others by their class
+    (see `live_values`).
     """
     try:
         return _Walk(live=True).digest(value)
@@ -136,6 +139,10 @@ class _Walk:
             return self._all("property", (value.fget, value.fset, value.fdel))
         if kind is functools.partial:
             return self._all("partial", (value.func, value.args, value.keywords))
+        if kind is functools.cached_property:
+            return self._all("cached_property", (value.func,))
+        if kind is _CACHED and (self._live or value.__module__ == "__main__"):
+            return self._all("cached", (value.__wrapped__,))
         if kind in _NAMED and not (kind is BuiltinFunctionType and _is_bound(value)):
             return _sha(kind.__name__, str(getattr(value, "__module__", "")), value.__qualname__)
         return self._live_object(value) if self._live else self._object(value)
@@ -209,7 +216,7 @@ class _Walk:
 
     def _object(self, value: Any) -> str:
         """An object by what pickling takes of it."""
-        if isinstance(value, np.ndarray) and value.dtype != object:
+        if isinstance(value, np.ndarray) and not value.dtype.hasobject:
             return _array(value)
         reducer = copyreg.dispatch_table.get(type(value))
         reduced = reducer(value) if reducer is not None else value.__reduce_ex__(4)
@@ -222,8 +229,8 @@ class _Walk:
         return self._all("object", made)
 
     def _live_object(self, value: Any) -> str:
-        """An object in a running process: its configuration, or the attributes that it has by its own class."""
-        if isinstance(value, np.ndarray) and value.dtype != object:
+        """An object in a running process: its configuration, what it holds by the user's class, or its value."""
+        if isinstance(value, np.ndarray) and not value.dtype.hasobject:
             return _array(value)
         kind = type(value)
         if callable(config := getattr(value, "get_config", None)):
@@ -231,9 +238,9 @@ class _Walk:
                 return self._all("configured", (kind, config()))
             except Exception:  # any type: the class says enough
                 return self._all("object", (kind,))
-        if is_own(kind) and hasattr(value, "__dict__"):
-            return _sha("object", self.digest(kind), self._items("attributes", vars(value)))
-        return self._all("object", (kind,))
+        if is_own(kind):
+            return _sha("object", self.digest(kind), self._items("attributes", own_parts(value)))
+        return self._all("object", (kind, *(value_parts(value) or ())))
 
 
 def _is_importable(value: Any, module: str) -> bool:

@@ -175,6 +175,73 @@ def test_code_in_a_model_counts_with_what_it_refers_to(old, new) -> None:
     assert code_digest(cell(LOSS.replace(old, new), "Loss")) != code_digest(cell(LOSS, "Loss"))
 
 
+VALUES = """
+    import collections, dataclasses, datetime, enum, functools, re, threading, types
+    import numpy as np
+    import pandas as pd
+
+    WIDTH = 4
+
+    @functools.cache
+    def cached():
+        return WIDTH
+
+    @dataclasses.dataclass(slots=True)
+    class Slots:
+        width: int
+
+    class Pair(collections.namedtuple("Pair", "a b")):
+        __slots__ = ()
+
+    class Table(dict):
+        pass
+
+    class Kind(enum.Enum):
+        ONE = WIDTH
+
+    class Lazy:
+        @functools.cached_property
+        def width(self):
+            return WIDTH * 2
+
+    lazy, locked = Lazy(), threading.Lock()
+    held = {held}
+
+    class Loss:
+        def call(self, y):
+            return held, locked, lazy
+"""
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        *("cached", "Slots(WIDTH)", "Pair(1, WIDTH)", "Table(width=WIDTH)", "Kind.ONE", "types.SimpleNamespace(w=WIDTH)"),
+        *("collections.OrderedDict(w=WIDTH)", "collections.deque([WIDTH])", "datetime.timedelta(WIDTH)", "range(WIDTH)"),
+        *("np.float32(WIDTH)", "np.array([WIDTH, 'a'], object)", "pd.Series([1, WIDTH])", "pd.Index([WIDTH])"),
+        *("pd.DataFrame({'w': [WIDTH], 'name': ['a']})", "re.compile(str(WIDTH))", "pd.Timestamp(WIDTH)"),
+        *("(np.exp if WIDTH == 4 else np.log)", "frozenset([WIDTH])", "[str(WIDTH)].index", "Lazy"),
+    ],
+)
+def test_values_that_code_in_a_model_refers_to_count_by_their_content(held) -> None:
+    """Each refers to WIDTH, by a function, an object or a table."""
+    source = VALUES.replace("{held}", held)
+    assert code_digest(cell(source, "Loss")) == code_digest(cell(source, "Loss"))
+    assert code_digest(cell(source.replace("WIDTH = 4", "WIDTH = 8"), "Loss")) != code_digest(cell(source, "Loss"))
+
+
+def test_the_state_of_a_process_is_no_part_of_code() -> None:
+    source = """
+        import random, threading
+        import numpy as np
+        held = [random.Random(), threading.Thread(), np.random.default_rng(), threading.Event(), (n for n in range(3))]
+        class Loss:
+            def call(self, y):
+                return held
+    """
+    assert code_digest(cell(source, "Loss")) == code_digest(cell(source, "Loss"))
+
+
 def test_code_of_an_importable_module_counts_by_itself_and_not_by_its_neighbours(package) -> None:
     source = "def {}(): return 1\n\n\nclass Layer:\n    def call(self): return {}\n"
 

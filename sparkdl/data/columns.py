@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -50,16 +51,30 @@ def as_array(column: Any) -> pa.Array:
     if isinstance(column, pa.Array):
         return column
     try:
-        if isinstance(column, np.ndarray):
-            return to_arrow(column)
         # A pandas Series says by itself that its NaN is a null; a NaN in a list stays one.
         of_objects = isinstance(column, (list, tuple)) or getattr(column, "dtype", None) == np.dtype(object)
-        return as_array(pa.array(_without_masks(column) if of_objects else column))
+        if isinstance(column, np.ndarray):
+            made = to_arrow(column)
+        else:
+            made = as_array(pa.array(_without_masks(column) if of_objects else column))
     except (pa.ArrowException, TypeError, ValueError) as error:
         if isinstance(error, SchemaError):
             raise
         what = f"{type(column).__name__} of {getattr(column, 'dtype', 'values')}"
         raise SchemaError(f"no Arrow column can be made of {what}: {shown(' '.join(str(error).split()))}") from error
+    if of_objects and pa.types.is_timestamp(made.type):
+        _check_zones(column)
+    return made
+
+
+def _check_zones(values: Any) -> None:
+    """Raise SchemaError for moments of which some have a time zone: Arrow would take the others for UTC."""
+    has_zone = [value.tzinfo is not None for value in values if isinstance(value, datetime)]
+    if any(has_zone) and not all(has_zone):
+        raise SchemaError(
+            f"{sum(has_zone)} of {len(has_zone)} datetimes have a time zone and the others have none; give all of them "
+            "one: value.replace(tzinfo=…)"
+        )
 
 
 def _without_masks(values: Any) -> Any:

@@ -67,10 +67,14 @@ def encode_columns(batch: pa.RecordBatch, plan: PartPlan) -> list[pa.Array]:
 def _weights(column: pa.Array, name: str) -> np.ndarray:
     from sparkdl.data.columns import first_bad, to_numpy
 
-    weights = to_numpy(column, name=name, shape=()).astype(np.float32)
+    given = to_numpy(column, name=name, shape=())
+    with np.errstate(over="ignore"):
+        weights = given.astype(np.float32)
     bad = ~(np.isfinite(weights) & (weights >= 0))
     if bad.any():
         raise first_bad(name, column, bad, "sample weight is not a finite number of at least 0")
+    if (lost := (weights == 0) & (given != 0)).any():
+        raise first_bad(name, column, lost, "sample weight is smaller than the smallest float32, 1.4e-45: it became 0")
     return weights
 
 

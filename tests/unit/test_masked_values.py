@@ -80,6 +80,15 @@ def test_what_arrow_cannot_hold_is_refused_with_an_error_of_ours(column) -> None
         as_array(column)
 
 
+def test_moments_with_and_without_a_time_zone_are_not_one_column() -> None:
+    naive = datetime.datetime(2024, 1, 1, 12)
+    aware = naive.replace(tzinfo=datetime.timezone(datetime.timedelta(hours=5)))
+    assert as_array([aware, None]).to_pylist()[0] == aware and as_array([naive, None]).to_pylist()[0] == naive
+    for values in ([naive, aware], [None, aware, naive], objects(naive, aware)):
+        with pytest.raises(SchemaError, match="1 of 2 datetimes have a time zone and the others have none; give all"):
+            as_array(values)
+
+
 def numeric(fill):
     moments = Moments.of(np.array([1.0, 3.0]), ())
     return NumericEncoder.fit(Numeric("x", scale="none", fill=fill), moments)

@@ -16,7 +16,7 @@ import numpy as np
 
 from sparkdl.errors import ModelError
 
-__all__ = ["own_names", "takes_a_keras_name"]
+__all__ = ["own_names", "own_objects", "takes_a_keras_name"]
 
 _NAMESPACES = (
     "activations",
@@ -43,16 +43,31 @@ def own_names(model: Any) -> Iterator[dict[str, str]]:
         ModelError: two different objects would have one name.
         Exception: whatever Keras raises for a model that cannot be serialized.
     """
+    found = _own_objects(_serialized_objects(model))
+    names = _distinct_names(found)
+    saved = {names[id(own)]: _place(own) for own in found}
+    with _asked(lambda found: names.get(id(found))):
+        yield {name: saved[name] for name in sorted(saved)}
+
+
+def own_objects(model: Any) -> dict[str, Any]:
+    """Find the model's own classes and functions, by the names that `own_names` gives them.
+
+    Raises what `own_names` raises.
+    """
+    found = _own_objects(_serialized_objects(model))
+    names = _distinct_names(found)
+    return {names[id(own)]: own for own in found}
+
+
+def _serialized_objects(model: Any) -> list[Any]:
+    """All classes and functions that Keras names when it serializes the model."""
     import keras
 
     objects: list[Any] = []
     with _asked(lambda found: objects.append(found)):
         keras.saving.serialize_keras_object(model)
-    found = _own_objects(objects)
-    names = _distinct_names(found)
-    saved = {names[id(own)]: _place(own) for own in found}
-    with _asked(lambda found: names.get(id(found))):
-        yield {name: saved[name] for name in sorted(saved)}
+    return objects
 
 
 @contextlib.contextmanager

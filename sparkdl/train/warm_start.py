@@ -5,6 +5,7 @@ The encoders are compared on the driver, before any rank starts; the variables i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -85,10 +86,11 @@ def variables_difference(old: Sequence[Sequence[Any]], new: Sequence[Sequence[An
 
 
 def warm_start(model: Any, model_dir: str) -> None:
-    """Give the model the weights of a trained one. Raises ModelError if names, order, shapes or types are others."""
-    from sparkdl.model.load import load_keras
+    """Give the model the weights of a trained one, which may hold the same own layers and functions.
 
-    trained = load_keras(model_dir, Signature.read(model_dir), compiled=False)
+    Raises ModelError if the trained model cannot be loaded, or if names, order, shapes or types are others.
+    """
+    trained = _trained(model_dir, model)
     difference = variables_difference(_variables(trained), _variables(model))
     if difference is not None:
         raise ModelError(
@@ -96,6 +98,26 @@ def warm_start(model: Any, model_dir: str) -> None:
             "same names in the same order, or leave initial_model out and set the weights in build_model"
         )
     model.set_weights(trained.get_weights())
+
+
+def _trained(model_dir: str, model: Any) -> Any:
+    """The trained Keras model; what it holds of the user's own is taken from the new model, by name."""
+    from sparkdl.model.load import load_keras
+    from sparkdl.model.own_names import own_objects
+
+    known: dict[str, Any] = {}
+    with contextlib.suppress(Exception):  # a model that Keras cannot serialize; it may hold nothing of the trained one
+        known = own_objects(model)
+    signature = Signature.read(model_dir)
+    objects = {name: known[name] for name in signature.custom_objects if name in known}
+    try:
+        return load_keras(model_dir, signature, custom_objects=objects, compiled=False)
+    except ModelError as error:
+        raise ModelError(
+            f"initial_model={model_dir} cannot be loaded with what build_model's model holds: {error}; or leave "
+            "initial_model out and set the weights in build_model: model.set_weights(sparkdl.load_model(…)"
+            ".keras_model.get_weights())"
+        ) from error
 
 
 def _variables(model: Any) -> list[tuple[str, tuple[int, ...], str]]:

@@ -110,3 +110,28 @@ def test_the_committed_model_has_the_encoders_of_the_committed_dataset(tmp_path)
         open_dataset(str(FIXTURES / "dataset-v1")), encoders=signature.inputs, label_encoders=signature.labels
     )
     check_initial_model(str(folder), dataset, "label")
+
+
+def test_a_trained_model_with_layers_of_ones_own_is_loaded_with_the_new_models(tmp_path) -> None:
+    import keras
+    import numpy as np
+
+    import sparkdl
+
+    def made(factor):
+        # A class of a function is not importable, and neither is it registered.
+        class Scaled(keras.layers.Dense):
+            def call(self, inputs):
+                return factor * super().call(inputs)
+
+        model = keras.Sequential([keras.Input((1,)), Scaled(1)])
+        model.set_weights([np.full((1, 1), factor), np.zeros(1)])
+        return model
+
+    sparkdl.save_model(made(3.0), str(tmp_path / "model"), inputs=["x"])
+    model = made(1.0)
+    warm_start.warm_start(model, str(tmp_path / "model"))
+    assert model.get_weights()[0].item() == 3.0
+    plain = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    with pytest.raises(ModelError, match="cannot be loaded with what build_model's model holds: .*Scaled"):
+        warm_start.warm_start(plain, str(tmp_path / "model"))

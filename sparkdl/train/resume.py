@@ -20,7 +20,7 @@ from sparkdl.train.made_by import (
     write_made_by,
 )
 from sparkdl.train.recorder import EpochRecorder
-from sparkdl.train.run_dir import WAYS_OUT, RunDir
+from sparkdl.train.run_dir import RunDir
 from sparkdl.train.run_state import restore_epoch, restore_model
 from sparkdl.train.step_numbers import StepNumbers
 
@@ -42,7 +42,7 @@ def resume(run: RunDir, path: str | None, model: Any, facts: dict[str, Any], *, 
     checkpoint = read_checkpoint(path)
     difference = model_difference(checkpoint.facts["model"], facts["model"])
     if difference is not None:
-        raise CheckpointError(f"run_dir={run.path} holds the run of another model: {difference}; {WAYS_OUT}")
+        raise CheckpointError(f"run_dir={run.path} holds the run of another model: {difference}; {run.ways_out()}")
     if rank == 0:
         with open_arrays(checkpoint) as arrays:
             restore_model(model, arrays)

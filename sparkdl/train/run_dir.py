@@ -167,6 +167,13 @@ class RunDir:
         """`TrainConfig.resume` of the call that began the run."""
         return str(self._read(self.record).get(_BEGUN_BY, "auto"))
 
+    def ways_out(self) -> str:
+        """What to do where the folder's run, which has not finished, is another one than was asked for."""
+        if self.begun_by() != "replace":
+            return WAYS_OUT
+        # resume="replace" would go on with this very run.
+        return "choose another run_dir, or delete this one, which holds a run that resume='replace' began"
+
     def reached(self, epochs: int) -> bool:
         """Whether a run of so many epochs can go on from the last checkpoint."""
         return self._done() <= Position(epochs)

@@ -78,3 +78,14 @@ def test_only_this_very_run_goes_on_and_only_unfinished(tmp_path) -> None:
     assert not goes_on(run, lambda resume: True, UNKNOWN_CODE, epochs=3)
     run.begin({}, resume="auto")  # of another call: it is trained anew
     assert not goes_on(run, lambda resume: True, CODE, epochs=3)
+
+
+def test_a_run_that_replace_began_is_not_told_to_use_replace(tmp_path) -> None:
+    """It would go on with the same run, which is refused again."""
+    run = RunDir(str(tmp_path / "run"))
+    run.begin({}, resume="auto")
+    assert "resume='replace', which keeps the old run aside" in run.ways_out()
+    run.begin({}, resume="replace")
+    assert run.ways_out() == (
+        "choose another run_dir, or delete this one, which holds a run that resume='replace' began"
+    )

@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 
 from sparkdl.train.batch_values import judge_values, metrics_of_layers
 from sparkdl.train.check_model import has_own_step
@@ -41,6 +42,8 @@ from sparkdl.train.tried_functions import (
 
 __all__ = ["Findings", "find_inexact"]
 
+# Layers of Keras that run code of the user's.
+_OF_CODE = (keras.layers.Lambda, keras.layers.TFSMLayer)
 # The model is called on these; functions of labels and predictions are tried on all that are given.
 ROWS_OF_MODEL = 16
 
@@ -82,7 +85,13 @@ class Findings:
 
 
 def find_inexact(
-    model: Any, batch: tuple[Any, ...], *, class_weights: bool = False, training: bool = True
+    model: Any,
+    batch: tuple[Any, ...],
+    *,
+    class_weights: bool = False,
+    training: bool = True,
+    rows_at_once: int = ROWS_OF_MODEL,
+    rows_of_step: int | None = None,
 ) -> Findings:
     """Find what in a built model is not exact over ranks.
 
@@ -90,6 +99,10 @@ def find_inexact(
         batch: (inputs, targets) or (inputs, targets, weights) of real rows, at least one.
         class_weights: whether training multiplies the loss of rows by weights of their classes.
         training: whether the model is to be trained, not only evaluated.
+        rows_at_once: how many of the rows the model is called on; its functions are tried on all.
+        rows_of_step: how many of the rows the model's own steps are tried on; None: on all.
+
+    Raises tf.errors.ResourceExhaustedError where the rows do not fit into the device's memory.
     """
     x, y = (keras.tree.map_structure(keras.ops.convert_to_numpy, part) for part in batch[:2])
     found = [*inexact_losses(model, row_means_only=has_own_step(model))]
@@ -100,15 +113,20 @@ def find_inexact(
     single: list[int] = []
     summed: set[str] = set()
     try:
-        functions, single = _try_functions(model, x, y, weighted=class_weights or len(batch) > 2)
-        unlike, reductions, summed = _try_model(model, x, y, states, reductions, training=training)
+        functions, single = _try_functions(model, x, y, rows_at_once, weighted=class_weights or len(batch) > 2)
+        # Some rows again where there are fewer.
+        places = np.arange(rows_at_once) % len(keras.tree.flatten(x)[0])
+        few = part_of(x, places), part_of(y, places)
+        unlike, reductions, summed = _try_model(model, *few, states, reductions, training=training)
         found += functions + unlike
+    except tf.errors.ResourceExhaustedError:
+        raise
     except Exception as error:
         # Keras has called the model on symbols by now: what fails here does for this number of rows.
         text = " ".join(f"{type(error).__name__}: {error}".split())
         reason = f"fails for some of {len(keras.tree.flatten(x)[0])} rows: {text:.300}"
         found.append(Inexact(f"model {model.name!r}", reason, "let it take any number of rows"))
-    of_steps, summed_in_steps = try_own_steps(model, batch, training=training)
+    of_steps, summed_in_steps = try_own_steps(model, part_of(batch, slice(rows_of_step)), training=training)
     found += of_steps
     model.reset_metrics()
     by_name = {one.what: one for one in reversed(found)}
@@ -127,13 +145,10 @@ def _try_model(
     """What is not exact in layers, in what they add and remember; the reduction of each state; summed metrics."""
     found: list[Inexact] = []
     summed: set[str] = set()
-    # Some rows again where there are fewer.
-    places = np.arange(ROWS_OF_MODEL) % len(keras.tree.flatten(x)[0])
-    few, few_y = part_of(x, places), part_of(y, places)
-    for mode in (False, True) if training else (False,):
+    for mode in _modes(model, training=training):
         before = [keras.ops.convert_to_numpy(state.variable) for state in states]
         probe = Probe(model, training=mode, states=[state.variable for state in states])
-        cut = probe(few, _losses_of(model, few_y))
+        cut = probe(x, _losses_of(model, y))
         of_layers, names = judge_values(
             metrics_of_layers(model),
             cut.whole.noted,
@@ -150,15 +165,29 @@ def _try_model(
     return found, reductions, summed
 
 
+def _modes(model: Any, *, training: bool) -> tuple[bool, ...]:
+    """The values of `training` to call the model with, of which the last one is that of the use to come.
+
+    Layers of Keras do for a row in evaluation what they do in training, where their draws give their middle.
+    """
+    if not training:
+        return (False,)
+    layers = [model, *model._flatten_layers()]
+    own = any(not type(layer).__module__.startswith("keras.") or isinstance(layer, _OF_CODE) for layer in layers)
+    return (False, True) if own else (True,)
+
+
 def _losses_of(model: Any, y: Any) -> Any:
     """The targets, where the model's compute_loss is to be tried: not where its train_step alone knows the loss."""
     return () if model._compile_loss is None and not model.losses else y
 
 
-def _try_functions(model: Any, x: Any, y: Any, *, weighted: bool) -> tuple[list[Inexact], list[int]]:
+def _try_functions(
+    model: Any, x: Any, y: Any, rows_at_once: int, *, weighted: bool
+) -> tuple[list[Inexact], list[int]]:
     """What is not exact in losses and metrics, and the places of the metrics that give one value for all rows."""
     functions = tried_functions(model, weighted=weighted)
-    pairs = _pairs(model, x, y)
+    pairs = _pairs(model, x, y, rows_at_once)
     weighed = weighted_keys(model) if weighted else set()
     found: list[Inexact] = []
     single: list[int] = []
@@ -185,15 +214,33 @@ def _try_functions(model: Any, x: Any, y: Any, *, weighted: bool) -> tuple[list[
     return found, single
 
 
-def _pairs(model: Any, x: Any, y: Any) -> dict[Key, Pair]:
-    """What each loss and metric gets for these rows."""
+def _pairs(model: Any, x: Any, y: Any, rows_at_once: int) -> dict[Key, Pair]:
+    """What each loss and metric gets for these rows; the predictions of a few of them come again and again."""
     with steady(model), captured(model) as pairs:
-        inputs, targets = keras.tree.map_structure(tf.convert_to_tensor, [x, y])
-        y_pred = model(inputs, training=False) if model._call_has_training_arg else model(inputs)
+        few, inputs, targets = keras.tree.map_structure(
+            tf.convert_to_tensor, [part_of(x, slice(rows_at_once)), x, y]
+        )
+        y_pred = model(few, training=False) if model._call_has_training_arg else model(few)
+        y_pred = _repeated(y_pred, len(keras.tree.flatten(few)[0]), len(keras.tree.flatten(x)[0]))
         if model._compile_loss is not None:
             model._compile_loss(targets, y_pred, None)
         model.compute_metrics(inputs, targets, y_pred, sample_weight=None)
     return pairs
+
+
+def _repeated(y_pred: Any, few: int, rows: int) -> Any:
+    """Predictions and masks of a few rows, again and again until there are so many rows."""
+    places = np.arange(rows) % few
+
+    def repeat(values: Any) -> Any:
+        if rows == few or tuple(values.shape[:1]) != (few,):
+            return values
+        repeated, mask = tf.gather(values, places), get_keras_mask(values)
+        if mask is not None:
+            set_keras_mask(repeated, tf.gather(mask, places))
+        return repeated
+
+    return keras.tree.map_structure(repeat, y_pred)
 
 
 def _form(function: TriedFunction, pair: Pair) -> RowForm:
@@ -211,6 +258,8 @@ def _form(function: TriedFunction, pair: Pair) -> RowForm:
 
     try:
         return find_form(values("float64"), make_trials(y_true, y_pred))
+    except tf.errors.ResourceExhaustedError:
+        raise
     except Exception:  # it mixes its arguments with constants of another dtype
         try:
             return find_form(values(keras.config.floatx()), make_trials(y_true, y_pred))

@@ -1,6 +1,6 @@
 """List the parts by which an object of a running process counts in a fingerprint.
 
-Code in a model refers to objects: a configuration, a table of weights, a cached function. Values count by their content.
+Code in a model refers to objects: a configuration, a table of weights, a set of names. Values count by their content.
 Objects whose state belongs to the process, as a lock, a thread or a random generator, count by their class.
 """
 
@@ -20,6 +20,7 @@ _VALUES = {
     *("argparse", "builtins", "collections", "datetime", "decimal", "enum", "fractions", "functools", "ipaddress"),
     *("pathlib", "re", "string", "types", "zoneinfo"),
 }
+_BASES: tuple[type[Any], ...] = (dict, list, tuple, set, frozenset, int, float, complex, str, bytes)
 
 
 def own_parts(value: Any) -> dict[str, Any]:
@@ -33,17 +34,11 @@ def own_parts(value: Any) -> dict[str, Any]:
         for name, part in getattr(value, "__dict__", {}).items()
         if not isinstance(getattr(kind, name, None), functools.cached_property)
     }
-    for base in kind.__mro__:
-        slots = [name for name, part in vars(base).items() if isinstance(part, MemberDescriptorType)]
+    for class_ in kind.__mro__:
+        slots = [name for name, part in vars(class_).items() if isinstance(part, MemberDescriptorType)]
         parts |= {name: getattr(value, name) for name in slots if hasattr(value, name)}
-    for base, content in ((dict, dict), (list, list), (tuple, tuple), ((set, frozenset), frozenset)):
-        if isinstance(value, base):
-            parts["content"] = content(value)
-    for base in (bool, int, float, complex, str, bytes):
-        if isinstance(value, base):
-            parts["content"] = base(value)
-            break
-    return parts
+    base = next((base for base in _BASES if isinstance(value, base)), None)
+    return parts if base is None else parts | {"content": base(value)}
 
 
 def value_parts(value: Any) -> list[Any] | None:

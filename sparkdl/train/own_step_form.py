@@ -69,6 +69,8 @@ def _try_step(model: Any, step: str, batch: tuple[Any, ...]) -> tuple[list[Inexa
     counts = [len(part) for part in places[2:]]
     try:
         whole, again, *parts = (_taken(model, step, part_of(batch, part)) for part in places)
+    except tf.errors.ResourceExhaustedError:
+        raise
     except Exception as error:
         log.warning(
             "the %s of model %r cannot be tried on a few rows (%s); that its losses and values are means over rows is "

@@ -6,6 +6,7 @@ Runs in rank processes. What a call changes (layer state, metrics) is put back.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,11 +100,14 @@ class Probe:
         # No part is half of the rows: means of halves are alike more often.
         at = max(1, rows * 3 // 8)
         x, y = keras.tree.map_structure(tf.convert_to_tensor, [x, y])
-        if self._traced is not None:
-            whole, *parts = self._traced(x, y, at)
-        else:
-            with steady(self._model):
-                whole, *parts = (self._trace(x, y) if self._graph else self._measure_cut)(x, y, at)
+        with ExitStack() as stack:
+            if self._traced is None:
+                stack.enter_context(steady(self._model))
+            if self._graph:
+                self._traced = self._traced or self._trace(x, y)
+                whole, *parts = self._traced(x, y, tf.constant(at))
+            else:
+                whole, *parts = self._measure_cut(x, y, at)
         of_parts = (self._measured(at, parts[0]), self._measured(rows - at, parts[1]))
         return Cut(self._measured(rows, whole), of_parts)
 
@@ -122,12 +126,13 @@ class Probe:
     def _trace(self, x: Any, y: Any) -> Callable[..., Any]:
         specs = keras.tree.map_structure(lambda v: tf.TensorSpec((None, *v.shape[1:]), v.dtype), [x, y])
         measure = tf.function(self._measure, input_signature=specs, autograph=False)
-        self._traced = tf.function(
+        traced = tf.function(
             lambda x, y, at: self._measure_cut(x, y, at, measure),
             input_signature=[*specs, tf.TensorSpec((), tf.int32)],
             autograph=False,
         )
-        return self._traced
+        # The concrete function does not look for the graph of its arguments at each call.
+        return traced.get_concrete_function()
 
     def _measure_cut(self, x: Any, y: Any, at: Any, measure: Callable[..., Any] | None = None) -> list[Any]:
         measure = measure or self._measure

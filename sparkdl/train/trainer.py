@@ -70,6 +70,7 @@ def train_rank(task: TrainTask) -> Recorded:
         here,
         exactness=config.exactness,
         target=config.target,
+        global_batch_size=config.global_batch_size,
         class_weights=options.class_weights is not None,
     )
     options = replace(options, findings=findings)
@@ -213,7 +214,14 @@ def evaluate_rank(task: EvaluateTask) -> dict[str, Any]:
     steps = feed.plan(0).steps
     split = task.dataset.split(task.split)
     findings = judge(
-        model, task.dataset, split, here, exactness=task.exactness, target=signature.target, training=False
+        model,
+        task.dataset,
+        split,
+        here,
+        exactness=task.exactness,
+        target=signature.target,
+        global_batch_size=task.global_batch_size,
+        training=False,
     )
     options = StepOptions(findings=findings, per_worker=task.exactness == "per_worker")
     with exact_steps(model, here, example, options):

@@ -5,22 +5,30 @@ Runs in rank processes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from sparkdl.data.dataset import Dataset, SplitParts
 from sparkdl.data.sample_rows import sample_rows
 from sparkdl.data.tensors import FirstRows, batch_of
 from sparkdl.launch.world import World
-from sparkdl.train.additive import Findings, find_inexact
+from sparkdl.train.additive import ROWS_OF_MODEL, Findings, find_inexact
 from sparkdl.train.collective import broadcast_text
 from sparkdl.train.epoch_check import EpochCheck
 from sparkdl.train.exactness import Inexact, decide
+from sparkdl.train.moving_state import layer_states
 from sparkdl.train.spec import TrainTask
 
 __all__ = ["epoch_judge", "judge"]
+
+log = logging.getLogger(__name__)
+
+# Rows that a model is called on, and those where memory does not hold them.
+FEWER_ROWS = (ROWS_OF_MODEL, 8, 4)
 
 
 def judge(
@@ -31,21 +39,42 @@ def judge(
     *,
     exactness: str,
     target: str,
+    global_batch_size: int,
     class_weights: bool = False,
     training: bool = True,
 ) -> Findings:
     """Find on rank 0, on rows of the whole split, what is not exact in a built model; warn, or raise on every rank.
+
+    A model that a device's memory does not hold with these rows is tried on fewer.
 
     Raises ModelError for what is not exact, in strict mode on several ranks.
     """
     text = ""
     if here.rank == 0:
         batch = batch_of(sample_rows(dataset, split), dataset.layout, target=target)
-        text = find_inexact(model, batch, class_weights=class_weights, training=training).to_json()
+        text = _found(model, batch, global_batch_size, class_weights=class_weights, training=training).to_json()
     findings = Findings.from_json(broadcast_text(text, name="findings"))
     doing = "training" if training else "evaluating"
     decide(findings.inexact, exactness=exactness, world_size=here.size, rank=here.rank, doing=doing)
     return findings
+
+
+def _found(model: Any, batch: tuple[Any, ...], global_batch_size: int, **how: bool) -> Findings:
+    # The model's own steps get no more rows than in training, where memory is chosen for those.
+    rows_of_step = max(ROWS_OF_MODEL, global_batch_size)
+    for rows in FEWER_ROWS:
+        try:
+            return find_inexact(model, batch, rows_at_once=rows, rows_of_step=rows_of_step, **how)
+        except tf.errors.ResourceExhaustedError:
+            log.info("%d rows of model %r do not fit into memory; it is tried on fewer", rows, model.name)
+        rows_of_step = rows
+    log.warning(
+        "model %r cannot be tried on %d rows, for want of memory; that its losses, metrics and layers look at one row "
+        "at a time is taken on trust",
+        model.name,
+        FEWER_ROWS[-1],
+    )
+    return Findings(states=tuple(state.reduction or "mean" for state in layer_states(model)))
 
 
 def epoch_judge(

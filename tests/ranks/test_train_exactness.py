@@ -444,6 +444,47 @@ def test_what_is_not_exact_is_found_by_name_for_any_order_of_rows(datasets) -> N
     assert {name: found[name] for name in ACCEPTED if name in found and found[name] != {()}} == {}
 
 
+def verdicts_in_little_memory(ds, losses: dict, most_rows: int):
+    """What is found of a model that takes so many rows at most, and raises TensorFlow's error for more."""
+    import keras
+    import tensorflow as tf
+
+    from sparkdl.data.sample_rows import sample_rows
+    from sparkdl.data.tensors import batch_of
+    from sparkdl.train.built_model import example_of
+    from sparkdl.train.exact_step import build
+    from sparkdl.train.verdict import _found
+
+    class Large(keras.layers.Dense):
+        def call(self, inputs):
+            if (inputs.shape[0] or 0) > most_rows:
+                raise tf.errors.ResourceExhaustedError(None, None, "no memory")
+            return super().call(inputs)
+
+    batch = batch_of(sample_rows(ds, ds.split("train")), ds.layout)
+    found = {}
+    for name, loss in losses.items():
+        model = keras.Sequential([keras.Input((3,)), Large(1)])
+        model.compile("sgd", loss)
+        build(model, example_of(ds))
+        found[name] = [one.what for one in _found(model, batch, 8, class_weights=False, training=True).inexact]
+    return found
+
+
+def test_a_model_that_needs_much_memory_is_tried_on_fewer_rows(datasets) -> None:
+    def root(y_true, y_pred):
+        import keras
+
+        return keras.ops.sqrt(keras.ops.mean((y_true - y_pred) ** 2))
+
+    losses, here = {"mse": "mse", "root": root}, LaunchConfig(num_workers=1, local=True)
+    (found,) = sparkdl.run(verdicts_in_little_memory, datasets["numbers"], losses, 8, launch=here)
+    assert found == {"mse": [], "root": ["loss 'root'"]}
+    # Nothing can be said where four rows are too many.
+    (found,) = sparkdl.run(verdicts_in_little_memory, datasets["numbers"], losses, 2, launch=here)
+    assert found == {"mse": [], "root": []}
+
+
 def train_all(tasks: dict, evaluations: dict):
     """Train, and evaluate what was trained; what is refused gives its message."""
     import keras

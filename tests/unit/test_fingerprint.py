@@ -216,8 +216,9 @@ VALUES = """
 @pytest.mark.parametrize(
     "held",
     [
-        *("cached", "Slots(WIDTH)", "Pair(1, WIDTH)", "Table(width=WIDTH)", "Kind.ONE", "types.SimpleNamespace(w=WIDTH)"),
-        *("collections.OrderedDict(w=WIDTH)", "collections.deque([WIDTH])", "datetime.timedelta(WIDTH)", "range(WIDTH)"),
+        *("cached", "Slots(WIDTH)", "Pair(1, WIDTH)", "Table(width=WIDTH)", "Kind.ONE", "datetime.timedelta(WIDTH)"),
+        *("types.SimpleNamespace(w=WIDTH)", "collections.OrderedDict(w=WIDTH)", "collections.deque([WIDTH])"),
+        *("range(WIDTH)", "slice(WIDTH)", "{WIDTH: 1}.get"),
         *("np.float32(WIDTH)", "np.array([WIDTH, 'a'], object)", "pd.Series([1, WIDTH])", "pd.Index([WIDTH])"),
         *("pd.DataFrame({'w': [WIDTH], 'name': ['a']})", "re.compile(str(WIDTH))", "pd.Timestamp(WIDTH)"),
         *("(np.exp if WIDTH == 4 else np.log)", "frozenset([WIDTH])", "[str(WIDTH)].index", "Lazy"),

@@ -91,6 +91,8 @@ _IMPURE_EXPRESSIONS = """
     FunctionTableSubqueryArgumentExpression Last LateralSubquery ListAgg ListQuery LocalTimestamp Now PythonUDAF
     PythonUDF PythonUDTF ScalaUDF ScalarSubquery UserDefinedGenerator VariableReference
 """
+# Text that Spark takes for the day or the moment of the query where a date or a time is wanted, with a zone or without.
+_MOVING_TEXT = re.compile(r"\s*(now|today|tomorrow|yesterday)\b", re.IGNORECASE)
 # When a view was made, and counters of the session.
 _DROPPED = frozenset({"desc", "catalogTable", "jvmId"})
 
@@ -190,6 +192,10 @@ def obstacle_in(nodes: object) -> str:
         return ""
     name = str(nodes.get("class", RELATION))
     simple = name.rsplit(".", 1)[1]
+    if simple == "Literal" and str(nodes.get("dataType")).startswith("string"):
+        moving = _MOVING_TEXT.match(str(nodes.get("value")))
+        if moving:
+            return f"its plan holds the text {moving[1]!r}, which Spark may take for the time of now"
     if name.startswith(_EXPRESSIONS):
         pure = simple not in _IMPURE_EXPRESSIONS.split() and not name.startswith(_EXPRESSIONS + "objects.")
     else:

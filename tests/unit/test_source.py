@@ -40,6 +40,25 @@ def test_a_node_that_is_not_known_is_named(name: str) -> None:
     assert obstacle_in([known]) == f"its plan holds {name.rsplit('.', 1)[1]}"
 
 
+@pytest.mark.parametrize(
+    ("text", "moves"),
+    [
+        ("today", True),
+        (" Yesterday UTC", True),
+        ("now", True),
+        ("tomorrow+01:00", True),
+        ("epoch", False),
+        ("nowhere", False),
+    ],
+)
+def test_text_that_spark_takes_for_the_day_of_the_query_names_no_rows(text: str, moves: bool) -> None:
+    """`day < 'today'` is one plan every day."""
+    literal = {"class": SQL + "catalyst.expressions.Literal", "num-children": 0, "value": text, "dataType": "string"}
+    found = obstacle_in([{"class": SQL + "catalyst.plans.logical.Filter", "condition": [literal]}])
+    assert bool(found) == moves
+    assert not moves or found.endswith("which Spark may take for the time of now")
+
+
 def test_numbers_of_columns_and_tables_count_from_the_first() -> None:
     def plan(column, other, table):
         def number(n):

@@ -31,9 +31,9 @@ class Image:
 
     Taken are encoded bytes (PNG, JPEG, GIF, BMP, TIFF, WebP, PPM), such as `content` of Spark's `binaryFile` source,
     and the struct of its `image` source. An image of another size is resized (Pillow's bilinear filter), one of the
-    right size is not touched. Transparency is dropped, 16 bits keep their upper 8, of an animation the first frame
-    counts. The orientation that cameras write into EXIF is not applied, as in TensorFlow, Keras and Spark: turn such
-    images before. Raises ConfigError for a wrong size, `store` or `fill`.
+    right size is not touched. Transparency is dropped, 9 to 16 bits keep their upper 8 and more are no image, of an
+    animation the first frame counts. The orientation that cameras write into EXIF is not applied, as in TensorFlow,
+    Keras and Spark: turn such images before. Raises ConfigError for a wrong size, `store` or `fill`.
     """
 
     name: str

@@ -45,6 +45,10 @@ _DAMAGED = (
 )
 
 
+# The tag of TIFF that tells the bits of a channel.
+_BITS_PER_SAMPLE = 258
+
+
 class Undecodable(Exception):
     """An image that cannot be made pixels; its text says why."""
 
@@ -122,21 +126,33 @@ def _opened(content: bytes) -> Image:
 
 
 def _plain_mode(image: Image, mode: str) -> Image:
-    """The image in mode L or RGB. Transparency is dropped; of 16 bits the upper 8 are kept, as PNG readers do."""
+    """The image in mode L or RGB. Transparency is dropped; of 16 bits the upper 8 are kept, as PNG readers do.
+
+    Raises Undecodable where nothing tells which number is white.
+    """
     from PIL import Image
 
     if image.mode == mode:
         return image
     if image.mode.startswith("I"):
-        values = np.asarray(image)
+        values, bits = np.asarray(image), _stored_bits(image)
+        if not 8 < bits <= 16:
+            raise Undecodable(f"pixels of {bits} bits have no known range")
         if values.size and not 0 <= int(values.min()) <= int(values.max()) <= 0xFFFF:
             raise Undecodable("pixels beyond 16 bits have no known range")
-        image = Image.fromarray((values >> 8).astype(np.uint8))
+        image = Image.fromarray((values >> (bits - 8)).astype(np.uint8))
     if image.mode == "F":
         raise Undecodable("pixels that are fractions have no known range")
     # Left there, Pillow would warn of transparent palettes and look for a colour of its own for them.
     image.info.pop("transparency", None)
     return image.convert(mode)
+
+
+def _stored_bits(image: Image) -> int:
+    """The bits of a grey pixel of more than 8: TIFF alone has any number; the other formats' are stretched to 16."""
+    if image.format != "TIFF":
+        return 16
+    return int(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))[0])  # type: ignore[attr-defined]
 
 
 def _from_struct(row: Mapping[str, Any]) -> Image:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from sparkdl.errors import SchemaError
 
-__all__ = ["check_numbers", "check_unit", "is_list", "is_nested", "is_vector", "unit_of"]
+__all__ = ["check_numbers", "check_unit", "holds_decimals", "is_list", "is_nested", "is_vector", "unit_of"]
 
 # What Spark's ML vectors look like in Arrow (pyspark.ml.linalg.VectorUDT.sqlType).
 _VECTOR_FIELDS = {"type", "size", "indices", "values"}
@@ -28,6 +28,13 @@ def is_vector(type_: pa.DataType) -> bool:
 def is_nested(type_: pa.DataType) -> bool:
     """Whether the rows of a column of this type are lists or ML vectors."""
     return is_list(type_) or is_vector(type_)
+
+
+def holds_decimals(type_: pa.DataType) -> bool:
+    """Whether rows are decimals, or (nested) arrays of them."""
+    while is_list(type_):
+        type_ = type_.value_type
+    return bool(pa.types.is_decimal(type_))
 
 
 def unit_of(type_: pa.DataType) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "as_array",
     "bad_rows",
     "check_no_nulls",
+    "check_utf8",
     "first_bad",
     "infer_shape",
     "to_arrow",
@@ -113,6 +114,19 @@ def check_no_nulls(name: str, column: pa.Array, way_out: str) -> None:
     if column.null_count:
         bad = column.is_null().to_numpy(zero_copy_only=False)
         raise first_bad(name, column, bad, f"null without a policy ({way_out})")
+
+
+def check_utf8(name: str, column: pa.Array) -> None:
+    """Raise SchemaError if text is not UTF-8: Spark's JVM replaces such bytes by others, so no word of it is found."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        contents = (value.as_py() or b"" for value in column.cast(pa.binary()))
+        bad = next(content for content in contents if content.decode("utf-8", "replace").encode() != content)
+        raise SchemaError(
+            f"column {name!r}: text is not UTF-8, such as {shown(bad)}; give it the charset that it is of, as in "
+            "decode(cast(… as binary), 'ISO-8859-1')"
+        ) from error
 
 
 def any_in_row(bad: np.ndarray, *, rows: int) -> np.ndarray:

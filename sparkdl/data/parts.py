@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sparkdl import storage
+from sparkdl.data.column_types import unit_of
 from sparkdl.data.features import Encoder
 from sparkdl.data.features.feature import BytesEncoder
 from sparkdl.data.generations import lease_file
@@ -23,7 +24,7 @@ from sparkdl.data.layout import RecordLayout
 from sparkdl.data.row_sums import NOTHING, Sums, add, sums_in
 from sparkdl.errors import DatasetError, SchemaError
 
-__all__ = ["PartPlan", "encode_columns", "write_parts"]
+__all__ = ["PartPlan", "encode_columns", "sample_weights", "write_parts"]
 
 SPLIT_COLUMN = "__split__"
 
@@ -56,7 +57,7 @@ def encode_columns(batch: pa.RecordBatch, plan: PartPlan) -> list[pa.Array]:
     for field_ in plan.layout.fields:
         column = batch.column(batch.schema.get_field_index(field_.name))
         if field_.role == "weight":
-            values[field_.key] = _weights(column, field_.name)
+            values[field_.key] = sample_weights(column, field_.name)
         elif field_.stored == "bytes":
             stored_as_bytes.append(cast(BytesEncoder, plan.encoders[field_.key]).to_bytes(column))
         else:
@@ -64,17 +65,21 @@ def encode_columns(batch: pa.RecordBatch, plan: PartPlan) -> list[pa.Array]:
     return [plan.layout.to_arrow(plan.layout.pack(values, rows=batch.num_rows)), *stored_as_bytes]
 
 
-def _weights(column: pa.Array, name: str) -> np.ndarray:
+def sample_weights(column: pa.Array, name: str) -> np.ndarray:
+    """A column of weights as float32, shape ``(rows,)``. Raises SchemaError for other values."""
     from sparkdl.data.columns import first_bad, to_numpy
 
+    if unit_of(column.type) != "number":
+        raise SchemaError(f"column {name!r}: values of type {column.type!s:.80} are no sample weights; give numbers")
     given = to_numpy(column, name=name, shape=())
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         weights = given.astype(np.float32)
     bad = ~(np.isfinite(weights) & (weights >= 0))
     if bad.any():
         raise first_bad(name, column, bad, "sample weight is not a finite number of at least 0")
-    if (lost := (weights == 0) & (given != 0)).any():
-        raise first_bad(name, column, lost, "sample weight is smaller than the smallest float32, 1.4e-45: it became 0")
+    lost = (weights == 0) & (given != 0)
+    if lost.any():
+        raise first_bad(name, column, lost, "sample weight would become 0 as float32 (scale the weights)")
     return weights
 
 

@@ -14,7 +14,7 @@ import cloudpickle
 import numpy as np
 import pyarrow as pa
 
-from sparkdl.data.columns import as_array
+from sparkdl.data.columns import as_array, check_utf8
 from sparkdl.data.features import Categorical, Text
 from sparkdl.data.features.categorical import as_categories
 from sparkdl.data.features.moments import Moments, checked_numbers, per_last_axis
@@ -25,7 +25,7 @@ from sparkdl.spark_columns import column, map_in_arrow
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-__all__ = ["VOCABULARY_LIMIT", "NumberColumn", "first_row", "frequencies", "medians", "moments"]
+__all__ = ["VOCABULARY_LIMIT", "NumberColumn", "counted_values", "first_row", "frequencies", "medians", "moments"]
 
 # Values that a vocabulary without `max_size` may have: more are ids, and would fill the driver.
 VOCABULARY_LIMIT = 1_000_000
@@ -149,7 +149,7 @@ def frequencies(rows: DataFrame, features: Sequence[Categorical | Text]) -> tupl
         for batch in batches:
             yield _limbs(sums_in(_column_of(batch, HASH_COLUMN)))
             for place, feature in enumerate(features):
-                yield _counted(place, _values(_column_of(batch, feature.name), feature))
+                yield _counted(place, counted_values(_column_of(batch, feature.name), feature))
 
     counted = map_in_arrow(_hashed(rows, names), count, "place int, text string, number long, rows long")
     least = F.array(*[F.lit(feature.min_count) for feature in features])
@@ -173,11 +173,13 @@ def frequencies(rows: DataFrame, features: Sequence[Categorical | Text]) -> tupl
     return pairs, Seen("their values were counted", names, tuple(limbs))
 
 
-def _values(values: pa.Array, feature: Categorical | Text) -> pa.Array:
+def counted_values(values: pa.Array, feature: Categorical | Text) -> pa.Array:
     """What a vocabulary counts of a column, by the very code that encodes it."""
     if isinstance(feature, Text):
         return words(values, name=feature.name, fill=feature.fill)[0]
-    return as_categories(values, name=feature.name)
+    categories = as_categories(values, name=feature.name)
+    check_utf8(feature.name, categories)
+    return categories
 
 
 def _counted(place: int, values: pa.Array) -> pa.RecordBatch:

@@ -193,12 +193,6 @@ def test_bad_input_is_an_error_of_ours(people, tmp_path, options, kind, message)
         prepare(people, tmp_path / "d", **{"keep": [], "weight": None, **options})
 
 
-def test_a_weight_that_float32_makes_zero_is_refused(spark, tmp_path) -> None:
-    rows = spark.range(9).selectExpr("double(id) as x", "if(id = 7, 1e-46D, 0.0D) as weight")
-    with pytest.raises(SchemaError, match="'weight': sample weight is smaller than the smallest float32.* is 1e-46"):
-        sparkdl.prepare(rows, PrepareConfig(path=str(tmp_path / "d"), features=["x"], weight="weight"))
-
-
 def test_nulls_name_every_column_that_has_them(spark, tmp_path) -> None:
     rows = spark.range(100).selectExpr(
         "id",

@@ -22,6 +22,8 @@ from sparkdl.data.features.moments import Moments, checked_numbers
 from sparkdl.data.features.numeric import NumericEncoder
 from sparkdl.data.features.tensor import TensorEncoder
 from sparkdl.data.features.text import TextEncoder
+from sparkdl.data.parts import sample_weights
+from sparkdl.data.statistics import counted_values
 from sparkdl.features import Categorical, Image, Numeric, Tensor, Text
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
@@ -210,6 +212,40 @@ def test_a_flat_array_takes_the_declared_shape() -> None:
     assert encoder.encode(pa.array([[1.0, 2.0, 3.0, 4.0]])).tolist() == [[[[1.0], [2.0]], [[3.0], [4.0]]]]
     with pytest.raises(SchemaError, match="declared shape \\(3,\\), the first row's is \\(4,\\)"):
         TensorEncoder.fit(Tensor("x", shape=(3,)), pa.array([[1.0, 2.0, 3.0, 4.0]]))
+
+
+@pytest.mark.parametrize(
+    ("column", "problem"),
+    [
+        (pa.array([datetime.date(2020, 1, 1)]), "date32.* are no sample weights; give numbers"),
+        (pa.array([datetime.datetime(2020, 1, 1)]), "timestamp.* are no sample weights; give numbers"),
+        (pa.array([0.0, 1e-50]), "would become 0 as float32 .scale the weights. in 1 of 2 rows; row 1 is 1e-50"),
+        (pa.array([1e39]), "not a finite number"),
+    ],
+)
+def test_sample_weights_are_numbers_that_float32_holds(column: pa.Array, problem: str) -> None:
+    with pytest.raises(SchemaError, match=f"column 'w': .*{problem}"):
+        sample_weights(column, "w")
+    assert sample_weights(pa.array([True, False]), "w").tolist() == [1, 0]
+
+
+def test_decimals_that_a_float_does_not_hold_are_no_whole_numbers() -> None:
+    wide = pa.array([Decimal(2**53 - 1), Decimal(2**53 + 1)], pa.decimal128(38, 0))
+    encoder = TensorEncoder.fit(Tensor("x", dtype="int64"), wide[:1])
+    assert encoder.encode(wide[:1]).tolist() == [2**53 - 1]
+    with pytest.raises(SchemaError, match=r"cast it to bigint\) in 1 of 2 rows; row 1 is .*9007199254740993"):
+        encoder.encode(wide)
+
+
+@pytest.mark.parametrize("feature", [Categorical("x"), Text("x", length=2)])
+def test_text_that_is_not_utf8_has_no_vocabulary(feature) -> None:
+    """Spark gave the bytes back as others, so each such value was out of the vocabulary that it had made."""
+    contents = [b"", b"caf\xc3\xa9", b"caf\xe9"]
+    offsets = np.cumsum([0, *map(len, contents)]).astype(np.int32)
+    column = pa.Array.from_buffers(pa.string(), 3, [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(contents))])
+    assert len(counted_values(column[:2], feature))
+    with pytest.raises(SchemaError, match=r"column 'x': text is not UTF-8, such as b'caf\\xe9'; .*ISO-8859-1"):
+        counted_values(column, feature)
 
 
 def test_a_value_that_does_not_fit_the_dtype_is_refused() -> None:

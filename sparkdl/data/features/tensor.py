@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from sparkdl.data.column_types import check_unit, is_list, is_vector, unit_of
+from sparkdl.data.column_types import check_unit, holds_decimals, is_list, is_vector, unit_of
 from sparkdl.data.columns import any_in_row, as_array, first_bad, infer_shape, to_numpy
 from sparkdl.errors import ConfigError, SchemaError, shown
 from sparkdl.named_options import named_options
@@ -21,15 +21,18 @@ __all__ = ["Tensor", "TensorEncoder"]
 
 DTYPES = ("float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
 
+# From here on, not every whole number is a float64, which decimals are taken as.
+_EXACT = 2.0**53
+
 
 @named_options
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """A scalar, an array, a nested array or an ML vector, as it is. A bare column name means `Tensor(name)`.
 
-    Numbers, booleans, decimals (rounded once to float64), dates as days since 1970-01-01, timestamps as seconds since
-    1970-01-01 UTC (to the microsecond from 1698 to 2242; one without a time zone counts as UTC). NaN and infinite
-    values stay what they are; null is an error.
+    Numbers, booleans, decimals (rounded once to float64; as int64, from 2^53 on an error), dates as days since
+    1970-01-01, timestamps as seconds since 1970-01-01 UTC (to the microsecond from 1698 to 2242; one without a time
+    zone counts as UTC). NaN and infinite values stay what they are; null is an error.
     Raises ConfigError for an unknown dtype or an axis below 1.
     """
 
@@ -105,6 +108,10 @@ class TensorEncoder:
             bad = any_in_row(encoded != values, rows=len(values))
             if bad.any():
                 raise first_bad(self.name, column, bad, f"value does not fit {self.dtype}")
+        if encoded.dtype.itemsize == 8 and encoded.dtype.kind == "i" and holds_decimals(column.type):
+            bad = any_in_row(np.abs(values) >= _EXACT, rows=len(values))
+            if bad.any():
+                raise first_bad(self.name, column, bad, "decimal that float64 does not hold (cast it to bigint)")
         return encoded.reshape(len(values), *self.shape)
 
     def _shape_in(self, type_: pa.DataType) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sparkdl.data.columns import as_array, check_no_nulls
+from sparkdl.data.columns import as_array, check_no_nulls, check_utf8
 from sparkdl.data.features.categorical import most_frequent
 from sparkdl.data.features.feature import check_whole
 from sparkdl.errors import ConfigError, SchemaError, shown
@@ -73,13 +73,14 @@ def check_text(column: pa.Array, *, name: str) -> None:
 def words(column: pa.Array, *, name: str, fill: str | None) -> tuple[pa.Array, np.ndarray]:
     """The lower-cased words of all rows one after the other, and how many each row has: int64, shape ``(rows,)``.
 
-    Raises SchemaError for a column that is no text, and for nulls where `fill` is None.
+    Raises SchemaError for a column that is no text or not UTF-8, and for nulls where `fill` is None.
     """
     check_text(column, name=name)
     if fill is None:
         check_no_nulls(name, column, "Text(fill=…), or drop such rows")
     if pa.types.is_null(column.type):
         column = column.cast(pa.string())
+    check_utf8(name, column)
     texts = column.fill_null(fill) if column.null_count else column
     split = pc.split_pattern_regex(pc.utf8_lower(texts), BETWEEN_WORDS)
     pieces = split.flatten()

@@ -23,6 +23,7 @@ __all__ = [
     "SQL",
     "Relation",
     "check_unchanged",
+    "files_of",
     "files_stay",
     "files_that_are_read",
     "relations_of",
@@ -72,6 +73,21 @@ def relations_of(plan: Any) -> list[Relation]:
             continue
         location, reader = relation.location(), relation.fileFormat().getClass().getName()
         found.append(_relation(location, reader, relation.options(), relation.schema().json()))
+    return found
+
+
+def files_of(spark: SparkSession, plan: Any) -> dict[str, tuple[int, int]]:
+    """Path -> (bytes, milliseconds) of all files that a plan reads by Spark's own readers, as Spark lists them now.
+
+    Tables with partitions are listed anew by each query, so `Relation.files` does not hold theirs.
+    """
+    jvm: Any = spark._jvm
+    found: dict[str, tuple[int, int]] = {}
+    for relation in _files_of(plan):
+        found |= relation.files
+        if relation.index == "CatalogFileIndex":
+            all_partitions = getattr(getattr(jvm.scala.collection.immutable, "Nil$"), "MODULE$")
+            found |= _statuses(relation.location.filterPartitions(all_partitions).allFiles().mkString("\n"))
     return found
 
 

@@ -21,6 +21,7 @@ from sparkdl.data.input_files import (
     SQL,
     Relation,
     check_unchanged,
+    files_of,
     files_that_are_read,
     relations_of,
     without_secrets,
@@ -137,7 +138,7 @@ def name_rows(df: DataFrame, how: Mapping[str, Any], version: str | int | None =
     paths = tuple(roots)[:SHOWN_PATHS]
     content = dict(how)
     if version is not None:
-        content |= {"version": str(version), "files": sorted({f for r in relations for f in r.files.items()})}
+        content |= {"version": str(version), "files": sorted(files_of(df.sparkSession, plan).items())}
         return Source(_hash(content), paths), ""
     nodes = json.loads(plan.toJSON())
     obstacle = obstacle_in(nodes) or _obstacle_of_files(nodes, relations)

@@ -181,6 +181,7 @@ NAMELESS = {
     "not deterministic, nor known": lambda s, f: table(s, f).selectExpr("x", "uuid()", "input_file_name()"),
     "CurrentTimestamp": lambda s, f: table(s, f).withColumn("r", F.current_timestamp()),
     "CurrentTimestamp or now": lambda s, f: table(s, f).withColumn("r", F.unix_timestamp()),
+    "the text 'today'": lambda s, f: table(s, f).where("date_from_unix_date(k) < 'today'"),
     "PythonUDF": lambda s, f: table(s, f).withColumn("r", F.udf(lambda a: a)("x")),
     "MapInArrow": lambda s, f: table(s, f).mapInArrow(lambda batches: batches, "id long, k long, x double"),
     "First": lambda s, f: table(s, f).groupBy("k").agg(F.first("x").alias("x")),
@@ -217,6 +218,28 @@ def test_other_files_of_the_same_plan_have_another_name(spark, folder) -> None:
     )
     names.append(name(table(spark, folder), folder))
     assert None not in names and len(set(names)) == 3
+
+
+@pytest.mark.parametrize("reader", ["a table with partitions", "Spark's newer reader"])
+def test_a_version_names_the_files_of_every_reader(spark, folder, reader) -> None:
+    """Neither lists its files where the plan's other readers do: a version found the dataset of fewer rows."""
+    more = spark.range(2).selectExpr("double(id) as x", "id as k")
+    try:
+        if reader == "a table with partitions":
+            columns = "(x double, k long) using parquet partitioned by (k)"
+            spark.sql(f"create table parted {columns} location '{folder}/parted'")
+            rows, add = lambda: spark.table("parted"), lambda: more.write.insertInto("parted")
+        else:
+            spark.conf.set("spark.sql.sources.useV1SourceList", "")
+            rows, add = lambda: table(spark, folder), lambda: more.write.mode("append").parquet(f"{folder}/parquet")
+        add()
+        names = [name(rows(), folder, version=1), name(rows(), folder, version=1)]
+        add()
+        names.append(name(rows(), folder, version=1))
+    finally:
+        spark.conf.unset("spark.sql.sources.useV1SourceList")
+        spark.sql("drop table if exists parted")
+    assert names[0] == names[1] != names[2]
 
 
 def test_files_that_changed_after_the_dataframe_was_made_are_refused(spark, folder) -> None:

@@ -67,8 +67,8 @@ def windows(
 
     `Split.time(time, until=…, last="<time>_last")` divides windows by their horizons; the past may reach back into the
     split before. One series is read by one task, in memory that does not grow with its length. The result is computed
-    anew for each action: bad rows are errors then, and a time zone that sets the clock back makes two rows of one time,
-    so store local times as UTC or TIMESTAMP_NTZ.
+    anew for each action: bad rows are errors then. Where clocks change, a local time comes twice and a day has 23 or 25
+    hours, so that `every` leaves out windows: give local times as TIMESTAMP_NTZ, and others in UTC.
 
     Args:
         key: the column(s) that tell the series apart; None or () if all rows are one series.

@@ -375,6 +375,20 @@ def test_values_too_large_to_be_averaged_are_refused() -> None:
         numeric_encoder(Numeric("x"), [pa.array([1e308, -1e308, 1e308])])
 
 
+def test_values_whose_deviation_underflows_are_refused_and_not_made_zero() -> None:
+    values = pa.array([1e-170, 2e-170, 3e-170])
+    with pytest.raises(SchemaError, match="too small to be scaled, their deviation is 0 in float64"):
+        numeric_encoder(Numeric("x"), [values])
+    assert numeric_encoder(Numeric("x", scale="minmax"), [values]).encode(values).tolist() == [0.0, 0.5, 1.0]
+    assert numeric_encoder(Numeric("x"), [pa.array([5.0, 5.0])]).encode(pa.array([5.0, 6.0])).tolist() == [0.0, 1.0]
+
+
+def test_whole_numbers_beyond_64_bits_are_no_categories() -> None:
+    encoder = CategoricalEncoder("x", (1, 2), False)
+    with pytest.raises(SchemaError, match="column 'x': whole numbers as categories must fit into 64 bits"):
+        encoder.encode(pa.array([2**63], pa.uint64()))
+
+
 @pytest.mark.parametrize(
     ("column", "way_out"),
     [

@@ -55,7 +55,10 @@ def as_categories(column: pa.Array, *, name: str) -> pa.Array:
     type_, types = column.type, pa.types
     if types.is_integer(type_) or types.is_boolean(type_):
         check_no_nulls(name, column, "give missing values a category of their own, or drop such rows")
-        return column.cast(pa.int64())
+        try:
+            return column.cast(pa.int64())
+        except pa.ArrowInvalid as error:
+            raise SchemaError(f"column {name!r}: whole numbers as categories must fit into 64 bits: {error}") from error
     if not (types.is_string(type_) or types.is_large_string(type_) or types.is_null(type_)):
         if types.is_date(type_) or types.is_timestamp(type_):
             way_out = "make a string or a whole number of them (date_format, year, dayofweek)"

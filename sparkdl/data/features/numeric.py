@@ -96,7 +96,7 @@ class NumericEncoder:
             unit: of the column.
 
         Raises:
-            SchemaError: a position of the last axis without any value, or values too large to be scaled.
+            SchemaError: a position of the last axis without any value, or values too large or too small to be scaled.
         """
         if (moments.count == 0).any():
             where = f" at position {int(np.argmin(moments.count))} of the last axis" if moments.shape else ""
@@ -106,6 +106,11 @@ class NumericEncoder:
         std = np.where(constant, 0.0, np.sqrt(np.where(constant, 0.0, moments.squares) / moments.count))
         if not np.isfinite([moments.mean, std]).all():
             raise SchemaError(f"column {feature.name!r}: its values are too large to be scaled; rescale them before")
+        if feature.scale == "standardize" and (~constant & (std == 0)).any():
+            raise SchemaError(
+                f"column {feature.name!r}: its values are too small to be scaled, their deviation is 0 in float64; "
+                "rescale them before"
+            )
         indicator = feature.fill == "indicator"
         return cls(
             name=feature.name,

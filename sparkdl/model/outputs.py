@@ -10,7 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparkdl.data.features import Encoder
-from sparkdl.errors import ConfigError, near_miss, shown
+from sparkdl.errors import ConfigError
+from sparkdl.model.activations import PROBABILITIES, SIGNED, UNSIGNED, activation_of
+from sparkdl.model.label_outputs import label_outputs
+from sparkdl.model.said import Said, SaidOfOutput
 from sparkdl.model.signature import Output, output_classes, unique_names
 
 __all__ = [
@@ -20,6 +23,7 @@ __all__ = [
     "loss_of",
     "own_output_names",
     "outputs_of",
+    "unknown_classes",
     "unknown_values",
 ]
 
@@ -47,16 +51,10 @@ _BINARY = ("binary_crossentropy", "binary_focal_crossentropy")
 _MARGIN = ("hinge", "squared_hinge", "categorical_hinge")  # the sign of the prediction tells the class
 # Losses that regress on the codes 0 and 1, so that the middle between them divides the classes.
 _REGRESSION = ("mean_squared_error", "mean_absolute_error", "huber", "log_cosh")
-# Layers that change no value of a row when the model predicts.
-_AS_IT_IS = ("Reshape", "Flatten", "Identity", "Dropout", "Squeeze", "ExpandDims", "Cast")
-_ACTIVATED = ("Activation", "Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D")
 
 
 def outputs_of(
-    model: Any,
-    result: Any,
-    label_encoders: Sequence[Encoder],
-    logits: bool | Mapping[str, bool] | None = None,
+    model: Any, result: Any, label_encoders: Sequence[Encoder], said: Said | None = None, *, trained_here: bool = True
 ) -> list[Output]:
     """Describe each output, in the flat order of `result`.
 
@@ -64,33 +62,50 @@ def outputs_of(
         model: whose call gave `result`.
         result: tensors in the structure that the model gives, symbolic or not.
         label_encoders: of the labels that it was trained on.
-        logits: whether class outputs are logits, for all or by output; None: as loss and last activation tell.
+        said: what the caller says of the outputs; the rest is as names, losses and last activations tell.
+        trained_here: whether `fit` trained it, on label codes that are 0, 1, …
 
-    Raises ConfigError for `logits` that name no output, or that the model contradicts.
+    Raises ConfigError where `said` names no output, or says what the model contradicts.
     """
     import keras
 
     flat = flat_outputs(result)
     own_names = own_output_names(model, result)
     names = unique_names(own_names)
-    labels = {encoder.name: encoder for encoder in label_encoders}
-    only_label = label_encoders[0] if len(label_encoders) == 1 else None
-    said = _said_logits(logits, names)
+    said = said or Said()
+    shapes = [tuple(int(length) for length in tensor.shape[1:]) for tensor in flat]
+    losses = [loss_of(model, name, place, len(flat)) for place, name in enumerate(own_names)]
+    learned = () if said.labels else label_encoders
+    labels = label_outputs(own_names, shapes, list(map(_learns, losses)), learned, trained_here=trained_here)
     outputs = []
-    for place, (own_name, name, tensor) in enumerate(zip(own_names, names, flat, strict=True)):
-        shape = tuple(int(length) for length in tensor.shape[1:])
-        classes = output_classes(shape, labels.get(own_name, only_label))
+    for place, (name, shape, own) in enumerate(zip(names, shapes, said.of(names), strict=True)):
+        classes = output_classes(shape, own.label or labels[place])
         values, threshold = None, 0.5
+        _check_said(own, name, shape, classes)
         if classes is not None:
-            loss = loss_of(model, own_name, place, len(flat))
             activation = last_activation(model, place, len(flat))
-            if said[name] and activation is not None:
+            if own.logits and activation in PROBABILITIES:
                 raise ConfigError(f"logits=True, but output {name!r} passes through {activation}; leave logits out")
-            values, threshold = _values(said[name], loss, activation, units=shape[0] if shape else 1)
-        elif said[name] is not None:
-            raise ConfigError(f"logits: output {name!r} has no classes; give label=, or leave logits out")
-        outputs.append(Output(name, keras.backend.standardize_dtype(tensor.dtype), shape, classes, threshold, values))
+            units = shape[0] if shape else 1
+            values, threshold = _values(own.logits, losses[place], activation, units=units, codes=trained_here)
+            if own.threshold is not None:
+                values, threshold = "scores" if values == "unknown" else values, own.threshold
+        dtype = keras.backend.standardize_dtype(flat[place].dtype)
+        outputs.append(Output(name, dtype, shape, classes, threshold, values))
     return outputs
+
+
+def _check_said(said: SaidOfOutput, name: str, shape: tuple[int, ...], classes: Sequence[Any] | None) -> None:
+    """Raise ConfigError where the caller says something of an output that it cannot be said of."""
+    if said.label is not None and classes is None:
+        raise ConfigError(
+            f"label: output {name!r} has rows of shape {shape}, which are not one value for each class, nor one for two"
+        )
+    if said.logits is not None and classes is None:
+        raise ConfigError(f"logits: output {name!r} has no classes; give label=, or leave logits out")
+    if said.threshold is not None and (classes is None or shape not in ((), (1,))):
+        why = "has no classes; give label=" if classes is None else "has a value for each class"
+        raise ConfigError(f"threshold: output {name!r} {why}, or give a dict of the outputs of one unit")
 
 
 def flat_outputs(result: Any) -> list[Any]:
@@ -127,8 +142,23 @@ def unknown_values(outputs: Sequence[Output]) -> str:
         return ""
     return (
         f"nothing tells whether the values of output {', '.join(map(repr, unknown))} are probabilities or logits, "
-        "neither a loss of Keras' nor a last sigmoid or softmax: returns='top_k', and returns='class' of one unit, are "
-        "refused; set sparkdl_logits = True (or False) on your loss, or give logits=True (or False) to save_model"
+        "neither a loss of Keras' nor a last sigmoid or softmax (a tanh may have learned -1 and 1, or 0 and 1): "
+        "returns='top_k', and returns='class' of one unit, are refused; set sparkdl_logits = True (or False) on your "
+        "loss, or give save_model logits=True (or False), or threshold=0.0 where the classes part at 0 (0.5: 0 and 1)"
+    )
+
+
+def unknown_classes(outputs: Sequence[Output], label_encoders: Sequence[Encoder]) -> str:
+    """Describe a label whose classes no output is known to give, though some could, and the way out; "" otherwise."""
+    if len(label_encoders) != 1 or any(output.classes is not None for output in outputs):
+        return ""
+    could = [output.name for output in outputs if output_classes(output.shape, label_encoders[0]) is not None]
+    if not could:
+        return ""
+    return (
+        f"nothing tells which of the outputs {', '.join(repr(output.name) for output in outputs)} gives the classes of "
+        f"label {label_encoders[0].name!r}, neither its name nor a loss for classes: returns='class' and 'top_k' are "
+        f"refused; give label={{{could[0]!r}: …}} to save_model, or name the output after the label"
     )
 
 
@@ -153,33 +183,36 @@ def loss_of(model: Any, name: str, place: int, count: int) -> Any:
     return loss
 
 
-def _said_logits(logits: object, names: Sequence[str]) -> dict[str, bool | None]:
-    """What the caller says of each output. Raises ConfigError for what is no answer, and for unknown outputs."""
-    given: Mapping[Any, Any] = logits if isinstance(logits, Mapping) else dict.fromkeys(names, logits)
-    for name, value in given.items():
-        if name not in names:
-            raise ConfigError(f"logits: {shown(name)} is not an output of the model{near_miss(str(name), names)}")
-        if value is not None and not isinstance(value, bool):
-            raise ConfigError(f"logits={shown(logits)} must be True, False, None, or a dict of these by output")
-    return {name: given.get(name) for name in names}
+def _values(said: bool | None, loss: Any, activation: str | None, *, units: int, codes: bool) -> tuple[str, float]:
+    """What the values of a class output are (see `Output.values`), and the threshold between two classes.
 
-
-def _values(said: bool | None, loss: Any, activation: str | None, *, units: int) -> tuple[str, float]:
-    """What the values of a class output are (see `Output.values`), and the threshold between two classes."""
+    `codes`: whether a regression is known to have learned the codes 0 and 1.
+    """
     if units > 1 and activation != "softmax" and keras_loss(loss) in _BINARY and said is not False:
         return "scores", 0.5
     if said is not None:
         return ("logits", 0.0) if said else ("probabilities", 0.5)
     told = _told_by(loss)
     if told == "logits":
-        return ("logits", 0.0) if activation is None else ("unknown", 0.5)
+        return ("unknown", 0.5) if activation in PROBABILITIES else ("logits", 0.0)
     if activation == "sigmoid" and units > 1:
         return "scores", 0.5  # each between 0 and 1, and together not 1
-    if activation is not None or told == "probabilities":
+    if activation in ("softmax", "sigmoid") or told == "probabilities":
         return "probabilities", 0.5
     if told == "margin":
-        return "scores", 0.0
-    return ("scores", 0.5) if told == "regression" else ("unknown", 0.5)
+        return ("unknown", 0.5) if units == 1 and activation in UNSIGNED else ("scores", 0.0)
+    if told == "regression":
+        return ("unknown", 0.5) if units == 1 and activation in SIGNED and not codes else ("scores", 0.5)
+    return "unknown", 0.5
+
+
+def _learns(loss: Any) -> str | None:
+    """What a compiled loss is for: "classes", "numbers", or "unknown"; None where there is no loss."""
+    if loss is None:
+        return None
+    if _told_by(loss) in ("logits", "probabilities", "margin"):
+        return "classes"
+    return "unknown" if keras_loss(loss) is None else "numbers"
 
 
 def _told_by(loss: Any) -> str | None:
@@ -215,41 +248,8 @@ def keras_loss(loss: Any) -> str | None:
 
 
 def last_activation(model: Any, place: int, count: int) -> str | None:
-    """ "softmax" or "sigmoid", if that is what a functional or Sequential model ends in; else None."""
+    """What a functional or Sequential model ends in, as `activation_of` tells; None where nothing is known."""
     # Those of a functional model in their own structure, which `outputs` flattens in Keras' order.
     struct = getattr(model, "_outputs_struct", None)
     tensors = flat_outputs((getattr(model, "outputs", None) or []) if struct is None else struct)
-    return _activation_of(tensors[place]) if len(tensors) == count else None
-
-
-def _activation_of(tensor: Any) -> str | None:
-    history = getattr(tensor, "_keras_history", None)
-    if history is None:
-        return None
-    layer, kind = history.operation, type(history.operation)
-    if hasattr(layer, "outputs") and hasattr(layer, "layers"):  # a model within the model
-        return _activation_of(layer.outputs[history.tensor_index]) if layer.outputs else None
-    if kind.__module__.split(".")[0] != "keras":
-        return None
-    inputs = layer._inbound_nodes[history.node_index].input_tensors
-    if kind.__name__ == "Average":
-        found = {_activation_of(given) for given in inputs}
-        return found.pop() if len(found) == 1 else None
-    if kind.__name__ in ("Softmax", "Sigmoid"):
-        on_classes = getattr(layer, "axis", -1) in (-1, len(tensor.shape) - 1)
-        return kind.__name__.lower() if on_classes else None
-    activation = None
-    if kind.__name__ in _ACTIVATED:
-        activation = getattr(layer.activation, "__name__", None)
-        if not _is_plain(layer.activation):
-            return None
-        if activation != "linear":
-            return {"softmax": "softmax", "softmax_v2": "softmax", "sigmoid": "sigmoid"}.get(str(activation))
-    if kind.__name__ in _AS_IT_IS or (kind.__name__ == "Activation" and activation == "linear"):
-        return _activation_of(inputs[0])
-    return None
-
-
-def _is_plain(activation: Any) -> bool:
-    """Whether an activation is a library's, so that its name tells what it does."""
-    return str(getattr(activation, "__module__", "")).split(".")[0] in ("keras", "tensorflow")
+    return activation_of(tensors[place]) if len(tensors) == count else None

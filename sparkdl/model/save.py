@@ -19,7 +19,8 @@ from sparkdl.data.features import Encoder
 from sparkdl.errors import ModelError
 from sparkdl.model.outputs import outputs_of
 from sparkdl.model.own_names import own_names
-from sparkdl.model.signature import MODEL_NAME, SIGNATURE_NAME, Output, Signature, sha256
+from sparkdl.model.said import Said
+from sparkdl.model.signature import MODEL_NAME, SIGNATURE_NAME, Signature, sha256
 
 __all__ = ["check_savable", "model_inputs", "one_line", "write_model"]
 
@@ -48,17 +49,21 @@ def write_model(
     raw_types: Mapping[str, str],
     target: str = "label",
     inexact: Sequence[str] = (),
-    logits: bool | Mapping[str, bool] | None = None,
+    said: Said | None = None,
+    trained_here: bool = True,
 ) -> Signature:
     """Make `model_dir` hold a Keras model and its signature, in place of one there.
 
+    Args:
+        said, trained_here: as in `outputs_of`.
+
     Raises:
         ModelError: Keras cannot save it, or call it with the encoders' values, or nothing can be written there.
-        ConfigError: `logits` are not as the model's outputs are.
+        ConfigError: the model's outputs are not as `said`.
     """
     import keras
 
-    outputs = _outputs(model, encoders, label_encoders, logits)
+    outputs = outputs_of(model, _result(model, encoders), label_encoders, said, trained_here=trained_here)
     try:
         with folders.committed_folder(model_dir, last=SIGNATURE_NAME) as folder:
             file = os.path.join(folder, MODEL_NAME)
@@ -119,14 +124,11 @@ def check_savable(model: Any) -> None:
         raise ModelError(f"Keras cannot save model {model.name!r}: {one_line(error)}") from error
 
 
-def _outputs(
-    model: Any, encoders: Sequence[Encoder], label_encoders: Sequence[Encoder], logits: bool | Mapping[str, bool] | None
-) -> list[Output]:
-    """What the model gives, found by calling it on two rows of zeros."""
+def _result(model: Any, encoders: Sequence[Encoder]) -> Any:
+    """What the model gives for two rows of zeros."""
     zeros = {e.name: np.zeros((2, *e.shape), e.dtype) for e in encoders}
     try:
-        result = model(model_inputs(encoders, zeros), training=False)
+        return model(model_inputs(encoders, zeros), training=False)
     except Exception as error:
         given = ", ".join(f"{e.name} {e.dtype} {e.shape}" for e in encoders)
         raise ModelError(f"model {model.name!r} cannot be called with rows of {given}: {one_line(error)}") from error
-    return outputs_of(model, result, label_encoders, logits)

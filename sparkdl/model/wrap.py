@@ -22,7 +22,8 @@ from sparkdl.data.features.numeric import NumericEncoder
 from sparkdl.data.features.tensor import DTYPES, TensorEncoder
 from sparkdl.data.features.text import TextEncoder
 from sparkdl.errors import ConfigError, ModelError, near_miss, shown
-from sparkdl.model.outputs import unknown_values
+from sparkdl.model.outputs import unknown_classes, unknown_values
+from sparkdl.model.said import Said
 from sparkdl.model.save import write_model
 from sparkdl.model.signature import Signature
 
@@ -50,9 +51,10 @@ def save_model(
     model_dir: str,
     *,
     inputs: Dataset | Sequence[str | Mapping[str, Any] | Feature | Encoder],
-    label: Encoder | Sequence[Encoder | str | int] | None = None,
+    label: Encoder | Sequence[Encoder | str | int] | Mapping[str, Encoder | Sequence[str | int]] | None = None,
     target: str = "label",
     logits: bool | Mapping[str, bool] | None = None,
+    threshold: float | Mapping[str, float] | None = None,
 ) -> Signature:
     """Make a model directory of any Keras model: predict_udf, transform and load_model then take raw rows for it.
 
@@ -64,10 +66,16 @@ def save_model(
             types. Else a list of features that need no statistics (column names, `Tensor`, `Image`,
             `Numeric(scale="none")`) and of fitted ones, such as `ds.features["age"]`. Shape and dtype that a feature
             leaves open are the model's; an input of shape (1,) takes scalars.
-        label: for classes: fitted labels, such as `ds.labels["income"]`, or the classes in the order of the outputs.
+        label: for classes: fitted labels, such as `ds.labels["income"]`, or the classes in the order of the output's
+            values. Of several outputs that get them which bears the label's name, or has a loss for classes; else a
+            dict says it: ``{"pet": ["cat", "dog"]}``, by output.
         logits: whether outputs with classes give logits (True) or probabilities (False); a dict by output for several.
             None: as the compiled loss, if it is Keras' or has `sparkdl_logits`, and a last sigmoid or softmax tell.
             Where nothing does, scoring refuses the classes of one unit and all probabilities.
+        threshold: above it the value of an output of one unit means the second class; a dict by output for several.
+            None: 0.5 for probabilities and regressions on 0 and 1, 0 for logits and margins. For a last tanh that
+            learned by regression it must be said: 0.0 where the classes were -1 and 1, 0.5 where they were 0 and 1.
+            `returns="top_k"` does not know it.
         target: what `evaluate` compares predictions with: "label", or "inputs" for an autoencoder, which has no label.
 
     Returns:
@@ -103,17 +111,21 @@ def save_model(
     if optimizer is not None and not optimizer.built:
         # Keras builds it when it loads the model, and then wants the file to hold all of its variables.
         optimizer.build(keras_model.trainable_variables)
+    by_output = _labels_by_output(label) if isinstance(label, Mapping) else {}
+    labels = tuple(dict.fromkeys(by_output.values())) if by_output else _label_encoders(label)
     signature = write_model(
         keras_model,
         model_dir,
         encoders=encoders,
-        label_encoders=_label_encoders(label),
+        label_encoders=labels,
         raw_types=raw_types,
         target=target,
-        logits=logits,
+        said=Said(logits=logits, threshold=threshold, labels=by_output),
+        trained_here=False,
     )
-    if unknown := unknown_values(signature.outputs):
-        log.warning("model %r: %s", keras_model.name, unknown)
+    for unknown in (unknown_values(signature.outputs), unknown_classes(signature.outputs, labels)):
+        if unknown:
+            log.warning("model %r: %s", keras_model.name, unknown)
     return signature
 
 
@@ -220,7 +232,20 @@ def _matches(shape: tuple[int, ...], declared: tuple[int | None, ...]) -> bool:
     return len(shape) == len(declared) and all(same)
 
 
-def _label_encoders(label: object) -> tuple[Encoder, ...]:
+def _labels_by_output(label: Mapping[str, object]) -> dict[str, Encoder]:
+    """The label that each output gives the classes of, as the caller says."""
+    found: dict[str, Encoder] = {}
+    for name, given in label.items():
+        encoders = _label_encoders(given, name=name)
+        if len(encoders) != 1:
+            raise ConfigError(f"label={{{name!r}: {shown(given)}}} must be one fitted label or at least two classes")
+        found[name] = encoders[0]
+    if not found:
+        raise ConfigError("label={} names no output; leave it out, or give label={'pet': ['cat', 'dog']}")
+    return found
+
+
+def _label_encoders(label: object, *, name: str = "label") -> tuple[Encoder, ...]:
     """The encoders of the labels: the fitted ones that were given, or one of the classes."""
     if label is None:
         return ()
@@ -228,7 +253,7 @@ def _label_encoders(label: object) -> tuple[Encoder, ...]:
     if isinstance(labels, Sequence) and not isinstance(labels, str):
         if all(isinstance(encoder, _ENCODERS) for encoder in labels):
             return tuple(labels)
-        types = {type(name) for name in labels}
+        types = {type(given) for given in labels}
         if types in ({str}, {int}) and 1 < len(labels) == len(set(labels)):
-            return (CategoricalEncoder("label", tuple(labels), True),)
+            return (CategoricalEncoder(name, tuple(labels), True),)
     raise ConfigError(f"label={shown(label)} must be fitted labels (ds.labels[…]) or at least two classes, each once")

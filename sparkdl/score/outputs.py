@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from sparkdl.data.columns import arrow_type, to_arrow
 from sparkdl.errors import ConfigError, ModelError, shown
-from sparkdl.model.signature import Output, Signature
+from sparkdl.model.signature import Output, Signature, output_classes
 
 if TYPE_CHECKING:
     from pyspark.sql.types import DataType
@@ -50,14 +50,25 @@ def check_returns(signature: Signature, returns: Returns) -> None:
         raise ConfigError(f"returns={shown(returns.kind)} must be one of {', '.join(RETURNS)}")
     if not isinstance(returns.k, int) or isinstance(returns.k, bool) or returns.k < 1:
         raise ConfigError(f"k={shown(returns.k)} must be a whole number of at least 1")
-    without = [output.name for output in signature.outputs if output.classes is None]
+    without = [output for output in signature.outputs if output.classes is None]
     if returns.kind != "raw" and without:
-        raise ModelError(
-            f"output {without[0]!r} has no classes: its label is not categorical, or its shape is not one "
-            "value per class; use returns='raw'"
-        )
+        raise ModelError(_no_classes(without[0], signature, returns))
     for output in signature.outputs if returns.kind != "raw" else ():
         _check_values_known(output, returns)
+
+
+def _no_classes(output: Output, signature: Signature, returns: Returns) -> str:
+    """Why an output has no classes, as far as the signature tells, and the way out."""
+    start = f"returns={returns.kind!r}: output {output.name!r} has no classes: "
+    if len(signature.outputs) == 1 or not any(output_classes(output.shape, label) for label in signature.labels):
+        return f"{start}its label is not categorical, or its shape is not one value per class; use returns='raw'"
+    with_classes = [repr(other.name) for other in signature.outputs if other.classes is not None]
+    return (
+        f"{start}neither its name nor its loss tells that it learned a label ("
+        + (f"{', '.join(with_classes)} did" if with_classes else "no output's does")
+        + f"); use returns='raw', or sparkdl.save_model(…, label={{{output.name!r}: …}}) if it did, or save a model "
+        "without it"
+    )
 
 
 def _check_values_known(output: Output, returns: Returns) -> None:
@@ -65,8 +76,10 @@ def _check_values_known(output: Output, returns: Returns) -> None:
     if output.values == "unknown" and (returns.kind == "top_k" or output.is_scalar):
         raise ModelError(
             f"returns={returns.kind!r}: nothing tells whether the values of output {output.name!r} are probabilities "
-            "or logits (its loss is not Keras' own, or there is none); use returns='raw', set sparkdl_logits = True or "
-            "False on the loss, or save the model with sparkdl.save_model(…, logits=True or False)"
+            "or logits (its loss is not Keras' own, there is none, or it ends in a tanh that may have learned -1 and "
+            "1); use returns='raw', set sparkdl_logits = True or False on the loss, or save the model with "
+            "sparkdl.save_model(…, logits=True or False), or threshold=0.0 (for returns='class') where the two "
+            "classes part at 0, 0.5 where they were 0 and 1"
         )
     if output.values == "scores" and returns.kind == "top_k":
         raise ModelError(

@@ -13,6 +13,7 @@ from sparkdl.data.features import Encoder
 from sparkdl.errors import ConfigError
 from sparkdl.model.activations import PROBABILITIES, SIGNED, UNSIGNED, activation_of
 from sparkdl.model.label_outputs import label_outputs
+from sparkdl.model.number_outputs import check_numbers
 from sparkdl.model.said import Said, SaidOfOutput
 from sparkdl.model.signature import Output, output_classes, unique_names
 
@@ -65,12 +66,15 @@ def outputs_of(
         said: what the caller says of the outputs; the rest is as names, losses and last activations tell.
         trained_here: whether `fit` trained it, on label codes that are 0, 1, …
 
-    Raises ConfigError where `said` names no output, or says what the model contradicts.
+    Raises:
+        ConfigError: `said` names no output, or says what the model contradicts.
+        ModelError: an output is not a tensor of numbers.
     """
     import keras
 
     flat = flat_outputs(result)
     own_names = own_output_names(model, result)
+    check_numbers(own_names, flat)
     names = unique_names(own_names)
     said = said or Said()
     shapes = [tuple(int(length) for length in tensor.shape[1:]) for tensor in flat]

@@ -17,7 +17,8 @@ import numpy as np
 from sparkdl import folders
 from sparkdl.data.features import Encoder
 from sparkdl.errors import ModelError
-from sparkdl.model.outputs import outputs_of
+from sparkdl.model.number_outputs import check_numbers
+from sparkdl.model.outputs import flat_outputs, outputs_of, own_output_names
 from sparkdl.model.own_names import own_names
 from sparkdl.model.said import Said
 from sparkdl.model.signature import MODEL_NAME, SIGNATURE_NAME, Signature, sha256
@@ -114,7 +115,10 @@ def _save_keras(model: Any, file: str) -> dict[str, str]:
 
 
 def check_savable(model: Any) -> None:
-    """Raise ModelError where Keras cannot serialize the model: before training, not after it."""
+    """Raise ModelError where the model could not be saved, or not used then: before training, not after it."""
+    struct = getattr(model, "_outputs_struct", None)
+    if struct is not None:
+        check_numbers(own_output_names(model, struct), flat_outputs(struct))
     try:
         with own_names(model):
             pass

@@ -32,6 +32,9 @@ __all__ = [
 
 RETURNS = ("raw", "class", "top_k")
 
+# Of numpy's numbers; `load_model` predicts them.
+_NO_SPARK_TYPE = ("uint64", "complex64", "complex128")
+
 # How far probabilities may be off: a sum of bfloat16 values, each rounded by 1/256 of itself, and their softmax.
 _ROUNDING = 0.03
 
@@ -45,11 +48,17 @@ class Returns:
 
 
 def check_returns(signature: Signature, returns: Returns) -> None:
-    """Raise ConfigError for unknown `returns`, ModelError for classes that the model does not have."""
+    """Raise ConfigError for unknown `returns`, ModelError for what Spark cannot hold and classes that there are not."""
     if returns.kind not in RETURNS:
         raise ConfigError(f"returns={shown(returns.kind)} must be one of {', '.join(RETURNS)}")
     if not isinstance(returns.k, int) or isinstance(returns.k, bool) or returns.k < 1:
         raise ConfigError(f"k={shown(returns.k)} must be a whole number of at least 1")
+    for output in signature.outputs:
+        if output.dtype in _NO_SPARK_TYPE:
+            raise ModelError(
+                f"output {output.name!r} is of dtype {output.dtype}, for which Spark has no type; save a model that "
+                "casts it to int64, or gives its real and imaginary parts"
+            )
     without = [output for output in signature.outputs if output.classes is None]
     if returns.kind != "raw" and without:
         raise ModelError(_no_classes(without[0], signature, returns))

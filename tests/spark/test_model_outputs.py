@@ -335,3 +335,56 @@ def test_outputs_of_every_structure_bear_their_own_names(tmp_path) -> None:
     first, second = sparkdl.load_model(str(tmp_path / "input")).predict(ROWS).items()
     assert np.allclose(first[1], ROWS["x"]) and np.allclose(second[1][:, 0], expected["one"])
     assert first[0].casefold() != second[0].casefold()
+
+
+def test_outputs_that_are_no_numbers_are_refused_when_the_model_is_saved(tmp_path) -> None:
+    import keras
+    import tensorflow as tf
+
+    from sparkdl.model.save import check_savable
+
+    class Made(keras.Model):
+        def __init__(self, made):
+            super().__init__()
+            self.made = made
+
+        def call(self, x):
+            return self.made(x)
+
+        def get_config(self):
+            return {}
+
+    def made(function):
+        model = Made(function)
+        model(ROWS["x"])
+        model.built = True
+        return model
+
+    def save(model, name):
+        return sparkdl.save_model(model, str(tmp_path / name), inputs=[Tensor("x", shape=(2,))])
+
+    x = keras.Input((2,), name="x")
+    names = keras.layers.StringLookup(vocabulary=["no", "yes"], invert=True, name="name")
+    named = keras.Model(x, {"name": names(keras.ops.argmax(x, -1)), "p": keras.layers.Dense(2)(x)})
+    strings = "output 'name' is of dtype string, .* leave it out .* give the code that the string is looked up by"
+    with pytest.raises(ModelError, match=strings):
+        check_savable(named)  # as before training
+    for model, message in (
+        (named, strings),
+        (made(tf.RaggedTensor.from_tensor), "output 'output_0' is a RaggedTensor"),
+        (made(tf.sparse.from_dense), "output 'output_0' is a SparseTensor"),
+        (made(lambda x: (x, None)), "output 'output_1' is a NoneType"),
+        (made(lambda x: {"a": x, "b": 3.0}), "output 'b' is a float"),
+        (made(tf.reduce_sum), "output 'output_0' is one value for all rows"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            save(model, "m")
+    assert list(tmp_path.iterdir()) == []
+    for dtype in ("bool", "int8", "uint16", "float16", "bfloat16", "float64"):
+        signature = save(made(lambda x, dtype=dtype: tf.cast(x, dtype)), dtype)
+        check_returns(signature, Returns("raw", 1))
+        assert prediction_type(signature, Returns("raw", 1))
+    for dtype in ("uint64", "complex64"):  # numpy has them, Spark has not
+        signature = save(made(lambda x, dtype=dtype: tf.cast(x, dtype)), dtype)
+        with pytest.raises(ModelError, match=f"'output_0' is of dtype {dtype}, for which Spark has no type"):
+            check_returns(signature, Returns("raw", 1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeGuard
 
@@ -31,6 +32,8 @@ def found_objects(
 ) -> dict[str, Any]:
     """What Keras shall take for the names in a saved model; what it has registered already is left to it.
 
+    Functions of `keras.ops`, `tf.nn` and `tf.math`, as in `Dense(1, activation=keras.ops.gelu)`, need not be given.
+
     Args:
         saved: as `own_names` gave it when the model was saved.
         given: the caller's own, by the saved name or by the part of it after the package ("layers>Own" or "Own").
@@ -49,6 +52,8 @@ def found_objects(
             objects[name] = given[bare]
             if takes_a_keras_name(bare):
                 objects.pop(bare, None)  # Keras' own of this name may be in the model, too
+        elif name not in given and (operation := _operation(bare, module)) is not None:
+            objects[name] = operation
         elif name not in given and import_modules and _is_importable(module):
             found = _of_module(name, module)
             if found is not None:
@@ -59,6 +64,22 @@ def found_objects(
 def _is_importable(module: str | None) -> TypeGuard[str]:
     """Whether other processes find an object there: not what a function made, or a notebook."""
     return module is not None and "<locals>" not in module and module.split(".")[0] != "__main__"
+
+
+def _operation(name: str, module: str | None) -> Any:
+    """The public operation of Keras or TensorFlow that has this name and is in this module; None if there is none.
+
+    Keras itself finds only activations by their names. No module of the model's is imported for it, and nothing else
+    of these libraries is given.
+    """
+    import keras
+    import tensorflow as tf
+
+    if str(module).split(".")[0] not in ("keras", "tensorflow"):
+        return None
+    public = [found for namespace in (keras.ops, tf.nn, tf.math) for found in vars(namespace).values()]
+    functions = (found for found in public if isinstance(found, types.FunctionType))
+    return next((found for found in functions if (found.__name__, found.__module__) == (name, module)), None)
 
 
 def _bare(name: str) -> str:

@@ -190,11 +190,36 @@ def test_functions_that_keras_finds_by_their_name_need_nothing(tmp_path) -> None
         assert list(signature.custom_objects) == (["own>gelu"] if function is gelu else [])
         found = sparkdl.load_model(str(tmp_path / str(place))).predict(ROWS)
         assert np.allclose(found, model.predict(X, verbose=0), rtol=1e-5)
-    # By default this one approximates, and Keras' activation does not: 1.9546 for 1.9545.
-    signature = sparkdl.save_model(
-        sequential(keras.layers.Activation(keras.ops.gelu)), str(tmp_path / "ops"), inputs=["x"]
-    )
-    assert list(signature.custom_objects) == ["keras.src.ops.nn>gelu"]
+
+
+def test_operations_of_keras_and_tensorflow_need_nothing_and_no_other_function_of_theirs_is_taken(tmp_path) -> None:
+    import keras
+    import tensorflow as tf
+
+    from sparkdl.model.custom_objects import found_objects
+
+    ops = keras.ops
+    # By default `ops.gelu` approximates, and Keras' activation does not: 1.9546 for 1.9545.
+    saved = {
+        ops.gelu: "keras.src.ops.nn>gelu",
+        ops.sin: "sin",
+        ops.erf: "erf",
+        tf.sin: "sin",
+        tf.nn.softmax: "softmax_v2",
+        tf.nn.swish: "tensorflow.python.ops.nn_impl>swish",
+    }
+    for place, (function, name) in enumerate(saved.items()):
+        model = sequential(keras.layers.Dense(2, activation=function))
+        signature = sparkdl.save_model(model, str(tmp_path / str(place)), inputs=["x"])
+        assert signature.custom_objects == {name: function.__module__}
+        loaded = sparkdl.load_model(str(tmp_path / str(place)))
+        assert loaded.keras_model.layers[0].activation is function
+        assert np.allclose(loaded.predict(ROWS), model.predict(X, verbose=0), rtol=1e-5)
+    given = {"gelu": scaled(7)}
+    own = sparkdl.load_model(str(tmp_path / "0"), custom_objects=given).keras_model.layers[0].activation
+    assert own is given["gelu"]
+    for function in (keras.utils.get_file, tf.io.read_file, keras.saving.load_model):
+        assert found_objects({function.__name__: function.__module__}, None, import_modules=False) == {}
 
 
 def test_a_registered_class_that_is_not_known_is_not_replaced_by_one_of_keras(own, tmp_path) -> None:

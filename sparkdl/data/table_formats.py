@@ -1,7 +1,7 @@
 """Refuse folders that belong to a Delta, Hudi or Iceberg table where they would be read as plain Parquet.
 
-Driver, within prepare and score_parquet. Such a folder holds deleted rows and replaced files too: which of its rows are
-alive is told by the table's log alone, which Spark's Parquet reader does not read.
+Driver, within prepare, transform and score_parquet. Such a folder holds deleted rows and replaced files too: which of
+its rows are alive is told by the table's log alone, which Spark's Parquet reader does not read.
 """
 
 from __future__ import annotations
@@ -109,10 +109,21 @@ def _plain_roots(plan: Any) -> Iterator[str]:
             files, plain = leaf.relation().location(), _class(leaf.relation().fileFormat()) in _PLAIN_READERS
         elif kind == _SOURCES + "v2.DataSourceV2Relation" and _class(leaf.table()) in _PLAIN_TABLES:
             files, plain = leaf.table().fileIndex(), True
+        elif kind == "org.apache.spark.sql.execution.streaming.StreamingRelation":
+            yield from _streamed(leaf.dataSource())
+            continue
         else:
             continue
         if plain and _class(files) in _PLAIN_LISTS:
             yield from files.rootPaths().mkString("\n").split("\n")
+
+
+def _streamed(source: Any) -> Iterator[str]:
+    """The path that a stream of plain files watches; a stream has no list of files before it runs."""
+    if source.className().lower() in ("parquet", "orc", *(name.lower() for name in _PLAIN_READERS)):
+        path = source.options().get("path")
+        if path.isDefined():
+            yield path.get()
 
 
 def _class(of: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sparkdl.data.table_formats import check_plan
 from sparkdl.errors import ConfigError, SchemaError, near_miss, shown
 from sparkdl.model.signature import Signature
 from sparkdl.score.encode import check_types
@@ -49,7 +50,7 @@ def transform(
 
     Raises:
         ModelError: no model there, or it has no classes.
-        ConfigError: an option is wrong.
+        ConfigError: an option is wrong, or the plan reads the files of a Delta, Hudi or Iceberg table as plain Parquet.
         SchemaError: an input column is missing or of a type that its encoder does not take, or a new column is already
             there.
     """
@@ -63,6 +64,7 @@ def transform(
         custom_objects=custom_objects,
         safe_mode=safe_mode,
     )
+    check_plan(df)
     _check_input_columns(df, signature)
     if not isinstance(output_col, str) or not output_col:
         raise ConfigError(f"output_col={shown(output_col)} must be the name of a column")

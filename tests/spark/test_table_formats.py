@@ -12,6 +12,7 @@ import sparkdl
 from sparkdl import ConfigError, PrepareConfig
 from sparkdl.data.table_formats import check_folders, check_plan
 from sparkdl.features import Numeric
+from sparkdl.score.write_scored import scored_rows
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,20 @@ def test_a_table_is_refused_by_its_folder_a_folder_in_it_and_a_file_of_it(
         for read in (rows, rows.where("id > 0").select("x").union(rows.select("x"))):
             with pytest.raises(ConfigError, match=message):
                 sparkdl.prepare(read, config)
+            with pytest.raises(ConfigError, match=message):
+                sparkdl.transform(read, model_dir)
+            with pytest.raises(ConfigError, match=message):
+                scored_rows(read, model_dir, str(tmp_path / "out"), keep=None, metrics=sparkdl.ScoreMetrics(spark))
     assert os.listdir(tmp_path) == []
+
+
+def test_a_stream_of_a_tables_files_is_refused_and_a_plain_one_is_scored(spark, delta, model_dir, tmp_path) -> None:
+    stream = spark.readStream.schema("id long, x double").parquet(delta)
+    with pytest.raises(ConfigError, match="is a Delta table"):
+        sparkdl.transform(stream, model_dir)
+    pq.write_table(pa.table({"id": [1], "x": [1.0]}), tmp_path / "a.parquet")
+    plain = spark.readStream.schema("id long, x double").parquet(str(tmp_path))
+    assert sparkdl.transform(plain, model_dir).isStreaming
 
 
 def test_the_second_version_of_sparks_sources_is_looked_at_too(spark, delta) -> None:

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import sparkdl
-from sparkdl import cli, storage
+from sparkdl import cli
 from sparkdl.config.checks import require
-from sparkdl.score.output_folder import check_if_exists, finished
+from sparkdl.score.foretold import foretold
+from sparkdl.score.output_folder import check_if_exists
 from sparkdl.score.score_parquet import plan_scoring
 from sparkdl.score.write_scored import scored_rows, write_scored
 
@@ -67,9 +68,7 @@ def plan(spark, job):
         planned = plan_scoring(spark, job.source["path"], job.model_dir, job.output, split=job.split, **job.options)
     else:
         planned = rows_of(spark, job, sparkdl.ScoreMetrics(spark))
-    # In this order: what may not be replaced is an error.
-    found = finished(planned.out, planned.made_of, job.if_exists) is not None
-    state = "finished" if found else "replaced" if storage.listing(planned.out) else "new"
+    state = foretold(planned.out, planned.made_of, job.if_exists)
     facts = {"output": planned.out, "state": state, "columns": planned.columns}
     columns = ", ".join(f"{name} {kind}" for name, kind in planned.columns.items())
     return cli.Told(text=f"dry run: predictions {planned.out} ({state}) of columns {columns}", facts=facts)

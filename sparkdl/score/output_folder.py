@@ -26,8 +26,10 @@ __all__ = [
     "check_no_input",
     "check_outside",
     "finished",
+    "is_half",
     "new_output",
     "put_back",
+    "replaced_folder",
 ]
 
 IF_EXISTS = ("error", "reuse", "replace")
@@ -69,7 +71,9 @@ def _real(path: str) -> str:
     return os.path.realpath(path) if storage.is_local(path) else path
 
 
-def finished(out: str, made_of: str | None, if_exists: str = "reuse") -> dict[str, Any] | None:
+def finished(
+    out: str, made_of: str | None, if_exists: str = "reuse", *, there: str | None = None
+) -> dict[str, Any] | None:
     """What was told of the output when it was finished, if it shall be reused; None if rows shall be scored.
 
     Args:
@@ -77,14 +81,16 @@ def finished(out: str, made_of: str | None, if_exists: str = "reuse") -> dict[st
         made_of: names what it would be made of; None if nothing does.
         if_exists: "reuse", the same is reused and another one is an error; "error", whatever is there is an error;
             "replace", other predictions of ours are replaced by new ones, and the same, too.
+        there: the folder that it lies in, if another one than `out`.
 
     Raises ConfigError where something is there that is neither reused nor replaced, and for another option.
     """
+    there = there or out
     check_if_exists(if_exists)
-    names = storage.listing(out)
-    if not names or _is_half(names):
+    names = storage.listing(there)
+    if not names or is_half(names):
         return None
-    told = _told(out, names)
+    told = _told(there, names)
     if told is None:
         raise ConfigError(
             f"output {out} already holds files, which are not finished predictions; choose a new folder "
@@ -101,17 +107,17 @@ def finished(out: str, made_of: str | None, if_exists: str = "reuse") -> dict[st
             f"if_exists='reuse', which takes the same ones; {_REPLACE}"
         )
     if made_of is not None and told["made_of"] == made_of:
-        _check_parts(out, told)
+        _check_parts(out, told, there)
         return told
     known = made_of is not None and told["made_of"] is not None
     what = " of another input, model, code or options" if known else "; nothing tells whether of the same rows and code"
     raise ConfigError(f"output {out} already holds predictions{what}; choose a new folder, or {_REPLACE}")
 
 
-def _check_parts(out: str, told: Mapping[str, Any]) -> None:
+def _check_parts(out: str, told: Mapping[str, Any], there: str) -> None:
     """Raise ConfigError if the parts are not those that were written. Outputs of before do not tell them."""
     parts = told.get("parts")
-    found = {name: size for name, size in storage.sizes(out).items() if name.startswith("part-")}
+    found = {name: size for name, size in storage.sizes(there).items() if name.startswith("part-")}
     if parts is None or parts == found:
         return
     name = min(name for name in {*parts, *found} if parts.get(name) != found.get(name))
@@ -166,7 +172,7 @@ class NewOutput:
         if not self.lease.is_held() or any(found.get(name) != size for name, size in parts.items()):
             raise DatasetError(f"{self.out}: what was scored did not stay; score it again")
         there = storage.listing(self.out)
-        half = _is_half(there)
+        half = is_half(there)
         replacing = self.replace and not half and _told(self.out, there) is not None
         if there and not half and not replacing:
             raise ConfigError(f"{self.out} cannot be made: another run has written there meanwhile")
@@ -193,7 +199,7 @@ class NewOutput:
         storage.write_atomic(storage.join(whole, FIGURES_NAME), text)
         storage.write_atomic(storage.join(whole, SUCCESS_NAME), b"")
         if replacing:
-            folders.replace_folder(whole, self.out, aside=_replaced(self.out))
+            folders.replace_folder(whole, self.out, aside=replaced_folder(self.out))
         else:
             folders.name_folder(whole, self.out)
 
@@ -254,7 +260,7 @@ def put_back(out: str) -> None:
     if not storage.is_local(out):
         return
     out = os.path.realpath(out)
-    folders.restore_folder(out, aside=_replaced(out))
+    folders.restore_folder(out, aside=replaced_folder(out))
     with contextlib.suppress(OSError):
         os.rmdir(_staging(out))
 
@@ -268,7 +274,8 @@ def _staging(out: str) -> str:
     return storage.join(posixpath.dirname(out), f".{posixpath.basename(out)}.scoring")
 
 
-def _replaced(out: str) -> str:
+def replaced_folder(out: str) -> str:
+    """Where the output waits that a new one replaces."""
     return storage.join(_staging(out), REPLACED_NAME)
 
 
@@ -281,7 +288,7 @@ def _delete_empty(staging: str) -> None:
         storage.delete(staging)
 
 
-def _is_half(names: list[str]) -> bool:
+def is_half(names: list[str]) -> bool:
     """Whether a commit to an object store was killed."""
     return COMMITTING_NAME in names and SUCCESS_NAME not in names
 

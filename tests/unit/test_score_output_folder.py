@@ -8,6 +8,7 @@ import fsspec
 import pytest
 
 from sparkdl import ConfigError, folders, storage
+from sparkdl.score.foretold import foretold
 from sparkdl.score.output_folder import finished, new_output, put_back
 
 
@@ -32,6 +33,7 @@ def test_what_a_driver_left_that_was_killed_a_moment_ago_is_deleted_at_the_end(t
         assert dead.exists(), "it may live"
         os.utime(lease, (1, 1))
     assert os.listdir(tmp_path) == []
+    assert foretold(str(tmp_path / "out"), "1", "reuse") == "new"
     make(str(tmp_path / "out"))
     assert os.listdir(tmp_path) == ["out"] and finished(str(tmp_path / "out"), "1") is not None
 
@@ -69,7 +71,13 @@ def test_a_replacement_that_is_killed_between_its_two_steps_is_taken_back(tmp_pa
         patch.setattr(folders, "restore_folder", lambda path, aside: None)
         make(out, content=b"22", replace=True)
     assert not os.path.exists(out)
+    # A dry run tells what the run will find, and moves nothing.
+    assert foretold(out, "1", "reuse") == "finished" and foretold(out, "22", "replace") == "replaced"
+    with pytest.raises(ConfigError, match=f"output {out} already holds predictions of another input"):
+        foretold(out, "22", "reuse")
+    assert not os.path.exists(out)
     put_back(out)
+    assert foretold(out, "1", "reuse") == "finished" and foretold(out, "22", "replace") == "replaced"
     assert predictions(out) == [b"1"] and os.listdir(tmp_path) == ["out"]
     make(out, content=b"22", replace=True)
     assert predictions(out) == [b"22"] and os.listdir(tmp_path) == ["out"]
@@ -158,6 +166,7 @@ def test_predictions_in_a_store_are_replaced_when_the_new_ones_are_there(monkeyp
     monkeypatch.setattr(folders, "copy_files", killed)
     with pytest.raises(KeyboardInterrupt):
         make(out, content=b"333", replace=True)
+    assert foretold(out, "333", "replace") == foretold(out, "22", "reuse") == "new"  # a half is taken back
     assert finished(out, "22") is None, "which of the two are meant nothing tells"
     monkeypatch.setattr(folders, "copy_files", copy_files)
     make(out, content=b"333")

@@ -7,6 +7,7 @@ by the files of their installation; other modules with all modules of the user's
 from __future__ import annotations
 
 import importlib
+import logging
 import pickletools
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,12 +17,17 @@ from typing import Any
 from cloudpickle import list_registry_pickle_by_value
 
 from sparkdl.errors import ModelError
+from sparkdl.module_edits import edited_modules
 from sparkdl.module_source import is_library, module_digest, source_digests
 
 __all__ = ["OwnCode", "check_code", "own_code"]
 
+log = logging.getLogger(__name__)
+
 # What this process has imported for models, and which source each module had then.
 _IMPORTED: dict[str, str] = {}
+# Edited modules, with their sources, that were warned of.
+_WARNED: set[tuple[str, str]] = set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +68,25 @@ def own_code(
     is_named = None not in objects.values() and all(module_digest(root) is not None for root in roots)
     # What travels by value names the modules that it uses by their names.
     sources |= _sources({name for name in _texts(pickled) if name in sys.modules and not is_library(name)})
+    _warn_of_edits(sources)
     return OwnCode(
         objects=tuple(sorted((name, reference) for name, reference in objects.items() if reference is not None)),
         modules=tuple(sorted(sources.items())),
         is_named=is_named,
     )
+
+
+def _warn_of_edits(sources: Mapping[str, str]) -> None:
+    """Warn of modules that were edited after this process, the driver, imported them: once for each edit."""
+    for module in edited_modules(sources):
+        if (module, sources[module]) not in _WARNED:
+            _WARNED.add((module, sources[module]))
+            log.warning(
+                "module %s was edited after this process imported it: Spark workers score with the file as it is now, "
+                "and this process goes on with the code of before; restart it, or importlib.reload(%s) and take its "
+                "classes and functions anew",
+                *(module, module),
+            )
 
 
 def check_code(code: OwnCode, model_dir: str) -> None:

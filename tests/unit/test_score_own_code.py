@@ -1,5 +1,6 @@
 """The code of the user's own classes has a name as long as every process can import it; edited code has another one."""
 
+import dataclasses
 import functools
 import importlib
 import sys
@@ -8,7 +9,7 @@ import zipfile
 import cloudpickle
 import pytest
 
-from sparkdl import ModelError
+from sparkdl import ModelError, module_edits
 from sparkdl.score import own_code as module
 from sparkdl.score.own_code import check_code, own_code
 
@@ -30,6 +31,8 @@ def modules(tmp_path, monkeypatch):
     (package / "layers.py").write_text(f"{files['minekraft/layers.py']}\ndef later():\n    import minehelper\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(module, "_IMPORTED", {})
+    monkeypatch.setattr(module, "_WARNED", set())
+    monkeypatch.setattr(module_edits, "_SEEN", {})
     yield tmp_path
     for name in [name for name in sys.modules if name.split(".")[0].startswith("mine")]:
         del sys.modules[name]
@@ -110,3 +113,93 @@ def test_a_process_that_imported_other_code_is_refused(modules) -> None:
     edited = code_of(saved={"Own": "minekraft.layers"})
     with pytest.raises(ModelError, match="imported module minekraft.sizes before it was edited"):
         check_code(edited, "m")
+
+
+HELPER = """
+import functools
+
+SIZE = 2
+count = 0
+
+
+def plain(x, n=1):
+    \"\"\"Do it.\"\"\"
+    return [y + n for y in x if y in {"a", "b", 3}]
+
+
+class Own:
+    factor = 2
+    made = 0
+
+    def __init__(self, units=4):
+        Own.made += 1
+        self.units = units
+
+    @property
+    def twice(self):
+        return 2 * self.units
+
+    @functools.lru_cache(maxsize=1)
+    def cached(self):
+        return (lambda: self.units)()
+"""
+
+
+def warned_of(caplog, **given) -> list[str]:
+    caplog.clear()
+    code_of(given)
+    return [r.getMessage().split(" was edited")[0] for r in caplog.records if "was edited after" in r.getMessage()]
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "edited"),
+    [
+        ("y + n", "y - n", True),
+        ("n=1", "n=2", True),
+        ("units=4", "units=8", True),
+        ("2 * self.units", "3 * self.units", True),
+        ("(lambda: self.units)", "(lambda: self.made)", True),
+        ("SIZE = 2", "SIZE = 3", True),
+        ("factor = 2", "factor = 3.0", True),
+        ('"""Do it."""', '"""Do it again."""', False),
+        ("class Own", "# More.\n\n\nclass Own", False),
+        ("", "", False),
+    ],
+)
+def test_a_driver_that_imported_a_module_before_it_was_edited_is_told_once(modules, caplog, was, now, edited) -> None:
+    path = modules / "minehelper.py"
+    path.write_text(HELPER)
+    from minehelper import Own
+
+    Own()  # which counts in the class
+    path.write_text(HELPER.replace(was, now))
+    assert warned_of(caplog, Own=Own) == (["module minehelper"] if edited else [])
+    assert warned_of(caplog, Own=Own) == []
+    path.write_text(HELPER)
+    assert warned_of(caplog, Own=Own) == []
+    path.write_text(HELPER.replace(was, now))
+    helper = importlib.reload(sys.modules["minehelper"])
+    assert warned_of(caplog, Own=helper.Own) == []
+
+
+def test_an_edit_of_what_is_in_no_function_is_seen_once_the_module_was_looked_at(modules, caplog) -> None:
+    from minekraft.layers import Own
+
+    text = (modules / "minekraft" / "layers.py").read_text()
+    assert warned_of(caplog, Own=Own) == []
+    (modules / "minekraft" / "layers.py").write_text(f"{text}\nTABLE = dict(a=1)\n")
+    assert warned_of(caplog, Own=Own) == ["module minekraft.layers"]
+    (modules / "minekraft" / "layers.py").write_text(text)
+    assert warned_of(caplog, Own=Own) == []
+
+
+def test_no_module_of_python_and_of_packages_seems_edited() -> None:
+    import json
+    import typing
+
+    import keras
+    import pandas
+
+    keras_modules = [m for name, m in list(sys.modules.items()) if name.startswith("keras.src.layers") and m]
+    for found in (dataclasses, functools, json, typing, pandas, keras, *keras_modules):
+        assert not module_edits._differs(found, found.__spec__), found.__name__

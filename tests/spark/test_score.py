@@ -204,7 +204,7 @@ def test_wrong_calls_are_refused_before_any_row(digits, digit_model, call, kind,
 
 def test_a_model_without_classes_gives_none(people, people_dataset, tmp_path) -> None:
     model_dir = saved(people_model("struct"), people_dataset, tmp_path / "m")
-    with pytest.raises(ModelError, match="output 'grid' has no classes"):
+    with pytest.raises(ModelError, match="output 'flat' has no classes: neither its name nor its loss tells"):
         sparkdl.predict_udf(model_dir, returns="class")
 
 

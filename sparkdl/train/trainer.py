@@ -37,7 +37,7 @@ def train_rank(task: TrainTask) -> Recorded:
     """Train on this rank's share. What is returned is the same on every rank; rank 0 has written the model."""
     here = start_rank()
     from sparkdl.data.tensors import FirstRows, step_dataset
-    from sparkdl.model.outputs import unknown_values
+    from sparkdl.model.outputs import unknown_classes, unknown_values
     from sparkdl.model.save import check_savable
     from sparkdl.train.callbacks import rank_callbacks
     from sparkdl.train.checkpointer import Checkpointer
@@ -147,8 +147,10 @@ def train_rank(task: TrainTask) -> Recorded:
         )
     if here.rank == 0:
         signature = _write_model(model, task, task.run.model, recorder.inexact)
-        if unknown := unknown_values(signature.outputs):
-            log.warning("model %r: %s", model.name, unknown)
+        labels = dataset.label_encoders if config.target == "label" else ()
+        for unknown in (unknown_values(signature.outputs), unknown_classes(signature.outputs, labels)):
+            if unknown:
+                log.warning("model %r: %s", model.name, unknown)
     return recorded
 
 

@@ -85,8 +85,8 @@ def our_feed(dataset, epochs, **options):
     import tensorflow as tf
 
     from sparkdl import ReaderConfig
-    from sparkdl.data.feed import Feed
-    from sparkdl.data.tensors import step_dataset
+    from sparkdl.data.feed.feed import Feed
+    from sparkdl.data.feed.tensors import step_dataset
 
     train = dataset.split("train")
     reader = ReaderConfig(**options)

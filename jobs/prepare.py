@@ -2,7 +2,7 @@
 
 import sparkdl
 from sparkdl import cli
-from sparkdl.data.preview import preview_prepare
+from sparkdl.data.prepare.preview import preview_prepare
 
 
 def parse(options):

@@ -5,10 +5,10 @@ from typing import Any
 
 import sparkdl
 from sparkdl import cli
-from sparkdl.config.checks import require
+from sparkdl.checks import require
+from sparkdl.score.commit import check_if_exists
 from sparkdl.score.foretold import foretold
-from sparkdl.score.output_folder import check_if_exists
-from sparkdl.score.score_parquet import plan_scoring
+from sparkdl.score.parquet.api import plan_scoring
 from sparkdl.score.write_scored import scored_rows, write_scored
 
 

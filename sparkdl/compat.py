@@ -15,13 +15,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sparkdl.config import LaunchConfig
 from sparkdl.errors import ConfigError, shown
-from sparkdl.launch import events
-from sparkdl.launch.barrier import active_session
-from sparkdl.launch.gpus import visible_gpus
-from sparkdl.launch.preflight import TASK_GPUS, whole_gpus
+from sparkdl.launch.checks.gpus import visible_gpus
+from sparkdl.launch.checks.preflight import TASK_GPUS, whole_gpus
+from sparkdl.launch.config import LaunchConfig
+from sparkdl.launch.driver.barrier import active_session
 from sparkdl.launch.run import launch_ranks
+from sparkdl.launch.worker import emit
 from sparkdl.launch.world import world
 
 __all__ = ["HorovodRunner", "log_to_driver"]
@@ -90,8 +90,8 @@ class HorovodRunner:
 def log_to_driver(message: str) -> None:
     """Show one line, of at most 4000 characters, on the driver's terminal: from a rank of `HorovodRunner`, or here."""
     text = " ".join(str(message).splitlines())[:MAX_LOG_CHARACTERS]
-    if events.is_connected():
-        events.emit({"kind": LOG_KIND, "text": text})
+    if emit.is_connected():
+        emit.emit({"kind": LOG_KIND, "text": text})
     else:
         _print(text)
 

@@ -181,8 +181,8 @@ def wrong_forms(*, orders: int, scales: tuple[float, ...], dtypes: tuple[str, ..
     import tensorflow as tf
 
     import sparkdl
-    from sparkdl.train.additive import _form
-    from sparkdl.train.tried_functions import Pair, TriedFunction
+    from sparkdl.train.exactness.find import _form
+    from sparkdl.train.exactness.functions import Pair, TriedFunction
 
     wrong = []
     for name, (form, function, y, p, has_scales) in loss_kinds().items():

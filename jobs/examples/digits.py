@@ -105,7 +105,7 @@ def draw(path, history, confusion, samples):
 def main():
     """Prepare, train on two ranks, score the held-out rows in SQL, show what came out."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stdout)
-    logging.getLogger("sparkdl.report").setLevel(logging.INFO)
+    logging.getLogger("sparkdl.progress").setLevel(logging.INFO)
     folder = (Path("build") / "demo" / time.strftime("run-%Y%m%d-%H%M%S")).absolute()
     data, run, picture = folder / "data", folder / "train", folder / "digits.png"
     splits = Split.fraction({"train": 0.8, "val": 0.1, "test": 0.1}, seed=7, key="id")

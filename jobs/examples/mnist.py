@@ -49,7 +49,7 @@ def build_model(ds):
 def main():
     """Prepare the images, train on two ranks, score the test images as raw PNG files."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stdout)
-    logging.getLogger("sparkdl.report").setLevel(logging.INFO)
+    logging.getLogger("sparkdl.progress").setLevel(logging.INFO)
     source, out = (folder.rstrip("/") for folder in sys.argv[1:])
     spark = SparkSession.builder.appName("sparkdl mnist").getOrCreate()
     try:

@@ -17,7 +17,7 @@ from sparkdl.data.features.categorical import CategoricalEncoder
 from sparkdl.data.layout import Field, RecordLayout
 from sparkdl.data.split import Split
 from sparkdl.errors import DatasetError, near_miss, shown
-from sparkdl.format_version import check_format_version
+from sparkdl.storage.format_version import check_format_version
 
 __all__ = ["FORMAT_VERSION", "MANIFEST_NAME", "Dataset", "Part", "Source", "SplitParts", "find_dataset", "open_dataset"]
 

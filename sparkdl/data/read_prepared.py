@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sparkdl import storage
-from sparkdl.data.columns import arrow_type, to_arrow
 from sparkdl.data.dataset import Dataset, Part, open_dataset
+from sparkdl.data.features.columns import arrow_type, to_arrow
 from sparkdl.data.generations import fate
 from sparkdl.data.layout import RECORD_COLUMN
 from sparkdl.errors import DatasetError

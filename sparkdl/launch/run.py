@@ -12,16 +12,16 @@ from datetime import datetime, timezone
 from typing import Any
 
 from sparkdl import storage
-from sparkdl.config import LaunchConfig
 from sparkdl.errors import ConfigError, SparkDLError, WorkerError, shown
-from sparkdl.launch.barrier import active_session, available_workers, run_barrier, task_cpus
-from sparkdl.launch.closure import MAX_CLOSURE_BYTES, pickled_task
-from sparkdl.launch.environment import Settings
-from sparkdl.launch.local import cores_per_rank, run_local
-from sparkdl.launch.monitor import Limits, Monitor, OnEvent
-from sparkdl.launch.outcome import is_secondary, lost_peer_error, named, worker_error
-from sparkdl.launch.rank_log import launch_folder_name, rank_log_path
-from sparkdl.launch.values import Values
+from sparkdl.launch.checks.payload_size import MAX_CLOSURE_BYTES, pickled_task
+from sparkdl.launch.config import LaunchConfig
+from sparkdl.launch.driver.barrier import active_session, available_workers, run_barrier, task_cpus
+from sparkdl.launch.driver.local import cores_per_rank, run_local
+from sparkdl.launch.driver.monitor import Limits, Monitor, OnEvent
+from sparkdl.launch.driver.results import Values
+from sparkdl.launch.protocol.outcome import is_secondary, lost_peer_error, named, worker_error
+from sparkdl.launch.worker.environment import Settings
+from sparkdl.launch.worker.rank_log import launch_folder_name, rank_log_path
 
 __all__ = ["check_launch", "launch_ranks", "run"]
 

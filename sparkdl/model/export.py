@@ -9,13 +9,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sparkdl import folders, storage
+from sparkdl import storage
 from sparkdl.errors import ConfigError, ModelError, near_miss, shown
 from sparkdl.model.custom_objects import check_custom_objects
 from sparkdl.model.load import float_of, load_keras
 from sparkdl.model.outputs import flat_outputs
 from sparkdl.model.save import model_inputs, one_line
 from sparkdl.model.signature import Signature
+from sparkdl.storage import folders
 
 __all__ = ["export_saved_model"]
 

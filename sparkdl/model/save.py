@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from sparkdl import folders
 from sparkdl.data.features import Encoder
 from sparkdl.errors import ModelError
 from sparkdl.model.number_outputs import check_numbers
@@ -22,6 +21,7 @@ from sparkdl.model.outputs import flat_outputs, outputs_of, own_output_names
 from sparkdl.model.own_names import own_names
 from sparkdl.model.said import Said
 from sparkdl.model.signature import MODEL_NAME, SIGNATURE_NAME, Signature, sha256
+from sparkdl.storage import folders
 
 __all__ = ["check_savable", "model_inputs", "one_line", "write_model"]
 

@@ -17,7 +17,7 @@ from sparkdl import storage
 from sparkdl.data.features import Encoder, encoder_from_json
 from sparkdl.data.features.categorical import CategoricalEncoder
 from sparkdl.errors import ModelError, shown
-from sparkdl.format_version import check_format_version
+from sparkdl.storage.format_version import check_format_version
 
 __all__ = [
     "FORMAT_VERSION",

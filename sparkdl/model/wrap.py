@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sparkdl import storage
-from sparkdl.config.checks import require_target
+from sparkdl.checks import require_target
 from sparkdl.data.dataset import Dataset
 from sparkdl.data.features import Encoder, Feature, Image, Numeric, Tensor, as_feature
 from sparkdl.data.features.categorical import CategoricalEncoder

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from sparkdl import storage
-from sparkdl.score.output_folder import finished, is_half, replaced_folder
+from sparkdl.score.commit import finished, is_half, replaced_folder
 
 __all__ = ["foretold"]
 

@@ -17,8 +17,8 @@ from typing import Any
 from cloudpickle import list_registry_pickle_by_value
 
 from sparkdl.errors import ModelError
-from sparkdl.module_edits import edited_modules
-from sparkdl.module_source import is_library, module_digest, source_digests
+from sparkdl.user_code.edits import edited_modules
+from sparkdl.user_code.source import is_library, module_digest, source_digests
 
 __all__ = ["OwnCode", "check_code", "own_code"]
 

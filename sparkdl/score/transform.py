@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sparkdl.data.table_formats import check_plan
 from sparkdl.errors import ConfigError, SchemaError, near_miss, shown
 from sparkdl.model.signature import Signature
-from sparkdl.score.encode import check_types
-from sparkdl.score.figures import ScoreMetrics
-from sparkdl.score.task import DEFAULT_BATCH_SIZE, score_task
 from sparkdl.score.udf import scoring_udf
-from sparkdl.spark_columns import column
+from sparkdl.score.worker.encode import check_types
+from sparkdl.score.worker.metrics import ScoreMetrics
+from sparkdl.score.worker.spec import DEFAULT_BATCH_SIZE, score_task
+from sparkdl.spark.columns import column
+from sparkdl.spark.table_formats import check_plan
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

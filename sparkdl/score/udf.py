@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from sparkdl.errors import ConfigError, shown
 from sparkdl.model.signature import Signature
 from sparkdl.score.arguments import check_order, count_error
-from sparkdl.score.figures import ScoreMetrics
-from sparkdl.score.outputs import spark_type
-from sparkdl.score.task import DEFAULT_BATCH_SIZE, ScoreTask, score_task
-from sparkdl.spark_columns import column
+from sparkdl.score.worker.metrics import ScoreMetrics
+from sparkdl.score.worker.outputs import spark_type
+from sparkdl.score.worker.spec import DEFAULT_BATCH_SIZE, ScoreTask, score_task
+from sparkdl.spark.columns import column
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, SparkSession
@@ -141,8 +141,8 @@ def scoring_udf(
     accumulator = None if metrics is None else metrics.accumulator
 
     def predict(batches: Iterator[Any]) -> Iterator[Any]:
-        from sparkdl.score.arrow_udf import leave_arrow, pieces_of, to_pandas
-        from sparkdl.score.scoring import piece_rows, score_batches
+        from sparkdl.score.worker.arrow_udf import leave_arrow, pieces_of, to_pandas
+        from sparkdl.score.worker.scoring import piece_rows, score_batches
 
         leave_arrow()
         for scored in score_batches(pieces_of(batches, rows=piece_rows(task)), task, accumulator):

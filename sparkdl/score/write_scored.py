@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from sparkdl import storage
-from sparkdl.data.source import name_rows
-from sparkdl.report import TasksProgress
-from sparkdl.score.figures import ScoreMetrics
-from sparkdl.score.output_folder import check_no_input, finished, new_output, put_back
-from sparkdl.score.task import score_task
+from sparkdl.data.prepare.fingerprint import name_rows
+from sparkdl.progress import TasksProgress
+from sparkdl.score.commit import check_no_input, finished, new_output, put_back
 from sparkdl.score.transform import transform
-from sparkdl.spark_columns import column, require_column
-from sparkdl.spark_errors import errors_from_workers
+from sparkdl.score.worker.metrics import ScoreMetrics
+from sparkdl.score.worker.spec import score_task
+from sparkdl.spark.columns import column, require_column
+from sparkdl.spark.errors import errors_from_workers
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

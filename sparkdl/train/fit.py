@@ -13,29 +13,30 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparkdl import storage
-from sparkdl.config import LaunchConfig, TrainConfig
-from sparkdl.config.checks import require_exactness, require_positive
+from sparkdl.checks import require_exactness, require_positive
 from sparkdl.data.dataset import Dataset
 from sparkdl.data.generations import check_held
 from sparkdl.errors import ConfigError, WorkerError
-from sparkdl.launch import wind_down
+from sparkdl.launch.config import LaunchConfig
 from sparkdl.launch.run import launch_ranks
+from sparkdl.launch.worker import graceful_stop
 from sparkdl.model.custom_objects import check_custom_objects
 from sparkdl.model.signature import Signature
-from sparkdl.report import TrainingProgress
-from sparkdl.train.best_model import best_model_dir
-from sparkdl.train.check_call import check_places, check_training, closure_limit
-from sparkdl.train.checkpoint import sweep_checkpoints
-from sparkdl.train.finished import check_exactness, check_finished
-from sparkdl.train.made_by import code_of, read_made_by
-from sparkdl.train.recorded import Recorded
-from sparkdl.train.replace_run import discard_replaced, goes_on, kept_aside, set_aside
-from sparkdl.train.run_dir import RunDir
-from sparkdl.train.run_lock import RunLock
-from sparkdl.train.run_record import run_check, run_record
-from sparkdl.train.run_report import report_failure, report_result
+from sparkdl.progress import TrainingProgress
+from sparkdl.train.checks.check_call import check_places, check_training, closure_limit
+from sparkdl.train.config import TrainConfig
+from sparkdl.train.rank.trainer import evaluate_rank, train_rank
+from sparkdl.train.report.write import report_failure, report_result
+from sparkdl.train.run.best_model import best_model_dir
+from sparkdl.train.run.checkpoint import sweep_checkpoints
+from sparkdl.train.run.record import Recorded
+from sparkdl.train.run.replace import discard_replaced, goes_on, kept_aside, set_aside
+from sparkdl.train.run.run_dir import RunDir
+from sparkdl.train.run.run_lock import RunLock
+from sparkdl.train.run.run_record import run_check, run_record
+from sparkdl.train.same.finished import check_exactness, check_finished
+from sparkdl.train.same.made_by import code_of, read_made_by
 from sparkdl.train.spec import EvaluateTask, TrainTask
-from sparkdl.train.trainer import evaluate_rank, train_rank
 
 if TYPE_CHECKING:
     from keras import Model
@@ -144,7 +145,7 @@ def _train(task: TrainTask, launch: LaunchConfig, lock: RunLock) -> Recorded:
         sweep_checkpoints(run.checkpoints, keep=task.config.checkpoint.keep)
         task = dataclasses.replace(task, checkpoint=run.latest_checkpoint())
         try:
-            with TrainingProgress() as progress, wind_down.obeyed() as asked:
+            with TrainingProgress() as progress, graceful_stop.obeyed() as asked:
                 return launch_ranks(
                     train_rank,
                     (task,),

@@ -9,18 +9,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sparkdl import storage
-from sparkdl.config import LaunchConfig, TrainConfig
 from sparkdl.data.dataset import Dataset
+from sparkdl.launch.config import LaunchConfig
 from sparkdl.launch.run import check_launch
-from sparkdl.train.check_call import check_places, check_training, closure_limit
-from sparkdl.train.checkpoint import read_checkpoint
-from sparkdl.train.finished import changed_code
-from sparkdl.train.made_by import code_of
-from sparkdl.train.replace_run import goes_on
-from sparkdl.train.run_dir import RunDir
-from sparkdl.train.run_record import run_check
+from sparkdl.train.checks.check_call import check_places, check_training, closure_limit
+from sparkdl.train.config import TrainConfig
+from sparkdl.train.rank.trainer import train_rank
+from sparkdl.train.run.checkpoint import read_checkpoint
+from sparkdl.train.run.replace import goes_on
+from sparkdl.train.run.run_dir import RunDir
+from sparkdl.train.run.run_record import run_check
+from sparkdl.train.same.finished import changed_code
+from sparkdl.train.same.made_by import code_of
 from sparkdl.train.spec import TrainTask
-from sparkdl.train.trainer import train_rank
 
 if TYPE_CHECKING:
     from keras import Model

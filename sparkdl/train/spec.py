@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sparkdl.config import TrainConfig
 from sparkdl.data.dataset import Dataset
-from sparkdl.train.made_by import UNKNOWN_CODE, Code
-from sparkdl.train.run_dir import RunDir
+from sparkdl.train.config import TrainConfig
+from sparkdl.train.run.run_dir import RunDir
+from sparkdl.train.same.made_by import UNKNOWN_CODE, Code
 
 __all__ = ["EvaluateTask", "TrainTask"]
 

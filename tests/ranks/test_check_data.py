@@ -68,7 +68,7 @@ def functional(inputs: dict, loss="mse", **options):
 
 
 def built(model, batch, *label_encoders) -> None:
-    from sparkdl.train.check_model import build, check_model
+    from sparkdl.train.checks.check_model import build, check_model
 
     check_model(model)
     build(model, batch, label_encoders)

@@ -7,9 +7,9 @@ import sparkdl
 
 SCORE = """
 import sys
-from sparkdl.score.figures import Figures
-from sparkdl.score.predictor import loaded_model
-from sparkdl.score.task import score_task
+from sparkdl.score.worker.metrics import Figures
+from sparkdl.score.worker.model_cache import loaded_model
+from sparkdl.score.worker.spec import score_task
 
 how = {"returns": "raw", "k": 1, "batch_size": 8, "on_error": "raise", "device": "cpu", "safe_mode": True}
 task, _ = score_task(sys.argv[1], custom_objects=None, **how)
@@ -21,7 +21,7 @@ print(model.predict({"x": [3.0]}), sklearn.__name__)
 
 
 def loaded_in_a_rank() -> tuple[bool, str]:
-    from sparkdl.train.libraries import load_libraries
+    from sparkdl.train.rank.libraries import load_libraries
 
     load_libraries()
     loaded = "sklearn" in sys.modules

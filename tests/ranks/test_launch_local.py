@@ -11,10 +11,10 @@ import time
 
 import pytest
 
-from sparkdl.config import LaunchConfig
 from sparkdl.errors import ConfigError, LaunchError, ModelError, WorkerError
-from sparkdl.launch.events import emit
+from sparkdl.launch.config import LaunchConfig
 from sparkdl.launch.run import launch_ranks, run
+from sparkdl.launch.worker.emit import emit
 from sparkdl.launch.world import world
 
 pytestmark = pytest.mark.timeout(90)
@@ -276,7 +276,7 @@ def test_a_run_leaves_no_thread_file_or_descriptor():
 DRIVER = """
 import signal, tempfile, threading
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from sparkdl.config import LaunchConfig
+from sparkdl.launch.config import LaunchConfig
 from sparkdl.launch.run import run
 run(lambda: (tempfile.mkdtemp(), print("up", flush=True), threading.Event().wait()),
     launch=LaunchConfig(num_workers=2, local=True, log="all"))

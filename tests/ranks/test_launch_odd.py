@@ -12,10 +12,10 @@ import time
 
 import pytest
 
-from sparkdl.config import LaunchConfig
 from sparkdl.errors import WorkerError
-from sparkdl.launch import process
+from sparkdl.launch.config import LaunchConfig
 from sparkdl.launch.run import run
+from sparkdl.launch.worker import process
 from sparkdl.launch.world import world
 
 pytestmark = pytest.mark.timeout(90)

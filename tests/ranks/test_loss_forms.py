@@ -9,7 +9,7 @@ from sparkdl import LaunchConfig
 def forms() -> tuple[int, list[str], set[str], set[str]]:
     import keras
 
-    from sparkdl.train.tried_functions import ROW_LOSSES
+    from sparkdl.train.exactness.functions import ROW_LOSSES
 
     kinds = loss_kinds()
     by_row = {name for name, kind in kinds.items() if kind[0] == "rows" and hasattr(keras.losses, name)}

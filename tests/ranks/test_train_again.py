@@ -13,7 +13,7 @@ import pytest
 
 import sparkdl
 from sparkdl import CheckpointConfig, CheckpointError, ConfigError, LaunchConfig, TrainConfig
-from sparkdl.train.run_dir import RunDir
+from sparkdl.train.run.run_dir import RunDir
 
 pytestmark = pytest.mark.timeout(300)
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -286,9 +286,9 @@ def described(ds, builders):
     """Of each model the directions of its metrics, its own code and values, and its weights; in one rank."""
     import keras
 
-    from sparkdl.train.built_model import example_of
-    from sparkdl.train.check_model import build
-    from sparkdl.train.describe import callback_facts, metric_directions, model_facts, weight_facts
+    from sparkdl.train.checks.check_model import build
+    from sparkdl.train.rank.built_model import example_of
+    from sparkdl.train.same.describe import callback_facts, metric_directions, model_facts, weight_facts
 
     found = {}
     for name, build_model in builders.items():

@@ -11,7 +11,7 @@ import pytest
 import sparkdl
 from sparkdl import LaunchConfig, PrepareConfig, Split, TrainConfig
 from sparkdl.features import Categorical, Numeric, Tensor
-from sparkdl.train.run_dir import RunDir
+from sparkdl.train.run.run_dir import RunDir
 from sparkdl.train.spec import EvaluateTask, TrainTask
 
 BATCH = 100  # does not divide the 1,468 rows
@@ -88,7 +88,7 @@ def plain_keras(task: TrainTask) -> dict:
     """The same training without anything of `train`: Keras' own train_on_batch over the epoch's batches."""
     import keras
 
-    from sparkdl.data.feed import Feed
+    from sparkdl.data.feed.feed import Feed
 
     dataset, config = task.dataset, task.config
     keras.utils.set_random_seed(config.seed)
@@ -196,7 +196,7 @@ class Trained:
 
 def train_all(tasks: dict[str, TrainTask], evaluations: dict[str, EvaluateTask]):
     """Several runs in the same rank processes: starting TensorFlow costs more than any of them."""
-    from sparkdl.train.trainer import evaluate_rank, train_rank
+    from sparkdl.train.rank.trainer import evaluate_rank, train_rank
 
     histories = {name: train_rank(task).history for name, task in tasks.items()}
     evaluated = {name: evaluate_rank(task) for name, task in evaluations.items()}

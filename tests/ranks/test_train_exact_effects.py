@@ -40,8 +40,8 @@ def fit(model, x, y, *, batch=5, epochs=2, watch=None, callbacks=(), **options):
     """Train a compiled model within exact steps; `watch` gets the model before they end."""
     import keras
 
-    from sparkdl.train.collective import join_world
-    from sparkdl.train.exact_step import StepOptions, build, check_model, exact_steps
+    from sparkdl.train.exact.collective import join_world
+    from sparkdl.train.exact.instrument import StepOptions, build, check_model, exact_steps
 
     here = sparkdl.world()
     join_world(here)
@@ -72,7 +72,7 @@ def embedding_model(vocabulary: int):
 
 def gathers_of(vocabulary: int) -> int:
     """How often a step's trace asked for slices of other ranks."""
-    from sparkdl.train import gradients
+    from sparkdl.train.exact import gradients
 
     asked, original = [], gradients.gather_slices
 
@@ -165,7 +165,7 @@ def drawing() -> dict:
     import keras
     import tensorflow as tf
 
-    from sparkdl.train.seeds import SeededDraws
+    from sparkdl.train.exact.rng import SeededDraws
 
     named = keras.random.SeedGenerator(5)
     draws = SeededDraws([named], seed=9, rank=sparkdl.world().rank)
@@ -317,7 +317,7 @@ def in_a_callback(act, *, frozen: bool = True) -> str:
     """What is said of a callback that does this to the model when the second epoch begins."""
     import keras
 
-    from sparkdl.train.callbacks import rank_callbacks
+    from sparkdl.train.rank.callbacks import rank_callbacks
 
     class Acting(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):

@@ -8,7 +8,7 @@ import pytest
 import sparkdl
 from sparkdl import LaunchConfig, PrepareConfig, Split, TrainConfig
 from sparkdl.features import Categorical, Tensor
-from sparkdl.train.run_dir import RunDir
+from sparkdl.train.run.run_dir import RunDir
 from sparkdl.train.spec import TrainTask
 
 # All runs of all ranks are in one fixture, which belongs to the first test.
@@ -444,7 +444,7 @@ def tasks_in(folder: Path, runs: dict, datasets: dict) -> dict[str, TrainTask]:
 
 def train_all(tasks: dict[str, TrainTask]):
     """Several runs in the same rank processes: starting TensorFlow costs more than any of them."""
-    from sparkdl.train.trainer import train_rank
+    from sparkdl.train.rank.trainer import train_rank
 
     return {name: train_rank(task).history for name, task in tasks.items()}
 
@@ -459,8 +459,8 @@ def keras_alone(task: TrainTask) -> dict:
     """The run without anything of `train`: Keras' train_on_batch over the epoch's batches."""
     import keras
 
-    from sparkdl.data.feed import Feed
-    from sparkdl.data.tensors import step_dataset
+    from sparkdl.data.feed.feed import Feed
+    from sparkdl.data.feed.tensors import step_dataset
 
     config, ds = task.config, task.dataset
     keras.utils.set_random_seed(config.seed)

@@ -11,7 +11,7 @@ import sparkdl
 from sparkdl import LaunchConfig, PrepareConfig, Split, TrainConfig
 from sparkdl.errors import ModelError
 from sparkdl.features import Tensor
-from sparkdl.train.run_dir import RunDir
+from sparkdl.train.run.run_dir import RunDir
 from sparkdl.train.spec import EvaluateTask, TrainTask
 
 pytestmark = pytest.mark.timeout(400)
@@ -415,11 +415,11 @@ def verdicts(models: dict, orders: int):
     """The verdict on each model, as `find_inexact` gives it, for several orders of the rows it is tried on."""
     import keras
 
-    from sparkdl.data.sample_rows import sample_rows
-    from sparkdl.data.tensors import batch_of
-    from sparkdl.train.additive import find_inexact
-    from sparkdl.train.built_model import example_of
-    from sparkdl.train.exact_step import build, check_model
+    from sparkdl.data.feed.sample_rows import sample_rows
+    from sparkdl.data.feed.tensors import batch_of
+    from sparkdl.train.exact.instrument import build, check_model
+    from sparkdl.train.exactness.find import find_inexact
+    from sparkdl.train.rank.built_model import example_of
 
     found: dict[str, set[tuple[str, ...]]] = {}
     for name, (ds, build_model) in models.items():
@@ -449,11 +449,11 @@ def verdicts_in_little_memory(ds, losses: dict, most_rows: int):
     import keras
     import tensorflow as tf
 
-    from sparkdl.data.sample_rows import sample_rows
-    from sparkdl.data.tensors import batch_of
-    from sparkdl.train.built_model import example_of
-    from sparkdl.train.exact_step import build
-    from sparkdl.train.verdict import _found
+    from sparkdl.data.feed.sample_rows import sample_rows
+    from sparkdl.data.feed.tensors import batch_of
+    from sparkdl.train.exact.instrument import build
+    from sparkdl.train.exactness.judge import _found
+    from sparkdl.train.rank.built_model import example_of
 
     class Large(keras.layers.Dense):
         def call(self, inputs):
@@ -490,12 +490,12 @@ def train_all(tasks: dict, evaluations: dict):
     import keras
 
     from sparkdl.errors import ModelError
-    from sparkdl.train.trainer import evaluate_rank, train_rank
+    from sparkdl.train.rank.trainer import evaluate_rank, train_rank
 
     told: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: told.append(record.getMessage())
-    logging.getLogger("sparkdl.train.exactness").addHandler(handler)
+    logging.getLogger("sparkdl.train.exactness.decide").addHandler(handler)
     results: dict = {}
     for name, task in tasks.items():
         told.clear()

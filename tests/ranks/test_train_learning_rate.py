@@ -5,7 +5,7 @@ import pytest
 
 import sparkdl
 from sparkdl import CheckpointConfig, LaunchConfig, TrainConfig
-from sparkdl.train.run_dir import RunDir
+from sparkdl.train.run.run_dir import RunDir
 from sparkdl.train.spec import TrainTask
 
 # All runs are in one fixture, which belongs to the first test.
@@ -160,7 +160,7 @@ def train_all(tasks: dict[str, TrainTask]):
     """All runs, the last one from a checkpoint of another: their histories; and the walk."""
     import keras
 
-    from sparkdl.train.trainer import train_rank
+    from sparkdl.train.rank.trainer import train_rank
 
     histories = {}
     for name, task in tasks.items():
@@ -172,7 +172,7 @@ def train_all(tasks: dict[str, TrainTask]):
 def walk(keras):
     """By optimizer of Keras: how far a factor of 3 is from three times the rate; and how one's own rate is refused."""
     from sparkdl.errors import ModelError
-    from sparkdl.train.learning_rate import LearningRates
+    from sparkdl.train.rank.learning_rate import LearningRates
 
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")

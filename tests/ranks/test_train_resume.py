@@ -12,8 +12,8 @@ import pytest
 
 import sparkdl
 from sparkdl import CheckpointConfig, LaunchConfig, TrainConfig
-from sparkdl.train.checkpoint import Position, read_checkpoint
-from sparkdl.train.run_dir import RunDir
+from sparkdl.train.run.checkpoint import Position, read_checkpoint
+from sparkdl.train.run.run_dir import RunDir
 from sparkdl.train.spec import TrainTask
 
 pytestmark = pytest.mark.timeout(300)
@@ -180,7 +180,7 @@ def trained_whole_and_in_pieces(tasks):
     """Histories and weights; in one rank, for starting TensorFlow costs more than all of it."""
     import keras
 
-    from sparkdl.train.trainer import train_rank
+    from sparkdl.train.rank.trainer import train_rank
 
     def train(task):
         keras.backend.clear_session()

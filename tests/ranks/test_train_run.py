@@ -173,8 +173,8 @@ def test_tensorboard_shows_every_figure_of_the_history(run) -> None:
 
 
 def test_a_run_goes_on_where_nothing_can_be_written_for_tensorboard(tmp_path, caplog) -> None:
-    from sparkdl.train.recorded import Recorded
-    from sparkdl.train.tensorboard import TensorBoardFiles
+    from sparkdl.train.rank.tensorboard import TensorBoardFiles
+    from sparkdl.train.run.record import Recorded
 
     (tmp_path / "file").touch()
     recorded = Recorded()
@@ -197,7 +197,7 @@ def ranks_alive() -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-            if "sparkdl.launch.rank" in " ".join(process.cmdline()):
+            if "sparkdl.launch.worker.rank" in " ".join(process.cmdline()):
                 found.append(process)
     return found
 
@@ -327,7 +327,7 @@ def by_other_names(ds):
     """A model whose inputs are by name, as many as Keras is given, and not the features."""
     import keras
 
-    from sparkdl.train.check_model import build
+    from sparkdl.train.checks.check_model import build
 
     inputs = {name: keras.Input(()) for name in ("age", "weight")}
     stacked = keras.ops.stack(list(inputs.values()), axis=1)
@@ -349,7 +349,7 @@ def of_other_labels(ds):
     """A model with several outputs, none of them named after the labels."""
     import keras
 
-    from sparkdl.train.check_model import build
+    from sparkdl.train.checks.check_model import build
 
     x = keras.Input((2,))
     model = keras.Model(x, [keras.layers.Dense(1, name="left")(x), keras.layers.Dense(1, name="right")(x)], name="two")
@@ -368,7 +368,7 @@ def twice_the_loss():
 
 
 def test_a_wrong_monitor_is_told_before_the_first_epoch(digits_dataset, tmp_path, caplog) -> None:
-    caplog.set_level("INFO", "sparkdl.report")
+    caplog.set_level("INFO", "sparkdl.progress")
     one = LaunchConfig(num_workers=1, local=True)
     options = config(tmp_path, checkpoint=CheckpointConfig(monitor="val_acuracy"))
     with pytest.raises(ConfigError, match="did you mean 'val_accuracy'"):
@@ -389,13 +389,13 @@ def refusals(ds, builders):
     """Why each model is refused; in one rank, for starting TensorFlow costs more than all of them."""
     import keras
 
-    from sparkdl.data.sample_rows import sample_rows
-    from sparkdl.data.tensors import batch_of
+    from sparkdl.data.feed.sample_rows import sample_rows
+    from sparkdl.data.feed.tensors import batch_of
     from sparkdl.model.save import check_savable
-    from sparkdl.train.additive import find_inexact
-    from sparkdl.train.built_model import example_of
-    from sparkdl.train.exact_step import build, check_model
-    from sparkdl.train.exactness import decide
+    from sparkdl.train.exact.instrument import build, check_model
+    from sparkdl.train.exactness.decide import decide
+    from sparkdl.train.exactness.find import find_inexact
+    from sparkdl.train.rank.built_model import example_of
 
     batch = batch_of(sample_rows(ds, ds.split("train")), ds.layout)
     reasons = {}

@@ -14,8 +14,8 @@ RANK = """
 import gc, json, pickle, sys
 import psutil, tensorflow as tf
 from sparkdl import ReaderConfig
-from sparkdl.data.feed import Feed
-from sparkdl.data.tensors import step_dataset
+from sparkdl.data.feed.feed import Feed
+from sparkdl.data.feed.tensors import step_dataset
 
 dataset, budget, epochs = pickle.load(open(sys.argv[1], "rb")), int(sys.argv[2]), int(sys.argv[3])
 process = psutil.Process()
@@ -42,8 +42,8 @@ def write_dataset(folder: Path, rows: int) -> Path:
     import pyarrow.parquet as pq
 
     from sparkdl.data.dataset import Dataset, Part
-    from sparkdl.data.geometry import part_count, rows_per_row_group
     from sparkdl.data.layout import RECORD_COLUMN, Field, RecordLayout
+    from sparkdl.data.prepare.sizing import part_count, rows_per_row_group
 
     layout = RecordLayout((Field("feature", "x", "float32", (128,)), Field("label", "y", "int32", ())))
     width = layout.dtype.itemsize

@@ -23,7 +23,7 @@ import keras
 from pyspark.sql import SparkSession
 import sparkdl
 from sparkdl.features import Tensor
-from sparkdl.spark_errors import own_error_in
+from sparkdl.spark.errors import own_error_in
 
 class Process(keras.layers.Layer):
     # The process that predicts, and the GPU that it was given.

@@ -92,7 +92,7 @@ def data_of(kind: str):
 def train(case: tuple) -> dict:
     import keras
 
-    from sparkdl.train.exact_step import StepOptions, build, check_model, exact_steps
+    from sparkdl.train.exact.instrument import StepOptions, build, check_model, exact_steps
 
     reduction, optimizer, kind = case
     keras.utils.set_random_seed(3)
@@ -114,7 +114,7 @@ def train(case: tuple) -> dict:
 def train_all(cases: list[tuple]) -> list[dict]:
     import keras
 
-    from sparkdl.train.collective import join_world
+    from sparkdl.train.exact.collective import join_world
 
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")

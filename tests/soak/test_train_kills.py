@@ -14,7 +14,7 @@ import pytest
 
 import sparkdl
 from sparkdl import CheckpointConfig, LaunchConfig, TrainConfig
-from sparkdl.train.checkpoint import committed_checkpoints, open_arrays, read_checkpoint
+from sparkdl.train.run.checkpoint import committed_checkpoints, open_arrays, read_checkpoint
 
 pytestmark = pytest.mark.timeout(3600)
 TRIALS = 20

@@ -11,7 +11,7 @@ import pytest
 
 import sparkdl
 from sparkdl import CheckpointConfig, LaunchConfig, TrainConfig
-from sparkdl.launch.reaper import WIND_DOWN_SIGNAL
+from sparkdl.launch.worker.reaper import WIND_DOWN_SIGNAL
 
 pytestmark = pytest.mark.timeout(1800)
 LAUNCH = LaunchConfig(num_workers=2, local=True, log="errors")

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 
 from sparkdl import ConfigError, SchemaError
-from sparkdl.data import statistics
-from sparkdl.data.fit_features import fit_encoders
+from sparkdl.data.prepare import statistics
+from sparkdl.data.prepare.fit import fit_encoders
 from sparkdl.features import Categorical, Image, Numeric, Tensor, Text
-from sparkdl.spark_errors import errors_from_workers
+from sparkdl.spark.errors import errors_from_workers
 
 DATA = Path(os.environ.get("SPARKDL_DATA", Path(__file__).resolve().parents[2] / ".." / "shared" / "data"))
 START = dt.datetime(2020, 1, 1)

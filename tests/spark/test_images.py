@@ -10,7 +10,7 @@ import pytest
 
 import sparkdl
 from sparkdl import PrepareConfig, ReaderConfig, SchemaError
-from sparkdl.data.feed import Feed
+from sparkdl.data.feed.feed import Feed
 from sparkdl.features import Categorical, Image
 
 DATA = Path(os.environ.get("SPARKDL_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sparkdl.train.checkpoint import committed_checkpoints
+from sparkdl.train.run.checkpoint import committed_checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LOG = f"-Dlog4j2.configurationFile={ROOT / 'conf' / 'log4j2.properties'}"

@@ -11,10 +11,10 @@ import time
 import psutil
 import pytest
 
-from sparkdl.config import LaunchConfig
 from sparkdl.errors import LaunchError, WorkerError
-from sparkdl.launch.events import emit
+from sparkdl.launch.config import LaunchConfig
 from sparkdl.launch.run import launch_ranks, run
+from sparkdl.launch.worker.emit import emit
 from sparkdl.launch.world import world
 
 pytestmark = pytest.mark.timeout(120)
@@ -212,7 +212,7 @@ def test_the_job_description_of_the_caller_is_kept(spark):
 DRIVER = """
 import os, sys, threading
 from pyspark.sql import SparkSession
-from sparkdl.config import LaunchConfig
+from sparkdl.launch.config import LaunchConfig
 from sparkdl.launch.run import run
 SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false").getOrCreate()
 run(lambda: (print("up", os.getpid(), flush=True), threading.Event().wait()),
@@ -238,7 +238,7 @@ def test_killing_the_driver_leaves_no_rank():
 
 def test_without_a_session_the_error_says_what_to_do():
     code = (
-        "from sparkdl.config import LaunchConfig; from sparkdl.launch.run import run\n"
+        "from sparkdl.launch.config import LaunchConfig; from sparkdl.launch.run import run\n"
         "run(print, launch=LaunchConfig(num_workers=2))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -17,8 +17,8 @@ DRIVER = """
 import json, logging, socket, sys, threading, time
 from pyspark.sql import SparkSession
 import sparkdl
-from sparkdl.launch.channel import ControlServer
-from sparkdl.launch.events import emit
+from sparkdl.launch.protocol.channel import ControlServer
+from sparkdl.launch.worker.emit import emit
 from sparkdl.launch.run import launch_ranks
 
 with socket.create_server(("", 0)) as unused:

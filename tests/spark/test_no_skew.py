@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import sparkdl
 from sparkdl import PrepareConfig, Split
-from sparkdl.data.feed import Feed
+from sparkdl.data.feed.feed import Feed
 from sparkdl.features import Categorical, Image, Numeric, Tensor, Text
 
 COLUMNS = (

@@ -9,9 +9,9 @@ import sys
 import pyspark
 import pytest
 
-from sparkdl.config import LaunchConfig
 from sparkdl.errors import LaunchError
-from sparkdl.launch.preflight import check_session
+from sparkdl.launch.checks.preflight import check_session
+from sparkdl.launch.config import LaunchConfig
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -19,7 +19,7 @@ DRIVER = """
 import json, logging, sys
 from pyspark.sql import SparkSession
 from sparkdl.errors import LaunchError
-from sparkdl.launch.preflight import check_session
+from sparkdl.launch.checks.preflight import check_session
 
 builder = SparkSession.builder.master("local-cluster[1,1,1024]")
 for name, value in json.loads(sys.argv[1]).items():

@@ -8,7 +8,7 @@ import pytest
 
 import sparkdl
 from sparkdl import ConfigError, DatasetError, PrepareConfig, SchemaError, Split
-from sparkdl.data.feed import Feed
+from sparkdl.data.feed.feed import Feed
 from sparkdl.features import Categorical, Numeric, Tensor
 
 THIRDS = Split.fraction({"train": 0.6, "val": 0.2, "test": 0.2}, seed=3, key="id")

@@ -10,8 +10,8 @@ from pyspark.sql import functions as F
 
 import sparkdl
 from sparkdl import DatasetError, PrepareConfig, Split
-from sparkdl.data.row_changes import Change, blame
-from sparkdl.data.row_sums import sums, sums_in
+from sparkdl.data.prepare.row_changes import Change, blame
+from sparkdl.data.prepare.row_sums import sums, sums_in
 from sparkdl.features import Categorical, Numeric, Tensor
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import sparkdl
 from sparkdl import ReaderConfig
-from sparkdl.data.feed import Feed
+from sparkdl.data.feed.feed import Feed
 
 FOLDER = Path(__file__).resolve().parents[1] / "fixtures" / "dataset-v1"
 EXPECTED = json.loads(FOLDER.with_name("dataset-v1.expected.json").read_text())

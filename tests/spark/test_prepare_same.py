@@ -13,11 +13,11 @@ from pyspark.sql import functions as F
 
 import sparkdl
 from sparkdl import DatasetError, PrepareConfig
-from sparkdl.data.row_sums import whole_rows
-from sparkdl.data.source import name_source
-from sparkdl.data.stored_order import order_key
+from sparkdl.data.prepare.fingerprint import name_source
+from sparkdl.data.prepare.row_sums import whole_rows
+from sparkdl.data.prepare.shuffle import order_key
 from sparkdl.features import Numeric
-from sparkdl.spark_batches import arrow_batches
+from sparkdl.spark.arrow_batches import arrow_batches
 
 
 @pytest.fixture

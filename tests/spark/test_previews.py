@@ -6,13 +6,13 @@ import pytest
 
 import sparkdl
 from sparkdl import LaunchConfig, PrepareConfig, TrainConfig
-from sparkdl.data.preview import preview_prepare
+from sparkdl.data.prepare.preview import preview_prepare
 from sparkdl.features import Tensor
-from sparkdl.train.made_by import MadeBy, code_of, write_made_by
 from sparkdl.train.preview import preview_fit
-from sparkdl.train.recorded import Recorded
-from sparkdl.train.run_dir import RunDir
-from sparkdl.train.run_record import run_record
+from sparkdl.train.run.record import Recorded
+from sparkdl.train.run.run_dir import RunDir
+from sparkdl.train.run.run_record import run_record
+from sparkdl.train.same.made_by import MadeBy, code_of, write_made_by
 
 
 def test_a_preview_of_prepare_names_the_columns_and_writes_nothing(digits, digits_dataset, tmp_path) -> None:

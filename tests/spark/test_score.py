@@ -7,7 +7,7 @@ from pyspark.sql import functions as F
 import sparkdl
 from sparkdl import ConfigError, ModelError, PrepareConfig, SchemaError
 from sparkdl.features import Categorical, Image, Numeric
-from sparkdl.spark_errors import errors_from_workers
+from sparkdl.spark.errors import errors_from_workers
 
 
 def close(ours: np.ndarray, theirs: np.ndarray) -> bool:
@@ -214,10 +214,10 @@ def loaded_models(batches):
 
     import pyarrow as pa
 
-    from sparkdl.score import predictor
+    from sparkdl.score.worker import model_cache
 
     list(batches)
-    for key, held in predictor._MODELS.items():
+    for key, held in model_cache._MODELS.items():
         row = [pa.array([f"{os.getpid()} {key}"]), pa.array([id(held.model)], pa.int64())]
         yield pa.RecordBatch.from_arrays(row, ["held", "model"])
 

@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 import sparkdl
 from sparkdl import SchemaError
 from sparkdl.features import Numeric
-from sparkdl.spark_errors import errors_from_workers
+from sparkdl.spark.errors import errors_from_workers
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import sparkdl
 from sparkdl import ModelError, SchemaError
 from sparkdl.data.features.tensor import TensorEncoder
 from sparkdl.features import Image, Numeric
-from sparkdl.spark_errors import errors_from_workers
+from sparkdl.spark.errors import errors_from_workers
 
 PARTS = 3
 

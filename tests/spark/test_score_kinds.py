@@ -12,7 +12,7 @@ import sparkdl
 from sparkdl import ConfigError, ModelError, PrepareConfig
 from sparkdl.features import Categorical, Image, Numeric, Tensor, Text
 from sparkdl.model.save import write_model
-from sparkdl.spark_errors import errors_from_workers
+from sparkdl.spark.errors import errors_from_workers
 
 ROWS = 41
 

@@ -11,9 +11,9 @@ import cloudpickle
 import pytest
 
 import sparkdl
-from sparkdl import ConfigError, ModelError, report
+from sparkdl import ConfigError, ModelError, progress
 from sparkdl.data.features.text import TextEncoder
-from sparkdl.spark_errors import errors_from_workers
+from sparkdl.spark.errors import errors_from_workers
 
 
 def pid_model(folder: Path, *, scale: float = 1.0):
@@ -82,15 +82,15 @@ def test_the_tasks_of_a_job_are_counted_while_it_runs(spark, caplog) -> None:
     def look(batches):
         yield from batches
 
-    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.INFO, logger="sparkdl.report"):
-        patch.setattr(report, "_TELL_SECONDS", 0.05)
-        with report.TasksProgress(spark, "write") as progress:
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.INFO, logger="sparkdl.progress"):
+        patch.setattr(progress, "_TELL_SECONDS", 0.05)
+        with progress.TasksProgress(spark, "write") as bar:
             spark.range(8, numPartitions=4).mapInArrow(look, "id long").collect()
-            seen.append(progress._tasks())
+            seen.append(bar._tasks())
             spark.range(8, numPartitions=3).mapInArrow(look, "id long").collect()
-            seen.append(progress._tasks())
+            seen.append(bar._tasks())
         spark.range(8, numPartitions=5).collect()
-        assert progress._tasks() == seen[-1], "jobs after the block count"
+        assert bar._tasks() == seen[-1], "jobs after the block count"
     assert seen == [(4, 4), (7, 7)]
     assert caplog.messages and all(re.fullmatch(r"write: \d of \d tasks", line) for line in caplog.messages)
 
@@ -136,9 +136,9 @@ def test_a_signature_of_a_newer_version_is_refused_on_the_driver(numbers, tmp_pa
 
 def test_old_models_make_room_within_the_budget(numbers, tmp_path) -> None:
     """Runs in this process: what a worker holds is the same code."""
-    from sparkdl.score import predictor
-    from sparkdl.score.figures import Figures
-    from sparkdl.score.task import score_task
+    from sparkdl.score.worker import model_cache
+    from sparkdl.score.worker.metrics import Figures
+    from sparkdl.score.worker.spec import score_task
 
     options = {"returns": "raw", "k": 5, "batch_size": 8, "on_error": "raise", "device": "cpu"}
     tasks = [
@@ -146,21 +146,21 @@ def test_old_models_make_room_within_the_budget(numbers, tmp_path) -> None:
         for factor in (2.0, 3.0, 4.0)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predictor, "_MODELS", type(predictor._MODELS)())
-        patch.setattr(predictor, "_weights_bytes", lambda model: 40)
-        patch.setattr(predictor, "MODELS_BYTES", 100)
+        patch.setattr(model_cache, "_MODELS", type(model_cache._MODELS)())
+        patch.setattr(model_cache, "_weights_bytes", lambda model: 40)
+        patch.setattr(model_cache, "MODELS_BYTES", 100)
         figures = Figures()
-        first, second = (predictor.loaded_model(task, figures) for task in tasks[:2])
-        assert predictor.loaded_model(tasks[0], figures) is first
-        predictor.loaded_model(tasks[2], figures)
+        first, second = (model_cache.loaded_model(task, figures) for task in tasks[:2])
+        assert model_cache.loaded_model(tasks[0], figures) is first
+        model_cache.loaded_model(tasks[2], figures)
         # The second is the one that was not used for longest.
-        assert predictor.loaded_model(tasks[0], figures) is first and figures.values["model_loads"] == 3
-        assert predictor.loaded_model(tasks[1], figures) is not second and len(predictor._MODELS) == 2
+        assert model_cache.loaded_model(tasks[0], figures) is first and figures.values["model_loads"] == 3
+        assert model_cache.loaded_model(tasks[1], figures) is not second and len(model_cache._MODELS) == 2
 
 
 def test_a_gpu_that_is_asked_for_and_missing_is_told() -> None:
     """Runs in this process: a worker does the same."""
-    from sparkdl.score.device import prepare_tensorflow
+    from sparkdl.score.worker.device import prepare_tensorflow
 
     with pytest.raises(ConfigError, match="device='gpu' but TensorFlow on .* sees no GPU .Spark gave the task none"):
         prepare_tensorflow("gpu")

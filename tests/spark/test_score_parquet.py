@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 import sparkdl
 from sparkdl import ConfigError, DatasetError, ModelError, PrepareConfig, SchemaError, Split
 from sparkdl.features import Categorical, Image, Numeric, Text
-from sparkdl.score.output_folder import new_output
+from sparkdl.score.commit import new_output
 from sparkdl.score.write_scored import scored_rows, write_scored
 
 ROWS = 97
@@ -266,7 +266,7 @@ def test_predictions_that_are_there_are_refused_reused_or_replaced(spark, doubli
 def test_a_file_that_changes_meanwhile_is_an_error(spark, doubling, tmp_path, out, monkeypatch, rows) -> None:
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"x": [1.0]}), path)
-    from sparkdl.score import score_parquet as module
+    from sparkdl.score.parquet import api as module
 
     seen = module._tasks
 

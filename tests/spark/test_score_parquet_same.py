@@ -15,8 +15,8 @@ import pytest
 import sparkdl
 from sparkdl import ConfigError, SchemaError
 from sparkdl.features import Numeric
-from sparkdl.score.hive import folder_columns
-from sparkdl.score.parquet_folder import ParquetFolder
+from sparkdl.score.parquet.folder import ParquetFolder
+from sparkdl.score.parquet.partition_columns import folder_columns
 
 REBASE = "spark.sql.parquet.datetimeRebaseModeIn"
 AS_STRING = {"spark.sql.parquet.binaryAsString": "true"}

@@ -14,7 +14,7 @@ import pytest
 import sparkdl
 from sparkdl import ConfigError, ModelError, SchemaError
 from sparkdl.features import Numeric
-from sparkdl.spark_errors import errors_from_workers
+from sparkdl.spark.errors import errors_from_workers
 
 ANOTHER = "holds another model than when the UDF was made; make the UDF again .register_udf"
 

@@ -6,7 +6,7 @@ from pyspark.sql import functions as F
 
 import sparkdl
 from sparkdl import PrepareConfig
-from sparkdl.data.feed import Feed
+from sparkdl.data.feed.feed import Feed
 from sparkdl.features import Numeric, Tensor
 
 ROWS = 24_000

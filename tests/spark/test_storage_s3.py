@@ -10,9 +10,9 @@ import pytest
 
 import sparkdl
 from sparkdl import DatasetError, ModelError, PrepareConfig, ReaderConfig, SchemaError, Split, storage
-from sparkdl.data.feed import Feed
+from sparkdl.data.feed.feed import Feed
 from sparkdl.features import Categorical
-from sparkdl.spark_errors import errors_from_workers
+from sparkdl.spark.errors import errors_from_workers
 
 
 def client():
@@ -215,8 +215,8 @@ def test_parquet_on_s3_is_scored_and_a_killed_commit_is_taken_back(s3_spark, row
 def test_figures_for_tensorboard_lie_on_s3_after_every_epoch(bucket, tmp_path) -> None:
     import tensorflow as tf
 
-    from sparkdl.train.recorded import Recorded
-    from sparkdl.train.tensorboard import TensorBoardFiles
+    from sparkdl.train.rank.tensorboard import TensorBoardFiles
+    from sparkdl.train.run.record import Recorded
 
     recorded = Recorded()
     client().put_object(Bucket=bucket, Key="run/tensorboard/train/events.out.tfevents.1.of-the-users", Body=b"")

@@ -10,9 +10,9 @@ import pytest
 
 import sparkdl
 from sparkdl import ConfigError, PrepareConfig
-from sparkdl.data.table_formats import check_folders, check_plan
 from sparkdl.features import Numeric
 from sparkdl.score.write_scored import scored_rows
+from sparkdl.spark.table_formats import check_folders, check_plan
 
 
 @pytest.fixture(scope="module")

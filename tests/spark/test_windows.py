@@ -10,7 +10,7 @@ import pytest
 
 import sparkdl
 from sparkdl import ConfigError, PrepareConfig, SchemaError, Split
-from sparkdl.data.cut_windows import WindowPlan, cut_windows
+from sparkdl.data.windows.cut import WindowPlan, cut_windows
 from sparkdl.features import Numeric
 
 DATA = Path(os.environ.get("SPARKDL_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparkdl.train.best_epoch import best_value, direction_of, is_better, unknown_monitor
+from sparkdl.train.run.best_epoch import best_value, direction_of, is_better, unknown_monitor
 
 KNOWN = {"accuracy": "max", "top2": "max", "mae": "min", "head_pr": "max", "fairness": None, "loss": None}
 

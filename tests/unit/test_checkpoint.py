@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sparkdl.errors import CheckpointError
-from sparkdl.train.checkpoint import (
+from sparkdl.train.run.checkpoint import (
     CHECKPOINT_NAME,
     Position,
     committed_checkpoints,
@@ -87,7 +87,7 @@ def test_a_newer_format_and_a_damaged_file_are_told(tmp_path):
 KILLED = """
 import os, signal, sys
 import numpy as np
-from sparkdl.train.checkpoint import Position, write_checkpoint
+from sparkdl.train.run.checkpoint import Position, write_checkpoint
 
 def arrays():
     for place in range(4):

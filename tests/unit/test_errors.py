@@ -8,7 +8,7 @@ import pytest
 import sparkdl
 from sparkdl import errors
 from sparkdl.errors import near_miss, shown
-from sparkdl.spark_errors import own_error_in
+from sparkdl.spark.errors import own_error_in
 
 ALL = [kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, errors.SparkDLError)]
 

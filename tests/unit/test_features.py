@@ -14,16 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparkdl import ConfigError, SchemaError
-from sparkdl.data.columns import as_array, infer_shape, to_arrow, to_numpy
 from sparkdl.data.features import as_feature, encoder_from_json
 from sparkdl.data.features.categorical import CategoricalEncoder
+from sparkdl.data.features.columns import as_array, infer_shape, to_arrow, to_numpy
 from sparkdl.data.features.image import ImageEncoder
 from sparkdl.data.features.moments import Moments, checked_numbers
 from sparkdl.data.features.numeric import NumericEncoder
 from sparkdl.data.features.tensor import TensorEncoder
 from sparkdl.data.features.text import TextEncoder
-from sparkdl.data.parts import sample_weights
-from sparkdl.data.statistics import counted_values
+from sparkdl.data.prepare.statistics import counted_values
+from sparkdl.data.prepare.writer import sample_weights
 from sparkdl.features import Categorical, Image, Numeric, Tensor, Text
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)

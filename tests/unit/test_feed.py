@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from sparkdl import ConfigError, DatasetError, ReaderConfig
 from sparkdl.data.dataset import Dataset, Part
 from sparkdl.data.features.tensor import TensorEncoder
-from sparkdl.data.feed import Block, Feed
+from sparkdl.data.feed.feed import Block, Feed
+from sparkdl.data.feed.local_cache import LocalCache
 from sparkdl.data.layout import RECORD_COLUMN, Field, RecordLayout
-from sparkdl.data.local_cache import LocalCache
 
 LAYOUT = RecordLayout(
     (Field("feature", "id", "int64", ()), Field("feature", "x", "float32", (3,)), Field("label", "y", "int32", ()))
@@ -133,7 +133,7 @@ ROW_BYTES = 32
 
 @pytest.mark.parametrize("slots", [17, 20, 40])
 def test_memory_does_not_change_the_order(tmp_path, monkeypatch, slots) -> None:
-    monkeypatch.setattr("sparkdl.data.feed_memory.BLOCK_BYTES", 1 << 10)
+    monkeypatch.setattr("sparkdl.data.feed.budget.BLOCK_BYTES", 1 << 10)
     dataset = make_dataset(tmp_path, [[7] * 40, [7] * 25 + [3], [5]])
     whole = fed_ids(dataset, 2, 20, [3, 4], ReaderConfig(in_memory=True))
     memory = ReaderConfig(in_memory=False, memory=4 * (1 << 10) + slots * 7 * ROW_BYTES)
@@ -160,7 +160,7 @@ def test_a_step_of_many_small_row_groups_gets_the_room_it_needs(tmp_path) -> Non
 
 
 def test_a_split_that_fits_is_read_once_and_one_that_does_not_every_epoch(tmp_path, monkeypatch) -> None:
-    from sparkdl.data.row_group_worker import RowGroupWorker
+    from sparkdl.data.feed.row_group_worker import RowGroupWorker
 
     read = []
     process = RowGroupWorker.process
@@ -211,8 +211,8 @@ def test_too_little_memory_is_refused_with_what_is_needed(tmp_path) -> None:
 def test_any_row_groups_are_fed_as_the_plan_says(parts, lanes, world_size, batch, start, block_bytes) -> None:
     world_size = min(world_size, lanes)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sparkdl.data.feed_memory.BLOCK_BYTES", block_bytes)
-        patch.setattr("sparkdl.data.feed_memory.DEFAULT_MEMORY", 1)
+        patch.setattr("sparkdl.data.feed.budget.BLOCK_BYTES", block_bytes)
+        patch.setattr("sparkdl.data.feed.budget.DEFAULT_MEMORY", 1)
         dataset = make_dataset(Path(folder), parts, lanes)
         split = dataset.split("train")
         plan = Feed(dataset, split, rank=0, world_size=1, global_batch_size=batch, seed=9).plan(4)
@@ -234,7 +234,7 @@ def test_any_row_groups_are_fed_as_the_plan_says(parts, lanes, world_size, batch
 @pytest.mark.parametrize("world_size", [1, 3])
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_a_feed_may_begin_at_any_step(tmp_path, monkeypatch, world_size, in_memory) -> None:
-    monkeypatch.setattr("sparkdl.data.feed_memory.BLOCK_BYTES", 1 << 11)
+    monkeypatch.setattr("sparkdl.data.feed.budget.BLOCK_BYTES", 1 << 11)
     dataset = make_dataset(tmp_path, [[9] * 30, [9] * 17 + [4]])
     reader = ReaderConfig(in_memory=in_memory)
     whole = fed_ids(dataset, world_size, 20, [5, 6], reader)
@@ -287,7 +287,7 @@ def test_ranks_share_full_steps_as_their_lanes_allow(tmp_path) -> None:
 def test_a_block_is_split_into_steps_whatever_its_size(tmp_path, monkeypatch) -> None:
     dataset = make_dataset(tmp_path, [[9] * 50])
     whole = fed_ids(dataset, 2, 25, [0])
-    monkeypatch.setattr("sparkdl.data.feed_memory.BLOCK_BYTES", 1)  # a block for each step
+    monkeypatch.setattr("sparkdl.data.feed.budget.BLOCK_BYTES", 1)  # a block for each step
     single = fed_ids(dataset, 2, 25, [0])
     assert_same(whole, single)
 

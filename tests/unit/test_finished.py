@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from sparkdl.config import CheckpointConfig
 from sparkdl.errors import CheckpointError
-from sparkdl.train.best_model import best_model_dir
-from sparkdl.train.checkpoint import Position, write_checkpoint
-from sparkdl.train.finished import check_exactness
-from sparkdl.train.run_dir import RunDir
+from sparkdl.train.checkpoint_config import CheckpointConfig
+from sparkdl.train.run.best_model import best_model_dir
+from sparkdl.train.run.checkpoint import Position, write_checkpoint
+from sparkdl.train.run.run_dir import RunDir
+from sparkdl.train.same.finished import check_exactness
 
 PER_WORKER = {"epoch": 1, "per_worker": ["loss 'dice'"]}
 

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from sparkdl.job_log import JsonLines
+from sparkdl.cli.log import JsonLines
 
 SPEAK = """
 import logging, sys
-from sparkdl.job_log import JobLog
+from sparkdl.cli.log import JobLog
 log = JobLog(sys.argv[1])
 logging.getLogger("sparkdl.train").info("epoch %d", 1)
 logging.getLogger("other").info("not told")

@@ -2,7 +2,7 @@
 
 import yaml
 
-from sparkdl.job_record import record_job, shown_options
+from sparkdl.cli.record import record_job, shown_options
 
 
 def test_secrets_and_environments_are_left_out() -> None:

@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection, answer_challenge, deliver_cha
 
 import pytest
 
-from sparkdl.launch.channel import ControlServer, SocketLink
+from sparkdl.launch.protocol.channel import ControlServer, SocketLink
 
 pytestmark = pytest.mark.timeout(30)
 KEY = b"secret"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sparkdl.errors import ConfigError
-from sparkdl.launch.closure import MAX_CLOSURE_BYTES, largest_part, pickled_task
+from sparkdl.launch.checks.payload_size import MAX_CLOSURE_BYTES, largest_part, pickled_task
 
 KB = 1 << 10
 TABLE = bytes(100 * KB)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sparkdl.launch.environment import Settings, gloo_timeout_s, interface_of, rank_environment, search_path
-from sparkdl.launch.monitor import shown_line
+from sparkdl.launch.driver.monitor import shown_line
+from sparkdl.launch.worker.environment import Settings, gloo_timeout_s, interface_of, rank_environment, search_path
 from sparkdl.launch.world import assign_worlds
 
 SETTINGS = Settings(env=(("TF_CPP_MIN_LOG_LEVEL", "0"), ("MINE", "1")), stall_timeout_s=12.7, cores=3)

@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from sparkdl.launch.frame import decode, encode
+from sparkdl.launch.protocol.frame import decode, encode
 
 
 @pytest.mark.parametrize("body", [b"", b"\x00\xff{}", bytes(1 << 20)])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparkdl.launch.gpus import addresses_for, gpu_environment, shared_addresses, too_few, visible_gpus
+from sparkdl.launch.checks.gpus import addresses_for, gpu_environment, shared_addresses, too_few, visible_gpus
 
 
 @pytest.mark.parametrize(

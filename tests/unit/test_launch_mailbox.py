@@ -11,12 +11,12 @@ import time
 import pytest
 
 from sparkdl import LaunchError, storage
-from sparkdl.launch import mailbox_link
-from sparkdl.launch.frame import encode
-from sparkdl.launch.mailbox_file import ALIVE, BYE, DRIVER, FRAMES, Name, Pace, pack, seal, unseal
-from sparkdl.launch.mailbox_folder import mailbox_name, remove_leftovers
-from sparkdl.launch.mailbox_link import MailboxLink
-from sparkdl.launch.mailbox_server import MailboxServer
+from sparkdl.launch.protocol.frame import encode
+from sparkdl.launch.protocol.mailbox import link as mailbox_link
+from sparkdl.launch.protocol.mailbox.file import ALIVE, BYE, DRIVER, FRAMES, Name, Pace, pack, seal, unseal
+from sparkdl.launch.protocol.mailbox.folder import mailbox_name, remove_leftovers
+from sparkdl.launch.protocol.mailbox.link import MailboxLink
+from sparkdl.launch.protocol.mailbox.server import MailboxServer
 
 pytestmark = pytest.mark.timeout(60)
 KEY = b"secret"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparkdl.launch.mailbox_file import (
+from sparkdl.launch.protocol.mailbox.file import (
     ALIVE,
     DRIVER,
     FRAMES,

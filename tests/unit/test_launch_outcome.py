@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from sparkdl.launch.outcome import Outcome, choose_cause, headline, is_secondary, lost_peer_error, worker_error
+from sparkdl.launch.protocol.outcome import Outcome, choose_cause, headline, is_secondary, lost_peer_error, worker_error
 
 VALUE = Outcome(rank=0, host="a", kind="value")
 STOPPED = Outcome(rank=0, host="a", kind="stopped")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparkdl.launch.own_name import refused_names, useless_address
+from sparkdl.launch.checks.hostname import refused_names, useless_address
 
 
 def test_what_a_name_resolves_to_is_looked_up() -> None:

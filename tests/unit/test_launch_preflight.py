@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparkdl.launch.preflight import (
+from sparkdl.launch.checks.preflight import (
     arrival_limit,
     declared_slots,
     encryption_refusal,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sparkdl import storage
-from sparkdl.launch import rank_log
-from sparkdl.launch.rank_log import RankLog, launch_folder_name, rank_log_header, rank_log_path
+from sparkdl.launch.worker import rank_log
+from sparkdl.launch.worker.rank_log import RankLog, launch_folder_name, rank_log_header, rank_log_path
 from sparkdl.launch.world import World
 
 pytestmark = pytest.mark.timeout(60)

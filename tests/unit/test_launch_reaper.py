@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparkdl.launch.reaper import Usage, made_progress
+from sparkdl.launch.worker.reaper import Usage, made_progress
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import time
 import pytest
 
 from sparkdl import storage
-from sparkdl.launch import rank_log
-from sparkdl.launch.mailbox_file import Pace
-from sparkdl.launch.mailbox_folder import mailbox_name
-from sparkdl.launch.mailbox_link import MailboxLink
-from sparkdl.launch.mailbox_server import MailboxServer
+from sparkdl.launch.protocol.mailbox.file import Pace
+from sparkdl.launch.protocol.mailbox.folder import mailbox_name
+from sparkdl.launch.protocol.mailbox.link import MailboxLink
+from sparkdl.launch.protocol.mailbox.server import MailboxServer
+from sparkdl.launch.worker import rank_log
 
 pytestmark = pytest.mark.timeout(120)
 LIMIT_S = 60

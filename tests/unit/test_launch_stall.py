@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparkdl.launch.stall import Beat, Stall, culprits, stalled_ranks, waits_in_collective
+from sparkdl.launch.driver.stall import Beat, Stall, culprits, stalled_ranks, waits_in_collective
 
 ELSEWHERE = """\
 Thread 0x00007f01 (most recent call first):
@@ -14,7 +14,7 @@ Current thread 0x00007f02 (most recent call first):
   File "/x/site-packages/tensorflow/python/eager/execute.py", line 53 in quick_execute
   File "/home/me/train.py", line 30 in main
   File "/home/me/train.py", line 31 in main
-  File "/x/sparkdl/launch/rank.py", line 99 in call
+  File "/x/sparkdl/launch/worker/rank.py", line 99 in call
 """
 IN_ALLREDUCE = """\
 Thread 0x00007f02 (most recent call first):

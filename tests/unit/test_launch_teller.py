@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from sparkdl.launch import teller
-from sparkdl.launch.teller import Teller
+from sparkdl.launch.driver import console
+from sparkdl.launch.driver.console import Teller
 
 pytestmark = pytest.mark.timeout(60)
 LIMIT_S = 20
@@ -84,7 +84,7 @@ def test_nobody_waits_for_a_consumer_that_does_not_answer(gate):
 
 
 def test_lines_that_nobody_reads_are_counted_and_events_are_kept(gate, monkeypatch):
-    monkeypatch.setattr(teller, "QUEUED_LINES", 10)
+    monkeypatch.setattr(console, "QUEUED_LINES", 10)
     with Teller(gate, gate) as told:
         told.line("first")
         assert gate.reached.wait(LIMIT_S)
@@ -118,7 +118,7 @@ def test_after_a_gap_lines_are_shown_again_once_half_of_those_before_were():
 
     limit = 10
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teller, "QUEUED_LINES", limit)
+        patch.setattr(console, "QUEUED_LINES", limit)
         with Teller(show, None) as told:
             for number in range(limit + 3):
                 told.line(str(number))
@@ -134,7 +134,7 @@ def test_after_a_gap_lines_are_shown_again_once_half_of_those_before_were():
 
 
 def test_long_lines_fill_the_queue_too(gate, monkeypatch):
-    monkeypatch.setattr(teller, "QUEUED_CHARACTERS", 1000)
+    monkeypatch.setattr(console, "QUEUED_CHARACTERS", 1000)
     with Teller(gate, None) as told:
         told.line("first")
         assert gate.reached.wait(LIMIT_S)

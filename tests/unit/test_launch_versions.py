@@ -7,7 +7,7 @@ from importlib import metadata
 import pytest
 
 import sparkdl
-from sparkdl.launch.versions import explain_worker_error, installed, mismatch
+from sparkdl.launch.checks.versions import explain_worker_error, installed, mismatch
 
 ALL = {"Python": "3.11", "sparkdl": "0.1.0", "TensorFlow": "2.18.1", "Keras": "3.8.0", "Horovod": "0.28.1"}
 ENVIRONMENT = (
@@ -29,7 +29,7 @@ def test_what_is_installed_here_is_found():
 
 
 def test_looking_imports_none_of_the_packages():
-    code = "from sparkdl.launch.versions import installed; installed(); import sys; print(*sys.modules)"
+    code = "from sparkdl.launch.checks.versions import installed; installed(); import sys; print(*sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert not {"tensorflow", "keras", "horovod"} & set(told.stdout.split())
 
@@ -134,8 +134,8 @@ NAMES = "the environment that spark.pyspark.python (or PYSPARK_PYTHON) names"
             "the executors have another sparkdl, without sparkdl.launch" + OWN,
         ),
         (
-            "AttributeError: Can't get attribute 'run_rank' on <module 'sparkdl.launch.task' from '/env/task.py'>",
-            "the executors have another version of sparkdl, without sparkdl.launch.task.run_rank" + OWN,
+            "AttributeError: Can't get attribute 'run_rank' on <module 'sparkdl.launch.worker.task' from '/e/task.py'>",
+            "the executors have another version of sparkdl, without sparkdl.launch.worker.task.run_rank" + OWN,
         ),
         (
             "ImportError: cannot import name 'mailbox' from 'sparkdl.launch' (/env/sparkdl/launch/__init__.py)",

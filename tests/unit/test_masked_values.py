@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from sparkdl import SchemaError
-from sparkdl.data.columns import as_array, to_arrow
 from sparkdl.data.features.categorical import CategoricalEncoder
+from sparkdl.data.features.columns import as_array, to_arrow
 from sparkdl.data.features.moments import Moments
 from sparkdl.data.features.numeric import NumericEncoder
 from sparkdl.data.features.tensor import TensorEncoder

@@ -19,7 +19,7 @@ def test_no_test_header_or_cache_is_packed() -> None:
     assert any(place.name == "__init__.py" for place in places)
     assert not any({"tests", "include"} & set(place.parts[:-1]) for place in places)
     own = {str(place) for _, place in pack_files.own_files()}
-    assert "sparkdl/launch/reaper.py" in own and "sparkdl/py.typed" in own
+    assert "sparkdl/launch/worker/reaper.py" in own and "sparkdl/py.typed" in own
     assert not any(place.endswith(".pyc") for place in own)
 
 

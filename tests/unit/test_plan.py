@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparkdl.data.geometry import part_count, rows_per_row_group
-from sparkdl.data.plan import EpochPlan, row_permutation
+from sparkdl.data.feed.epoch_plan import EpochPlan, row_permutation
+from sparkdl.data.prepare.sizing import part_count, rows_per_row_group
 
 
 def rows_of(plan: EpochPlan, lane: int, start: int, stop: int) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from sparkdl.report import TrainingProgress, epoch_line
+from sparkdl.progress import TrainingProgress, epoch_line
 
 EPOCH = {
     "kind": "epoch",
@@ -22,7 +22,7 @@ EPOCH = {
     "data_wait_seconds": 0.3,
 }
 IN_A_TERMINAL = """
-from sparkdl.report import TrainingProgress
+from sparkdl.progress import TrainingProgress
 with TrainingProgress() as progress:
     for step in (1, 2, 3):
         progress.on_event(0, dict(kind="step", epoch=0, epochs=1, step=step, steps=3, loss=0.5, rows_per_second=1234.0))
@@ -34,7 +34,7 @@ def test_an_epoch_is_one_line() -> None:
 
 
 def test_without_a_terminal_epochs_go_to_the_log_and_no_bar_is_drawn(caplog, capfd) -> None:
-    with caplog.at_level(logging.INFO, logger="sparkdl.report"), TrainingProgress() as progress:
+    with caplog.at_level(logging.INFO, logger="sparkdl.progress"), TrainingProgress() as progress:
         progress.on_event(0, {"kind": "step"})
         progress.on_event(0, EPOCH)
         progress.on_event(0, {"kind": "of someone else"})
@@ -53,7 +53,7 @@ def test_a_terminal_shows_epoch_step_loss_and_speed_even_if_it_gives_no_size() -
 
 PLAIN = """
 {setup}
-from sparkdl.report import TrainingProgress
+from sparkdl.progress import TrainingProgress
 with TrainingProgress() as progress:
     progress.on_event(0, {epoch!r})
 """
@@ -66,7 +66,7 @@ with TrainingProgress() as progress:
         ("import logging; logging.basicConfig(level='INFO', format='log: %(message)s')", f"log: {epoch_line(EPOCH)}"),
         # Who set up logging without INFO wants no lines.
         ("import logging; logging.basicConfig()", ""),
-        ("from sparkdl.job_log import JobLog; JobLog('text')", f"INFO sparkdl.report: {epoch_line(EPOCH)}"),
+        ("from sparkdl.cli.log import JobLog; JobLog('text')", f"INFO sparkdl.progress: {epoch_line(EPOCH)}"),
     ],
 )
 def test_a_program_whose_output_is_no_terminal_shows_each_epoch_once(setup, expected) -> None:

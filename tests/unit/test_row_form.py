@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from sparkdl.train.row_form import find_form
-from sparkdl.train.trials import ROWS, make_trials, partitions
+from sparkdl.train.exactness.row_form import find_form
+from sparkdl.train.exactness.trials import ROWS, make_trials, partitions
 
 
 def mean_square(y, p):

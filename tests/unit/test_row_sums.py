@@ -4,10 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from sparkdl.data.count_rows import Counted
-from sparkdl.data.row_sums import NOTHING, Seen, add, sums_in
-from sparkdl.data.stored_order import ORDER_COLUMN
-from sparkdl.data.write_rows import differing
+from sparkdl.data.prepare.count import Counted
+from sparkdl.data.prepare.row_sums import NOTHING, Seen, add, sums_in
+from sparkdl.data.prepare.shuffle import ORDER_COLUMN
+from sparkdl.data.prepare.write import differing
 
 
 def some(seed, rows=1000):

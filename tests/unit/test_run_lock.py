@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from sparkdl import CheckpointError
-from sparkdl.train import run_lock
-from sparkdl.train.run_lock import RunLock
+from sparkdl.train.run import run_lock
+from sparkdl.train.run.run_lock import RunLock
 
 DIES = """
 import os, sys
-from sparkdl.train.run_lock import RunLock
+from sparkdl.train.run.run_lock import RunLock
 RunLock("run", sys.argv[1]).__enter__()
 os._exit(9)
 """

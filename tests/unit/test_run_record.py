@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from sparkdl import CheckpointError, TrainConfig, open_dataset
-from sparkdl.train.checkpoint import Position, write_checkpoint
-from sparkdl.train.recorded import Recorded
-from sparkdl.train.run_dir import RunDir
-from sparkdl.train.run_record import run_record
+from sparkdl.train.run.checkpoint import Position, write_checkpoint
+from sparkdl.train.run.record import Recorded
+from sparkdl.train.run.run_dir import RunDir
+from sparkdl.train.run.run_record import run_record
 
 DATASET = str(Path(__file__).resolve().parent.parent / "fixtures" / "dataset-v1")
 

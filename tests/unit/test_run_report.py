@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparkdl import CheckpointConfig, LaunchConfig, TrainConfig
-from sparkdl.train.charts import line_chart, number, stacked_bars, ticks
-from sparkdl.train.recorded import Recorded, scalars
-from sparkdl.train.report_page import render
-from sparkdl.train.run_report import config_facts
+from sparkdl.train.report.charts import line_chart, number, stacked_bars, ticks
+from sparkdl.train.report.page import render
+from sparkdl.train.report.write import config_facts
+from sparkdl.train.run.record import Recorded, scalars
 
 NAN, INF = math.nan, math.inf
 HOSTILE = '<script>alert("x")</script>&amp;\' onload=\x00\udc80]]>'

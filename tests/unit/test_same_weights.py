@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sparkdl.train.same_weights import difference
+from sparkdl.train.rank.divergence import difference
 
 NAMES = ["a", "b"]
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from sparkdl.data.dataset import open_dataset
-from sparkdl.data.sample_rows import _spread, sample_rows
+from sparkdl.data.feed.sample_rows import _spread, sample_rows
 
 
 def test_each_value_of_a_label_comes_before_any_comes_again() -> None:

@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from sparkdl.score.ahead import ahead
-from sparkdl.score.batches import Batcher, small_batch
+from sparkdl.score.worker.batches import Batcher, small_batch
+from sparkdl.score.worker.prefetch import ahead
 
 
 def batched(pieces: list[int], batch_size: int):

@@ -12,7 +12,7 @@ from sparkdl.data.features.numeric import NumericEncoder
 from sparkdl.data.features.tensor import TensorEncoder
 from sparkdl.data.features.text import TextEncoder
 from sparkdl.errors import SchemaError
-from sparkdl.score.encode import check_types, encode_columns
+from sparkdl.score.worker.encode import check_types, encode_columns
 
 AGE = NumericEncoder("age", (), "none", mean=0.0, std=1.0, low=0.0, high=1.0, fill=None)
 JOB = CategoricalEncoder("job", ("cook", "clerk"), False)

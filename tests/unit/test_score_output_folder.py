@@ -7,9 +7,10 @@ import uuid
 import fsspec
 import pytest
 
-from sparkdl import ConfigError, folders, storage
+from sparkdl import ConfigError, storage
+from sparkdl.score.commit import finished, new_output, put_back
 from sparkdl.score.foretold import foretold
-from sparkdl.score.output_folder import finished, new_output, put_back
+from sparkdl.storage import folders
 
 
 def make(out: str, *, content: bytes = b"1", replace: bool = False) -> None:

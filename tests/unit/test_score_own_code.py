@@ -9,9 +9,10 @@ import zipfile
 import cloudpickle
 import pytest
 
-from sparkdl import ModelError, module_edits
+from sparkdl import ModelError
 from sparkdl.score import own_code as module
 from sparkdl.score.own_code import check_code, own_code
+from sparkdl.user_code import edits
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def modules(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(module, "_IMPORTED", {})
     monkeypatch.setattr(module, "_WARNED", set())
-    monkeypatch.setattr(module_edits, "_SEEN", {})
+    monkeypatch.setattr(edits, "_SEEN", {})
     yield tmp_path
     for name in [name for name in sys.modules if name.split(".")[0].startswith("mine")]:
         del sys.modules[name]
@@ -202,4 +203,4 @@ def test_no_module_of_python_and_of_packages_seems_edited() -> None:
 
     keras_modules = [m for name, m in list(sys.modules.items()) if name.startswith("keras.src.layers") and m]
     for found in (dataclasses, functools, json, typing, pandas, keras, *keras_modules):
-        assert not module_edits._differs(found, found.__spec__), found.__name__
+        assert not edits._differs(found, found.__spec__), found.__name__

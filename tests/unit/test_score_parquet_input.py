@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparkdl.errors import SchemaError
-from sparkdl.score.old_calendar import Calendar, RebaseModes, calendar_of, check_calendar
-from sparkdl.score.parquet_part import Run, runs_of_tasks
-from sparkdl.score.spark_types import fits
+from sparkdl.score.parquet.old_calendar import Calendar, RebaseModes, calendar_of, check_calendar
+from sparkdl.score.parquet.part import Run, runs_of_tasks
+from sparkdl.score.parquet.spark_types import fits
 
 
 @given(

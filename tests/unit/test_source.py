@@ -3,8 +3,8 @@
 import pytest
 
 from sparkdl import ConfigError, PrepareConfig
-from sparkdl.data.geometry import rows_per_batch
-from sparkdl.data.source import normalised, obstacle_in, without_secrets
+from sparkdl.data.prepare.fingerprint import normalised, obstacle_in, without_secrets
+from sparkdl.data.prepare.sizing import rows_per_batch
 
 SQL = "org.apache.spark.sql."
 

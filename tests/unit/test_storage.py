@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sparkdl import ConfigError, folders, storage
+from sparkdl import ConfigError, storage
+from sparkdl.storage import folders
 
 
 @pytest.fixture(params=["local", "memory"])

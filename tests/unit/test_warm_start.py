@@ -11,8 +11,8 @@ from sparkdl.data.features.categorical import CategoricalEncoder
 from sparkdl.data.features.numeric import NumericEncoder
 from sparkdl.errors import ModelError
 from sparkdl.model.signature import Output, Signature
-from sparkdl.train import warm_start
-from sparkdl.train.warm_start import check_initial_model, layer_name, variables_difference
+from sparkdl.train.rank import warm_start
+from sparkdl.train.rank.warm_start import check_initial_model, layer_name, variables_difference
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 CITY = CategoricalEncoder("city", ("paris", "rome", "oslo"), False)

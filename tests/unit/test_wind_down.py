@@ -3,25 +3,25 @@
 import subprocess
 import sys
 
-from sparkdl.launch import wind_down
+from sparkdl.launch.worker import graceful_stop
 
 RANK = """
 import os
-from sparkdl.launch import wind_down
-from sparkdl.launch.reaper import WIND_DOWN_SIGNAL
-wind_down.listen()
-before = wind_down.is_asked()
+from sparkdl.launch.worker import graceful_stop
+from sparkdl.launch.worker.reaper import WIND_DOWN_SIGNAL
+graceful_stop.listen()
+before = graceful_stop.is_asked()
 os.kill(os.getpid(), WIND_DOWN_SIGNAL)
-print(before, wind_down.is_asked())
+print(before, graceful_stop.is_asked())
 """
 
 
 def test_only_launches_that_obey_are_asked() -> None:
-    assert not wind_down.ask()
-    with wind_down.obeyed() as one, wind_down.obeyed() as other:
-        assert wind_down.ask()
+    assert not graceful_stop.ask()
+    with graceful_stop.obeyed() as one, graceful_stop.obeyed() as other:
+        assert graceful_stop.ask()
         assert one.is_set() and other.is_set()
-    assert not wind_down.ask()
+    assert not graceful_stop.ask()
 
 
 def test_a_rank_hears_the_signal() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sparkdl.data.columns import as_array, check_no_nulls, first_bad
+from sparkdl.data.features.columns import as_array, check_no_nulls, first_bad
 from sparkdl.data.features.feature import check_whole
 from sparkdl.errors import SchemaError, shown
 from sparkdl.named_options import named_options

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from sparkdl.data.columns import as_array, bad_rows, check_no_nulls
+from sparkdl.data.features.columns import as_array, bad_rows, check_no_nulls
 from sparkdl.data.features.feature import check_whole
 from sparkdl.data.features.pixels import IMAGE_FIELDS, Undecodable, as_png, check_image, decode
 from sparkdl.errors import ConfigError, SchemaError, shown

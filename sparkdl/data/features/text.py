@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sparkdl.data.columns import as_array, check_no_nulls, check_utf8
 from sparkdl.data.features.categorical import most_frequent
+from sparkdl.data.features.columns import as_array, check_no_nulls, check_utf8
 from sparkdl.data.features.feature import check_whole
 from sparkdl.errors import ConfigError, SchemaError, shown
 from sparkdl.named_options import named_options

@@ -1,0 +1,15 @@
+"""Run jobs as programs under spark-submit: options, session, log, exit codes. The names that jobs use."""
+
+from sparkdl.cli.main import Told, main, read_source, rows_of_split
+from sparkdl.cli.options import build, load_function, read_options, take
+
+__all__ = [
+    "Told",
+    "build",
+    "load_function",
+    "main",
+    "read_options",
+    "read_source",
+    "rows_of_split",
+    "take",
+]

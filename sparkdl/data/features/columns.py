@@ -1,0 +1,274 @@
+"""Convert Arrow columns to dense numpy arrays and back, without a Python object per row.
+
+Runs in Spark workers (prepare, score) and on the driver (`predict`); knows shapes and dtypes, nothing of features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sparkdl.data.features.column_types import check_numbers, is_list, is_vector
+from sparkdl.errors import SchemaError, shown
+
+__all__ = [
+    "any_in_row",
+    "arrow_type",
+    "as_array",
+    "bad_rows",
+    "check_no_nulls",
+    "check_utf8",
+    "first_bad",
+    "infer_shape",
+    "to_arrow",
+    "to_numpy",
+]
+
+# `type` of an ML vector: 0 is sparse, 1 is dense.
+_SPARSE = 0
+
+# Spark has no unsigned and no half types: the next wider type that holds every value.
+_WIDER = {"uint8": "int16", "uint16": "int32", "uint32": "int64", "float16": "float32"}
+
+
+def as_array(column: Any) -> pa.Array:
+    """An Arrow array, a chunked or dictionary-encoded one, numpy, pandas or a sequence of values as one Arrow array.
+
+    What is masked in a numpy array, None, and pandas' NA and NaT are nulls. Raises SchemaError for values that no
+    Arrow type holds together.
+    """
+    if isinstance(column, pa.ChunkedArray):
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    if isinstance(column, pa.DictionaryArray):
+        return column.dictionary_decode()
+    if isinstance(column, pa.Array):
+        return column
+    try:
+        # A pandas Series says by itself that its NaN is a null; a NaN in a list stays one.
+        of_objects = isinstance(column, (list, tuple)) or getattr(column, "dtype", None) == np.dtype(object)
+        if isinstance(column, np.ndarray):
+            made = to_arrow(column)
+        else:
+            made = as_array(pa.array(_without_masks(column) if of_objects else column))
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        if isinstance(error, SchemaError):
+            raise
+        what = f"{type(column).__name__} of {getattr(column, 'dtype', 'values')}"
+        raise SchemaError(f"no Arrow column can be made of {what}: {shown(' '.join(str(error).split()))}") from error
+    if of_objects and pa.types.is_timestamp(made.type):
+        _check_zones(column)
+    return made
+
+
+def _check_zones(values: Any) -> None:
+    """Raise SchemaError for moments of which some have a time zone: Arrow would take the others for UTC."""
+    has_zone = [value.tzinfo is not None for value in values if isinstance(value, datetime)]
+    if any(has_zone) and not all(has_zone):
+        raise SchemaError(
+            f"{sum(has_zone)} of {len(has_zone)} datetimes have a time zone and the others have none; give all of them "
+            "one: value.replace(tzinfo=…)"
+        )
+
+
+def _without_masks(values: Any) -> Any:
+    """The same values of any type, with None for masked ones and pandas' NA and NaT; Arrow passes over such masks."""
+    import pandas as pd
+
+    if not any(isinstance(value, np.ma.MaskedArray) or value is pd.NA or value is pd.NaT for value in values):
+        return values
+    masked: Any = np.ma.MaskedArray  # its methods have no types
+    # A masked value that was taken out of its array is an array without axes, whose list is None.
+    plain = [value.tolist() if isinstance(value, masked) else value for value in values]
+    return [None if value is pd.NA or value is pd.NaT else value for value in plain]
+
+
+def first_bad(name: str, column: pa.Array, bad: np.ndarray, problem: str) -> SchemaError:
+    """The error for a column with bad rows: names the column, how many, and the first of them.
+
+    `bad`: bool, shape ``(rows,)``, with at least one True.
+    """
+    rows: list[int] = np.flatnonzero(bad).tolist()
+    return bad_rows(name, column, dict.fromkeys(rows, problem))
+
+
+def bad_rows(name: str, column: pa.Array, problems: Mapping[int, str]) -> SchemaError:
+    """The same for rows that each have a problem of their own; there is at least one."""
+    row = min(problems)
+    message = (
+        f"column {name!r}: {problems[row]} in {len(problems)} of {len(column)} rows; row {row} is "
+        f"{shown(column[row].as_py())}"
+    )
+    return SchemaError(message, {row: f"column {name!r}: {problem}" for row, problem in problems.items()})
+
+
+def check_no_nulls(name: str, column: pa.Array, way_out: str) -> None:
+    """Raise SchemaError that names the column and one row if the column holds a null."""
+    if column.null_count:
+        bad = column.is_null().to_numpy(zero_copy_only=False)
+        raise first_bad(name, column, bad, f"null without a policy ({way_out})")
+
+
+def check_utf8(name: str, column: pa.Array) -> None:
+    """Raise SchemaError if text is not UTF-8: Spark's JVM replaces such bytes by others, so no word of it is found."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        contents = (value.as_py() or b"" for value in column.cast(pa.binary()))
+        bad = next(content for content in contents if content.decode("utf-8", "replace").encode() != content)
+        raise SchemaError(
+            f"column {name!r}: text is not UTF-8, such as {shown(bad)}; give it the charset that it is of, as in "
+            "decode(cast(… as binary), 'ISO-8859-1')"
+        ) from error
+
+
+def any_in_row(bad: np.ndarray, *, rows: int) -> np.ndarray:
+    """Whether any element of a row is bad: bool, shape ``(rows,)``, for elements of any shape in row order."""
+    return bad.reshape(rows, bad.size // rows if rows else 0).any(axis=1)
+
+
+def infer_shape(column: pa.Array, *, name: str) -> tuple[int, ...]:
+    """The shape of one row, taken from the first row: () for scalars, (3,) for arrays of length 3."""
+    column = column[:1]
+    if is_vector(column.type):
+        row = column[0].as_py()
+        if row is None:
+            raise SchemaError(f"column {name!r}: the first row is null; fill or drop such rows")
+        return (row["size"] if row["type"] == _SPARSE else len(row["values"]),)
+    shape: tuple[int, ...] = ()
+    while is_list(column.type):
+        if len(column) == 0 or not column[0].is_valid or len(column[0]) == 0:
+            raise SchemaError(f"column {name!r}: the first row is, or begins with, an empty or null array; drop it")
+        shape = (*shape, len(column[0]))
+        column = column.flatten()[:1]
+    return shape
+
+
+def to_numpy(column: pa.Array, *, name: str, shape: tuple[int, ...], missing: bool = False) -> np.ndarray:
+    """The column as a dense array of its own dtype, shape ``(rows, *shape)``; it may share read-only memory with it.
+
+    Scalars, decimals (float64), dates (int32, days since 1970-01-01), timestamps (float64, seconds since 1970-01-01
+    UTC), (nested) lists of them and ML vectors, dense and sparse. With `missing`, nulls at any depth are NaN and values
+    beside them float64. Raises SchemaError for nulls without it, for rows of another shape (with one such row) and for
+    types that are no numbers.
+    """
+    check_numbers(column.type, name)
+    if missing and pa.types.is_null(column.type):
+        return np.full((len(column), *shape), np.nan)
+    if not missing:
+        check_no_nulls(name, column, "fill it before, or drop such rows")
+    if is_vector(column.type):
+        return _vectors(column, name=name, shape=shape)
+    values = column
+    # Flatten axis by axis; after axis i, `values` holds rows * shape[0] * … * shape[i] elements.
+    for axis, length in enumerate(shape):
+        if not is_list(values.type):
+            raise SchemaError(f"column {name!r}: shape {shape} was expected, but values are {values.type}")
+        lengths = _lengths(values)
+        present = lengths >= 0
+        wrong = present & (lengths != length)
+        if wrong.any():
+            per_row = any_in_row(wrong, rows=len(column))
+            raise first_bad(name, column, per_row, f"axis {axis} is not of length {length} (ragged array)")
+        values = _spread(values.flatten(), np.repeat(present, length))
+        if values.null_count and not missing:
+            per_row = any_in_row(values.is_null().to_numpy(zero_copy_only=False), rows=len(column))
+            raise first_bad(name, column, per_row, "null inside an array")
+    if is_list(values.type):
+        raise SchemaError(f"column {name!r}: rows are arrays of more axes than the shape {shape}")
+    return _numbers(values).reshape(len(column), *shape)
+
+
+def _lengths(column: pa.Array) -> np.ndarray:
+    """The length of each list; a null list has length -1. int64, shape ``(len(column),)``."""
+    if pa.types.is_fixed_size_list(column.type):
+        lengths = np.full(len(column), column.type.list_size, dtype=np.int64)
+        lengths[column.is_null().to_numpy(zero_copy_only=False)] = -1
+        return lengths
+    return pc.list_value_length(column).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _spread(values: pa.Array, present: np.ndarray) -> pa.Array:
+    """The values at the places that are present, null at the others. `present`: bool, with `len(values)` True."""
+    if present.all():
+        return values
+    places = np.cumsum(present) - 1
+    return values.take(pa.array(places, mask=~present))
+
+
+def _numbers(values: pa.Array) -> np.ndarray:
+    """Scalars that `check_numbers` lets pass as int, float or bool; a null is NaN, and the others float64 then."""
+    type_ = values.type
+    if pa.types.is_null(type_):
+        values = values.cast(pa.float64())
+    elif pa.types.is_decimal(type_):
+        # By way of text, which is rounded once; the direct cast is off by an ulp in a fifth of all values.
+        values = values.cast(pa.string()).cast(pa.float64())
+    elif pa.types.is_date(type_):
+        values = values.cast(pa.date32()).cast(pa.int32())
+    elif pa.types.is_timestamp(type_):
+        # Spark counts microseconds; what pandas counts finer is cut off, so that both give the same seconds.
+        whole = values.cast(pa.timestamp("us", type_.tz), safe=type_.unit != "ns").cast(pa.int64())
+        values = pc.divide(pc.cast(whole, pa.float64(), safe=False), 1e6)
+    if values.null_count:
+        values = pc.cast(values, pa.float64(), safe=False).fill_null(math.nan)
+    return values.to_numpy(zero_copy_only=False)
+
+
+def _vectors(column: pa.Array, *, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Dense and sparse ML vectors as float64, shape ``(rows, size)``; a null one is NaN throughout."""
+    if len(shape) != 1:
+        raise SchemaError(f"column {name!r}: ML vectors have one axis, the declared shape is {shape}")
+    parts = {field.name: part for field, part in zip(column.type, column.flatten(), strict=True)}
+    present = column.is_valid().to_numpy(zero_copy_only=False)
+    sparse = parts["type"].fill_null(_SPARSE).to_numpy(zero_copy_only=False) == _SPARSE
+    lengths = np.maximum(_lengths(parts["values"]), 0)
+    sizes = np.where(sparse, parts["size"].fill_null(-1).to_numpy(zero_copy_only=False), lengths)
+    wrong = present & (sizes != shape[0])
+    if wrong.any():
+        raise first_bad(name, column, wrong, f"vector is not of size {shape[0]}")
+    flat = parts["values"].flatten().to_numpy(zero_copy_only=False)
+    if not sparse.any():
+        return flat.reshape(len(column), shape[0])
+    dense = np.zeros((len(column), shape[0]), dtype=np.float64)
+    # rows, positions: where each stored value belongs; a dense row stores all of its positions.
+    rows = np.repeat(np.arange(len(column)), lengths)
+    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    positions = np.arange(len(flat)) - starts
+    stored_sparse = sparse[rows]
+    positions[stored_sparse] = parts["indices"].filter(pa.array(sparse)).flatten().to_numpy(zero_copy_only=False)
+    dense[rows, positions] = flat
+    dense[~present] = np.nan
+    return dense
+
+
+def arrow_type(dtype: np.dtype, shape: tuple[int, ...]) -> pa.DataType:
+    """The Arrow type, readable by Spark, of values of this dtype and shape: nested lists for axes."""
+    type_ = pa.from_numpy_dtype(np.dtype(_WIDER.get(dtype.name, dtype.name)))
+    for _ in shape:
+        type_ = pa.list_(type_)
+    return type_
+
+
+def to_arrow(array: np.ndarray) -> pa.Array:
+    """An array of shape ``(rows, *shape)`` as an Arrow column of (nested lists of) numbers Spark can read.
+
+    What is masked is null.
+    """
+    wider = _WIDER.get(array.dtype.name)
+    flat = np.ascontiguousarray(array if wider is None else array.astype(wider)).reshape(-1)
+    mask = np.broadcast_to(array.mask, array.shape).reshape(-1) if isinstance(array, np.ma.MaskedArray) else None
+    column: pa.Array = pa.array(_without_masks(flat) if flat.dtype == object else flat, mask=mask)
+    # From the innermost axis outwards: group every `length` elements into one list.
+    for axis in range(array.ndim - 1, 0, -1):
+        lists, length = math.prod(array.shape[:axis]), array.shape[axis]
+        offsets = pa.array(np.arange(lists + 1, dtype=np.int32) * np.int32(length))
+        column = pa.ListArray.from_arrays(offsets, column)
+    return column

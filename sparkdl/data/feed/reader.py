@@ -1,0 +1,216 @@
+"""Read row groups through Petastorm's `Reader`, in the order of a plan.
+
+Runs in rank processes. With `row_group_worker`, the only module that knows Petastorm, which gives the frame (Reader,
+worker, pool, ventilator); ours are the worker, the order (Petastorm shuffles once for all epochs and shards by
+row-group index) and the pool (its own thread pool does not keep an order): see docs/decisions/0004.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
+
+from sparkdl import storage
+from sparkdl.data.dataset import Dataset, SplitParts
+from sparkdl.data.feed.local_cache import LocalCache
+from sparkdl.data.feed.row_group_worker import RowGroup, RowGroupWorker
+from sparkdl.data.feed.row_memory import RowMemory
+from sparkdl.data.generations import fate
+from sparkdl.data.layout import RECORD_COLUMN, RecordLayout
+from sparkdl.errors import DatasetError
+
+with warnings.catch_warnings():
+    # Petastorm and the pyarrow it needs announce each other's deprecations at import; users can do nothing about it.
+    warnings.simplefilter("ignore")
+    from petastorm.reader import Reader
+    from petastorm.workers_pool import EmptyResultError
+    from petastorm.workers_pool.ventilator import Ventilator
+    from pyarrow.filesystem import DaskFileSystem
+
+__all__ = ["RowGroupReader"]
+
+
+class _LegacyFileSystem(DaskFileSystem):  # type: ignore[misc]
+    """An fsspec filesystem as the pyarrow interface that Petastorm 0.13.1 needs; it lacks two methods there."""
+
+    def isdir(self, path: str) -> bool:
+        return bool(self.fs.isdir(path))
+
+    def isfile(self, path: str) -> bool:
+        return bool(self.fs.isfile(path))
+
+
+class _PlannedOrder(Ventilator):  # type: ignore[misc]
+    """The order in which row groups are read; the pool takes from it when it has room, so nothing polls."""
+
+    def __init__(self, row_groups: Iterable[tuple[int, RowGroup]]) -> None:
+        super().__init__(None)
+        self._rest = iter(row_groups)
+        self._next = next(self._rest, None)
+
+    @property
+    def next(self) -> tuple[int, RowGroup] | None:
+        """The row group to read next, or None at the end."""
+        return self._next
+
+    def advance(self) -> None:
+        """`next` is taken."""
+        self._next = next(self._rest, None)
+
+    def start(self) -> None:
+        """The pool takes by itself."""
+
+    def processed_item(self) -> None:
+        """The pool bounds what is in flight by itself."""
+
+    def completed(self) -> bool:
+        return self._next is None
+
+    def stop(self) -> None:
+        self._next, self._rest = None, iter(())
+
+
+class _OrderedPool:
+    """Threads that read ahead; results come in the order that was asked for. Petastorm's pool interface.
+
+    What is read ahead is bounded by the memory: a row group is read when there is a place for it.
+    """
+
+    def __init__(self, threads: int, layout: RecordLayout, memory: RowMemory, cache: LocalCache | None) -> None:
+        self.workers_count = threads
+        self.diagnostics: dict[str, int] = {}
+        self._setting = layout, memory, cache
+        self._memory = memory
+        self._executor: ThreadPoolExecutor | None = None
+        self._pending: deque[Future[tuple[int, int]]] = deque()
+
+    def start(self, worker_class: type[RowGroupWorker], worker_args: Any, ventilator: _PlannedOrder) -> None:
+        self._executor = ThreadPoolExecutor(self.workers_count, thread_name_prefix="sparkdl-reader")
+        self._worker = worker_class(0, None, *self._setting)
+        self._order = ventilator
+        self.read_ahead()
+
+    def read_ahead(self) -> None:
+        """Start to read what there is a place for."""
+        while self._executor is not None and (item := self._order.next) is not None:
+            place = self._memory.reserve(item[0])
+            if place is None:
+                return
+            self._order.advance()
+            self._pending.append(self._executor.submit(self._worker.process, *item, place))
+
+    def drain(self) -> None:
+        """Wait until nothing is being read."""
+        wait(self._pending)
+
+    def get_results(self) -> tuple[int, int]:
+        if not self._pending:
+            raise EmptyResultError
+        return self._pending.popleft().result()
+
+    def stop(self) -> None:
+        self._order.stop()
+        self._pending.clear()
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def join(self) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(wait=True)
+
+
+class _PlannedReader(Reader):  # type: ignore[misc]
+    def __init__(self, *args: Any, planned: Iterable[tuple[int, RowGroup]], **options: Any) -> None:
+        self._planned = planned
+        super().__init__(*args, **options)
+
+    def _create_ventilator(self, *_: Any) -> _PlannedOrder:
+        return _PlannedOrder(self._planned)
+
+
+class RowGroupReader:
+    """Reads the row groups of a split into a memory, in a given order. A context manager.
+
+    Args:
+        order: indices into the split's row groups to read; taken lazily, so it may go over many epochs.
+        memory: where the rows go; the reader reads ahead as long as it has places.
+        threads: that read and decode.
+        cache: where copies lie for the next epochs, or None.
+
+    Its methods raise DatasetError where a part is missing or is not what the manifest says.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: SplitParts,
+        order: Iterable[int],
+        memory: RowMemory,
+        *,
+        threads: int,
+        cache: LocalCache | None = None,
+    ) -> None:
+        places = [
+            RowGroup(storage.join(dataset.path, part.file), place, rows)
+            for part in split.parts
+            for place, rows in enumerate(part.row_groups)
+        ]
+        self._memory = memory
+        self._pool = _OrderedPool(threads, dataset.layout, memory, cache)
+        try:
+            self._reader = _open_reader(places, order, self._pool)
+        except (OSError, ValueError) as error:
+            raise DatasetError(
+                f"{places[0].path} cannot be opened: {error}; {fate(dataset.path, dataset.generation)}"
+            ) from error
+
+    def wait_for(self, row_group: int) -> None:
+        """Wait until a row group is in the memory: it must be the next in the order, or be there already."""
+        if self._memory.places[row_group] >= 0:
+            return
+        got, place = next(self._reader, (None, -1))
+        if got != row_group:
+            raise DatasetError(
+                f"row group {got} came where the plan awaits {row_group}; the dataset was changed or damaged"
+            )
+        self._memory.places[row_group] = place
+
+    def read_ahead(self) -> None:
+        """Read more, after places were freed in the memory."""
+        self._pool.read_ahead()
+
+    def add_slots(self, count: int) -> None:
+        """Make the memory larger."""
+        self._pool.drain()
+        self._memory.add_slots(count)
+        self._pool.read_ahead()
+
+    def __enter__(self) -> RowGroupReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Not Reader.__exit__: it prints to the terminal.
+        self._reader.stop()
+        self._reader.join()
+
+
+def _open_reader(places: Sequence[RowGroup], order: Iterable[int], pool: _OrderedPool) -> Reader:
+    # Petastorm reads its schema from the first part alone: the manifest already knows all row groups, so no rank opens
+    # the footers of parts that it does not read.
+    fs, first = storage.filesystem(places[0].path)
+    planned = ((index, places[index]) for index in order)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _PlannedReader(
+            _LegacyFileSystem(fs),
+            [first],
+            schema_fields=[f"^{RECORD_COLUMN}$"],
+            worker_class=RowGroupWorker,
+            reader_pool=pool,
+            is_batched_reader=True,
+            shuffle_row_groups=False,
+            planned=planned,
+        )

@@ -1,0 +1,115 @@
+"""Read one row group into the feed's memory.
+
+Runs in the threads of a rank's `reader`, as the worker of Petastorm's `Reader`: no copy of copies, file handles and
+footers kept, a local copy where the source is remote.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sparkdl import storage
+from sparkdl.data.features.columns import as_array
+from sparkdl.data.feed.local_cache import LocalCache
+from sparkdl.data.feed.row_memory import RowMemory
+from sparkdl.data.generations import fate
+from sparkdl.data.layout import RECORD_COLUMN, RecordLayout
+from sparkdl.errors import DatasetError
+
+with warnings.catch_warnings():
+    # Petastorm and the pyarrow it needs announce each other's deprecations at import; users can do nothing about it.
+    warnings.simplefilter("ignore")
+    from petastorm.workers_pool import EmptyResultError
+    from petastorm.workers_pool.worker_base import WorkerBase
+
+__all__ = ["RowGroup", "RowGroupWorker"]
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """Where a row group lies."""
+
+    path: str
+    place: int
+    rows: int
+
+
+class _Results:
+    """What Petastorm's Reader asks for the next result."""
+
+    batched_output = True
+
+    def read_next(self, pool: Any, schema: Any, ngram: Any) -> tuple[int, int]:
+        try:
+            return pool.get_results()
+        except EmptyResultError:
+            raise StopIteration from None
+
+
+class RowGroupWorker(WorkerBase):  # type: ignore[misc]
+    """Reads row groups; called from several threads at once, each with file handles of its own."""
+
+    def __init__(
+        self, worker_id: int, publish: Any, layout: RecordLayout, memory: RowMemory, cache: LocalCache | None
+    ) -> None:
+        super().__init__(worker_id, publish, None)
+        self._layout = layout
+        self._memory = memory
+        self._cache = cache
+        self._of_thread = threading.local()
+        self._footers: dict[str, pq.FileMetaData] = {}
+
+    @staticmethod
+    def new_results_queue_reader() -> _Results:
+        return _Results()
+
+    def process(self, number: int, row_group: RowGroup, place: int) -> tuple[int, int]:
+        """Read a row group to a place in the memory; returns its number and the place.
+
+        Raises DatasetError if the file does not hold what the manifest says.
+        """
+        table = self._table(number, row_group)
+        records = self._layout.from_arrow(table.column(RECORD_COLUMN))
+        if len(records) != row_group.rows:
+            raise DatasetError(
+                f"{row_group.path}, row group {row_group.place} has {len(records)} rows, the manifest says "
+                f"{row_group.rows}; prepare the dataset again"
+            )
+        encoded = {f.key: as_array(table.column(f.key)) for f in self._layout.stored_as_bytes}
+        self._memory.put(place, records, encoded)
+        return number, place
+
+    def _table(self, number: int, row_group: RowGroup) -> pa.Table:
+        copy = self._cache.get(number) if self._cache else None
+        if copy is not None:
+            return pa.ipc.open_stream(copy).read_all()
+        try:
+            file = self._file(row_group.path)
+            table = file.read_row_group(row_group.place, columns=list(self._layout.columns), use_threads=False)
+        except (OSError, ValueError, IndexError, KeyError) as error:
+            path, generation, _ = row_group.path.rsplit("/", 2)
+            raise DatasetError(
+                f"{row_group.path}, row group {row_group.place} cannot be read: {error}; {fate(path, generation)}"
+            ) from error
+        if self._cache:
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, table.schema) as stream:
+                stream.write_table(table)
+            self._cache.put(number, memoryview(sink.getvalue()))
+        return table
+
+    def _file(self, path: str) -> pq.ParquetFile:
+        files: dict[str, pq.ParquetFile] = self._of_thread.__dict__.setdefault("files", {})
+        if path not in files:
+            fs, inner = storage.filesystem(path)
+            source = inner if storage.is_local(path) else fs.open(inner, "rb")
+            footer = self._footers.get(path)
+            files[path] = pq.ParquetFile(source, metadata=footer, memory_map=storage.is_local(path))
+            self._footers[path] = files[path].metadata
+        return files[path]

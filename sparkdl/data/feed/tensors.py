@@ -1,0 +1,149 @@
+"""Hand a rank's blocks to tf.data as steps: (inputs, targets, weights, counts).
+
+Runs in rank processes; the only module of `data` that imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from sparkdl.data.feed.feed import Block, Feed
+from sparkdl.data.layout import Group, RecordLayout
+
+__all__ = ["FirstRows", "batch_of", "step_dataset"]
+
+
+def step_dataset(
+    feed: Feed,
+    layout: RecordLayout,
+    epochs: Sequence[int],
+    *,
+    start_step: int = 0,
+    target: str = "label",
+    first_rows: FirstRows | None = None,
+) -> tf.data.Dataset:
+    """The steps of these epochs, each with this rank's rows; the first epoch from `start_step` on.
+
+    Args:
+        target: "label", or "inputs": the targets are the inputs.
+        first_rows: gets some rows of the first step of each epoch.
+
+    Returns:
+        A dataset of (waited, (inputs, targets, weights, counts)): inputs and targets are a tensor, or a dict by name
+        where there are several, shape ``(rows, *shape)`` with everything but rows static; weights are float32
+        ``(rows,)`` or (); counts is int64 (3,): the rows that count (0: the one row is a ghost), those of the step over
+        all ranks, the number of the step since the first epoch began; waited is float64 (), the seconds that the
+        consumer waited for data before this element.
+    """
+    groups = layout.groups
+    signature = (
+        tuple(tf.TensorSpec((None, *group.shape), group.dtype) for group in groups),
+        *(tf.TensorSpec((None, 1), tf.int32) for _ in range(2)),
+        tf.TensorSpec((None, 3), tf.int64),
+    )
+
+    steps_of_epoch = feed.plan(0).steps
+
+    def generate() -> Iterator[Any]:
+        for block in feed.blocks(epochs, start_step=start_step):
+            if first_rows is not None:
+                first_rows.note(block, steps_of_epoch)
+            # As vectors of length 1, starts and stops go into a slice as they are.
+            yield block.arrays, block.starts[:, None], block.stops[:, None], _counts(block)
+
+    def steps_of(waited: Any, block: Any) -> tf.data.Dataset:
+        arrays, starts, stops, counts = block
+        waits = tf.concat([[waited], tf.zeros(tf.shape(counts)[0] - 1, tf.float64)], axis=0)
+
+        def step(start: Any, stop: Any, count: Any, wait: Any) -> Any:
+            values: dict[str, Any] = {}
+            for group, array in zip(groups, arrays, strict=True):
+                values |= _fields(group, tf.strided_slice(array, start, stop))
+            return wait, (*_roles(values, layout, target), count)
+
+        return tf.data.Dataset.from_tensor_slices((starts, stops, counts, waits)).map(step)
+
+    blocks = tf.data.Dataset.from_generator(generate, output_signature=signature).prefetch(1)
+    return _timed(blocks).flat_map(steps_of).with_options(_in_the_consumers_thread())
+
+
+class FirstRows:
+    """Keeps some rows of the first step that this rank takes in each epoch, until they are taken."""
+
+    def __init__(self, *, most: int) -> None:
+        self._most = most
+        self._epoch = -1
+        self._rows: dict[int, list[np.ndarray]] = {}
+
+    def note(self, block: Block, steps: int) -> None:
+        """Copy rows of a block, if it is the first one of its epoch of so many steps. Called by the feed's thread."""
+        epoch = block.first_step // steps
+        if epoch == self._epoch:
+            return
+        self._epoch = epoch
+        start, count = int(block.starts[0]), min(self._most, int(block.rows[0]))
+        self._rows[epoch] = [array[start : start + count].copy() for array in block.arrays]
+
+    def take(self, epoch: int) -> list[np.ndarray]:
+        """Return the rows of an epoch whose first step was taken: an array for each group of the layout."""
+        return self._rows.pop(epoch)
+
+
+def batch_of(arrays: Sequence[np.ndarray], layout: RecordLayout, *, target: str = "label") -> tuple[Any, ...]:
+    """Make (inputs, targets) or (inputs, targets, weights) of rows: an array for each group of the layout."""
+    values: dict[str, Any] = {}
+    for group, array in zip(layout.groups, arrays, strict=True):
+        values |= _fields(group, tf.convert_to_tensor(array))
+    inputs, targets, weights = _roles(values, layout, target)
+    return (inputs, targets, weights) if layout.of_role("weight") else (inputs, targets)
+
+
+def _counts(block: Block) -> np.ndarray:
+    """int64, shape ``(steps, 3)``: rows that count, rows over all ranks, the step's number."""
+    steps = block.first_step + np.arange(len(block.rows))
+    return np.stack([block.rows, block.global_rows, steps], axis=1).astype(np.int64)
+
+
+def _fields(group: Group, rows: Any) -> dict[str, Any]:
+    """The fields of a group, each of shape ``(rows, *field.shape)``, from its rows ``(rows, *group.shape)``."""
+    if len(group.fields) == 1:
+        return {group.fields[0].key: rows}
+    columns = tf.unstack(rows, num=len(group.fields), axis=1)
+    return {field.key: column for field, column in zip(group.fields, columns, strict=True)}
+
+
+def _roles(values: dict[str, Any], layout: RecordLayout, target: str) -> tuple[Any, Any, Any]:
+    """(inputs, targets, weights) from the fields of a record."""
+
+    def of_role(role: str) -> Any:
+        named = {field.name: values[field.key] for field in layout.of_role(role)}
+        return named if len(named) != 1 else next(iter(named.values()))
+
+    weights = values[layout.of_role("weight")[0].key] if layout.of_role("weight") else ()
+    inputs = of_role("feature")
+    if target == "inputs":
+        return inputs, inputs, weights
+    return inputs, of_role("label") if layout.of_role("label") else (), weights
+
+
+def _timed(blocks: tf.data.Dataset) -> tf.data.Dataset:
+    """Each block with the seconds that its consumer waited for it.
+
+    `zip` pulls its parts one after the other in the consumer's thread: the clock, then the block. The consumer asks for
+    a block when it has used up the one before; cutting a block into steps waits for nothing.
+    """
+    clock = tf.data.Dataset.counter().map(lambda _: tf.timestamp())
+    return tf.data.Dataset.zip(clock, blocks).map(lambda asked_at, block: (tf.timestamp() - asked_at, block))
+
+
+def _in_the_consumers_thread() -> tf.data.Options:
+    options = tf.data.Options()
+    # A prefetch injected after the clock would time itself, not the consumer.
+    options.experimental_optimization.inject_prefetch = False
+    options.autotune.enabled = False
+    options.deterministic = True
+    return options

@@ -1,0 +1,188 @@
+"""Apply a split's rule to the rows of a DataFrame.
+
+Runs on the driver; the rule becomes a Spark expression over the row's own values, so that the same rows and seed give
+the same splits on any cluster, in any partitioning.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from sparkdl.data.dataset import Dataset
+from sparkdl.data.split import Split
+from sparkdl.errors import SchemaError, shown
+from sparkdl.spark.columns import column as named
+from sparkdl.spark.columns import require_column
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+__all__ = ["LEFT_OUT", "hashed_columns", "same_values", "split", "split_index"]
+
+# The index of a row that a time split leaves out; a row that has no answer to the rule has null.
+LEFT_OUT = -1
+
+# 53 bits of a hash make a double in [0, 1) without rounding.
+_MANTISSA_BITS = 53
+
+# Spark hashes 7 as int and 7 as bigint to different values; a table read again may come with another width.
+_WIDER = {"tinyint": "bigint", "smallint": "bigint", "int": "bigint", "float": "double"}
+_NARROW = re.compile("((?:array<)*)(tinyint|smallint|int|float)(>*)")
+
+_NUMBERS = re.compile(r"tinyint|smallint|int|bigint|float|double|decimal\(.*\)")
+
+
+def split(df: DataFrame, dataset: Dataset, *, column: str = "split") -> DataFrame:
+    """The raw rows with one more column that names their split, to score the held-out ones, for instance.
+
+    Args:
+        df: raw rows as they were prepared: the columns that the split reads, or all columns of the dataset if it is
+            divided by fractions without a key.
+        column: the name of the new column; null for rows that are in no split.
+
+    Raises:
+        SchemaError: a column that the rule reads is missing, twice there or of another type than it was when it was
+            prepared, or `column` is already there.
+    """
+    from pyspark.sql import functions as F
+
+    # Spark takes names that differ in case alone for one name.
+    if column.lower() in [name.lower() for name in df.columns]:
+        raise SchemaError(f"the DataFrame already has a column {column!r}; choose another: split(df, ds, column=…)")
+    if dataset.rule is None:
+        return df.select("*", F.lit("train").alias(column))
+    types = {name: dataset.raw_types[name] for name in dataset.rule.columns or hashed_columns(dataset.raw_types)}
+    for name, before in types.items():
+        require_column(df.columns, name)
+        now = df.schema[name].dataType.simpleString()
+        if not same_values(before, now):
+            raise SchemaError(
+                f"the split is told by column {name!r}, which was {shown(before)} when it was prepared and is "
+                f"{shown(now)} now; give the column as it was: cast what is wider, read again what has lost digits"
+            )
+    names = F.array(*[F.lit(name) for name in dataset.rule.names])
+    return df.select("*", F.get(names, split_index(dataset.rule, types)).alias(column))
+
+
+def hashed_columns(types: Mapping[str, str]) -> list[str]:
+    """The columns whose values tell a row's split and place: all that Spark can hash, which maps are not.
+
+    Args:
+        types: Spark type (DDL) of each column of the dataset.
+    """
+    return sorted(name for name, type_ in types.items() if "map<" not in type_)
+
+
+def split_index(rule: Split, types: Mapping[str, str]) -> Column:
+    """Each row's position in `rule.names`, int; `LEFT_OUT`, or null where a column that the rule reads has no answer.
+
+    Args:
+        types: Spark type (DDL), when the rows were prepared, of each column that the rule reads, or of all columns of
+            the dataset if it reads none.
+
+    Raises SchemaError for a column of a type that the rule cannot read.
+    """
+    if rule.kind == "column":
+        return _by_name(rule)
+    if rule.kind == "fraction":
+        return _by_hash(rule, types)
+    from pyspark.sql import functions as F
+
+    places = [_by_time(rule, name, types[name]) for name in rule.columns]
+    if len(places) == 1:
+        return places[0]
+    first, last = places
+    known = first.isNotNull() & last.isNotNull()
+    return F.when(known, F.when(first == last, first).otherwise(F.lit(LEFT_OUT)))
+
+
+def _by_name(rule: Split) -> Column:
+    from pyspark.sql import functions as F
+
+    said = named(rule.columns[0]).cast("string")
+    return F.coalesce(*[F.when(said == name, F.lit(place)) for place, name in enumerate(rule.names)])
+
+
+def _by_hash(rule: Split, types: Mapping[str, str]) -> Column:
+    from pyspark.sql import functions as F
+
+    columns = rule.columns or hashed_columns(types)
+    for name in columns:
+        if "map<" in types[name]:
+            raise SchemaError(f"column {name!r} cannot be the key of a split: Spark cannot hash {shown(types[name])}")
+    values = [_as_prepared(name, types[name]) for name in columns]
+    hashed = F.xxhash64(F.lit(rule.seed), *values)
+    unit = F.shiftrightunsigned(hashed, 64 - _MANTISSA_BITS) / F.lit(float(2**_MANTISSA_BITS))
+    return _first_end_above(unit, _ends_of_shares(rule.fractions), beyond=len(rule.names) - 1)
+
+
+def _by_time(rule: Split, name: str, type_: str) -> Column:
+    """The first split that ends after the column's time; null for a null time, and for NaN."""
+    from pyspark.sql import functions as F
+
+    column = named(name).cast(type_) if type_ == "float" else named(name)
+    finite = [end for end in rule.until if end is not None]
+    endless = len(finite) < len(rule.until)
+    if type_ in ("timestamp", "timestamp_ntz", "date"):
+        if not all(isinstance(end, str) for end in finite):
+            raise SchemaError(f"column {name!r} is {type_}, and Split.time ends its splits at numbers: {shown(finite)}")
+        # A text with its offset, and one cast without a zone, mean the same in every session's time zone.
+        if type_ == "timestamp":
+            ends = [F.lit(f"{end}Z").cast("timestamp") for end in finite]
+        else:
+            column = column.cast("timestamp_ntz")
+            ends = [F.lit(end).cast("timestamp_ntz") for end in finite]
+    elif _NUMBERS.fullmatch(type_):
+        if any(isinstance(end, str) for end in finite):
+            raise SchemaError(f"column {name!r} is {type_}, and Split.time ends its splits at times: {shown(finite)}")
+        ends = [F.lit(end) for end in finite]
+    else:
+        raise SchemaError(f"column {name!r} is {shown(type_)}; Split.time needs timestamps, dates or numbers: cast it")
+    place = _first_end_above(column, ends, beyond=len(finite) if endless else LEFT_OUT)
+    known = column.isNotNull()
+    if type_ in ("float", "double"):
+        known &= ~F.isnan(column)  # to Spark it is later than all times
+    return F.when(known, place)
+
+
+def _first_end_above(value: Column, ends: Iterable[Column | float], *, beyond: int) -> Column:
+    """The position of the first end that is greater than the value, or `beyond`."""
+    from pyspark.sql import functions as F
+
+    places = [F.when(value < end, F.lit(place)) for place, end in enumerate(ends)]
+    return F.coalesce(*places, F.lit(beyond))
+
+
+def _ends_of_shares(fractions: Iterable[float]) -> list[float]:
+    """The upper end of each share in [0, 1] but the last's, which takes what rounding leaves."""
+    ends, total = [], 0.0
+    for share in fractions:
+        total += share
+        ends.append(total)
+    return ends[:-1]
+
+
+def _as_prepared(name: str, type_: str) -> Column:
+    """A column's values in the type that they are hashed in, of rows that may have come again in a wider type.
+
+    Args:
+        type_: the type when the rows were prepared. A double that was a float then is rounded as it was then: its
+            digits beyond those are of a table or a text that tells more of the same rows.
+    """
+    hashed_as = _hashed_as(type_)
+    if hashed_as == type_:
+        return named(name)
+    return named(name).cast(type_).cast(hashed_as) if "float" in type_ else named(name).cast(hashed_as)
+
+
+def same_values(before: str, now: str) -> bool:
+    """Whether values that were of one type are told from values of the other: no digits of them were lost."""
+    return before == now or (_hashed_as(before) == _hashed_as(now) and not ("double" in before and "float" in now))
+
+
+def _hashed_as(type_: str) -> str:
+    """The type that a value is hashed in: whole numbers as bigint, fractions as double, also inside arrays."""
+    narrow = _NARROW.fullmatch(type_)
+    return narrow[1] + _WIDER[narrow[2]] + narrow[3] if narrow else type_

@@ -1,0 +1,133 @@
+"""Fit features: what each encoder must know of the train split.
+
+Driver; `statistics` computes it in Spark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from sparkdl.data.features import Categorical, Encoder, Feature, Image, Numeric, Tensor, Text
+from sparkdl.data.features.categorical import CategoricalEncoder, as_categories
+from sparkdl.data.features.column_types import is_nested, unit_of
+from sparkdl.data.features.columns import infer_shape
+from sparkdl.data.features.image import ImageEncoder
+from sparkdl.data.features.moments import Moments
+from sparkdl.data.features.numeric import NumericEncoder
+from sparkdl.data.features.tensor import TensorEncoder
+from sparkdl.data.features.text import TextEncoder, check_text
+from sparkdl.data.prepare import statistics
+from sparkdl.data.prepare.row_sums import Seen
+from sparkdl.data.prepare.statistics import VOCABULARY_LIMIT, NumberColumn
+from sparkdl.errors import ConfigError, SchemaError
+from sparkdl.spark.columns import column
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+__all__ = ["Fitted", "fit_encoders"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """The encoders of the features, then of the labels, and what each pass over the rows saw."""
+
+    encoders: tuple[Encoder, ...]
+    seen: tuple[Seen, ...]
+
+
+def fit_encoders(train: DataFrame, features: Sequence[Feature], labels: Sequence[Feature]) -> Fitted:
+    """The encoders of all features, then of all labels, fitted over the train split's raw rows.
+
+    Raises:
+        ConfigError: a label that cannot be one.
+        SchemaError: a column's type or content does not fit its feature.
+    """
+    declared = [*features, *labels]
+    for label in labels:
+        _check_label(label)
+    first = _first_values(train, declared)
+    counted = [f for f in declared if isinstance(f, (Categorical, Text))]
+    for vocabulary in counted:
+        check = check_text if isinstance(vocabulary, Text) else as_categories
+        check(first[vocabulary.name][:0], name=vocabulary.name)
+    numbers = _number_columns([f for f in declared if isinstance(f, Numeric)], first)
+    with_median = {f.name for f in declared if isinstance(f, Numeric) and f.fill == "median"}
+    seen: list[Seen] = []
+    moments: dict[str, Moments] = {}
+    medians: dict[str, np.ndarray] = {}
+    pairs: Iterator[list[tuple[Any, int]]] = iter(())
+    if numbers:
+        moments, saw = statistics.moments(train, list(numbers.values()))
+        seen.append(saw)
+    if with_median:
+        medians, saw = statistics.medians(train, [numbers[name] for name in sorted(with_median)])
+        seen.append(saw)
+    if counted:
+        found, saw = statistics.frequencies(train, counted)
+        pairs = iter(found)
+        seen.append(saw)
+    fitted: list[Encoder] = []
+    for place, feature in enumerate(declared):
+        name = feature.name
+        if isinstance(feature, Tensor):
+            fitted.append(TensorEncoder.fit(feature, first[name]))
+        elif isinstance(feature, Numeric):
+            unit, median = numbers[name].unit, medians.get(name)
+            fitted.append(NumericEncoder.fit(feature, moments[name], median=median, unit=unit))
+        elif isinstance(feature, Image):
+            fitted.append(ImageEncoder.fit(feature, first[name].type))
+        elif isinstance(feature, Text):
+            fitted.append(TextEncoder.fit(feature, next(pairs)))
+        elif isinstance(feature, Categorical):
+            fitted.append(_categorical(feature, next(pairs), is_label=place >= len(features)))
+        else:
+            raise ConfigError(f"{feature!r} is no feature that prepare knows")
+    return Fitted(tuple(fitted), tuple(seen))
+
+
+def _check_label(label: Feature) -> None:
+    if isinstance(label, Numeric) and label.fill == "indicator":
+        raise ConfigError(f"label {label.name!r}: fill='indicator' makes two numbers of one; drop rows without a label")
+    if isinstance(label, Image) and label.store == "encoded":
+        raise ConfigError(f"label {label.name!r}: store='encoded' is for inputs; use Image(…, store='pixels')")
+
+
+def _first_values(train: DataFrame, declared: Sequence[Feature]) -> dict[str, pa.Array]:
+    """One row of each column, which tells its type and shape; not null where an array's shape must be told by it."""
+    first = statistics.first_row(train, [f.name for f in declared])
+    for feature in declared:
+        value = first[feature.name]
+        if isinstance(feature, Numeric) and feature.fill is not None and is_nested(value.type) and value.null_count:
+            first |= statistics.first_row(train.where(column(feature.name).isNotNull()), [feature.name])
+    return first
+
+
+def _number_columns(features: Sequence[Numeric], first: dict[str, pa.Array]) -> dict[str, NumberColumn]:
+    """How to read each column; one that is feature and label may have missing values where either of them fills."""
+    filled = {f.name for f in features if f.fill is not None}
+    numbers: dict[str, NumberColumn] = {}
+    for feature in features:
+        name, value = feature.name, first[feature.name]
+        shape = infer_shape(value, name=name) if is_nested(value.type) else ()
+        if shape and feature.fill == "indicator":
+            raise SchemaError(
+                f"column {name!r}: fill='indicator' is for scalars and rows are of shape {shape}; use 'mean', "
+                "'median' or a number, or select its elements as columns of their own"
+            )
+        numbers[name] = NumberColumn(name, shape, unit_of(value.type), name in filled)
+    return numbers
+
+
+def _categorical(feature: Categorical, pairs: Sequence[tuple[Any, int]], *, is_label: bool) -> CategoricalEncoder:
+    if feature.max_size is None and len(pairs) > VOCABULARY_LIMIT:
+        raise SchemaError(
+            f"column {feature.name!r} has more than {VOCABULARY_LIMIT} values in the train split; is it an id? "
+            "Categorical(max_size=…) keeps the most frequent"
+        )
+    return CategoricalEncoder.fit(feature, pairs, is_label=is_label)

@@ -1,0 +1,77 @@
+"""Name every column that holds nulls which nothing was said about, where one of them ended a prepare.
+
+Driver. Workers stop at the first such column that they meet; whoever mends one would meet the next by another run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sparkdl.data.features import Feature, Numeric
+from sparkdl.data.prepare_config import PrepareConfig
+from sparkdl.errors import SchemaError
+from sparkdl.spark.columns import column
+from sparkdl.spark.errors import errors_from_workers
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+__all__ = ["all_nulls_named"]
+
+NAMED_COLUMNS = 20
+
+
+@contextmanager
+def all_nulls_named(rows: DataFrame, config: PrepareConfig) -> Iterator[None]:
+    """Within the block, an error about a missing value becomes one that names all columns with such, and how many.
+
+    Args:
+        rows: what is prepared: the used columns. They are read once more, after such an error alone.
+    """
+    try:
+        with errors_from_workers():
+            yield
+    except SchemaError as error:
+        if "null" not in str(error) and "NaN" not in str(error):
+            raise
+        told = _counted(rows, _must_be_there(config))
+        if not told:
+            raise
+        raise SchemaError(f"{error}. Missing values without a policy are in {told}") from error
+
+
+def _must_be_there(config: PrepareConfig) -> dict[str, bool]:
+    """The columns that may hold no nulls, and whether NaN is one there."""
+    wanted: dict[str, bool] = {}
+    filled = {feature.name for feature in (*config.features, *config.labels) if _fills(feature)}
+    for feature in (*config.features, *config.labels):
+        if not _fills(feature):
+            wanted[feature.name] = isinstance(feature, Numeric) and feature.name not in filled
+    return wanted | ({config.weight: True} if config.weight else {})
+
+
+def _fills(feature: Feature) -> bool:
+    return getattr(feature, "fill", None) is not None
+
+
+def _counted(rows: DataFrame, wanted: dict[str, bool]) -> str:
+    """The columns with missing values, those with most of them first; "" if there is none."""
+    from pyspark.sql import functions as F
+
+    missing = [_missing(rows, name, nan) for name, nan in wanted.items()]
+    counts = [F.count_if(one).alias(str(place)) for place, one in enumerate(missing)]
+    total, *found = rows.agg(F.count(F.lit(1)), *counts).collect()[0]
+    some = sorted(((-count, name) for name, count in zip(wanted, found, strict=True) if count))
+    listed = [f"column {name!r} ({-count} of {total} rows)" for count, name in some]
+    more = f" and {len(listed) - NAMED_COLUMNS} more" if len(listed) > NAMED_COLUMNS else ""
+    return ", ".join(listed[:NAMED_COLUMNS]) + more
+
+
+def _missing(rows: DataFrame, name: str, nan: bool) -> Column:
+    from pyspark.sql import functions as F
+
+    value = column(name)
+    is_float = rows.schema[name].dataType.simpleString() in ("float", "double")
+    return value.isNull() | F.isnan(value) if nan and is_float else value.isNull()

@@ -1,0 +1,104 @@
+"""Shuffle the rows, have them written as parts, and see that they are those that were counted and fitted.
+
+Driver; `parts` writes in the workers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from sparkdl.data.dataset import Part
+from sparkdl.data.prepare import writer as part_files
+from sparkdl.data.prepare.apply_split import LEFT_OUT
+from sparkdl.data.prepare.count import Counted
+from sparkdl.data.prepare.row_sums import NOTHING, Seen, Sums, add, hash_of
+from sparkdl.data.prepare.shuffle import ORDER_COLUMN, shuffled
+from sparkdl.data.prepare.writer import SPLIT_COLUMN, PartPlan
+from sparkdl.errors import DatasetError
+from sparkdl.spark.columns import column as named
+from sparkdl.spark.columns import map_in_arrow
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+__all__ = ["check_counts", "differing", "hash_columns", "write_rows"]
+
+SHOWN_COLUMNS = 5
+
+
+def hash_columns(seen: Sequence[Seen]) -> dict[str, tuple[str, ...]]:
+    """A column for the hash over each set of columns that was fitted by: its name, and the set."""
+    return {f"__hash_{place}__": names for place, names in enumerate(dict.fromkeys(saw.names for saw in seen))}
+
+
+def write_rows(
+    rows: DataFrame,
+    plan: PartPlan,
+    parts: int,
+    hashes: Mapping[str, tuple[str, ...]],
+    raw_types: Mapping[str, str],
+    *,
+    repeated: bool,
+) -> tuple[list[Part], dict[str, dict[tuple[str, ...], Sums]]]:
+    """Shuffle and write; a part for each task and split.
+
+    Args:
+        rows: with SPLIT_COLUMN and ORDER_COLUMN.
+        parts: tasks that write.
+        hashes: of `hash_columns`.
+        raw_types: Spark type (DDL) of each column of the dataset.
+        repeated: many rows repeat others.
+
+    Returns:
+        The parts; and for each split the sums of its rows' hashes, by what is hashed: (ORDER_COLUMN,), or columns.
+    """
+
+    def write(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        from pyspark import TaskContext
+
+        task = TaskContext.get()
+        partition = task.partitionId() if task else 0
+        yield from part_files.descriptions(part_files.write_parts(batches, plan, partition), partition)
+
+    columns = [*map(named, raw_types), named(SPLIT_COLUMN), named(ORDER_COLUMN)]
+    stored = shuffled(rows.select(*columns).where(f"{SPLIT_COLUMN} != {LEFT_OUT}"), parts, repeated=repeated)
+    # After the shuffle: these are the values that are written.
+    stored = stored.select("*", *[hash_of(names, raw_types).alias(name) for name, names in hashes.items()])
+    found = map_in_arrow(stored, write, "partition long, part string").collect()
+    described = [json.loads(row["part"]) for row in sorted(found, key=lambda row: row["partition"])]
+    sums: dict[str, dict[tuple[str, ...], Sums]] = {name: {} for name in plan.splits}
+    for part in described:
+        of_split = sums[part["split"]]
+        for name, more in part["sums"].items():
+            key = hashes.get(name, (ORDER_COLUMN,))
+            of_split[key] = add(of_split.get(key, NOTHING), tuple(more))
+    return [Part(part["file"], part["split"], tuple(part["row_groups"]), part["bytes"]) for part in described], sums
+
+
+def differing(
+    written: Mapping[str, Mapping[tuple[str, ...], Sums]], counted: Counted, names: Sequence[str], seen: Sequence[Seen]
+) -> str:
+    """Which readings of the rows differ, in words; "" if none does."""
+    for name, order in zip(names, counted.order, strict=True):
+        if written[name].get((ORDER_COLUMN,), NOTHING) != order:
+            return f"rows of split {name!r} were others when they were written than when they were counted"
+    for saw in seen:
+        if written["train"].get(saw.names, NOTHING) != saw.sums:
+            columns = ", ".join(map(repr, saw.names[:SHOWN_COLUMNS])) + (", …" if saw.names[SHOWN_COLUMNS:] else "")
+            return f"values of {columns} were others when they were written than when {saw.what}"
+    return ""
+
+
+def check_counts(parts: Sequence[Part], names: Sequence[str], counts: Sequence[int]) -> None:
+    """Raise DatasetError if what was written is not what was counted: the input changed in between."""
+    for name, count in zip(names, counts, strict=True):
+        written = sum(sum(part.row_groups) for part in parts if part.split == name)
+        if written != count:
+            raise DatasetError(
+                f"split {name!r} had {count} rows when it was counted and {written} when it was written; "
+                "the input changes while it is read: write it to files first"
+            )

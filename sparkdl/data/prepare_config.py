@@ -1,0 +1,99 @@
+"""What to prepare: features, label, splits, order.
+
+Runs on the driver; the values travel to ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+
+from sparkdl.checks import as_path, require, require_positive, require_seed
+from sparkdl.data.features import Feature, as_feature
+from sparkdl.data.split import Split
+from sparkdl.errors import shown
+from sparkdl.named_options import named_options
+
+__all__ = ["PrepareConfig"]
+
+# Twice the largest worker count of common clusters' powers of two, times three: it divides evenly over 2, 3, 4, 6, 8,
+# 12, 16, 24, 32, 48, 64 workers and to within 5 % over every other number up to 16 (docs/decisions/0003).
+DEFAULT_LANES = 192
+
+
+@named_options
+@dataclass(frozen=True, slots=True)
+class PrepareConfig:
+    """How a DataFrame becomes a prepared dataset.
+
+    Raises ConfigError for a value out of range or for names used twice.
+    """
+
+    _: KW_ONLY
+
+    path: str
+    """Folder or URL of the dataset."""
+
+    features: tuple[Feature, ...]
+    """The model's inputs, in the order of the UDF's arguments. A bare column name means `Tensor(name)`."""
+
+    label: Feature | tuple[Feature, ...] | None = None
+    """The target: a feature, several (a model with several outputs), or None."""
+
+    weight: str | None = None
+    """A numeric column with each row's sample weight, or None."""
+
+    keep: tuple[str, ...] = ()
+    """Columns stored beside the features as they are, and not fed to the model: ids, for instance."""
+
+    splits: Split | None = None
+    """How rows are divided; None puts all of them into "train"."""
+
+    seed: int = 0
+    """Seed of the stored order."""
+
+    lanes: int = DEFAULT_LANES
+    """Sequences that an epoch interleaves, and so the largest number of workers. Part of the epoch's order."""
+
+    version: str | int | None = None
+    """Names the input, in place of its plan or its rows: the same config, version and files, if there are any, find the
+    finished dataset. Neither plan nor rows are looked at; give a changed program another version. None: the plan and
+    its files name the input or, where they cannot (it runs Python, reads no files), the rows, by one pass over them."""
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__  # the one way to normalise a field of a frozen dataclass
+        set_(self, "path", as_path("path", self.path))
+        require(isinstance(self.features, (list, tuple)), f"features={shown(self.features)} must be a list of features")
+        set_(self, "features", tuple(as_feature(f) for f in self.features))
+        require(len(self.features) > 0, "features=[] must name at least one feature")
+        if isinstance(self.label, (list, tuple)):
+            labels = tuple(as_feature(f) for f in self.label)
+            require(len(labels) > 0, "label=[] must name at least one feature; use label=None for none")
+            set_(self, "label", labels if len(labels) > 1 else labels[0])
+        elif self.label is not None:
+            set_(self, "label", as_feature(self.label))
+        require(isinstance(self.keep, (list, tuple)), f"keep={shown(self.keep)} must be a list of column names")
+        set_(self, "keep", tuple(self.keep))
+        require(all(isinstance(name, str) for name in self.keep), f"keep={shown(self.keep)} must hold column names")
+        require(
+            self.weight is None or isinstance(self.weight, str), f"weight={shown(self.weight)} must be a column name"
+        )
+        good = self.splits is None or isinstance(self.splits, Split)
+        require(good, f"splits={shown(self.splits)} must be made by Split.fraction, Split.time or Split.column")
+        for kind, names in (
+            ("features", [feature.name for feature in self.features]),
+            ("label", [feature.name for feature in self.labels]),
+            ("keep", list(self.keep)),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            require(not twice, f"{shown(twice)} is named twice in {kind}; name each column once")
+        require_seed(self.seed)
+        require_positive("lanes", self.lanes)
+        good = isinstance(self.version, (str, int)) and not isinstance(self.version, bool) and self.version != ""
+        require(self.version is None or good, f"version={shown(self.version)} must be a string or a whole number")
+
+    @property
+    def labels(self) -> tuple[Feature, ...]:
+        """The label features as a tuple: none, one or several."""
+        if self.label is None:
+            return ()
+        return self.label if isinstance(self.label, tuple) else (self.label,)

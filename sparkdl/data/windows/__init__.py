@@ -1,0 +1,1 @@
+"""Cut time series into windows of past and horizon."""

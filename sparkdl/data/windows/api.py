@@ -1,0 +1,209 @@
+"""Cut time series into windows: many rows become one, with the past and the horizon as arrays.
+
+Called on the driver, before `prepare` and before scoring; `cut_windows` does the work in Spark's Python workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from sparkdl.data.windows.cut import WindowPlan, cut_windows
+from sparkdl.errors import ConfigError, SchemaError, shown
+from sparkdl.spark.columns import column as named
+from sparkdl.spark.columns import map_in_arrow, require_column
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+    from pyspark.sql.types import DataType, StructType
+
+__all__ = ["windows"]
+
+# Spark's numbers, and numpy's for them; a decimal becomes a double.
+_DTYPES = {
+    "boolean": "bool",
+    "tinyint": "int8",
+    "smallint": "int16",
+    "int": "int32",
+    "bigint": "int64",
+    "float": "float32",
+    "double": "float64",
+    "decimal": "float64",
+}
+# The unit that the times of a column are counted in; whole numbers count themselves.
+_TICKS = {
+    "timestamp": (timedelta(microseconds=1), "microseconds"),
+    "timestamp_ntz": (timedelta(microseconds=1), "microseconds"),
+    "date": (timedelta(days=1), "whole days"),
+}
+_TIMES = (*_TICKS, "tinyint", "smallint", "int", "bigint")
+_KEYS = (*_TIMES, "string", "boolean", "binary", "decimal")
+
+
+def windows(
+    df: DataFrame,
+    key: str | Sequence[str] | None,
+    time: str,
+    columns: str | Sequence[str],
+    past: int,
+    horizon: int,
+    *,
+    target: str | Sequence[str] | None = None,
+    every: timedelta | int | None = None,
+) -> DataFrame:
+    """Every window of `past` + `horizon` consecutive rows of each series: one row a window.
+
+    Columns of the result: the key; `<time>`, the time of the horizon's first step; `<time>_last`, that of its last;
+    `past`, an array of shape (past, columns); `horizon`, an array of shape (horizon, targets). One column given by its
+    bare name, not in a list, makes arrays of shape (past,) and (horizon,).
+
+    With `horizon=0`, to score where the future is not known yet, the result has the key, `<time>`, which is then the
+    time of the last step of the past, and `past`. Every step that has a past gives a window: filter `df` to the newest
+    `past` rows of each series, or the result by its time, to score the newest alone.
+
+    `Split.time(time, until=…, last="<time>_last")` divides windows by their horizons; the past may reach back into the
+    split before. One series is read by one task, in memory that does not grow with its length. The result is computed
+    anew for each action: bad rows are errors then. Where clocks change, a local time comes twice and a day has 23 or 25
+    hours, so that `every` leaves out windows: give local times as TIMESTAMP_NTZ, and others in UTC.
+
+    Args:
+        key: the column(s) that tell the series apart; None or () if all rows are one series.
+        time: timestamps, dates or whole numbers that order the rows of a series; each once in a series.
+        columns: the numbers of the past. The arrays have the type that holds all of them, double for decimals.
+        past, horizon: steps, at least 1 and at least 0.
+        target: the numbers of the horizon; None: the same as `columns`.
+        every: the distance of two steps, in the unit of `time` where that is a whole number: windows with a missing
+            step are left out. None: the next row is the next step.
+
+    A null in a column of fractions is NaN in the arrays.
+
+    Raises:
+        ConfigError: `past`, `horizon` or `every` is out of range.
+        SchemaError: a column is missing, twice there, of a type that is no number (key, time), or named as a column of
+            the result. When the result is computed: a null key or time, a time that comes twice in a series, or a null
+            in a column of whole numbers.
+    """
+    plan = _plan(df, key, time, columns, past, horizon, target, every)
+    used = list(dict.fromkeys((*plan.key, time, *plan.columns, *plan.targets)))
+    types = {name: df.schema[name].dataType for name in used}
+    # Doubles where Arrow would hand over decimals; the key's and the time's own type is that of the result.
+    kept = (*plan.key, time)
+    rows = df.select(
+        *[
+            named(name).cast("double").alias(name)
+            if name not in kept and types[name].simpleString().startswith("decimal")
+            else named(name)
+            for name in used
+        ]
+    )
+    spread = rows.repartition(*[named(name) for name in plan.key]) if plan.key else rows.repartition(1)
+    in_order = spread.sortWithinPartitions(*[named(name) for name in kept])
+
+    def cut(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return cut_windows(batches, plan)
+
+    return map_in_arrow(in_order, cut, _schema(plan, types))
+
+
+def _plan(
+    df: DataFrame,
+    key: str | Sequence[str] | None,
+    time: str,
+    columns: str | Sequence[str],
+    past: int,
+    horizon: int,
+    target: str | Sequence[str] | None,
+    every: timedelta | int | None,
+) -> WindowPlan:
+    """The checked arguments of `windows`."""
+    for option, value, least in (("past", past, 1), ("horizon", horizon, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigError(f"windows: {option}={shown(value)} must be a whole number of at least {least}")
+    target = columns if target is None else target
+    keys, inputs, targets = _names("key", key or ()), _names("columns", columns), _names("target", target)
+    if not inputs or not targets:
+        raise ConfigError(f"windows: columns={shown(inputs)}, target={shown(targets)}: name at least one of each")
+    schema = {}
+    for name in dict.fromkeys((*keys, time, *inputs, *targets)):
+        require_column(df.columns, name)
+        schema[name] = df.schema[name].dataType.simpleString()
+    _check_types(schema, keys, _KEYS, "no key of a series; use strings, whole numbers, dates or timestamps")
+    _check_types(schema, (time,), _TIMES, "no time; cast it to timestamp, date or a whole number")
+    _check_types(schema, (*inputs, *targets), tuple(_DTYPES), "no numbers")
+    _check_results(keys, time, horizon)
+    return WindowPlan(
+        key=keys,
+        time=time,
+        columns=inputs,
+        columns_dtype=np.result_type(*[_DTYPES[_family(schema[name])] for name in inputs]),
+        columns_bare=isinstance(columns, str),
+        targets=targets,
+        targets_dtype=np.result_type(*[_DTYPES[_family(schema[name])] for name in targets]),
+        targets_bare=isinstance(target, str),
+        past=past,
+        horizon=horizon,
+        every=_distance(every, schema[time]),
+    )
+
+
+def _names(option: str, names: str | Sequence[str]) -> tuple[str, ...]:
+    listed = (names,) if isinstance(names, str) else tuple(names)
+    if not all(isinstance(name, str) for name in listed) or len(set(listed)) < len(listed):
+        raise ConfigError(f"windows: {option}={shown(names)} must be column names, each once")
+    return listed
+
+
+def _family(type_: str) -> str:
+    """The type without its parameters: "decimal" for decimal(10,2)."""
+    return type_.split("(")[0]
+
+
+def _check_types(schema: dict[str, str], names: Sequence[str], allowed: Sequence[str], problem: str) -> None:
+    for name in names:
+        if _family(schema[name]) not in allowed:
+            raise SchemaError(f"column {name!r}: values of type {shown(schema[name])} are {problem}")
+
+
+def _check_results(keys: Sequence[str], time: str, horizon: int) -> None:
+    """Raise SchemaError where two columns of the result would have one name; Spark does not tell a from A."""
+    made = [*keys, time, "past", *([f"{time}_last", "horizon"] if horizon else [])]
+    lower = [name.lower() for name in made]
+    for name in made:
+        if lower.count(name.lower()) > 1:
+            raise SchemaError(f"two columns of the windows would be named {name!r}: rename the key or the time column")
+
+
+def _distance(every: timedelta | int | None, time_type: str) -> int | None:
+    """`every` as `WindowPlan.every` counts. Raises ConfigError if it is no distance of such times."""
+    if every is None:
+        return None
+    if time_type in _TICKS:
+        tick, unit = _TICKS[time_type]
+        if isinstance(every, timedelta) and every > timedelta(0) and every % tick == timedelta(0):
+            return every // tick
+        kind = f"a timedelta of {unit} above 0"
+    else:
+        if isinstance(every, int) and not isinstance(every, bool) and every > 0:
+            return every
+        kind = "a whole number above 0"
+    raise ConfigError(f"windows: every={shown(every)} must be {kind}, for a time of type {time_type}")
+
+
+def _schema(plan: WindowPlan, types: dict[str, DataType]) -> StructType:
+    """The columns of the result."""
+    from pyspark.sql.pandas.types import from_arrow_type
+    from pyspark.sql.types import ArrayType, StructField, StructType
+
+    def array(dtype: np.dtype, bare: bool) -> DataType:
+        element: DataType = from_arrow_type(pa.from_numpy_dtype(dtype))
+        return ArrayType(element if bare else ArrayType(element, False), False)
+
+    fields = [StructField(name, types[name], False) for name in (*plan.key, plan.time)]
+    fields += [StructField(f"{plan.time}_last", types[plan.time], False)] if plan.horizon else []
+    fields += [StructField("past", array(plan.columns_dtype, plan.columns_bare), False)]
+    fields += [StructField("horizon", array(plan.targets_dtype, plan.targets_bare), False)] if plan.horizon else []
+    return StructType(fields)

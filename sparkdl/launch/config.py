@@ -1,0 +1,92 @@
+"""Where ranks run, and for how long to wait for them.
+
+Runs on the driver; the values travel to ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sparkdl.checks import as_path, require, require_positive, require_seconds
+from sparkdl.errors import shown
+from sparkdl.named_options import named_options
+
+__all__ = ["LaunchConfig"]
+
+LOG_CHOICES = ("rank0", "all", "errors")
+
+
+@named_options
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchConfig:
+    """Where ranks run, and for how long to wait for them. It never changes the result.
+
+    Raises ConfigError for a value out of range.
+    """
+
+    num_workers: int
+    """Ranks, one process each. In a Spark job every rank takes one task slot."""
+
+    local: bool = False
+    """Run the ranks as child processes of the driver, without Spark."""
+
+    gpus_per_worker: int = 0
+    """GPUs of each rank: from its task's own Spark resources or, with `local=True`, from this machine's. A rank sees
+    these alone; with 0 it sees none."""
+
+    allow_unencrypted: bool = False
+    """Run although the Spark session encrypts its connections. What the ranks send each other, and the driver, is not
+    encrypted."""
+
+    min_workers: int | None = None
+    """The fewest ranks to run with where the session has too few slots, at the start or at a restart; None:
+    `num_workers`. Local ranks always find their place."""
+
+    start_timeout_s: float = 60.0
+    """Seconds to wait until every rank has a slot and its process has started."""
+
+    stall_timeout_s: float = 300.0
+    """Seconds that a rank may go without progress before the run fails: its process is stopped, or neither its main
+    thread (1 % of a core), nor all its threads together (30 %), nor the processes that it started (10 %) use the
+    processor, and it emits no event. Waiting for another rank is no progress. `float("inf")` waits for ever."""
+
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables for the rank processes, set before TensorFlow is imported."""
+
+    log: str = "rank0"
+    """Whose output reaches the driver's terminal: "rank0", "all" (each line names its rank) or "errors" (none; a
+    failing rank's last lines are in the error)."""
+
+    log_dir: str | None = None
+    """Folder or URL for each rank's whole output, one folder for each launch; all hosts must see it. Where executors
+    cannot reach the driver's port they speak with it through this folder. None: `fit` uses `logs` in its run
+    directory, `run` and `evaluate` keep none."""
+
+    def __post_init__(self) -> None:
+        require_positive("num_workers", self.num_workers)
+        require(isinstance(self.local, bool), f"local={shown(self.local)} must be True or False")
+        if self.min_workers is not None:
+            require_positive("min_workers", self.min_workers)
+            fewer = self.min_workers <= self.num_workers
+            require(fewer, f"min_workers={self.min_workers} must not be more than num_workers={self.num_workers}")
+        good = isinstance(self.gpus_per_worker, int) and not isinstance(self.gpus_per_worker, bool)
+        good = good and self.gpus_per_worker >= 0
+        require(good, f"gpus_per_worker={shown(self.gpus_per_worker)} must be a whole number of at least 0")
+        good = isinstance(self.allow_unencrypted, bool)
+        require(good, f"allow_unencrypted={shown(self.allow_unencrypted)} must be True or False")
+        require_seconds("start_timeout_s", self.start_timeout_s, least=0.001)
+        require_seconds("stall_timeout_s", self.stall_timeout_s, least=1)
+        require(isinstance(self.env, Mapping), f"env={shown(self.env)} must map names to values")
+        require(self.log in LOG_CHOICES, f"log={shown(self.log)} must be one of {', '.join(LOG_CHOICES)}")
+        if self.log_dir is not None:
+            object.__setattr__(self, "log_dir", as_path("log_dir", self.log_dir))
+        for name, value in self.env.items():
+            good = isinstance(name, str) and isinstance(value, str)
+            require(good, f"env[{shown(name)}]={shown(value)}: names and values must be strings")
+            good = name != "" and "=" not in name and "\0" not in name + value
+            require(
+                good, f"env[{shown(name)}]={shown(value)} is no environment variable: no name holds '=', nothing \\0"
+            )
+        own_gpus = self.gpus_per_worker > 0 and "CUDA_VISIBLE_DEVICES" in self.env
+        require(not own_gpus, "env must not set CUDA_VISIBLE_DEVICES with gpus_per_worker: each rank gets its own")

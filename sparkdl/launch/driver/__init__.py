@@ -1,0 +1,1 @@
+"""Start ranks from the driver, watch them, and put together their results and outcomes."""

@@ -1,0 +1,191 @@
+"""The Spark barrier job whose tasks are the ranks: start it, end it, cancel it, and say why it failed.
+
+Runs on the driver. The job itself runs in a thread, so that the driver can watch it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pickle
+import re
+import time
+import uuid
+from collections.abc import Collection, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+from sparkdl.errors import SparkDLError
+from sparkdl.launch.driver.monitor import Monitor
+from sparkdl.launch.worker.task import TaskPlan
+from sparkdl.spark.errors import explained, own_error_in
+
+if TYPE_CHECKING:
+    from pyspark import Broadcast
+    from pyspark.sql import SparkSession
+
+__all__ = ["BarrierJob"]
+
+log = logging.getLogger(__name__)
+
+# After the job's own end its tasks' last messages may still be under way.
+SETTLE_S = 2.0
+# Tasks that were stopped end within three seconds; a job that does not is cancelled.
+END_LIMIT_S = 15.0
+# Spark ends the job of an executor that died within a second; what it has not noticed by then it notices much later.
+LOST_LIMIT_S = 3.0
+
+
+class BarrierJob:
+    """The barrier job, run by a thread of its own; whoever starts it ends or cancels it."""
+
+    def __init__(
+        self, spark: SparkSession, plan: TaskPlan, task: Broadcast[bytes], size: int, monitor: Monitor
+    ) -> None:
+        self._spark = spark
+        self._plan = plan
+        self._task = task
+        self._size = size
+        self._monitor = monitor
+        self._tag = f"sparkdl-{uuid.uuid4().hex}"
+        self._ended: float | None = None
+        self._cancelled = False
+        self._error: Exception | None = None
+
+    def start(self, description: str) -> None:
+        """Submit it."""
+        from pyspark import InheritableThread
+
+        self._thread = InheritableThread(target=self._run, args=(description,))
+        self._thread.daemon = True
+        self._thread.start()
+
+    @property
+    def settled(self) -> bool:
+        """Whether it ended, and no more is to be heard of its tasks."""
+        return self._ended is not None and time.monotonic() > self._ended + SETTLE_S
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, in one line; nothing if it ended well, or because it was cancelled here."""
+        return _reason(self._error) if self._error and not self._cancelled else ""
+
+    @property
+    def own_error(self) -> SparkDLError | None:
+        """What a task itself raised, if it is an error of ours."""
+        return own_error_in(str(self._error)) if self._error else None
+
+    @property
+    def cancelled_by_others(self) -> bool:
+        """Whether somebody else cancelled it."""
+        return not self._cancelled and "cancelled" in str(self._error)
+
+    def end(self, lost: Collection[int] = ()) -> None:
+        """Wait for its end; cancel it if its tasks do not end by themselves.
+
+        Args:
+            lost: the ranks whose tasks are silent. If Spark does not end the job for them, it believes that their
+                executors live.
+        """
+        self._thread.join(LOST_LIMIT_S if lost else END_LIMIT_S)
+        if self._thread.is_alive():
+            self.cancel()
+            self._replace_executors(lost)
+
+    def cancel(self) -> None:
+        """End it and its tasks now."""
+        self._cancelled = True
+        with contextlib.suppress(Exception):  # the SparkContext itself may have ended
+            self._spark.sparkContext.cancelJobsWithTag(self._tag)
+        self._thread.join(END_LIMIT_S)
+
+    def _replace_executors(self, ranks: Collection[int]) -> None:
+        """Have Spark give up the executors of these ranks, and start others where it can.
+
+        By itself it waits for a sign of life for two minutes (spark.network.timeout). Until then the next barrier job
+        would be given their slots, and never start; and whoever cleans up, or stops the session, would wait for them.
+        """
+        if not ranks or self._plan.one_process:
+            return
+        context = self._spark.sparkContext._jsc.sc()
+        try:
+            scheduler: Any = self._spark.sparkContext._jvm.org.apache.spark.scheduler  # type: ignore[union-attr]
+            killed = getattr(getattr(scheduler, "ExecutorKilled$"), "MODULE$")
+            for executor in {task.executorId() for task in self._tasks(context) if task.index() in ranks}:
+                log.warning("executor %s does not answer: Spark is to replace it", executor)
+                context.killAndReplaceExecutor(executor)
+                context.schedulerBackend().removeExecutor(executor, killed)
+        except Exception as error:  # Spark notices by itself, later
+            log.warning("the executors of ranks %s cannot be replaced: %s", sorted(ranks), _reason(error))
+
+    def _tasks(self, context: Any) -> Iterator[Any]:
+        """What Spark's own store knows about each task, as Spark's REST API calls it (`TaskData`)."""
+        jobs = context.statusTracker()
+        for job in jobs.getJobIdsForTag(self._tag):
+            for stage in jobs.getJobInfo(job).get().stageIds():
+                tasks = context.statusStore().taskList(stage, 0, self._size)
+                yield from (tasks.apply(place) for place in range(tasks.size()))
+
+    def _run(self, description: str) -> None:
+        try:
+            with self._described(description):
+                self._collect()
+        except Exception as error:  # told to the thread that watches
+            self._error = error
+        self._ended = time.monotonic()
+        self._monitor.wake()
+
+    @contextlib.contextmanager
+    def _described(self, description: str) -> Iterator[None]:
+        context = self._spark.sparkContext
+        # Without pinned threads these properties are the whole driver's.
+        before = context.getLocalProperty("spark.job.description")
+        context.setJobDescription(f"{description}: {self._size} ranks")
+        context.addJobTag(self._tag)
+        try:
+            yield
+        finally:
+            context.removeJobTag(self._tag)
+            context.setLocalProperty("spark.job.description", cast(str, before))  # null removes it
+
+    def _collect(self) -> None:
+        # The closure must not hold the session, nor anything that another version of sparkdl could not unpickle.
+        plan, task, version = pickle.dumps(self._plan), self._task, self._plan.versions["sparkdl"]
+
+        def rank_task(batches: Iterable[Any]) -> Iterable[Any]:
+            for _ in batches:  # Spark reuses a Python worker only if it has read all of its input
+                pass
+            import pickle
+
+            import sparkdl
+            from sparkdl.errors import LaunchError
+
+            if sparkdl.__version__ != version:
+                raise LaunchError(
+                    f"the driver has sparkdl {version}, but the executors have sparkdl {sparkdl.__version__}; send the "
+                    "driver's with --py-files, or install the same version in the executors' environment"
+                )
+            from sparkdl.launch.worker.task import run_rank
+
+            run_rank(pickle.loads(plan), task)
+            return iter(())
+
+        ranks = self._spark.range(self._size, numPartitions=self._size)
+        ranks.mapInArrow(rank_task, "rank int", barrier=True).collect()
+
+
+# What a failed job's error says that helps, from the most telling on: a Python error, what became of an executor or a
+# Python worker. Java's own frames and wrappers around it do not.
+_TELLING = (
+    r"(?!org\.|java\.|py4j\.)[A-Za-z_][\w.]*(?:Error|Exception): .+",
+    r"ExecutorLostFailure .+",
+    r"Python worker exited unexpectedly.*",
+    r"Job (?:\d+ cancelled|aborted).+",
+)
+
+
+def _reason(error: BaseException) -> str:
+    """The line of a Spark error that says most, in our words where the executors lack what the driver has."""
+    text = str(error).strip()
+    found = (re.search(rf"^(?:.*?Exception: )?(?:\[\w+\] )?({telling})$", text, re.MULTILINE) for telling in _TELLING)
+    told = next((match[1] for match in found if match), None)
+    return explained(text) or told or (text.splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,263 @@
+"""Follow all ranks of one run on the driver: output, events, progress, outcomes, and when to stop.
+
+Runs on the driver. Messages arrive from any thread; one thread watches.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+from sparkdl.errors import LaunchError
+from sparkdl.launch.driver.console import Teller
+from sparkdl.launch.driver.stall import Beat, Stall, stalled_ranks
+from sparkdl.launch.protocol.outcome import Outcome, choose_cause, is_secondary
+
+__all__ = ["Limits", "Monitor", "OnEvent", "shown_line"]
+
+OnEvent = Callable[[int, dict[str, Any]], None]
+"""Takes an event of a rank. Called one at a time."""
+
+log = logging.getLogger(__name__)
+
+LAST_LINES = 100
+# Of a line in an error; the log file has all of it.
+LINE_CHARACTERS = 1000
+# A rank that lost its peer can be heard before the peer's own failure is.
+SECONDARY_GRACE_S = 3.0
+# Stopping takes two seconds at most; ranks that are silent after this are given up.
+STOP_LIMIT_S = 10.0
+# A rank writes its stacks down within two seconds, or not at all.
+STACKS_LIMIT_S = 4.0
+POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How long a run waits."""
+
+    start_timeout_s: float
+    """Seconds until every rank's process has started."""
+
+    stall_timeout_s: float
+    """Seconds that a rank may go without progress."""
+
+
+def shown_line(rank: int, text: str, log: str) -> str | None:
+    """The line to show on the driver's terminal under this `LaunchConfig.log`, or None."""
+    if log == "all":
+        return f"[rank {rank}] {text}"
+    return text if log == "rank0" and rank == 0 else None
+
+
+def _show(line: str) -> None:
+    # Above a progress bar, if there is one.
+    tqdm.write(line, file=sys.stderr)
+    sys.stderr.flush()
+
+
+class Monitor:
+    """What the driver knows about the ranks of one run. A context manager: at its end all that was heard is told."""
+
+    def __init__(
+        self, size: int, limits: Limits, *, log: str, on_event: OnEvent | None, asked: threading.Event | None = None
+    ) -> None:
+        self._size = size
+        self._limits = limits
+        self._log = log
+        # Set when the ranks are to wind down.
+        self._asked = asked or threading.Event()
+        self._changed = threading.Condition()
+        self._teller = Teller(_show, on_event, on_error=self.wake)
+        self._outcomes: dict[int, Outcome] = {}
+        self._beats: dict[int, Beat] = {}
+        self._last_events: dict[int, float] = {}
+        self._lines: list[deque[str]] = [deque(maxlen=LAST_LINES) for _ in range(size)]
+        self._first_failure: float | None = None
+        self._error: LaunchError | None = None
+        # Ranks whose function has returned while their processes still end.
+        self._ending: set[int] = set()
+        self.hosts: dict[int, str] = {}
+        self.stacks: dict[int, str] = {}
+        self.stall: Stall | None = None
+
+    def __enter__(self) -> Monitor:
+        self._teller.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._teller.close()
+
+    def receive(self, rank: int, message: dict[str, Any]) -> None:
+        """Take one rank's message, from any thread; it never waits for the terminal or the user's function."""
+        kind, now = message["type"], time.monotonic()
+        if kind == "line":
+            self._lines[rank].append(message["text"][:LINE_CHARACTERS])
+            line = shown_line(rank, message["text"], self._log)
+            if line is not None:
+                self._teller.line(line)
+            return
+        if kind == "event":
+            self._teller.event(rank, message["event"])
+        if kind == "overrun":
+            log.warning(
+                "rank %d was ended %g s after its function returned: threads or exit handlers of it still ran",
+                rank,
+                message["seconds"],
+            )
+        with self._changed:
+            if kind == "event":
+                self._last_events[rank] = now
+            elif kind == "started":
+                self.hosts[rank] = message.get("host", "")
+                self._beats[rank] = Beat(heard_at=now)
+            elif kind == "beat":
+                quiet_s = now - self._last_events.get(rank, -float("inf"))
+                idle_s = min(message["idle_s"], quiet_s)
+                self._beats[rank] = Beat(heard_at=now, idle_s=idle_s, stopped=message["stopped"])
+            elif kind == "returned":
+                self._ending.add(rank)
+            elif kind == "stacks":
+                self.stacks[rank] = message["text"]
+            elif kind == "outcome":
+                self._outcomes.setdefault(rank, Outcome.from_data(message["outcome"]))
+            self._changed.notify_all()
+
+    def lose(self, rank: int) -> None:
+        """Take note that the connection to a rank broke; it failed, unless its outcome is known."""
+        with self._changed:
+            self._outcomes.setdefault(rank, Outcome(rank=rank, host=self.hosts.get(rank, ""), kind="lost"))
+            self._changed.notify_all()
+
+    def give_up(self, error: LaunchError) -> None:
+        """Have `watch` raise this error."""
+        with self._changed:
+            self._error = self._error or error
+            self._changed.notify_all()
+
+    def wake(self) -> None:
+        """Have `watch` look again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def watch(
+        self,
+        *,
+        stop: Callable[[], None],
+        ask_stacks: Callable[[], None],
+        wind_down: Callable[[], None],
+        alive: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Return when every rank has an outcome, or no more can come; stop all ranks once one has failed or stalled.
+
+        Once `asked` is set, the ranks are told to wind down, and watched as before.
+
+        Raises LaunchError if ranks have not started in time, what `give_up` was told, and whatever `on_event` raised;
+        the caller stops them.
+        """
+        start_limit = time.monotonic() + self._limits.start_timeout_s
+        stopped_at: float | None = None
+        stacks_limit = 0.0
+        winding_down = False
+        while True:
+            with self._changed:
+                if self._error:
+                    raise self._error
+                if len(self._outcomes) == self._size or not alive() or self._teller.error:
+                    break
+                self._changed.wait(min(POLL_S, max(0.0, start_limit - time.monotonic()) or POLL_S))
+                failures = self.failures
+                missing = self._size - len(self.hosts.keys() | self._outcomes.keys())
+            now = time.monotonic()
+            if self._asked.is_set() and not winding_down:
+                winding_down = True
+                wind_down()
+            if missing and not failures and now >= start_limit:
+                raise LaunchError(self._start_failure(missing))
+            if stopped_at is not None:
+                if now > stopped_at + STOP_LIMIT_S:
+                    break
+            elif self._must_stop(now) or (self.stall and (now >= stacks_limit or self._stacks_are_complete())):
+                stopped_at = now
+                stop()
+            elif self.stall is None and self._notice_stall(now):
+                stacks_limit = now + STACKS_LIMIT_S
+                ask_stacks()
+        if self._teller.error:
+            raise self._teller.error
+
+    @property
+    def failures(self) -> list[Outcome]:
+        """The ranks that failed, in order of arrival."""
+        return [outcome for outcome in self._outcomes.values() if outcome.failed]
+
+    @property
+    def silent(self) -> list[int]:
+        """The ranks that did not end by themselves."""
+        return [r for r in range(self._size) if r not in self._outcomes or self._outcomes[r].kind == "stopped"]
+
+    @property
+    def returned(self) -> list[int]:
+        """The ranks whose function returned."""
+        return sorted(rank for rank, outcome in self._outcomes.items() if outcome.kind == "value")
+
+    @property
+    def lost(self) -> list[int]:
+        """The ranks to which the connection broke."""
+        return sorted(rank for rank, outcome in self._outcomes.items() if outcome.kind == "lost")
+
+    @property
+    def complete(self) -> bool:
+        """Whether every rank returned a value."""
+        return len(self.returned) == self._size
+
+    @property
+    def cause(self) -> Outcome | None:
+        """The outcome to blame, or None."""
+        return choose_cause(list(self._outcomes.values()), self._lines)
+
+    def last_lines(self, rank: int) -> list[str]:
+        """The last lines (at most 100) that a rank printed."""
+        return list(self._lines[rank])
+
+    def _must_stop(self, now: float) -> bool:
+        with self._changed:
+            if any(not is_secondary(failure, self._lines[failure.rank]) for failure in self.failures):
+                return True
+            if not self.failures:
+                return False
+            if self._first_failure is None:
+                self._first_failure = now
+            return now >= self._first_failure + SECONDARY_GRACE_S
+
+    def _notice_stall(self, now: float) -> bool:
+        with self._changed:
+            if self.failures:
+                return False
+            left = self._outcomes.keys() | self._ending
+            running = {rank: beat for rank, beat in self._beats.items() if rank not in left}
+            idle = stalled_ranks(running, now, self._limits.stall_timeout_s)
+            if idle:
+                returned = sorted({*self.returned, *self._ending})
+                self.stall = Stall(
+                    beats=running, idle=idle, stall_timeout_s=self._limits.stall_timeout_s, returned=returned
+                )
+            return bool(idle)
+
+    def _stacks_are_complete(self) -> bool:
+        return self.stall is not None and self.stall.beats.keys() <= self.stacks.keys() | self._outcomes.keys()
+
+    def _start_failure(self, missing: int) -> str:
+        return (
+            f"{self._size - missing} of {self._size} ranks started within "
+            f"start_timeout_s={self._limits.start_timeout_s:g}; free {self._size} task slots at once (other jobs hold "
+            "them), lower num_workers or raise start_timeout_s"
+        )

@@ -1,0 +1,248 @@
+"""The control channel between the driver and the tasks: frames over authenticated sockets.
+
+The server runs on the driver, the link in each task (Spark worker). Nothing that arrives is unpickled here. Both sides
+give signs of life, so that a host that vanished, or a process that is stopped, is noticed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge
+from typing import Any, Protocol
+
+from sparkdl.launch.protocol.frame import MAX_FRAME_BYTES, decode, encode
+
+__all__ = ["ControlServer", "Link", "OnMessage", "SocketLink"]
+
+log = logging.getLogger(__name__)
+
+OnMessage = Callable[[int, dict[str, Any], bytes], None]
+"""Takes a rank's message with its body. Called one at a time for each rank, in the order sent."""
+
+CONNECT_LIMIT_S = 5.0
+AUTHENTICATION_LIMIT_S = 10.0
+ALIVE_S = 1.0
+# Only Python's own thread switches delay a task's sign of life.
+TASK_SILENCE_S = 12.0
+# The driver is the user's program: a library that holds the interpreter for some seconds is no dead driver.
+DRIVER_SILENCE_S = 30.0
+
+_ALIVE = {"type": "alive"}
+
+
+class Link(Protocol):
+    """A task's connection with the driver."""
+
+    def send(self, message: dict[str, Any], body: bytes = b"") -> None:
+        """Send a message; nothing happens if the other end is gone (receiving tells)."""
+
+    def receive(self) -> dict[str, Any] | None:
+        """Wait for the next message; None if the other end is gone."""
+
+    def close(self) -> None:
+        """Close it; a thread that waits in `receive` gets None."""
+
+
+@contextlib.contextmanager
+def _socket_of(connection: Connection) -> Any:
+    with socket.socket(fileno=os.dup(connection.fileno())) as view:
+        yield view
+
+
+def _limit_waits(connection: Connection, seconds: float) -> None:
+    """Have sending and receiving fail where nothing moves for so long."""
+    whole = int(seconds)
+    limit = struct.pack("ll", whole, int(1e6 * (seconds - whole)))
+    with _socket_of(connection) as view:
+        view.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        view.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+
+class SocketLink:
+    """One end of an authenticated connection."""
+
+    def __init__(self, connection: Connection, silence_s: float) -> None:
+        self._connection = connection
+        self._sending = threading.Lock()
+        self._closed = threading.Event()
+        _limit_waits(connection, silence_s)
+
+    @classmethod
+    def to(cls, address: tuple[str, int], key: bytes, rank: int, *, silence_s: float = DRIVER_SILENCE_S) -> SocketLink:
+        """Connect to the driver as this rank.
+
+        Raises OSError if it cannot be reached within five seconds, multiprocessing.AuthenticationError if it has
+        another secret.
+        """
+        opened = socket.create_connection(address, timeout=CONNECT_LIMIT_S)
+        opened.settimeout(None)
+        connection = Connection(opened.detach())
+        try:
+            _limit_waits(connection, AUTHENTICATION_LIMIT_S)
+            answer_challenge(connection, key)
+            deliver_challenge(connection, key)
+        except EOFError as error:
+            connection.close()
+            raise ConnectionError("it closed the connection at once") from error
+        except BaseException:
+            connection.close()
+            raise
+        link = cls(connection, silence_s)
+        link.send({"type": "hello", "rank": rank})
+        threading.Thread(target=link._stay_alive, daemon=True).start()
+        return link
+
+    def send(self, message: dict[str, Any], body: bytes = b"") -> None:
+        """Send a message; nothing happens if the other end is gone (receiving tells)."""
+        frame = encode(message, body)
+        try:
+            with self._sending:
+                self._connection.send_bytes(frame)
+        except OSError:  # half a frame may be under way: nothing can follow it
+            self.close()
+
+    def receive(self) -> dict[str, Any] | None:
+        """Wait for the next message; None if the other end is gone, silent for too long, or sends what is none."""
+        received = self.receive_with_body()
+        return received[0] if received else None
+
+    def receive_with_body(self) -> tuple[dict[str, Any], bytes] | None:
+        """As `receive`, with the message's body."""
+        try:
+            while True:
+                message, body = decode(self._connection.recv_bytes(MAX_FRAME_BYTES))
+                if message != _ALIVE:
+                    return message, body
+        except (OSError, EOFError, ValueError):
+            return None
+
+    def close(self) -> None:
+        """Close it; a thread that waits in `receive` gets None."""
+        self._closed.set()
+        with contextlib.suppress(OSError), _socket_of(self._connection) as view:
+            view.shutdown(socket.SHUT_RDWR)
+
+    def _stay_alive(self) -> None:
+        while not self._closed.wait(ALIVE_S):
+            self.send(_ALIVE)
+
+
+class ControlServer:
+    """The driver's side: accepts one link per rank, passes on what ranks say, tells all of them something.
+
+    A context manager; at its end the listening socket and all links are closed.
+    """
+
+    def __init__(
+        self,
+        bind_address: str,
+        *,
+        key: bytes,
+        size: int,
+        on_message: OnMessage,
+        on_lost: Callable[[int], None],
+        silence_s: float = TASK_SILENCE_S,
+    ) -> None:
+        self._bind_address = bind_address
+        self._key = key
+        self._size = size
+        self._on_message = on_message
+        self._on_lost = on_lost
+        self._silence_s = silence_s
+        self._links: dict[int, SocketLink] = {}
+        self._said: list[dict[str, Any]] = []
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> ControlServer:
+        # Without a key here: the secret is checked in each connection's own thread, so that a peer that fails it, or
+        # says nothing, holds up nobody.
+        self._listener = Listener((self._bind_address, 0), family="AF_INET", backlog=self._size + 16)
+        self._closed = threading.Event()
+        self._threads = [threading.Thread(target=target, daemon=True) for target in (self._accept, self._stay_alive)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        host, port = self._listener.address
+        with contextlib.suppress(OSError):
+            socket.create_connection((host, port), timeout=1).close()  # wakes the thread in accept
+        for thread in self._threads:
+            thread.join(timeout=2)
+        self._listener.close()
+        for link in self._current_links():
+            link.close()
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self._listener.address[1])
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every rank has connected."""
+        with self._lock:
+            return len(self._links) == self._size
+
+    def tell_all(self, message: dict[str, Any]) -> None:
+        """Send a message to every rank, also to those that connect later."""
+        with self._lock:
+            self._said.append(message)
+            links = list(self._links.values())
+        for link in links:
+            link.send(message)
+
+    def _current_links(self) -> list[SocketLink]:
+        with self._lock:
+            return list(self._links.values())
+
+    def _stay_alive(self) -> None:
+        while not self._closed.wait(ALIVE_S):
+            for link in self._current_links():
+                link.send(_ALIVE)
+
+    def _accept(self) -> None:
+        while not self._closed.is_set():
+            try:
+                connection = self._listener.accept()
+            except OSError:
+                continue
+            try:
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            except RuntimeError:  # this process may start no more threads now: the peer tries again, or is lost
+                connection.close()
+
+    def _serve(self, connection: Connection) -> None:
+        with connection:
+            try:
+                _limit_waits(connection, AUTHENTICATION_LIMIT_S)
+                deliver_challenge(connection, self._key)
+                answer_challenge(connection, self._key)
+                link = SocketLink(connection, self._silence_s)
+                hello = link.receive() or {}
+                rank = int(hello["rank"])
+            except (AuthenticationError, OSError, EOFError, ValueError, KeyError, TypeError, AssertionError):
+                return  # not one of ours: whatever it sent, it is turned away
+            self._follow(link, rank)
+
+    def _follow(self, link: SocketLink, rank: int) -> None:
+        with self._lock:
+            self._links[rank] = link
+            said = list(self._said)
+        for message in said:
+            link.send(message)
+        try:
+            while (received := link.receive_with_body()) is not None:
+                self._on_message(rank, *received)
+        except Exception:  # without this message the rest would make no sense
+            log.exception("the driver cannot take a message of rank %d; it counts as lost", rank)
+        if not self._closed.is_set():
+            self._on_lost(rank)

@@ -1,0 +1,1 @@
+"""Carry the messages by files, where executors cannot reach the driver."""

@@ -1,0 +1,252 @@
+"""The driver's end of the mailbox: what `ControlServer` is to the control channel, through files in a shared folder.
+
+Runs on the driver. A task whose host cannot reach the driver's port speaks through it. Nothing of a file is looked at
+before its seal is, and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from sparkdl import storage
+from sparkdl.errors import LaunchError
+from sparkdl.launch.protocol.frame import decode, encode
+from sparkdl.launch.protocol.mailbox.file import (
+    BYE,
+    DRIVER,
+    FRAMES,
+    PACE,
+    Name,
+    Pace,
+    pack,
+    plan_reading,
+    seal,
+    silent_ranks,
+    unpack,
+    unseal,
+)
+from sparkdl.launch.protocol.mailbox.folder import remove_leftovers
+from sparkdl.launch.protocol.warn_once import WarnOnce
+
+__all__ = ["MailboxServer"]
+
+log = logging.getLogger(__name__)
+
+# Files in the driver's memory at a time, and requests under way.
+READERS = 4
+# For a storage that does not answer.
+JOIN_S = 10.0
+
+
+class MailboxServer:
+    """Takes what ranks write into a folder, and tells all of them something.
+
+    A context manager; it makes the folder, and removes it at its end. What cannot be removed, or was left by a driver
+    that was killed, is removed by the next server beside it a day later.
+
+    Args:
+        folder: local path or URL, named by `mailbox_name`, in a place where the driver and all tasks can write.
+        key: the secret of this run.
+        size: how many ranks there are.
+        on_message: called as `on_message(rank, message, body)`, one at a time, in the order in which the rank sent.
+        on_lost: called once for a rank that was heard and is silent without having ended, or cannot be understood.
+        pace: how often to look and speak, and when a rank counts as silent.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        *,
+        key: bytes,
+        size: int,
+        on_message: Callable[[int, dict[str, Any], bytes], None],
+        on_lost: Callable[[int], None],
+        pace: Pace = PACE,
+    ) -> None:
+        self._folder = folder
+        self._key = key
+        self._size = size
+        self._on_message = on_message
+        self._on_lost = on_lost
+        self._pace = pace
+        self._warn = WarnOnce(log)
+        self._changed = threading.Condition()
+        self._told: list[bytes] = []
+        self._untold = False
+        self._number = 0
+        self._taken: dict[tuple[str, int], int] = {}
+        self._heard: dict[int, float] = {}
+        self._ended: set[int] = set()
+        self._looks_begun = 0
+        self._looks_done = 0
+        self._hurry = False
+        self._closing = False
+        self._limit = float("inf")
+
+    def __enter__(self) -> MailboxServer:
+        """Raises LaunchError if the folder cannot be written."""
+        try:
+            self._write_told(self._told)
+        except Exception as error:  # stores have errors of their own
+            way_out = "name a folder that the driver and all tasks can write to"
+            raise LaunchError(f"the mailbox {self._folder} cannot be written: {error}; {way_out}") from error
+        self._threads = [
+            threading.Thread(target=target, name="mailbox", daemon=True)
+            for target in (self._tell, self._look, partial(remove_leftovers, self._folder))
+        ]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            with self._changed:
+                self._closing = self._hurry = True
+                self._limit = time.monotonic() + self._pace.end_s
+                self._changed.notify_all()
+            for thread in self._threads:
+                thread.join(JOIN_S)
+        finally:
+            self._remove()
+
+    @property
+    def ranks(self) -> frozenset[int]:
+        """The ranks that were heard through the mailbox."""
+        with self._changed:
+            return frozenset(self._heard)
+
+    def tell_all(self, message: dict[str, Any]) -> None:
+        """Tell every rank, also those that come later. Returns at once."""
+        with self._changed:
+            self._told.append(encode(message))
+            self._untold = True
+            self._changed.notify_all()
+
+    def catch_up(self, limit_s: float) -> bool:
+        """Return when all that lies in the folder now was passed on: True, or False if that takes longer."""
+        with self._changed:
+            aim = self._looks_begun + 1
+            self._hurry = True
+            self._changed.notify_all()
+            return self._changed.wait_for(lambda: self._looks_done >= aim, limit_s)
+
+    def _write_told(self, frames: Sequence[bytes]) -> None:
+        self._number += 1  # also after a write that failed: it may have arrived all the same
+        sealed = seal(self._key, DRIVER, 0, self._number, pack(frames))
+        storage.write_atomic(storage.join(self._folder, DRIVER), sealed, durable=False)
+
+    def _tell(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._untold or self._closing, self._pace.beat_s)
+                closing, self._untold = self._closing, False
+                frames = [*self._told, encode(BYE)] if closing else list(self._told)
+            try:
+                self._write_told(frames)
+            except Exception as error:  # stores have errors of their own; it is tried again
+                self._warn("write", "the driver cannot write to %s: %s", self._folder, error)
+                with self._changed:
+                    self._untold = True
+                    self._changed.wait_for(lambda: self._closing, self._pace.poll_of(self._folder))
+            if closing:
+                return
+
+    def _look(self) -> None:
+        with ThreadPoolExecutor(READERS, thread_name_prefix="mailbox") as pool:
+            while True:
+                with self._changed:
+                    closing, self._hurry = self._closing, False
+                    self._looks_begun += 1
+                self._look_once(pool)
+                with self._changed:
+                    self._looks_done += 1
+                    self._changed.notify_all()
+                    # A task that lives writes on, and would make the folder anew, until it knows that this one goes.
+                    if closing and (self._heard.keys() <= self._ended or time.monotonic() > self._limit):
+                        return
+                    self._changed.wait_for(lambda: self._hurry, self._wait_s())
+
+    def _wait_s(self) -> float:
+        return self._pace.poll_of(self._folder) if self._heard else self._pace.first_poll_s
+
+    def _look_once(self, pool: ThreadPoolExecutor) -> None:
+        listed_at = time.monotonic()
+        try:
+            names = storage.listing(self._folder)
+        except Exception as error:  # stores have errors of their own; ranks that stay unheard are lost in time
+            self._warn("list", "the driver cannot list %s: %s", self._folder, error)
+            names = []
+        reading = plan_reading(names, self._taken, self._size)
+        files = (*reading.alive, *reading.frames)
+        for start in range(0, len(files), READERS):
+            if time.monotonic() > self._limit:
+                return
+            batch = files[start : start + READERS]
+            contents = pool.map(self._open, batch)
+            taken = [
+                name for name, content in zip(batch, contents, strict=True) if self._take(name, content, listed_at)
+            ]
+            list(pool.map(self._delete, taken))
+        list(pool.map(self._delete, reading.spent))
+        if not self._closing:
+            for rank in silent_ranks(self._heard, self._ended, listed_at=listed_at, silence_s=self._pace.silence_s):
+                self._lose(rank)
+
+    def _open(self, name: Name) -> bytes | None:
+        """A file's content, or None for one that cannot be read now or is not the rank's."""
+        try:
+            sealed = storage.read_bytes(storage.join(self._folder, str(name)))
+        except Exception as error:  # stores have errors of their own; it is tried again
+            self._warn("read", "the driver cannot read %s of %s: %s", name, self._folder, error)
+            return None
+        opened = unseal(self._key, name.role, name.rank, sealed)
+        if opened is None or opened[0] != name.number:
+            self._warn("strange", "the driver ignores %s of %s: no rank of this run wrote it", name, self._folder)
+            return None
+        return opened[1]
+
+    def _take(self, name: Name, content: bytes | None, listed_at: float) -> bool:
+        """Take a file unless it, or one before it, could not be read."""
+        before = self._taken.get((name.role, name.rank), 0)
+        if content is None or (name.role == FRAMES and name.number != before + 1):
+            return False
+        self._taken[name.role, name.rank] = name.number
+        with self._changed:
+            self._heard[name.rank] = listed_at
+        if name.role == FRAMES and name.rank not in self._ended:
+            self._pass_on(name.rank, content)
+        return True
+
+    def _pass_on(self, rank: int, content: bytes) -> None:
+        try:
+            for frame in unpack(content):
+                message, body = decode(frame)
+                if message == BYE:
+                    self._ended.add(rank)
+                    return
+                self._on_message(rank, message, body)
+        except Exception:  # without this message the rest would make no sense
+            log.exception("the driver cannot take a message of rank %d; it counts as lost", rank)
+            self._lose(rank)
+
+    def _lose(self, rank: int) -> None:
+        self._ended.add(rank)
+        self._on_lost(rank)
+
+    def _delete(self, name: Name) -> None:
+        try:
+            storage.delete_file(storage.join(self._folder, str(name)))
+        except Exception as error:  # stores have errors of their own; it is tried again
+            self._warn("delete", "the driver cannot delete %s of %s: %s", name, self._folder, error)
+
+    def _remove(self) -> None:
+        try:
+            storage.delete(self._folder)
+        except Exception as error:  # the next server beside it tries again
+            log.warning("the mailbox %s is left behind: %s", self._folder, error)

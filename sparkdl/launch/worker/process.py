@@ -1,0 +1,273 @@
+"""One rank's process: start it, relay what it says, end it with all its descendants, keep its result.
+
+Runs in the process that starts the rank: a Spark worker, or the driver for local ranks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import IO, Any
+
+from sparkdl.launch.protocol.outcome import Outcome
+from sparkdl.launch.worker.reaper import FOLDER_PREFIX, KILL, STACKS, TERMINATE, WIND_DOWN
+from sparkdl.launch.world import World
+
+__all__ = ["RankProcess", "Report"]
+
+Report = Callable[[dict[str, Any]], None]
+"""Takes a rank's messages: started, beat, line, event, stacks, returned (its function has, the process has not ended
+yet), overrun (it did not in time), and at last outcome. Called from several threads."""
+
+TERMINATE_S = 2.0
+# Time for exit handlers after the function returned: Horovod's shutdown, TensorFlow's teardown, the user's threads.
+EXIT_S = 10.0
+# The reaper's own limit for descendants that do not die, and some more.
+REAPER_LIMIT_S = 8.0
+# The readers' pipes end with the processes that write to them; what the rank itself has written is read at once.
+DRAIN_S = 2.0
+LAST_WORDS_S = 0.5
+STACKS_LIMIT_S = 2.0
+MAX_LINE_BYTES = 1 << 16
+
+# The reaper is loaded by its place, without the package around it: it forks before anything else is loaded. Python puts
+# the working folder before all other places (as ''), where any yaml.py of the user's would hide the library's.
+START = """\
+import sys
+sys.path[:] = filter(None, sys.path)
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+spec = PathFinder.find_spec("reaper", [sys.argv[1]])
+reaper = sys.modules[spec.name] = module_from_spec(spec)
+spec.loader.exec_module(reaper)
+launcher, output, *descriptors = map(int, sys.argv[2:])
+reaper.become_rank(launcher, output)
+del sys.modules[spec.name]
+from sparkdl.launch.worker.rank import main
+sys.exit(main(descriptors))
+"""
+
+
+class RankProcess:
+    """A rank's process, as a context manager: at its end no process, thread or file of it is left.
+
+    The thread that enters the context must live until the process has ended: the kernel ties a child's life to the
+    thread that started it. Task, result and stacks are files without a name, so nothing can stay behind; what the rank
+    puts into its folder for temporary files, its TMPDIR, goes with it.
+    """
+
+    def __init__(self, place: World, *, task: bytes, env: Mapping[str, str], report: Report) -> None:
+        self._place = place
+        self._task = task
+        # Names this rank's processes, should the reaper itself be killed.
+        self._mark = f"SPARKDL_PROCESS={secrets.token_hex(16)}"
+        name, _, value = self._mark.partition("=")
+        self._env = {**env, name: value}
+        self._report = report
+        self._ended: dict[str, Any] | None = None
+        self._stopped = False
+        self._lock = threading.Lock()
+        self._done = threading.Event()
+        self._timers: list[threading.Timer] = []
+
+    def __enter__(self) -> RankProcess:
+        self._result: IO[bytes] = tempfile.TemporaryFile()
+        self._stacks: IO[bytes] = tempfile.TemporaryFile()
+        chosen = self._env.get("TMPDIR", "")
+        self._folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=chosen if os.path.isdir(chosen) else None)
+        self._env["TMPDIR"] = self._folder
+        try:
+            output, events = self._start()
+        except BaseException:
+            self._remove_files()
+            raise
+        readers = [
+            threading.Thread(target=self._read_output, args=(output,), daemon=True),
+            threading.Thread(target=self._read_events, args=(events,), daemon=True),
+        ]
+        for thread in (*readers, threading.Thread(target=self._follow_reaper, args=(readers,), daemon=True)):
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._done.wait()
+        self._remove_files()
+
+    @property
+    def result(self) -> IO[bytes]:
+        """The pickled value, or the library's own pickled error, or nothing. Complete once the outcome was reported."""
+        self._result.seek(0)
+        return self._result
+
+    def wait(self) -> None:
+        """Return when the process has ended and its outcome was reported."""
+        self._done.wait()
+
+    def stop(self) -> None:
+        """Ask the process and its descendants to end; two seconds later, make them. Returns at once."""
+        with self._lock:
+            if self._stopped:
+                return
+            self._stopped = True
+        self._command(TERMINATE)
+        self._after(TERMINATE_S, self._command, KILL)
+        self._after(TERMINATE_S + REAPER_LIMIT_S, self._reaper.kill)
+
+    def wind_down(self) -> None:
+        """Ask the process to end by itself. Returns at once; one whose function does not look for it runs on."""
+        self._command(WIND_DOWN)
+
+    def report_stacks(self) -> None:
+        """Report the Python stacks of all the rank's threads, soon; a stopped process goes on for it."""
+        threading.Thread(target=self._report_stacks, daemon=True).start()
+
+    def _start(self) -> tuple[IO[bytes], IO[bytes]]:
+        output, output_end = os.pipe()
+        events, events_end = os.pipe()
+        try:
+            with tempfile.TemporaryFile() as task:
+                task.write(self._task)
+                task.seek(0)
+                passed = (output_end, task.fileno(), self._result.fileno(), events_end, self._stacks.fileno())
+                self._reaper = subprocess.Popen(
+                    [sys.executable, "-c", START, os.path.dirname(__file__), str(os.getpid()), *map(str, passed)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=output_end,
+                    bufsize=0,
+                    env=self._env,
+                    pass_fds=passed,
+                    start_new_session=True,
+                )
+        except BaseException:
+            os.close(output)
+            os.close(events)
+            raise
+        finally:
+            os.close(output_end)
+            os.close(events_end)
+        return os.fdopen(output, "rb"), os.fdopen(events, "rb")
+
+    def _remove_files(self) -> None:
+        self._result.close()
+        self._stacks.close()
+        shutil.rmtree(self._folder, ignore_errors=True)  # the reaper has, unless it was killed itself
+
+    def _command(self, command: bytes) -> None:
+        with self._lock, contextlib.suppress(OSError, ValueError):  # it has ended
+            assert self._reaper.stdin is not None
+            self._reaper.stdin.write(command)
+
+    def _after(self, seconds: float, function: Callable[..., None], *args: object) -> None:
+        if self._done.is_set():
+            return
+        timer = threading.Timer(seconds, function, args=args)
+        timer.daemon = True
+        timer.start()
+        self._timers.append(timer)
+
+    def _read_output(self, output: IO[bytes]) -> None:
+        with output:
+            while line := output.readline(MAX_LINE_BYTES):
+                self._report({"type": "line", "text": line.decode(errors="replace").rstrip("\r\n")})
+
+    def _read_events(self, events: IO[bytes]) -> None:
+        with events:
+            for line in events:
+                try:
+                    message = json.loads(line)
+                except ValueError:  # a process that the rank forked wrote into the same pipe at the same time
+                    continue
+                if message.get("type") != "ended":
+                    self._report({**message, "host": self._place.host} if message["type"] == "started" else message)
+                    continue
+                if self._stopped:  # whatever it says: that is why it ended
+                    message = {"kind": "stopped"}
+                self._ended = message
+                if message["kind"] == "value":
+                    self._report({"type": "returned"})
+                    self._after(EXIT_S, self._overrun)
+                elif (
+                    message["kind"] != "stopped"
+                ):  # its peers wait for it: tell at once, do not wait for its exit handlers
+                    self._report_outcome()
+                    self.stop()
+
+    def _follow_reaper(self, readers: list[threading.Thread]) -> None:
+        assert self._reaper.stdout is not None and self._reaper.stdin is not None
+        exited = False
+        for line in self._reaper.stdout:
+            message = json.loads(line)
+            if message["type"] == "exited":
+                exited, stopped = True, self._stopped  # before its end, that is: because of it
+                for reader in readers:
+                    reader.join(LAST_WORDS_S)
+                self._died(os.waitstatus_to_exitcode(message["status"] or 0), stopped)
+            else:
+                self._report(message)
+        code = self._reaper.wait()
+        if not exited:  # the reaper itself was killed, and the kernel has killed the rank
+            _kill_marked(self._mark)
+        for timer in self._timers:
+            timer.cancel()
+        for reader in readers:
+            reader.join(DRAIN_S)
+        with self._lock:
+            self._reaper.stdin.close()
+        self._reaper.stdout.close()
+        self._died(code, self._stopped)
+        if self._ended is not None and self._ended["kind"] in ("value", "stopped"):
+            self._report_outcome()
+        self._done.set()
+
+    def _died(self, code: int, stopped: bool) -> None:
+        """Take note of the process's end, unless the rank itself has told how it ended."""
+        if self._ended is not None:
+            return
+        if stopped:
+            self._ended = {"kind": "stopped"}
+            return
+        self._ended = {"kind": "signal", "code": -code} if code < 0 else {"kind": "exit", "code": code}
+        self._report_outcome()
+
+    def _overrun(self) -> None:
+        self._report({"type": "overrun", "seconds": EXIT_S})
+        self._command(KILL)
+
+    def _report_outcome(self) -> None:
+        assert self._ended is not None
+        fields = {name: value for name, value in self._ended.items() if name != "type"}
+        outcome = Outcome(rank=self._place.rank, host=self._place.host, **fields)
+        self._report({"type": "outcome", "outcome": outcome.as_data()})
+
+    def _report_stacks(self) -> None:
+        self._command(STACKS)
+        limit, size = time.monotonic() + STACKS_LIMIT_S, 0
+        with contextlib.suppress(ValueError, OSError):  # the process has ended meanwhile, and its files are closed
+            while time.monotonic() < limit:
+                time.sleep(0.2)
+                grown = os.fstat(self._stacks.fileno()).st_size
+                if grown and grown == size:
+                    break
+                size = grown
+            text = os.pread(self._stacks.fileno(), MAX_LINE_BYTES, 0).decode(errors="replace")
+            self._report({"type": "stacks", "text": text})
+
+
+def _kill_marked(mark: str) -> None:
+    """Kill the processes that have this variable in the environment they were started with."""
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
+            if mark.encode() in file.read().split(b"\0"):
+                os.kill(int(name), signal.SIGKILL)

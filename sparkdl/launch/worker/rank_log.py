@@ -1,0 +1,167 @@
+"""Keep what a rank prints in a file, on any fsspec path.
+
+Runs in the task (Spark worker) of the rank, or on the driver for local ranks. A log that cannot be kept is no reason to
+fail a run: trouble is logged once, and the run goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import threading
+import time
+from datetime import datetime, timezone
+from typing import Protocol
+
+from sparkdl import storage
+from sparkdl.launch.protocol.warn_once import WarnOnce
+from sparkdl.launch.world import World
+
+__all__ = ["RankLog", "launch_folder_name", "rank_log_header", "rank_log_path"]
+
+log = logging.getLogger(__name__)
+
+LIMIT_BYTES = 1 << 30
+"""A rank that prints without end must not fill the disk."""
+
+UPLOAD_EVERY_S = 30.0
+# Uploads may take a twentieth of the time: an object is replaced whole, however long the log has become.
+UPLOAD_PAUSES = 20
+# The last upload of a large log; a store that does not answer must not hold the task for ever.
+CLOSE_S = 120.0
+
+
+def launch_folder_name(now: datetime, token: str) -> str:
+    """The name of the folder for one launch's logs, such as `20261121-103000-1a2b`: UTC, so that names sort by time.
+
+    Args:
+        now: the time of the launch, with its time zone.
+        token: tells launches of the same second apart.
+    """
+    return f"{now.astimezone(timezone.utc):%Y%m%d-%H%M%S}-{token}"
+
+
+def rank_log_path(folder: str, rank: int, size: int) -> str:
+    """The path of a rank's log in a launch's folder, such as `…/rank-0003.log`."""
+    digits = max(4, len(str(size - 1)))
+    return storage.join(folder, f"rank-{rank:0{digits}d}.log")
+
+
+def rank_log_header(place: World, now: datetime) -> str:
+    """The first line of a rank's log: who, where, and when it began (UTC)."""
+    return f"sparkdl: {place.describe()}, {now.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
+
+
+class RankLog:
+    """A rank's log, as a context manager: takes lines from one thread at a time and never raises.
+
+    A local file has each line at once. On remote storage the file is uploaded whole from time to time, and at the end.
+
+    Args:
+        path: local path or URL of the file. A local file that is there is continued.
+        header: its first line.
+        limit: bytes; what comes beyond them is left out, and a last line says so.
+    """
+
+    def __init__(self, path: str, *, header: str, limit: int = LIMIT_BYTES) -> None:
+        self._path = path
+        self._header = header
+        self._room = limit
+        self._file: _File | None = None
+        self._warn = WarnOnce(log)
+
+    @classmethod
+    def of(cls, folder: str, place: World) -> RankLog:
+        """The log of a rank that starts now, in a launch's folder."""
+        header = rank_log_header(place, datetime.now(timezone.utc))
+        return cls(rank_log_path(folder, place.rank, place.size), header=header)
+
+    def __enter__(self) -> RankLog:
+        try:
+            self._file = _LocalFile(self._path) if storage.is_local(self._path) else _Upload(self._path, self._warn)
+        except Exception as error:  # file systems have errors of their own
+            self._warn("write", "the log %s is not kept: %s", self._path, error)
+        self.write(self._header)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                file.close()
+            except Exception as error:  # as above
+                self._warn("write", "the log %s may lack its last lines: %s", self._path, error)
+
+    def write(self, text: str) -> None:
+        """Add a line; nothing happens outside the context, or once the log is full."""
+        if self._file is None or self._room <= 0:
+            return
+        line = f"{text}\n".encode(errors="replace")
+        self._room -= len(line)
+        if self._room < 0:
+            line = b"sparkdl: this log is full; the rest is left out\n"
+        try:
+            self._file.append(line)
+        except Exception as error:  # as above; there may be room again for later lines
+            self._warn("write", "the log %s lacks lines: %s", self._path, error)
+
+
+class _File(Protocol):
+    def append(self, line: bytes) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _LocalFile:
+    """One system call for each line, so that `tail -f` shows it, and a process that is killed has lost none."""
+
+    def __init__(self, path: str) -> None:
+        _, inner = storage.filesystem(path)
+        os.makedirs(os.path.dirname(inner), exist_ok=True)
+        self._file = open(inner, "ab", buffering=0)  # noqa: SIM115
+        self.close = self._file.close
+
+    def append(self, line: bytes) -> None:
+        self._file.write(line)
+
+
+class _Upload:
+    """A local file without a name; a thread uploads what it has."""
+
+    def __init__(self, path: str, warn: WarnOnce) -> None:
+        self._path = path
+        self._warn = warn
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        self._size = 0
+        self._uploaded = 0
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="rank log", daemon=True)
+        self._thread.start()
+
+    def append(self, line: bytes) -> None:
+        self._size += self._file.write(line)
+
+    def close(self) -> None:
+        self._closing.set()
+        self._thread.join(CLOSE_S)
+        if self._thread.is_alive():
+            raise TimeoutError(f"its upload takes longer than {CLOSE_S:g} s")
+
+    def _run(self) -> None:
+        pause_s = UPLOAD_EVERY_S
+        with self._file:
+            while not self._closing.wait(pause_s):
+                pause_s = max(UPLOAD_EVERY_S, UPLOAD_PAUSES * self._upload())
+            self._upload()
+
+    def _upload(self) -> float:
+        """Upload what came since the last time, if anything did; the seconds that it took."""
+        begun, size = time.monotonic(), self._size
+        if size > self._uploaded:
+            try:
+                storage.write_from(self._path, self._file, size)
+                self._uploaded = size
+            except Exception as error:  # stores have errors of their own; it is tried again
+                self._warn("write", "the log %s cannot be uploaded: %s", self._path, error)
+        return time.monotonic() - begun

@@ -1,0 +1,245 @@
+"""What a Spark task does for its rank: meet the other tasks, start the rank's process, send home what it returned.
+
+Runs in the Spark worker, inside the barrier job. A failed rank is no failed task: outcomes are data.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import socket
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing import AuthenticationError
+from typing import IO, TYPE_CHECKING, Any
+
+from sparkdl.errors import LaunchError
+from sparkdl.launch.checks import versions
+from sparkdl.launch.checks.gpus import shared_addresses
+from sparkdl.launch.checks.hostname import refused_names, useless_address
+from sparkdl.launch.protocol.channel import Link, SocketLink
+from sparkdl.launch.protocol.frame import MAX_BODY_BYTES
+from sparkdl.launch.protocol.mailbox.link import MailboxLink
+from sparkdl.launch.protocol.outcome import Outcome
+from sparkdl.launch.worker.environment import Settings, interface_of, rank_environment, search_path
+from sparkdl.launch.worker.process import RankProcess
+from sparkdl.launch.worker.rank_log import RankLog
+from sparkdl.launch.worker.rendezvous import Rendezvous
+from sparkdl.launch.world import World, assign_worlds
+
+if TYPE_CHECKING:
+    from pyspark import BarrierTaskContext, Broadcast
+
+__all__ = ["TaskPlan", "run_rank"]
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskPlan:
+    """What the driver tells every task."""
+
+    control: tuple[str, int]
+    """Address and port of the driver's control channel."""
+
+    key: bytes
+    """The secret of this run's control channel."""
+
+    settings: Settings
+
+    one_process: bool
+    """Whether all tasks run on the driver's machine, inside its process."""
+
+    driver_path: tuple[str, ...]
+    """The driver's module search path, where it is the tasks' machine too."""
+
+    gpus_per_worker: int
+    """GPUs that each rank sees, of those that its task owns."""
+
+    gpus_of_hosts: bool
+    """Whether a GPU's address means the same to all tasks of a host; in containers each counts its own."""
+
+    versions: Mapping[str, str]
+    """What the driver has installed."""
+
+    log_folder: str | None
+    """Where this run's log files go, or None."""
+
+    mailbox: str | None
+    """The folder through which to speak with the driver where its port cannot be reached, or None."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meeting:
+    """What one task tells all others, once."""
+
+    host: str
+    address: str
+    port: int
+    own_name: str
+    """What `useless_address` says there of the host's own name."""
+
+    versions: Mapping[str, str]
+    gpus: Sequence[str]
+
+
+def resolve(host: str) -> str:
+    """A host's IP address, or the name as it is where nothing knows it."""
+    try:
+        return socket.gethostbyname(host)
+    except OSError:
+        return host
+
+
+def refusal(plan: TaskPlan, meetings: Sequence[Meeting]) -> str | None:
+    """Why these tasks cannot run the ranks, in one line, or None. Every task comes to the same answer."""
+    return (
+        versions.mismatch(plan.versions, [(meeting.host, meeting.versions) for meeting in meetings])
+        or refused_names({meeting.host: meeting.own_name for meeting in meetings})
+        or (shared_addresses([(meeting.host, meeting.gpus) for meeting in meetings]) if plan.gpus_of_hosts else None)
+    )
+
+
+def meet(context: BarrierTaskContext, mine: Meeting) -> list[Meeting]:
+    """Tell all tasks about this one, and hear about all of them: in rank order. The only exchange between tasks."""
+    note = {name: getattr(mine, name) for name in Meeting.__slots__}
+    return [Meeting(**json.loads(text)) for text in context.allGather(json.dumps(note))]
+
+
+def run_rank(plan: TaskPlan, task: Broadcast[bytes]) -> None:
+    """Run this task's rank to its end; its pickled value, or its own pickled error, goes to the driver.
+
+    Raises LaunchError if the driver cannot be reached.
+    """
+    from pyspark import BarrierTaskContext
+
+    context = BarrierTaskContext.get()
+    rank = context.partitionId()
+    host = context.getTaskInfos()[rank].address.rpartition(":")[0]
+    address = LOOPBACK if plan.one_process else resolve(host)
+    gpus = own_gpus(context, plan.gpus_per_worker)
+    with ExitStack() as stack:
+        link = connect(plan, rank, host)
+        stack.callback(link.close)
+        # A host whose own name is a loopback address still knows itself by the address that others use.
+        served = "" if address.startswith("127.") and not plan.one_process else address
+        rendezvous = stack.enter_context(Rendezvous(served)) if rank == 0 else None
+        mine = Meeting(
+            host=host,
+            address=address,
+            port=rendezvous.port if rendezvous else 0,
+            own_name=useless_address(socket.gethostname()),
+            versions=versions.installed(),
+            gpus=gpus,
+        )
+        meetings = meet(context, mine)
+        worlds = assign_worlds([meeting.host for meeting in meetings])
+        problem = refusal(plan, meetings)
+        if problem is not None:
+            _refuse(link, worlds[rank], problem)
+            return
+        try:
+            if rendezvous:
+                rendezvous.open(worlds)
+            log = None
+            if plan.log_folder is not None:
+                log = stack.enter_context(RankLog.of(plan.log_folder, worlds[rank]))
+            env = _environment(plan, worlds, rank, (meetings[0].address, meetings[0].port), gpus)
+            _run_process(link, worlds[rank], task.value, env, log)
+        except Exception as error:  # no space, no more processes: told as what it is, and not as a host that is lost
+            what = f"rank {rank} cannot be run on {host}: {type(error).__name__}: {error}"
+            _refuse(link, worlds[rank], what)
+
+
+def connect(plan: TaskPlan, rank: int, host: str) -> Link:
+    """The way to the driver: its port, or else the run's folder. Raises LaunchError where there is neither."""
+    try:
+        return SocketLink.to(plan.control, plan.key, rank)
+    except (OSError, EOFError, AuthenticationError, AssertionError) as error:
+        if plan.mailbox is None:
+            name, port = plan.control
+            raise LaunchError(
+                f"{host} cannot reach the driver at {name}:{port} ({error}); set spark.driver.host to an address that "
+                "executors reach, open the driver's ports to them, or set log_dir to a folder that all hosts see"
+            ) from error
+        link = MailboxLink(plan.mailbox, rank=rank, key=plan.key)
+        link.send({"type": "hello", "rank": rank, "host": host, "error": str(error)})
+        return link
+
+
+def own_gpus(context: BarrierTaskContext, wanted: int) -> tuple[str, ...]:
+    """The addresses of the GPUs that Spark gave this task, if its rank is to see any."""
+    resource = context.resources().get("gpu") if wanted else None
+    return tuple(resource.addresses) if resource else ()
+
+
+def _environment(
+    plan: TaskPlan, worlds: tuple[World, ...], rank: int, rendezvous: tuple[str, int], gpus: Sequence[str]
+) -> dict[str, str]:
+    import psutil
+
+    one_host = worlds[rank].local_size == worlds[rank].size
+    interfaces = {name: [entry.address for entry in entries] for name, entries in psutil.net_if_addrs().items()}
+    # Spark's discovery scripts count as nvidia-smi does; CUDA by itself counts the fastest first.
+    counting = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if gpus else {}
+    return rank_environment(
+        {**counting, **os.environ},
+        worlds[rank],
+        plan.settings,
+        rendezvous=rendezvous,
+        interface="lo" if one_host else interface_of(resolve(worlds[rank].host), interfaces),
+        path=search_path(sys.path, plan.driver_path, folder=os.getcwd()),
+        gpus=gpus,
+    )
+
+
+def _run_process(link: Link, place: World, task: bytes, env: Mapping[str, str], log: RankLog | None) -> None:
+    def report(message: dict[str, Any]) -> None:
+        if message["type"] == "line" and log:
+            log.write(message["text"])
+        if message["type"] == "outcome":
+            _send_value(link, process.result)
+        link.send(message)
+
+    process = RankProcess(place, task=task, env=env, report=report)
+    with process:
+        _follow(link, process)
+
+
+def _send_value(link: Link, result: IO[bytes]) -> None:
+    while content := result.read(MAX_BODY_BYTES):
+        link.send({"type": "value"}, content)
+
+
+def _follow(link: Link, process: RankProcess) -> None:
+    """Wait for the process, and then for the driver to know all outcomes; obey the driver, or its silence."""
+    dismissed = threading.Event()
+
+    def obey() -> None:
+        while (message := link.receive()) is not None and message["type"] != "stop":
+            if message["type"] == "stacks":
+                process.report_stacks()
+            elif message["type"] == "wind_down":
+                process.wind_down()
+            elif message["type"] == "finish":
+                dismissed.set()
+                return
+        process.stop()
+        dismissed.set()
+
+    threading.Thread(target=obey, daemon=True).start()
+    process.wait()
+    # Rank 0 serves the rendezvous for all: no task leaves before the last rank has ended.
+    dismissed.wait()
+
+
+def _refuse(link: Link, place: World, message: str) -> None:
+    outcome = Outcome(
+        rank=place.rank, host=place.host, kind="exception", error_type=LaunchError.__name__, message=message
+    )
+    link.send({"type": "value"}, pickle.dumps(LaunchError(message)))
+    link.send({"type": "outcome", "outcome": outcome.as_data()})

@@ -1,0 +1,299 @@
+"""Score Parquet files into Parquet files: each Spark task reads, predicts and writes; no row goes through the JVM.
+
+Called on the driver.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from sparkdl import storage
+from sparkdl.data.dataset import find_dataset
+from sparkdl.errors import ConfigError, DatasetError, SchemaError, near_miss, shown
+from sparkdl.model.signature import Signature
+from sparkdl.progress import TasksProgress
+from sparkdl.score.commit import NewOutput, check_outside, finished, new_output, put_back
+from sparkdl.score.parquet.folder import ParquetFolder
+from sparkdl.score.parquet.input import ParquetInput, split_input
+from sparkdl.score.parquet.part import PartsPlan, Run, WrittenPart, runs_of_tasks, score_part
+from sparkdl.score.parquet.spark_types import spark_keys
+from sparkdl.score.worker.encode import check_types
+from sparkdl.score.worker.metrics import ScoreMetrics
+from sparkdl.score.worker.outputs import prediction_type
+from sparkdl.score.worker.prepared_rows import PreparedRows
+from sparkdl.score.worker.spec import DEFAULT_BATCH_SIZE, ScoreTask, score_task
+from sparkdl.spark.errors import errors_from_workers
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+__all__ = ["Scoring", "plan_scoring", "score_parquet"]
+
+log = logging.getLogger(__name__)
+
+_TASK_BYTES = 512 << 20  # it reads, uncompressed; a lost task is done again as a whole, and each costs 0.3 s
+
+
+def score_parquet(
+    spark: SparkSession,
+    path: str,
+    model_dir: str,
+    out: str,
+    *,
+    keep: Sequence[str] | None = None,
+    split: str | None = None,
+    output_col: str = "prediction",
+    returns: str = "raw",
+    k: int = 5,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    on_error: str = "raise",
+    device: str = "auto",
+    metrics: ScoreMetrics | None = None,
+    custom_objects: Mapping[str, Any] | None = None,
+    safe_mode: bool = True,
+    if_exists: str = "reuse",
+) -> int:
+    """Score the Parquet files at `path` into a new folder of Parquet files; rows stay in order.
+
+    The output appears as a whole, whatever is killed meanwhile; on an object store `_SUCCESS` says that it is there.
+
+    Args:
+        spark: the session whose tasks read, score and write.
+        path: a Parquet file, or a folder of such with one schema; `name=value` folders are columns. Or a prepared
+            dataset, whose rows are encoded already. Every executor must see it.
+        model_dir: as in `result.model_dir`.
+        out: the new folder.
+        keep: the columns to write beside the prediction; None: all that the input has, of a dataset its kept columns.
+        split: of a prepared dataset; None where it has one.
+        output_col, on_error: as in `transform`.
+        returns, k, batch_size, device, metrics, custom_objects, safe_mode: as in `predict_udf`.
+        if_exists: "reuse", predictions at `out` of the same files, model, own code and options are taken as they are,
+            which a warning tells, and others are an error; code of `__main__` or inside of functions is never the same.
+            "error", any are an error. "replace", they stay until the new ones are complete and take their place.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        ConfigError: no Parquet files there, a Delta, Hudi or Iceberg table, `out` holds something else or is in
+            `path`, or an option is wrong.
+        ModelError: no model there, it has no classes, or it fails.
+        SchemaError: a column is missing, of another type than its encoder takes, differs from file to file, or would be
+            read otherwise by Spark; a row cannot be scored, by its number in its file.
+        DatasetError: no such split; a file changed meanwhile.
+    """
+    scoring = plan_scoring(
+        spark,
+        path,
+        model_dir,
+        out,
+        keep=keep,
+        split=split,
+        output_col=output_col,
+        returns=returns,
+        k=k,
+        batch_size=batch_size,
+        on_error=on_error,
+        device=device,
+        custom_objects=custom_objects,
+        safe_mode=safe_mode,
+    )
+    put_back(scoring.out)
+    told = finished(scoring.out, scoring.made_of, if_exists)
+    if told is not None:
+        log.warning("found %s, scored from the same input: nothing was scored now", scoring.out)
+        return int(told["rows"])
+    metrics = metrics or ScoreMetrics(spark)
+    before = metrics.figures()
+    with new_output(scoring.out, replace=if_exists == "replace") as new:
+        parts = _score(spark, scoring, new, metrics)
+        rows = sum(part.rows for part in parts)
+        if rows != scoring.source.rows:
+            raise DatasetError(f"{path} has {scoring.source.rows} rows, {rows} were scored; score it again")
+        told = {"made_of": scoring.made_of, "rows": rows, "figures": metrics.figures_since(before)}
+        new.commit({part.file: part.bytes for part in parts}, told)
+    return rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scoring:
+    """What `score_parquet` will do: all that is checked before any job.
+
+    Attributes:
+        out: where to.
+        source: what is read.
+        keep: the columns that are written beside the prediction.
+        written: all columns that are written.
+        made_of: names the content of the output; None with classes of the user's own whose code nothing names.
+    """
+
+    out: str
+    task: ScoreTask
+    inputs: tuple[str, ...]
+    prepared: PreparedRows | None
+    source: ParquetInput
+    keep: tuple[str, ...]
+    written: pa.Schema
+    made_of: str | None
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The Arrow type of each column that will be written."""
+        return {field.name: str(field.type) for field in self.written}
+
+
+def plan_scoring(
+    spark: SparkSession,
+    path: str,
+    model_dir: str,
+    out: str,
+    *,
+    keep: Sequence[str] | None,
+    split: str | None,
+    output_col: str,
+    returns: str,
+    k: int,
+    batch_size: int,
+    on_error: str,
+    device: str,
+    custom_objects: Mapping[str, Any] | None = None,
+    safe_mode: bool = True,
+) -> Scoring:
+    """Check the arguments of `score_parquet`, whose errors it raises, and look at the model and the files' footers."""
+    task, signature = score_task(
+        model_dir,
+        returns=returns,
+        k=k,
+        batch_size=batch_size,
+        on_error=on_error,
+        device=device,
+        custom_objects=custom_objects,
+        safe_mode=safe_mode,
+    )
+    path, out = storage.absolute(path), storage.absolute(out)
+    check_outside(out, path)
+    source, kept, prepared = _source(spark, path, signature, keep, split)
+    if prepared is None:
+        types = pa.schema([*source.columns, *source.partition_columns])
+        check_types(signature.inputs, {name: types.field(name).type for name in signature.input_names})
+    written = _written(source, kept, task, signature, output_col)
+    return Scoring(
+        out=out,
+        task=task,
+        inputs=prepared.columns if prepared else signature.input_names,
+        prepared=prepared,
+        source=source,
+        keep=kept,
+        written=written,
+        made_of=_name(source, task, written) if task.code.is_named else None,
+    )
+
+
+def _source(
+    spark: SparkSession, path: str, signature: Signature, keep: Sequence[str] | None, split: str | None
+) -> tuple[ParquetInput, tuple[str, ...], PreparedRows | None]:
+    """What is read, which columns are kept, and how inputs are made of it if it is a prepared dataset."""
+    dataset = find_dataset(path)
+    if dataset is not None:
+        if split is None and len(dataset.splits) > 1:
+            raise ConfigError(f"{path} is a prepared dataset: split must be one of {', '.join(dataset.splits)}")
+        prepared = PreparedRows.of(dataset, signature)
+        kept = _kept(dataset.keep, keep)
+        return split_input(dataset, split or dataset.splits[0], [*prepared.columns, *kept]), kept, prepared
+    if split is not None:
+        raise ConfigError(f"split={shown(split)}: {path} is no prepared dataset")
+    folder = ParquetFolder.found(spark, path)
+    for name in signature.input_names:
+        if name not in folder.columns:
+            raise SchemaError(f"the model's input column {name!r} is not in {path}{near_miss(name, folder.columns)}")
+    kept = _kept(folder.columns, keep)
+    if keep is None:
+        folder.check_all_read()
+    read = [name for name in folder.columns if name in kept or name in signature.input_names]
+    return folder.reading(read, inputs=signature.input_names), kept, None
+
+
+def _kept(columns: Sequence[str], keep: Sequence[str] | None) -> tuple[str, ...]:
+    """The columns that are written beside the prediction. Raises ConfigError, SchemaError."""
+    if keep is None:
+        return tuple(columns)
+    if isinstance(keep, str) or not all(isinstance(name, str) for name in keep):
+        raise ConfigError(f"keep={shown(keep)} must be a list of columns")
+    for name in keep:
+        if name not in columns:
+            raise SchemaError(f"keep: column {name!r} is not in the input{near_miss(name, columns)}")
+    return tuple(dict.fromkeys(keep))
+
+
+def _written(
+    source: ParquetInput, kept: Sequence[str], task: ScoreTask, signature: Signature, output_col: str
+) -> pa.Schema:
+    """The columns of the output, with what Spark wants to know of them."""
+    if not isinstance(output_col, str) or not output_col:
+        raise ConfigError(f"output_col={shown(output_col)} must be the name of a column")
+    new = [(output_col, prediction_type(signature, task.returns))]
+    if task.on_error == "null":
+        new.append((f"{output_col}_error", pa.string()))
+    for name, _ in new:
+        if name.lower() in (other.lower() for other in kept):
+            raise SchemaError(f"the input already has a column {name!r}; choose another output_col")
+    fields = pa.schema([*source.columns, *source.partition_columns])
+    schema = pa.schema([*(fields.field(name) for name in kept), *new])
+    if source.spark_types is None:
+        return schema
+    # What is new here may have the name of a column that is not kept.
+    known = {name: field for name, field in source.spark_types.items() if name in kept}
+    return schema.with_metadata(spark_keys(schema, known, source.spark_version))
+
+
+def _name(source: ParquetInput, task: ScoreTask, written: pa.Schema) -> str:
+    """Names what the output is made of, but for how it is computed: batches, devices, tasks."""
+    columns = [[field.name, str(field.type)] for field in written]
+    return hashlib.sha256(json.dumps([source.name, task.content, columns]).encode()).hexdigest()[:32]
+
+
+def _tasks(source: ParquetInput, parallelism: int) -> tuple[tuple[Run, ...], ...]:
+    """What each task reads: as many tasks as work at once, or a multiple where they would read too much."""
+    files = [
+        Run(f.path, f.row_groups, 0, len(f.row_groups), f.partition, f.state, f.calendar, f.int96) for f in source.files
+    ]
+    read = sum(sum(file.row_group_bytes) for file in source.files)
+    rounds = max(1, -(-read // (parallelism * _TASK_BYTES)))
+    return runs_of_tasks(files, tasks=parallelism * rounds)
+
+
+def _score(spark: SparkSession, scoring: Scoring, new: NewOutput, metrics: ScoreMetrics) -> list[WrittenPart]:
+    """The finished parts, in order, one for each task whatever attempts it had."""
+    plan = PartsPlan(
+        tasks=_tasks(scoring.source, spark.sparkContext.defaultParallelism),
+        inputs=scoring.inputs,
+        types=scoring.source.columns,
+        partition=scoring.source.partition_columns,
+        written=scoring.written,
+        keep=scoring.keep,
+        numbers=scoring.written.names[len(scoring.keep)] if scoring.task.returns.kind == "raw" else "",
+        folder=new.folder,
+        lease=new.lease.file,
+        score=scoring.task,
+        prepared=scoring.prepared,
+    )
+    accumulator = metrics.accumulator
+
+    def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for number in batch.column(0).to_pylist():
+                part = score_part(plan, number, accumulator)
+                values = [[part.task], [part.file], [part.rows], [part.bytes]]
+                yield pa.RecordBatch.from_arrays([pa.array(v) for v in values], names=["task", "file", "rows", "bytes"])
+
+    numbers = spark.range(0, len(plan.tasks), 1, numPartitions=len(plan.tasks))
+    with errors_from_workers(), TasksProgress(spark, "score"):
+        found = numbers.mapInArrow(score, "task long, file string, rows long, bytes long").collect()
+    return sorted((WrittenPart(*row) for row in found), key=lambda part: part.task)

@@ -1,0 +1,280 @@
+"""Find the Parquet files of a folder as Spark finds them, and the one schema that they have to Spark.
+
+Driver, within `score_parquet`; looks at the files' footers, never at rows. What is read is what Spark would read of the
+same path; what Spark would read otherwise, or pass over without a word, is refused by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from sparkdl import storage
+from sparkdl.errors import ConfigError, SchemaError
+from sparkdl.score.parquet.footer import Footer, read_footer, thrift_of
+from sparkdl.score.parquet.input import FileState, InputFile, ParquetInput, file_state
+from sparkdl.score.parquet.old_calendar import RebaseModes, calendar_of
+from sparkdl.score.parquet.partition_columns import FolderColumns, folder_columns
+from sparkdl.score.parquet.spark_types import (
+    SPARK_ROW,
+    UnknownType,
+    arrow_type,
+    fits,
+    is_set,
+    name_of_type,
+    spark_fields,
+)
+from sparkdl.spark.table_formats import check_files, check_folders
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+__all__ = ["ParquetFolder"]
+
+log = logging.getLogger(__name__)
+
+# Footers are small: reading them is waiting for the store.
+_FOOTERS_AT_ONCE = 16
+# Files that hold the schema and row groups of others.
+_SUMMARIES = ("_common_metadata", "_metadata")
+_COPYING = "._COPYING_"
+_WRITING = "_temporary"
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetFolder:
+    """The Parquet files in a folder and its folders, or one file.
+
+    Attributes:
+        footers: of each file by its path relative to the folder, in order ("": `path` is the file itself).
+        summaries: of the files beside them that hold no rows and tell Spark the schema.
+        folders: what Spark finds in the folders' names.
+        states: of each file.
+        merged: whether files may lack columns that others have (spark.sql.parquet.mergeSchema).
+        exact_case: whether `Id` and `id` are two columns (spark.sql.caseSensitive).
+        modes: how files are read that do not tell their calendar.
+    """
+
+    spark: SparkSession
+    path: str
+    footers: Mapping[str, Footer]
+    summaries: Mapping[str, Footer]
+    folders: FolderColumns
+    states: Mapping[str, FileState]
+    merged: bool
+    exact_case: bool
+    modes: RebaseModes
+
+    @classmethod
+    def found(cls, spark: SparkSession, path: str) -> ParquetFolder:
+        """What is there.
+
+        Raises:
+            ConfigError: no Parquet files, one that cannot be read, or a table of Delta, Hudi or Iceberg.
+            SchemaError: the folders' names do not agree, or Spark would not read all files.
+        """
+        states, summaries = _found_files(path)
+        if not states:
+            raise ConfigError(f"{path} holds no Parquet files")
+        names = sorted(states)
+        paths = [_joined(path, name) for name in (*names, *summaries)]
+        with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
+            footers = dict(zip((*names, *summaries), pool.map(read_footer, paths), strict=True))
+        inner_folders = list(dict.fromkeys(map(_folder, names)))
+        folders = folder_columns(spark, path, inner_folders)
+        strange = next((name for name in names if _folder(name) not in folders.values), None)
+        if strange is not None:
+            raise SchemaError(
+                f"{path}: Spark would not read {strange}, whose folders name no columns as those of other files do "
+                "(name=value); score each folder by itself, or move it away"
+            )
+        return cls(
+            spark=spark,
+            path=path,
+            footers={name: footers[name] for name in names},
+            summaries={name: footers[name] for name in summaries},
+            folders=folders,
+            states=states,
+            merged=is_set(spark, "spark.sql.parquet.mergeSchema"),
+            exact_case=is_set(spark, "spark.sql.caseSensitive"),
+            modes=RebaseModes.of(spark),
+        )
+
+    @property
+    def name(self) -> str:
+        """As in `ParquetInput`."""
+        content: list[Any] = sorted(self.states.items())
+        if any(map(pa.types.is_timestamp, self.folders.types.types)):
+            # Of the same names, in another time zone of the session, come other moments.
+            content.append(sorted(self.folders.values.items()))
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns, as the first file has them, and with `merged` what later ones add.
+
+        Raises SchemaError for one that is there twice.
+        """
+        first = next(iter(self.footers))
+        names = list(self.footers[first].schema.names)
+        if self.merged:
+            later = (name for footer in self.footers.values() for name in footer.schema.names)
+            names += [name for name in dict.fromkeys(later) if name not in names]
+        names += self.folders.types.names
+        seen: set[str] = set()
+        for name in names:
+            key = name if self.exact_case else name.lower()
+            if key in seen:
+                raise SchemaError(f"{self.path}: column {name!r} is there more than once, in files or folders")
+            seen.add(key)
+        return names
+
+    def check_all_read(self) -> None:
+        """Raise SchemaError if some file has a column that the first one lacks, unless such columns are merged."""
+        first = next(iter(self.footers))
+        known = {*self.footers[first].schema.names, *self.folders.types.names}
+        for file, footer in {**self.footers, **self.summaries}.items():
+            more = next((name for name in footer.schema.names if name not in known and not self.merged), None)
+            if more is not None:
+                raise SchemaError(
+                    f"{self.path}: column {more!r} is in {file}, and not in {first}; name the columns to write in "
+                    "keep, or set spark.sql.parquet.mergeSchema=true: it is null where a file lacks it"
+                )
+
+    def reading(self, names: Sequence[str], *, inputs: Sequence[str] = ()) -> ParquetInput:
+        """The files, of which only these columns are read; `inputs` are those that a model takes.
+
+        Raises SchemaError if columns differ from file to file, or are of types that Spark does not read or hand on.
+        """
+        wanted = [name for name in names if name not in self.folders.types.names]
+        fields, types = self._one_schema(wanted)
+        for name in inputs:
+            if name in fields and arrow_type(fields[name]) is None:
+                raise SchemaError(
+                    f"the model's input column {name!r} is of type {name_of_type(fields[name])}, which Spark gives to "
+                    "no UDF; cast it before"
+                )
+        return ParquetInput(
+            files=tuple(map(self._file, self.footers)),
+            columns=types,
+            partition_columns=self.folders.types,
+            spark_types=fields | {field["name"]: field for field in self.folders.fields},
+            spark_version=self.spark.version,
+            name=self.name,
+        )
+
+    def _file(self, name: str) -> InputFile:
+        footer = self.footers[name]
+        return InputFile(
+            _joined(self.path, name),
+            footer.row_groups,
+            footer.row_group_bytes,
+            self.folders.values[_folder(name)],
+            self.states[name],
+            calendar_of(footer.metadata, self.modes),
+            footer.int96,
+        )
+
+    def _one_schema(self, names: Sequence[str]) -> tuple[dict[str, Any], pa.Schema]:
+        """What Spark takes the columns for, and the types in which they are handed on."""
+        fields: dict[str, Any] = {}
+        types: dict[str, pa.DataType] = {}
+        told_by: dict[str, str] = {}
+        for file, footer, told in self._kinds(names):
+            for name in names:
+                if name not in told:
+                    if self.merged:
+                        continue
+                    first = next(iter(self.footers))
+                    raise SchemaError(f"{self.path}: column {name!r} is in {first}, and not in {file}")
+                field, type_ = told[name], footer.schema.field(name).type
+                if name in fields and name_of_type(fields[name]) != name_of_type(field):
+                    raise SchemaError(
+                        f"{self.path}: column {name!r} is {name_of_type(fields[name])} in {told_by[name]}, and "
+                        f"{name_of_type(field)} in {file}; write the files with one schema"
+                    )
+                fields.setdefault(name, {**field, "nullable": True})
+                told_by.setdefault(name, file)
+                # What Spark gives to no UDF stays as it is stored.
+                handed_on = types.setdefault(name, arrow_type(field) or type_)
+                if not fits(type_, handed_on):
+                    raise SchemaError(
+                        f"{self.path}: column {name!r} is stored as {type_} in {file}, and Spark takes it for "
+                        f"{name_of_type(field)}; write the files again with one type"
+                    )
+        return fields, pa.schema([(name, types[name]) for name in names])
+
+    def _kinds(self, names: Sequence[str]) -> Iterator[tuple[str, Footer, dict[str, Any]]]:
+        """Of the files of each kind of schema the first, with what Spark takes these columns of it for."""
+        seen = set()
+        strange_moments = is_set(self.spark, "spark.sql.parquet.int96TimestampConversion")
+        for file, footer in {**self.footers, **self.summaries}.items():
+            shifted = footer.int96.intersection(names) if strange_moments and not footer.by_parquet_mr else ()
+            if shifted:
+                raise SchemaError(
+                    f"{self.path}: Spark would shift column {min(shifted)!r} of {file} by its time zone "
+                    "(spark.sql.parquet.int96TimestampConversion); score spark.read.parquet(…) with transform"
+                )
+            if footer.kind in seen:
+                continue
+            seen.add(footer.kind)
+            there = [name for name in names if name in footer.schema.names]
+            thrift = thrift_of(_joined(self.path, file))
+            told = spark_fields(self.spark, thrift, footer.metadata.get(SPARK_ROW), there)
+            for name, field in told.items():
+                if isinstance(field, UnknownType):
+                    told[name] = _of_nanoseconds(footer.schema.field(name), field, self.path)
+            yield file, footer, told
+
+
+def _of_nanoseconds(field: pa.Field, error: UnknownType, path: str) -> dict[str, Any]:
+    """Timestamps of pandas, whose nanoseconds Spark does not read, as Spark's own; raises the error for others."""
+    if not (pa.types.is_timestamp(field.type) and field.type.unit == "ns"):
+        raise SchemaError(
+            f"{path}: column {field.name!r} is of type {field.type}, which Spark does not read ({error}); leave it out "
+            "of keep, or write it as another type"
+        ) from error
+    kind = "timestamp" if field.type.tz else "timestamp_ntz"
+    return {"name": field.name, "type": kind, "nullable": True, "metadata": {}}
+
+
+def _joined(path: str, name: str) -> str:
+    return storage.join(path, name) if name else path
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _found_files(path: str) -> tuple[dict[str, FileState], list[str]]:
+    """The state of each file, by its path relative to the folder ("": `path` is the file), and the summaries there.
+
+    Raises ConfigError for a table of Delta, Hudi or Iceberg.
+    """
+    check_folders(path)
+    fs, inner = storage.filesystem(path)
+    fs.invalidate_cache()
+    found = fs.find(inner, detail=True)
+    if list(found) == [inner]:
+        return {"": file_state(found[inner])}, []
+    relative = {name[len(inner.rstrip("/")) + 1 :]: info for name, info in found.items()}
+    check_files(path, relative)
+    if any(name.startswith(f"{_WRITING}/") for name in relative):
+        log.warning("%s holds %s: a job still writes there, or died; its other files are scored", path, _WRITING)
+    states = {name: file_state(info) for name, info in relative.items() if not _is_hidden(name) and info["size"]}
+    return states, [name for name in _SUMMARIES if name in relative]
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether Spark passes a file over, by its path in the folder."""
+    return any(
+        part.startswith(".") or (part.startswith("_") and "=" not in part) or part.endswith(_COPYING)
+        for part in name.split("/")
+    )

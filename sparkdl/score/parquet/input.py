@@ -1,0 +1,100 @@
+"""What `score_parquet` reads: the Parquet files of a folder, or of a split of a prepared dataset.
+
+Driver; looks at the files' footers, never at rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from sparkdl import storage
+from sparkdl.data.dataset import Dataset
+from sparkdl.score.parquet.footer import read_footer
+from sparkdl.score.parquet.old_calendar import NO_CALENDAR, Calendar
+from sparkdl.score.parquet.partition_columns import Value
+
+__all__ = ["FileState", "InputFile", "ParquetInput", "file_state", "split_input"]
+
+# The bytes of a file, and its tag in the store or else the time when it was written.
+FileState = tuple[int, str]
+
+
+def file_state(info: Mapping[str, Any]) -> FileState:
+    """What tells one content of a file from another, of what fsspec tells of it."""
+    written = next((info[key] for key in ("ETag", "mtime", "LastModified", "updated") if key in info), "")
+    return info["size"], str(written)
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A Parquet file.
+
+    Attributes:
+        state: as it was found; None for a part of a dataset, which never changes.
+        row_groups: the rows of each of its row groups.
+        row_group_bytes: of each, uncompressed.
+        partition: the values of the columns that its folders name, in the order of `ParquetInput.partition_columns`.
+        calendar: which of its dates and moments may be of the old calendar.
+        int96: the columns that hold moments in 96 bits.
+    """
+
+    path: str
+    row_groups: tuple[int, ...]
+    row_group_bytes: tuple[int, ...]
+    partition: tuple[Value, ...] = ()
+    state: FileState | None = None
+    calendar: Calendar = NO_CALENDAR
+    int96: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParquetInput:
+    """Files with one schema.
+
+    Attributes:
+        columns: the type of each column that the files hold, as it is handed on.
+        partition_columns: the types of the columns that folders name, `day=2024-05-01`.
+        spark_types: what Spark takes all these columns for (JSON of a StructField); None for a prepared dataset.
+        spark_version: of the session.
+        name: names the very content; another one means other files.
+    """
+
+    files: tuple[InputFile, ...]
+    columns: pa.Schema
+    partition_columns: pa.Schema
+    spark_types: Mapping[str, Any] | None
+    spark_version: str
+    name: str
+
+    @property
+    def rows(self) -> int:
+        """Of all files."""
+        return sum(sum(file.row_groups) for file in self.files)
+
+
+def split_input(dataset: Dataset, split: str, names: Sequence[str]) -> ParquetInput:
+    """The parts of a split of a prepared dataset, of which only these columns are read.
+
+    Raises DatasetError for an unknown split.
+    """
+    parts = dataset.split(split).parts
+    first = read_footer(storage.join(dataset.path, parts[0].file))
+    row_bytes = dataset.layout.row_bytes
+    files = tuple(
+        InputFile(
+            storage.join(dataset.path, part.file), part.row_groups, tuple(rows * row_bytes for rows in part.row_groups)
+        )
+        for part in parts
+    )
+    return ParquetInput(
+        files=files,
+        columns=pa.schema([first.schema.field(name) for name in names]),
+        partition_columns=pa.schema([]),
+        spark_types=None,
+        spark_version="",
+        name=f"{dataset.fingerprint} {split}",
+    )

@@ -1,0 +1,299 @@
+"""Read row groups, score their rows, and write them as one Parquet file.
+
+Runs in Spark workers, inside `score_parquet`; holds a few pieces of rows and one row group of the output at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sparkdl import storage
+from sparkdl.data.features.columns import as_array
+from sparkdl.errors import DatasetError, SchemaError
+from sparkdl.model.save import one_line
+from sparkdl.score.parquet.input import FileState, file_state
+from sparkdl.score.parquet.old_calendar import NO_CALENDAR, Calendar, check_calendar
+from sparkdl.score.parquet.partition_columns import Value
+from sparkdl.score.worker.prepared_rows import PreparedRows
+from sparkdl.score.worker.scoring import piece_rows, score_batches
+from sparkdl.score.worker.spec import ScoreTask
+
+if TYPE_CHECKING:
+    from pyspark.accumulators import Accumulator
+
+__all__ = ["PartsPlan", "Run", "WrittenPart", "runs_of_tasks", "score_part"]
+
+# Of one row group of the output, in memory: as many as Spark writes, which readers are made for.
+_ROW_GROUP_BYTES = 128 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Row groups of a file that lie side by side.
+
+    Attributes:
+        row_groups: the rows of each row group of the whole file.
+        start, stop: those of this run.
+        partition, state, calendar, int96: as in `InputFile`.
+    """
+
+    path: str
+    row_groups: tuple[int, ...]
+    start: int
+    stop: int
+    partition: tuple[Value, ...]
+    state: FileState | None = None
+    calendar: Calendar = NO_CALENDAR
+    int96: frozenset[str] = frozenset()
+
+    @property
+    def rows(self) -> int:
+        """Of this run."""
+        return sum(self.row_groups[self.start : self.stop])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartsPlan:
+    """What a task needs to know to score its part.
+
+    Attributes:
+        tasks: what each task reads.
+        inputs: the columns that `score_batches` takes, in order.
+        types: of all columns that are read, as they are handed on.
+        partition: the types of the columns that folders name.
+        written: the columns of the output; `keep` first, then the prediction and, where it is asked for, the error.
+        keep: the columns of the input that are written, too.
+        numbers: the column that holds what the model made as it is, or "".
+        folder: where parts are written before they count.
+        lease: the file that says that somebody waits for them.
+    """
+
+    tasks: tuple[tuple[Run, ...], ...]
+    inputs: tuple[str, ...]
+    types: pa.Schema
+    partition: pa.Schema
+    written: pa.Schema
+    keep: tuple[str, ...]
+    numbers: str
+    folder: str
+    lease: str
+    score: ScoreTask
+    prepared: PreparedRows | None
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenPart:
+    """A finished part: the task's number, the file's name in the plan's folder, its rows and bytes."""
+
+    task: int
+    file: str
+    rows: int
+    bytes: int
+
+
+def runs_of_tasks(files: list[Run], *, tasks: int) -> tuple[tuple[Run, ...], ...]:
+    """Divide whole files between so many tasks, in order, at borders of row groups, by rows as evenly as they allow.
+
+    Tasks that would get no row group are left out, but for one.
+    """
+    total, before = sum(run.rows for run in files), 0
+    found: list[list[Run]] = [[] for _ in range(tasks)]
+    for file in files:
+        of_group = []
+        for rows in file.row_groups:
+            # The task in whose share the middle of the row group lies.
+            of_group.append(min(tasks - 1, (2 * before + rows) * tasks // (2 * total)) if total else 0)
+            before += rows
+        for task in sorted(set(of_group)):
+            start = of_group.index(task)
+            found[task].append(replace(file, start=start, stop=start + of_group.count(task)))
+    return tuple(tuple(runs) for runs in found if runs) or ((),)
+
+
+def score_part(plan: PartsPlan, number: int, accumulator: Accumulator[dict[str, float]] | None) -> WrittenPart:
+    """Score what the task of this number reads, and write it under a name that no other attempt has.
+
+    Raises:
+        SchemaError, ModelError, ConfigError: as `score_batches`; rows are named by their numbers in their files.
+        DatasetError: a file has changed since the plan was made, or cannot be read; nobody waits for the part any more.
+    """
+    _check_wanted(plan)
+    runs, rows = plan.tasks[number], 0
+    pieces = _pieces(runs, plan, rows=piece_rows(plan.score))
+    name = f"part-{number:05d}-{uuid.uuid4().hex[:12]}.parquet"
+    path = storage.join(plan.folder, name)
+    with _PartWriter(path, plan.written, numbers=plan.numbers) as writer:
+        scored_pieces = score_batches(pieces, plan.score, accumulator, row_name=_RowNames(runs), prepared=plan.prepared)
+        for scored in scored_pieces:
+            columns = [*scored.source, scored.prediction]
+            if len(plan.written) > len(columns):
+                columns.append(scored.reasons())
+            writer.add(pa.Table.from_arrays(columns, schema=plan.written))
+            rows += len(scored.prediction)
+    try:
+        _check_wanted(plan)
+    except DatasetError:
+        storage.delete(path)
+        raise
+    return WrittenPart(number, name, rows, writer.bytes)
+
+
+def _check_wanted(plan: PartsPlan) -> None:
+    """Raise DatasetError if the driver that this task works for has given up, and deleted what was written."""
+    if not storage.exists(plan.lease):
+        raise DatasetError(f"{plan.folder}: the scoring that this task belongs to has ended")
+
+
+def _pieces(runs: tuple[Run, ...], plan: PartsPlan, *, rows: int) -> Iterator[tuple[list[pa.Array], list[pa.Array]]]:
+    """Of each piece of at most so many rows, the columns to keep, and the model's."""
+    for run in runs:
+        for batch in _batches(run, plan.types.names, rows=rows):
+            columns = {field.name: _handed_on(batch, field, run) for field in plan.types}
+            for field, value in zip(plan.partition, run.partition, strict=True):
+                columns[field.name] = pa.repeat(pa.scalar(value, field.type), batch.num_rows)
+            yield [columns[name] for name in plan.keep], [columns[name] for name in plan.inputs]
+
+
+def _batches(run: Run, columns: list[str], *, rows: int) -> Iterator[pa.RecordBatch]:
+    """The rows of a run, at most so many at once. Raises DatasetError if the file has changed, is gone or damaged."""
+    try:
+        with _opened(run.path) as file:
+            found = tuple(file.metadata.row_group(place).num_rows for place in range(file.metadata.num_row_groups))
+            if found != run.row_groups:
+                raise _changed(run)
+            groups = list(range(run.start, run.stop))
+            yield from file.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False)
+        # After all was read: what was replaced before or meanwhile is noticed.
+        fs, inner = storage.filesystem(run.path)
+        fs.invalidate_cache()
+        if run.state is not None and file_state(fs.info(inner)) != run.state:
+            raise _changed(run)
+    except FileNotFoundError as error:
+        raise DatasetError(f"{run.path} is gone since scoring began; score it again") from error
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"{run.path} cannot be read: {one_line(error)}") from error
+
+
+def _changed(run: Run) -> DatasetError:
+    return DatasetError(f"{run.path} has changed since scoring began; score it again")
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[pq.ParquetFile]:
+    fs, inner = storage.filesystem(path)
+    if storage.is_local(path):
+        with pq.ParquetFile(inner, memory_map=True, coerce_int96_timestamp_unit="us") as file:
+            yield file
+        return
+    with fs.open(inner, "rb") as handle:
+        # Asks for the columns' bytes in few large requests.
+        yield pq.ParquetFile(handle, pre_buffer=True, coerce_int96_timestamp_unit="us")
+
+
+def _handed_on(batch: pa.RecordBatch, field: pa.Field, run: Run) -> pa.Array:
+    """A column in its type as it is handed on; nulls where the file lacks it.
+
+    Raises SchemaError for values that are not of that type, or of the old calendar.
+    """
+    place = batch.schema.get_field_index(field.name)
+    if place < 0:
+        return pa.nulls(batch.num_rows, field.type)
+    column = as_array(batch.column(place))
+    if column.type != field.type:
+        try:
+            column = column.cast(field.type)
+        except pa.ArrowInvalid as error:
+            problem = f"column {field.name!r} of {run.path} is {field.type} to Spark: {one_line(error)}"
+            raise SchemaError(problem) from error
+    why = run.calendar.int96 if field.name in run.int96 else run.calendar.dates
+    if why:
+        check_calendar(field.name, column, run.path, why, run.calendar.first_moment)
+    return column
+
+
+class _RowNames:
+    """What rows of a task are called: by their numbers in their files."""
+
+    def __init__(self, runs: tuple[Run, ...]) -> None:
+        self._runs = runs
+        self._first = [sum(run.rows for run in runs[:place]) for place in range(len(runs))]
+
+    def __call__(self, row: int) -> str:
+        place = bisect_right(self._first, row) - 1
+        run = self._runs[place]
+        number = sum(run.row_groups[: run.start]) + row - self._first[place]
+        return f"row {number} of {run.path}"
+
+
+def _encodings(schema: pa.Schema, numbers: str) -> dict[str, Any]:
+    """The writer's options: Spark's own, but for one column of numbers."""
+    sink = pa.BufferOutputStream()
+    pq.ParquetWriter(sink, schema).close()
+    leaves = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
+    paths = [leaves.column(place).path for place in range(len(leaves))]
+    # What a model made neither compresses nor repeats; a dictionary would only double the work.
+    others = [path for path in paths if path != numbers and not path.startswith(f"{numbers}.")]
+    return {
+        "compression": {path: "snappy" if path in others else "none" for path in paths},
+        "use_dictionary": others,
+    }
+
+
+class _PartWriter:
+    """A Parquet file that is there when the block ends, and not at all if it raises. A context manager."""
+
+    def __init__(self, path: str, schema: pa.Schema, *, numbers: str) -> None:
+        self._path = path
+        self._schema = schema
+        self._numbers = numbers
+        self._waiting: list[pa.Table] = []
+        self._waiting_bytes = 0
+        self.bytes = 0
+
+    def __enter__(self) -> _PartWriter:
+        fs, inner = storage.filesystem(self._path)
+        fs.makedirs(os.path.dirname(inner), exist_ok=True)
+        self._handle = fs.open(inner, "wb")
+        try:
+            self._writer = pq.ParquetWriter(self._handle, self._schema, **_encodings(self._schema, self._numbers))
+        except pa.ArrowNotImplementedError as error:
+            storage.discard(self._handle, self._path)
+            raise SchemaError(f"a column that is kept cannot be stored in Parquet: {error}") from error
+        return self
+
+    def add(self, table: pa.Table) -> None:
+        """Write more rows."""
+        self._waiting.append(table)
+        self._waiting_bytes += table.nbytes
+        if self._waiting_bytes >= _ROW_GROUP_BYTES:
+            self._flush()
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if kind is None:
+            try:
+                self._flush()
+                self._writer.close()
+                self.bytes = int(self._handle.tell())
+                self._handle.close()
+                return
+            except BaseException:
+                storage.discard(self._handle, self._path)
+                raise
+        with contextlib.suppress(Exception):
+            self._writer.close()
+        storage.discard(self._handle, self._path)
+
+    def _flush(self) -> None:
+        if self._waiting:
+            table = pa.concat_tables(self._waiting)
+            self._writer.write_table(table, row_group_size=max(1, len(table)))
+        self._waiting, self._waiting_bytes = [], 0

@@ -1,0 +1,175 @@
+"""Ask Spark for the types of the columns of Parquet files, and Arrow for theirs.
+
+Driver. Spark's own function converts a footer's bytes: no job runs, and the JVM need not see the files, which may lie
+in a store that Python alone can read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from sparkdl.data.features.column_types import is_list
+from sparkdl.errors import SchemaError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+__all__ = [
+    "SPARK_ROW",
+    "SPARK_VERSION",
+    "UnknownType",
+    "arrow_type",
+    "fits",
+    "is_set",
+    "name_of_type",
+    "spark_fields",
+    "spark_keys",
+]
+
+# Where Spark keeps a file's schema beside Parquet's own (JSON of a StructType).
+SPARK_ROW = b"org.apache.spark.sql.parquet.row.metadata"
+SPARK_VERSION = b"org.apache.spark.version"
+
+_PARQUET = "org.apache.spark.sql.execution.datasources.parquet."
+
+
+class UnknownType(SchemaError):
+    """Spark does not read columns of this type."""
+
+
+def spark_fields(spark: SparkSession, footer: bytes, row: bytes | None, names: Iterable[str]) -> dict[str, Any]:
+    """What Spark takes these columns of a file for: the JSON of a StructField for each.
+
+    Args:
+        footer: the file's footer, in Thrift.
+        row: what the footer holds by the name of SPARK_ROW.
+
+    A column that Spark does not read has its reason, an UnknownType, instead.
+    """
+    told = {} if row is None else {field["name"]: field for field in _told(row)}
+    # What another program has added to a file of Spark's is not told there.
+    others = [name for name in names if name not in told]
+    found = _converted(spark, footer, others) if others else {}
+    return {name: told[name] if name in told else found[name] for name in names}
+
+
+def _told(row: bytes) -> Any:
+    try:
+        return json.loads(row)["fields"]
+    except ValueError:
+        # Spark 1 had another form for it; then Spark, too, looks at Parquet's own schema.
+        return []
+
+
+def is_set(spark: SparkSession, name: str) -> bool:
+    """Whether a setting of Spark SQL is "true"."""
+    return (spark.conf.get(name) or "").lower() == "true"
+
+
+def _converted(spark: SparkSession, footer: bytes, names: Sequence[str]) -> dict[str, Any]:
+    from pyspark.errors import PySparkException
+
+    jvm: Any = spark._jvm
+    metadata = jvm.org.apache.parquet.format.converter.ParquetMetadataConverter
+    content = jvm.java.io.ByteArrayInputStream(footer)
+    schema = metadata().readParquetMetadata(content, metadata.SKIP_ROW_GROUPS).getFileMetaData().getSchema()
+    converter = getattr(jvm, _PARQUET + "ParquetToSparkSchemaConverter")(spark._jsparkSession.sessionState().conf())
+    message = jvm.org.apache.parquet.schema.MessageType
+    found: dict[str, Any] = {}
+    for name in names:
+        # Columns one by one: what Spark does not read may be a column that nobody asks for.
+        only = jvm.java.util.ArrayList()
+        only.add(schema.getType(name))
+        try:
+            found[name] = json.loads(converter.convert(message("spark_schema", only)).json())["fields"][0]
+        except PySparkException as error:
+            found[name] = UnknownType(str(error).splitlines()[0])
+    return found
+
+
+def spark_keys(schema: pa.Schema, known: Mapping[str, Any], version: str) -> dict[bytes, bytes]:
+    """What Spark keeps beside Parquet's own schema: by it, vectors are no plain structs, and dates are not converted.
+
+    Args:
+        known: what Spark takes columns for; of the others their Arrow types tell it.
+        version: the session's, whatever wrote the input: no value of an older Spark's calendar was let through.
+    """
+    from pyspark.sql.pandas.types import from_arrow_type
+    from pyspark.sql.types import StructField
+
+    fields = [known.get(f.name) or StructField(f.name, from_arrow_type(f.type)).jsonValue() for f in schema]
+    return {SPARK_ROW: json.dumps({"type": "struct", "fields": fields}).encode(), SPARK_VERSION: version.encode()}
+
+
+def name_of_type(field: Mapping[str, Any]) -> str:
+    """A StructField's type as Spark shows it, without what may be null."""
+    return _parsed(field["type"]).simpleString()
+
+
+def arrow_type(field: Mapping[str, Any]) -> pa.DataType | None:
+    """The Arrow type in which Spark gives a column to Python, of moments UTC; None for types that it never gives."""
+    from pyspark.errors import PySparkException
+    from pyspark.sql.pandas.types import to_arrow_type
+
+    try:
+        type_ = to_arrow_type(_parsed(field["type"]))
+    except PySparkException:
+        return None
+    # Intervals are numbers in Parquet, and no numbers to Spark.
+    return None if pa.types.is_duration(type_) else type_
+
+
+def _parsed(type_: Any) -> Any:
+    """Spark's DataType of its JSON; of the user's own types and of vectors what they consist of."""
+    from pyspark.sql.types import StructType
+
+    field = {"name": "x", "type": _plain(type_), "nullable": True, "metadata": {}}
+    return StructType.fromJson({"fields": [field]})[0].dataType
+
+
+def _plain(type_: Any) -> Any:
+    if isinstance(type_, list):
+        return [_plain(part) for part in type_]
+    if not isinstance(type_, dict):
+        return type_
+    if type_.get("type") == "udt":
+        return _plain(type_["sqlType"])
+    return {key: _plain(part) if key not in ("name", "metadata") else part for key, part in type_.items()}
+
+
+def fits(found: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether values of a type that is read from Parquet are, each of them, values of the type that Spark gives them.
+
+    Arrow's own types for them may be narrower, unsigned or of another form: Arrow's cast converts them or says no.
+    """
+    types = pa.types
+    if types.is_dictionary(found):
+        return fits(found.value_type, wanted)
+    if types.is_struct(found) and types.is_struct(wanted):
+        same_names = [field.name for field in found] == [field.name for field in wanted]
+        return same_names and all(fits(a.type, b.type) for a, b in zip(found, wanted, strict=True))
+    if types.is_map(found) and types.is_map(wanted):
+        return fits(found.key_type, wanted.key_type) and fits(found.item_type, wanted.item_type)
+    if types.is_list(wanted) and is_list(found):
+        return fits(found.value_type, wanted.value_type)
+    if types.is_integer(found) and types.is_integer(wanted):
+        return found.bit_width + types.is_unsigned_integer(found) <= wanted.bit_width
+    if types.is_timestamp(found) and types.is_timestamp(wanted):
+        return True
+    pairs = (
+        (types.is_uint64, lambda type_: type_ == pa.decimal128(20, 0)),
+        (types.is_large_string, types.is_string),
+        (types.is_large_binary, types.is_binary),
+        (types.is_fixed_size_binary, types.is_binary),
+        (types.is_binary, types.is_string),
+        (types.is_date64, types.is_date32),
+        # Nanoseconds and durations are 64 bits, and Spark may see no more in them.
+        (lambda type_: types.is_timestamp(type_) and type_.unit == "ns", types.is_int64),
+        (types.is_duration, types.is_int64),
+        (types.is_null, lambda _: True),
+    )
+    return found == wanted or any(of(found) and to(wanted) for of, to in pairs)

@@ -1,0 +1,1 @@
+"""Score rows in a Spark worker: encode, call the model, shape its outputs."""

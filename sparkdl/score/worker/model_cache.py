@@ -1,0 +1,170 @@
+"""The models of a Spark worker process: each loaded once, kept from task to task, the oldest dropped for new ones.
+
+Runs in Spark workers. It lives in an importable module, not in the UDF's closure, so that loaded models survive the
+task.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import json
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import cloudpickle
+import numpy as np
+
+from sparkdl import storage
+from sparkdl.errors import ModelError
+from sparkdl.imports import absent
+from sparkdl.model.load import LoadedModel, load_keras
+from sparkdl.model.save import one_line
+from sparkdl.model.signature import SIGNATURE_NAME, Signature
+from sparkdl.score.own_code import OwnCode, check_code
+from sparkdl.score.worker.batches import small_batch
+from sparkdl.score.worker.device import prepare_tensorflow
+from sparkdl.score.worker.executor_copy import check_file, executor_copy, file_state
+from sparkdl.score.worker.metrics import Figures
+from sparkdl.score.worker.spec import ScoreTask
+
+__all__ = ["MODELS_BYTES", "loaded_model", "loaded_signature"]
+
+# Weights that a worker process keeps; the model in use stays, however large.
+MODELS_BYTES = 2 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    model: LoadedModel
+    weights_bytes: int
+
+
+# Of this process, by content and code: defining a UDF again loads nothing again. The least recently used comes first.
+_MODELS: OrderedDict[tuple[str, bool, bytes, OwnCode, str], _Held] = OrderedDict()
+
+# By model directory: the state of its model file when it was seen to have this hash.
+_FILES: dict[str, tuple[str, str]] = {}
+
+
+def loaded_signature(task: ScoreTask) -> Signature:
+    """The signature that the driver read, if the model directory still holds it: looked at once in each Spark task.
+
+    Raises ModelError if it holds another one, or none, by now.
+    """
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    return _signature_now(task) if context is None else _signature_of_attempt(task, context.taskAttemptId())
+
+
+@functools.lru_cache(maxsize=16)
+def _signature_of_attempt(task: ScoreTask, attempt: int) -> Signature:
+    return _signature_now(task)
+
+
+def _signature_now(task: ScoreTask) -> Signature:
+    path = storage.join(task.model_dir, SIGNATURE_NAME)
+    try:
+        return _signature_in(task, storage.read_bytes(path))
+    except FileNotFoundError as error:
+        raise ModelError(f"no model at {task.model_dir} any more: it has no {SIGNATURE_NAME}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, NotADirectoryError) as error:
+        raise ModelError(f"{path} cannot be read ({one_line(error)}); save the model again") from error
+
+
+@functools.lru_cache(maxsize=16)
+def _signature_in(task: ScoreTask, text: bytes) -> Signature:
+    """The signature with this text. Raises ModelError if the driver read another one."""
+    signature = Signature.from_json(json.loads(text), path=storage.join(task.model_dir, SIGNATURE_NAME))
+    if signature.digest != task.digest:
+        raise ModelError(
+            f"{task.model_dir} holds another model than when the UDF was made; make the UDF again (register_udf, "
+            "predict_udf or transform), or write new models to folders of their own"
+        )
+    return signature
+
+
+def loaded_model(task: ScoreTask, figures: Figures) -> LoadedModel:
+    """The task's model, loaded at its first use in this process.
+
+    At each call the model file and the user's own code are looked at, whether the model is loaded already or not:
+    workers that have it and those that do not behave alike.
+
+    Raises ModelError, ConfigError (device).
+    """
+    signature = loaded_signature(task)
+    state = file_state(task.model_dir)
+    key = (task.digest, task.safe_mode, task.custom_objects, task.code, task.device)
+    if key in _MODELS:
+        if _FILES.get(task.model_dir) != (signature.content_hash, state):
+            check_file(task.model_dir, signature.content_hash, state)
+        check_code(task.code, task.model_dir)
+        _FILES[task.model_dir] = signature.content_hash, state
+        _MODELS.move_to_end(key)
+        return _MODELS[key].model
+    with figures.timed("load_seconds"), _without_collections():
+        with absent("sklearn"):
+            prepare_tensorflow(task.device)  # TensorFlow imports Keras
+        model = _load(task, signature, state)
+        check_code(task.code, task.model_dir)
+        _FILES[task.model_dir] = signature.content_hash, state
+        _MODELS[key] = _Held(model, _weights_bytes(model))
+        _drop_oldest()
+    figures.add("model_loads", 1)
+    return model
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Within the block Python looks for no garbage; what is there at its end it will pass over for ever.
+
+    TensorFlow, Keras and a model make a million objects that stay. Python would look through them again and again while
+    they are made, and PySpark asks for it at each task's end: 0.17 s.
+    """
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+        gc.collect()
+        gc.freeze()
+    finally:
+        if collected:
+            gc.enable()
+
+
+def _load(task: ScoreTask, signature: Signature, state: str) -> LoadedModel:
+    keras_model = load_keras(
+        executor_copy(task.model_dir, signature.content_hash, state),
+        signature,
+        custom_objects=cloudpickle.loads(task.custom_objects),
+        safe_mode=task.safe_mode,
+        compiled=False,
+    )
+    model = LoadedModel(keras_model, signature)
+    # Traced and tried now, so that the first rows do not wait for it while Spark waits for them.
+    rows = small_batch(task.batch_size)
+    try:
+        model.predict_batch({e.name: np.zeros((rows, *e.shape), e.dtype) for e in signature.inputs})
+    except Exception as error:
+        raise ModelError(f"the model in {task.model_dir} fails on zeros: {one_line(error)}") from error
+    return model
+
+
+def _weights_bytes(model: LoadedModel) -> int:
+    import tensorflow as tf
+
+    return sum(int(np.prod(v.shape)) * tf.as_dtype(v.dtype).size for v in model.keras_model.variables)
+
+
+def _drop_oldest() -> None:
+    """Drop models until the rest is within the budget or the newest is alone."""
+    dropped = False
+    while len(_MODELS) > 1 and sum(held.weights_bytes for held in _MODELS.values()) > MODELS_BYTES:
+        _MODELS.popitem(last=False)
+        dropped = True
+    if dropped:
+        # Keras' objects hold one another: frozen, they would stay for ever.
+        gc.unfreeze()

@@ -1,0 +1,96 @@
+"""What a worker needs to score: checked on the driver, small, for it travels in the closure of a UDF."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cloudpickle
+
+from sparkdl import storage
+from sparkdl.errors import ConfigError, shown
+from sparkdl.model.custom_objects import check_custom_objects
+from sparkdl.model.signature import Signature
+from sparkdl.score.own_code import OwnCode, own_code
+from sparkdl.score.worker.outputs import Returns, check_returns
+
+__all__ = ["DEFAULT_BATCH_SIZE", "ScoreTask", "score_task"]
+
+DEFAULT_BATCH_SIZE = 1024
+# Raised when the same model gives other predictions for the same rows than before, by a change in sparkdl.
+_RULES = 2
+ON_ERROR = ("raise", "null")
+DEVICES = ("auto", "cpu", "gpu")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreTask:
+    """All that a worker needs to score, but for the signature, whose vocabularies may be large: it reads that."""
+
+    model_dir: str
+    digest: str
+    """Of the signature that the driver read: the worker scores with that model, or not at all."""
+    returns: Returns
+    batch_size: int
+    on_error: str
+    device: str
+    safe_mode: bool
+    custom_objects: bytes
+    """The user's own classes and functions by name, pickled once, so that equal ones are seen to be equal."""
+    code: OwnCode
+    """Their code, as the driver sees it: the worker scores with that code, or not at all."""
+
+    @property
+    def content(self) -> list[Any]:
+        """All that decides what is predicted for a row (JSON), where `code.is_named`: not how it is computed.
+
+        Versions of Keras and TensorFlow are left out: they promise the same numbers, up to rounding.
+        """
+        k = self.returns.k if self.returns.kind == "top_k" else None
+        code = [list(map(list, self.code.objects)), list(map(list, self.code.modules))]
+        return [_RULES, self.digest, self.returns.kind, k, self.on_error, code]
+
+
+def score_task(
+    model_dir: str,
+    *,
+    returns: str = "raw",
+    k: int = 5,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    on_error: str = "raise",
+    device: str = "auto",
+    custom_objects: Mapping[str, Any] | None = None,
+    safe_mode: bool = True,
+) -> tuple[ScoreTask, Signature]:
+    """The checked task and the model's signature.
+
+    Raises:
+        ModelError: no model there, or it has no classes.
+        ConfigError: an option is wrong.
+    """
+    model_dir = storage.absolute(model_dir)
+    signature = Signature.read(model_dir)
+    chosen = Returns(returns, k)
+    check_returns(signature, chosen)
+    check_custom_objects(custom_objects)
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise ConfigError(f"batch_size={shown(batch_size)} must be a whole number of at least 1")
+    if on_error not in ON_ERROR:
+        raise ConfigError(f"on_error={shown(on_error)} must be one of {', '.join(ON_ERROR)}")
+    if device not in DEVICES:
+        raise ConfigError(f"device={shown(device)} must be one of {', '.join(DEVICES)}")
+    own = dict(custom_objects or {})
+    pickled = cloudpickle.dumps(own)
+    task = ScoreTask(
+        model_dir=model_dir,
+        digest=signature.digest,
+        returns=chosen,
+        batch_size=batch_size,
+        on_error=on_error,
+        device=device,
+        safe_mode=safe_mode,
+        custom_objects=pickled,
+        code=own_code(signature.custom_objects, own, pickled, import_modules=not safe_mode),
+    )
+    return task, signature

@@ -1,0 +1,76 @@
+"""Bring an error of ours back from a Spark worker as itself, and explain those of a Python that is not the driver's.
+
+Used on the driver around Spark actions: Spark hands on a Python worker's exception as text inside an exception of its
+own, under many lines of Java.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sparkdl import errors
+from sparkdl.launch.checks.versions import explain_worker_error
+
+__all__ = ["errors_from_workers", "explained", "other_python", "own_error_in"]
+
+_OWN_ERROR = re.compile(r"^sparkdl\.errors\.(\w+): (.*)$", re.MULTILINE)
+
+
+def own_error_in(text: str) -> errors.SparkDLError | None:
+    """The error of ours that a worker's traceback ends with, if any."""
+    found = _OWN_ERROR.findall(text)
+    if not found:
+        return None
+    # Its causes come first.
+    name, message = found[-1]
+    kind = getattr(errors, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, errors.SparkDLError)):
+        return None
+    return kind(message)
+
+
+def other_python(workers: str) -> str:
+    """What to do where the workers' Python, as Spark names it, is not this one: an end of a message, "" if it is."""
+    found = shutil.which(workers) or workers
+    # The interpreter of a virtual environment is a link: where it leads does not tell one environment from another.
+    places = [(os.path.dirname(os.path.abspath(path)), os.path.realpath(path)) for path in (found, sys.executable)]
+    if places[0] == places[1]:
+        return ""
+    return (
+        f". Spark's workers run {workers!r}, this program {sys.executable}: activate its environment, or set "
+        f"PYSPARK_PYTHON={sys.executable}, before the session is made"
+    )
+
+
+def explained(text: str) -> str:
+    """What Spark's error of a Python worker means, and what to do; "" for any other error."""
+    from pyspark import SparkContext
+
+    told = explain_worker_error(text)
+    context = SparkContext._active_spark_context
+    return f"{told}{other_python(context.pythonExec) if context else ''}" if told else ""
+
+
+@contextmanager
+def errors_from_workers() -> Iterator[None]:
+    """Within the block, Spark's exception for one of our errors in a worker becomes that error, chained.
+
+    Where a worker could not even begin, since its Python lacks a package or is another one, it becomes a ConfigError.
+    """
+    from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkException
+
+    try:
+        yield
+    except (PySparkException, Py4JError) as error:
+        own = own_error_in(str(error))
+        if own is None and (told := explained(str(error))):
+            raise errors.ConfigError(told) from error
+        if own is None:
+            raise
+        raise own from error

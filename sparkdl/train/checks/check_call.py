@@ -1,0 +1,86 @@
+"""Check how `fit` and `evaluate` were called, as far as the driver can tell.
+
+Runs on the driver, before any rank starts.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import cloudpickle
+
+from sparkdl import storage
+from sparkdl.data.dataset import Dataset
+from sparkdl.errors import ConfigError, near_miss, shown
+from sparkdl.launch.checks.payload_size import MAX_CLOSURE_BYTES
+from sparkdl.launch.config import LaunchConfig
+from sparkdl.train.class_weight import class_weights
+from sparkdl.train.config import TrainConfig
+from sparkdl.train.rank.warm_start import check_initial_model
+
+__all__ = ["check_places", "check_training", "closure_limit"]
+
+
+def check_training(build_model: object, dataset: Dataset, config: TrainConfig) -> None:
+    """Raise ConfigError for what cannot be trained, as far as the driver can tell."""
+    if not callable(build_model):
+        raise ConfigError(
+            f"build_model={shown(build_model)} must be a function of the dataset; it is called in every rank"
+        )
+    _check_function(build_model)
+    if not isinstance(config, TrainConfig):
+        raise ConfigError(f"config={shown(config)} must be a TrainConfig")
+    if config.target == "label" and not dataset.label_encoders:
+        raise ConfigError(
+            "the dataset has no label; prepare it with PrepareConfig(label=…), or train an autoencoder with "
+            "TrainConfig(target='inputs')"
+        )
+    class_weights(config.class_weight, dataset)
+    if config.initial_model is not None:
+        check_initial_model(storage.absolute(config.initial_model), dataset, config.target)
+    # "val" is the default, and a dataset need not have it.
+    if config.validation not in (None, "val", *dataset.splits):
+        raise ConfigError(
+            f"validation={shown(config.validation)} is no split of {dataset.path}"
+            + near_miss(str(config.validation), dataset.splits)
+        )
+
+
+def _check_function(build_model: Callable[..., object]) -> None:
+    """Raise ConfigError for a model in place of a function that makes one, and for one that takes no dataset."""
+    kinds = [f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(build_model).__mro__]
+    if "keras.Layer" in kinds or "tf_keras.Layer" in kinds:
+        raise ConfigError(
+            f"build_model={type(build_model).__name__} {getattr(build_model, 'name', '')!r} is a model; give the "
+            "function that makes and compiles it, as def build_model(dataset): each rank calls it"
+        )
+    try:
+        parameters = inspect.signature(build_model)
+    except (TypeError, ValueError):  # some callables do not tell
+        return
+    try:
+        parameters.bind(None)
+    except TypeError as error:
+        raise ConfigError(
+            f"build_model{parameters} must take the dataset as its one argument ({error}); write it as "
+            "def build_model(dataset)"
+        ) from error
+
+
+def check_places(dataset: object, launch: object) -> None:
+    """Raise ConfigError for what is no dataset, and for more workers than it has lanes."""
+    if not isinstance(dataset, Dataset):
+        raise ConfigError(f"dataset={shown(dataset)} must be a Dataset; open a path by sparkdl.open_dataset(path)")
+    if not isinstance(launch, LaunchConfig):
+        raise ConfigError(f"launch={shown(launch)} must be a LaunchConfig")
+    if launch.num_workers > dataset.lanes:
+        raise ConfigError(
+            f"num_workers={launch.num_workers} but {dataset.path} has {dataset.lanes} lanes; use at most "
+            f"{dataset.lanes} workers or prepare with PrepareConfig(lanes=…)"
+        )
+
+
+def closure_limit(dataset: Dataset) -> int:
+    """The bytes that a task may take: what the user sends, and the dataset, whose vocabulary may be large."""
+    return MAX_CLOSURE_BYTES + len(cloudpickle.dumps(dataset))

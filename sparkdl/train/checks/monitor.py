@@ -1,0 +1,42 @@
+"""Check the figure by which the best model is chosen, before the first epoch.
+
+Runs in rank processes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from sparkdl.errors import ConfigError
+from sparkdl.train.checks.check_model import has_own_step
+from sparkdl.train.config import TrainConfig
+from sparkdl.train.run.best_epoch import direction_of, unknown_direction, unknown_monitor
+
+__all__ = ["check_monitor"]
+
+log = logging.getLogger(__name__)
+
+
+def check_monitor(
+    config: TrainConfig, model: Any, rates: list[str], *, validated: bool, directions: Mapping[str, str | None]
+) -> str | None:
+    """Tell whether the "min" or "max" of the monitor is its best; None where nothing is monitored.
+
+    Raises ConfigError for a figure that the model does not give, and for one whose direction nothing tells. What a
+    callback or a step of the user's may still add is warned of.
+    """
+    monitor, mode = config.checkpoint.monitor, config.checkpoint.mode
+    direction = None if monitor is None else direction_of(monitor, mode, directions)
+    names = ["loss", *model.get_metrics_result()]
+    given = {*names, *(f"val_{name}" for name in names if validated), *rates}
+    wrong = unknown_monitor(monitor, given)
+    # Callbacks and steps of the user's own may add figures.
+    if wrong is not None and config.callbacks is None and not has_own_step(model):
+        raise ConfigError(wrong)
+    if monitor is not None and direction is None:
+        raise ConfigError(unknown_direction(monitor))
+    if wrong is not None:
+        log.warning("%s; training fails after its first epoch unless a callback or the model adds it", wrong)
+    return direction

@@ -1,0 +1,161 @@
+"""What determines the trained model.
+
+Runs on the driver; the values travel to ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any
+
+from sparkdl.checks import as_path, require, require_exactness, require_positive, require_seed, require_target
+from sparkdl.data.reader_config import ReaderConfig
+from sparkdl.errors import shown
+from sparkdl.named_options import named_options
+from sparkdl.train.checkpoint_config import CheckpointConfig
+
+__all__ = ["TrainConfig"]
+
+RESUMES = ("auto", "never", "must", "replace")
+
+
+@named_options
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """What determines the trained model, together with the dataset and `build_model`.
+
+    Raises ConfigError for a value out of range.
+    """
+
+    run_dir: str
+    """Folder or URL of this run: the model, the history, checkpoints, logs. It must not hold another run; the same
+    one is continued."""
+
+    epochs: int
+    """Passes over the train split, in all; may grow when a run is continued."""
+
+    global_batch_size: int
+    """Rows of one step over all ranks together; the last step of an epoch may be shorter."""
+
+    seed: int = 0
+    """Seed of initial weights, of dropout and of the order of every epoch."""
+
+    validation: str | None = "val"
+    """The split evaluated after each epoch, if the dataset has it; None evaluates nothing."""
+
+    target: str = "label"
+    """What the loss compares the model's outputs with: "label"; or, for autoencoders, "inputs": the bare array of a
+    dataset with one feature, else a dict by the features' names. A label is left out then, and the dataset needs
+    none."""
+
+    callbacks: Callable[[], list[Any]] | None = None
+    """Called in every rank; returns Keras callbacks. They see logs reduced over all ranks. A callback that writes files
+    is for rank 0 alone: `sparkdl.world().rank` tells."""
+
+    class_weight: Mapping[str | int, float] | None = None
+    """The weight of each class of the one categorical label, by its name, or by its code (0, 1, … in `ds.classes`)
+    where classes are strings; a class that is not named has 1. A number that may be the name of one class and the code
+    of another is refused. It multiplies the sample weight, in training and not in validation."""
+
+    lr_scaling: str | None = None
+    """None: the learning rate is the user's. "linear": it is multiplied by k, the rows of an update divided by 32, the
+    batch size of Keras' `fit`, for which it is taken to be tuned; "sqrt": by the root of k. The rows of an update are
+    global_batch_size times the steps whose gradients are accumulated; the number of workers is no part of it. What
+    callbacks read and set, and what is saved, is the user's rate; the history holds the product."""
+
+    warmup_epochs: float = 0
+    """The learning rate grows by the same amount with each step over so many epochs: from the user's rate to the scaled
+    one, if that is higher, else from a small one, the whole rate divided by the steps that it takes."""
+
+    gradient_accumulation_steps: int = 1
+    """Steps whose gradients are averaged into one update, by Keras' own mechanism in every optimizer of the model."""
+
+    compression: str | None = None
+    """None, or "fp16": gradients are half-precision floats on their way between ranks."""
+
+    sync_batch_norm: bool = False
+    """Normalize batches by the moments of the global batch, in all BatchNormalization layers. False: by those of a
+    rank's rows, where the layer does not say synchronized=True."""
+
+    exactness: str = "strict"
+    """What to do with a loss, metric or layer whose value depends on how rows are divided among workers: "strict"
+    refuses it by name on several workers; "per_worker" computes it on each worker's rows and averages by rows, says so
+    once, and marks history, report and model. With one worker all is as in plain Keras."""
+
+    initial_model: str | None = None
+    """A model directory whose weights the run starts from, instead of those that `build_model` draws. Its features and
+    classes must be encoded as the dataset's, and its layers have the same names and shapes in the same order."""
+
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """When to keep the run's state."""
+
+    resume: str = "auto"
+    """What to do with a `run_dir` that holds a run already: "auto" continues this very run from its last checkpoint, or
+    returns its result if it is finished, and refuses another one; "never" refuses any; "must" refuses one that holds
+    nothing to continue; "replace" trains anew whatever run is there, finished or another: the old one is moved to
+    `<run_dir>.replaced` until the new one has finished, and then deleted. A run that "replace" began and that was
+    interrupted goes on when the same is asked for again."""
+
+    max_restarts: int = 2
+    """How often a run starts again by itself, from its last checkpoint, after a rank's process or host was lost. An
+    exception of the user's own code, and a rank that hangs, are errors."""
+
+    reader: ReaderConfig = field(default_factory=ReaderConfig)
+    """How the ranks read the dataset: threads, memory, cache."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "run_dir", as_path("run_dir", self.run_dir))
+        require_positive("epochs", self.epochs)
+        require_positive("global_batch_size", self.global_batch_size)
+        require_seed(self.seed)
+        good = self.validation is None or isinstance(self.validation, str)
+        require(good, f"validation={shown(self.validation)} must be the name of a split, or None")
+        good = self.callbacks is None or callable(self.callbacks)
+        require(good, "callbacks must be a function that returns a list of Keras callbacks")
+        require_target(self.target)
+        object.__setattr__(self, "class_weight", _plain_class_weight(self.class_weight))
+        good = self.class_weight is None or self.target == "label"
+        require(good, "class_weight is for a label, and target='inputs' has none; use PrepareConfig(weight=…)")
+        good = self.lr_scaling in (None, "linear", "sqrt")
+        require(good, f"lr_scaling={shown(self.lr_scaling)} must be None, 'linear' or 'sqrt'")
+        good = _is_number(self.warmup_epochs) and 0 <= self.warmup_epochs < math.inf
+        require(good, f"warmup_epochs={shown(self.warmup_epochs)} must be a number of at least 0")
+        require_positive("gradient_accumulation_steps", self.gradient_accumulation_steps)
+        good = self.compression in (None, "fp16")
+        require(
+            good, f"compression={shown(self.compression)} must be None or 'fp16'; Horovod sums no other short floats"
+        )
+        good = isinstance(self.sync_batch_norm, bool)
+        require(good, f"sync_batch_norm={shown(self.sync_batch_norm)} must be True or False")
+        require_exactness(self.exactness)
+        if self.initial_model is not None:
+            object.__setattr__(self, "initial_model", as_path("initial_model", self.initial_model))
+        good = isinstance(self.checkpoint, CheckpointConfig)
+        require(good, f"checkpoint={shown(self.checkpoint)} must be a CheckpointConfig")
+        require(self.resume in RESUMES, f"resume={shown(self.resume)} must be one of {', '.join(RESUMES)}")
+        good = isinstance(self.max_restarts, int) and not isinstance(self.max_restarts, bool) and self.max_restarts >= 0
+        require(good, f"max_restarts={shown(self.max_restarts)} must be a whole number of at least 0")
+        good = isinstance(self.reader, ReaderConfig)
+        require(good, f"reader={shown(self.reader)} must be a ReaderConfig")
+
+
+def _plain_class_weight(value: object) -> dict[str | int, float] | None:
+    """The weights as a dict of Python's own values, such as run.json holds; numpy's, from its `unique`, become them."""
+    if value is None:
+        return None
+    good = isinstance(value, Mapping) and len(value) > 0
+    require(good, f"class_weight={shown(value)} must map classes to weights")
+    plain: dict[str | int, float] = {}
+    for name, weight in dict(value).items():  # type: ignore[call-overload]
+        require(isinstance(name, (str, Integral)), f"class_weight names {shown(name)}; name a class, or its code")
+        good = isinstance(weight, Real) and not isinstance(weight, bool) and 0 <= float(weight) < math.inf
+        require(good, f"class_weight[{shown(name)}]={shown(weight)} must be a number of at least 0")
+        plain[str(name) if isinstance(name, str) else int(name)] = float(weight)
+    return plain
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

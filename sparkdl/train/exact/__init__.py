@@ -1,0 +1,1 @@
+"""Make steps over several ranks give what one process would: losses, gradients, metrics, state."""

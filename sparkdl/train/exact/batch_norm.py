@@ -1,0 +1,66 @@
+"""Batch normalization with the moments of the global batch.
+
+Runs in rank processes. The layers' `_moments` is replaced on their instances; Horovod's allreduce has a gradient, so
+that the moments of all ranks depend on the rows of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from sparkdl.train.exact.collective import sum_vector
+from sparkdl.train.exact.patch import replaced
+
+__all__ = ["SyncedMoments", "synced_layers"]
+
+
+def synced_layers(model: Any, *, sync_all: bool) -> list[Any]:
+    """The batch normalization layers that ask for the global batch's moments, or all of them."""
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    return [layer for layer in layers if sync_all or layer.synchronized]
+
+
+class SyncedMoments:
+    """Computes moments over all ranks. `real` must be set before a step: whether this rank's rows count."""
+
+    def __init__(self) -> None:
+        self.real: tf.Tensor | None = None
+
+    @contextmanager
+    def of(self, layers: list[Any]) -> Iterator[None]:
+        """Within the block the layers normalize by the global batch."""
+        with ExitStack() as stack:
+            for place, layer in enumerate(layers):
+                stack.enter_context(replaced(layer, {"_moments": self._moments(layer, f"batch_norm_{place}")}))
+            yield
+
+    def _moments(self, layer: Any, name: str) -> Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]:
+        def moments(inputs: tf.Tensor, mask: Any) -> tuple[tf.Tensor, tf.Tensor]:
+            real = self.real
+            axes = layer._reduction_axes
+            inputs = tf.where(real, inputs, tf.zeros_like(inputs))
+            # Weights of the elements: those of a ghost count for nothing, nor do masked ones.
+            shape = tf.shape(inputs)
+            weights = (
+                tf.ones_like(inputs) if mask is None else tf.broadcast_to(tf.cast(mask[..., None], inputs.dtype), shape)
+            )
+            weights = tf.where(real, weights, tf.zeros_like(weights))
+            sums = tf.stack([tf.reduce_sum(inputs * weights, axes), tf.reduce_sum(weights, axes)])  # (2, channels)
+            total, count = tf.unstack(sum_vector(sums, name=f"{name}_mean"))
+            # Keras divides by a little more where there is a mask.
+            count += 0.0 if mask is None else keras.config.epsilon()
+            mean = total / count
+            wide = tf.reshape(
+                mean, [-1 if axis == layer.axis % inputs.shape.rank else 1 for axis in range(inputs.shape.rank)]
+            )
+            squares = tf.reduce_sum(tf.square(inputs - wide) * weights, axes)
+            variance = sum_vector(squares, name=f"{name}_variance") / count
+            # What a ghost row gives back must not reach the other ranks' rows, be it NaN.
+            return tuple(tf.where(real, value, tf.stop_gradient(value)) for value in (mean, variance))
+
+        return moments

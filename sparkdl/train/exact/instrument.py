@@ -1,0 +1,171 @@
+"""Make a compiled Keras model's step exact over ranks: the update is the gradient of the loss over the global batch.
+
+Runs in rank processes. The model's *instance* is instrumented for the time of a run; its class, its optimizer's class
+and its saved configuration stay the user's.
+
+A rank differentiates its share of the global batch's loss, each part of the loss divided by its own denominator over
+all ranks (`loss_parts`); one grouped allreduce sums the gradients, together with the loss and the wish to stop, before
+the user's own loss scaling, clipping and optimizer. A rank without rows is fed one ghost row that counts for nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from sparkdl.errors import ModelError
+from sparkdl.launch.world import World
+from sparkdl.train.checks.check_model import build, check_model, has_own_step
+from sparkdl.train.exact.batch_norm import SyncedMoments, synced_layers
+from sparkdl.train.exact.counters import ROWS, StepNumbers
+from sparkdl.train.exact.custom_step import OwnSteps
+from sparkdl.train.exact.gradients import GradientSum
+from sparkdl.train.exact.keras_step import CompiledSteps
+from sparkdl.train.exact.loss_parts import loss_parts
+from sparkdl.train.exact.metrics import averaged_by_rows, leaf_metrics, metrics_by_rows, reduced_states
+from sparkdl.train.exact.moving_state import MovingState, layer_states
+from sparkdl.train.exact.patch import replaced
+from sparkdl.train.exact.rng import SeededDraws, seed_generators
+from sparkdl.train.exact.step_function import StepFunction
+from sparkdl.train.exactness.find import Findings
+
+__all__ = ["StepNumbers", "StepOptions", "build", "check_model", "exact_steps"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOptions:
+    """How steps are done.
+
+    Attributes:
+        seed: of dropout and other draws.
+        global_batch_size: rows of a step over all ranks, at most.
+        compression: None, or "fp16" for gradients on their way.
+        sync_batch_norm: whether all batch normalization takes the moments of the global batch.
+        class_weights: of each class of the one categorical label, by its code; None for none.
+        findings: of the model; what is not exact in it is computed per rank and averaged by rows.
+        per_worker: whether values that cannot be exact are taken, averaged over ranks.
+    """
+
+    seed: int = 0
+    global_batch_size: int = 0
+    compression: str | None = None
+    sync_batch_norm: bool = False
+    class_weights: tuple[float, ...] | None = None
+    findings: Findings = field(default_factory=Findings)
+    per_worker: bool = False
+
+
+@contextmanager
+def exact_steps(
+    model: Any, world: World, example: tuple[Any, ...], options: StepOptions | None = None
+) -> Iterator[StepNumbers]:
+    """Within the block the model's `fit` and `evaluate` take elements of `step_dataset` and are exact over ranks.
+
+    Args:
+        model: checked and built.
+        example: symbolic (inputs, targets) or (inputs, targets, weights).
+    """
+    options = options or StepOptions()
+    moments = SyncedMoments()
+    draws = SeededDraws(seed_generators(model), seed=options.seed, rank=world.rank)
+    shared: dict[str, Any] = {
+        "gradients": GradientSum(
+            world_size=world.size, compression=options.compression, global_batch_size=options.global_batch_size
+        ),
+        "state": MovingState([] if world.size == 1 else _states(model, options.findings)),
+        "draws": draws,
+        "moments": moments,
+        "class_weights": options.class_weights,
+        "summed_metrics": options.findings.summed_metrics,
+    }
+    synced = synced_layers(model, sync_all=options.sync_batch_norm) if world.size > 1 else []
+    jit_compile, model.jit_compile = model.jit_compile, False
+    # Those of a training of the user's own would go on with Keras' steps.
+    model.train_function = model.test_function = None
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(moments.of(synced))
+            stack.enter_context(draws.prepared())
+            stack.enter_context(metrics_by_rows(model, options.findings.single_values))
+            steps: CompiledSteps | OwnSteps
+            if has_own_step(model):
+                numbers = StepNumbers(0)
+                steps = OwnSteps(model, numbers, per_worker=options.per_worker, **shared)
+                stack.enter_context(steps.edges())
+                if jit_compile:
+                    log.warning("jit_compile is switched off for model %s: it has steps of its own", model.name)
+            else:
+                losses = stack.enter_context(loss_parts(model, world_size=world.size))
+                numbers = StepNumbers(losses.count)
+                steps = CompiledSteps(model, numbers, losses, example=example, **shared)
+                if jit_compile:
+                    steps.use_xla()
+            averaged = options.findings.averaged_metrics if world.size > 1 else ()
+            stack.enter_context(replaced(model, _methods(model, steps, numbers, averaged)))
+            yield numbers
+    finally:
+        model.jit_compile = jit_compile
+        # Compiled functions still hold the exact steps.
+        model.train_function = model.test_function = None
+
+
+def _states(model: Any, findings: Findings) -> list[tuple[Any, str]]:
+    """The layers' state variables, each with its reduction; without findings those of floats are averaged."""
+    states = layer_states(model)
+    reductions = findings.states or [state.reduction or "mean" for state in states]
+    return [(state.variable.value, reduction) for state, reduction in zip(states, reductions, strict=True)]
+
+
+def _methods(
+    model: Any, steps: CompiledSteps | OwnSteps, numbers: StepNumbers, averaged: Sequence[int]
+) -> dict[str, Any]:
+    """What takes the place of the model's own attributes.
+
+    `averaged`: the places of the metrics whose results are averaged over ranks, by rows, for their states cannot be.
+    """
+    original_result, original_reset = model.get_metrics_result, model.reset_metrics
+    leaves = leaf_metrics(model.metrics)
+    reduced = [metric for place, metric in enumerate(leaves) if place not in averaged]
+
+    def make_train_function(force: bool = False) -> None:
+        if model.train_function is None or force:
+            model.train_function = StepFunction(model)
+
+    def reset_metrics() -> None:
+        original_reset()
+        steps.reset()
+
+    def compile_again(*_: Any, **__: Any) -> None:
+        raise ModelError(
+            f"model {model.name!r} was compiled within a run, whose steps hold its loss, optimizer and trainable "
+            "weights; train in two runs: the second one's build_model sets trainable and compiles as it then shall be, "
+            "with TrainConfig(initial_model=first.model_dir). A rate is set by self.model.optimizer.learning_rate = …"
+        )
+
+    def results(logs: dict[str, Any]) -> dict[str, Any]:
+        """What an epoch or an evaluation gives, from the logs of its last step."""
+        testing = ROWS in logs
+        with reduced_states(reduced):
+            # A result may be a metric's variable itself, which has another value after the block.
+            metrics = {name: np.array(keras.ops.convert_to_numpy(value)) for name, value in original_result().items()}
+        if averaged:
+            metrics = averaged_by_rows(metrics, numbers.rows(testing=testing))
+        return steps.results(metrics, testing=testing, logs=logs)
+
+    return {
+        "train_step": steps.train_step,
+        "test_step": steps.test_step,
+        "make_train_function": make_train_function,
+        "reset_metrics": reset_metrics,
+        "compile": compile_again,
+        "_get_metrics_result_or_logs": results,
+        "steps_per_execution": 1,
+    }

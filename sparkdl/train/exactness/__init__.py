@@ -1,0 +1,1 @@
+"""Decide whether a model can be exact over ranks, by trying its parts."""

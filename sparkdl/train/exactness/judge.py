@@ -1,0 +1,113 @@
+"""Judge a model once for all ranks, and go on judging it while it trains.
+
+Runs in rank processes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from sparkdl.data.dataset import Dataset, SplitParts
+from sparkdl.data.feed.sample_rows import sample_rows
+from sparkdl.data.feed.tensors import FirstRows, batch_of
+from sparkdl.launch.world import World
+from sparkdl.train.exact.collective import broadcast_text
+from sparkdl.train.exact.moving_state import layer_states
+from sparkdl.train.exactness.decide import Inexact, decide
+from sparkdl.train.exactness.epoch_check import EpochCheck
+from sparkdl.train.exactness.find import ROWS_OF_MODEL, Findings, find_inexact
+from sparkdl.train.spec import TrainTask
+
+__all__ = ["epoch_judge", "judge"]
+
+log = logging.getLogger(__name__)
+
+# Rows that a model is called on, and those where memory does not hold them.
+FEWER_ROWS = (ROWS_OF_MODEL, 8, 4)
+
+
+def judge(
+    model: Any,
+    dataset: Dataset,
+    split: SplitParts,
+    here: World,
+    *,
+    exactness: str,
+    target: str,
+    global_batch_size: int,
+    class_weights: bool = False,
+    training: bool = True,
+) -> Findings:
+    """Find on rank 0, on rows of the whole split, what is not exact in a built model; warn, or raise on every rank.
+
+    A model that a device's memory does not hold with these rows is tried on fewer.
+
+    Raises ModelError for what is not exact, in strict mode on several ranks.
+    """
+    text = ""
+    if here.rank == 0:
+        batch = batch_of(sample_rows(dataset, split), dataset.layout, target=target)
+        text = _found(model, batch, global_batch_size, class_weights=class_weights, training=training).to_json()
+    findings = Findings.from_json(broadcast_text(text, name="findings"))
+    doing = "training" if training else "evaluating"
+    decide(findings.inexact, exactness=exactness, world_size=here.size, rank=here.rank, doing=doing)
+    return findings
+
+
+def _found(model: Any, batch: tuple[Any, ...], global_batch_size: int, **how: bool) -> Findings:
+    # The model's own steps get no more rows than in training, where memory is chosen for those.
+    rows_of_step = max(ROWS_OF_MODEL, global_batch_size)
+    for rows in FEWER_ROWS:
+        try:
+            return find_inexact(model, batch, rows_at_once=rows, rows_of_step=rows_of_step, **how)
+        except tf.errors.ResourceExhaustedError:
+            log.info("%d rows of model %r do not fit into memory; it is tried on fewer", rows, model.name)
+        rows_of_step = rows
+    log.warning(
+        "model %r cannot be tried on %d rows, for want of memory; that its losses, metrics and layers look at one row "
+        "at a time is taken on trust",
+        model.name,
+        FEWER_ROWS[-1],
+    )
+    return Findings(states=tuple(state.reduction or "mean" for state in layer_states(model)))
+
+
+def epoch_judge(
+    model: Any,
+    task: TrainTask,
+    here: World,
+    findings: Findings,
+    first_rows: FirstRows,
+    *,
+    found: Callable[[list[Inexact]], None],
+) -> keras.callbacks.Callback:
+    """Make the callback that tries the model on this rank's rows of each epoch's first step, after that step.
+
+    Args:
+        found: gets what is not exact and was not known, where training goes on.
+
+    The callback raises ModelError in strict mode.
+    """
+    check, config, layout = EpochCheck(model, findings), task.config, task.dataset.layout
+
+    class _AfterFirstStep(keras.callbacks.Callback):  # type: ignore[misc]
+        _epoch: int | None = None
+
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self._epoch = epoch
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if self._epoch is None:
+                return
+            inputs, targets, *_ = batch_of(first_rows.take(self._epoch), layout, target=config.target)
+            self._epoch = None
+            inexact = check(inputs, targets)
+            decide(inexact, exactness=config.exactness, world_size=here.size, rank=here.rank)
+            found(inexact)
+
+    return _AfterFirstStep()

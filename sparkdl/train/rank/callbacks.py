@@ -1,0 +1,132 @@
+"""The callbacks of a rank: the user's, and around them those that stop all ranks at the same step and record epochs.
+
+Run in rank processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from sparkdl.errors import ConfigError, ModelError, shown
+from sparkdl.launch.worker import graceful_stop
+from sparkdl.train.exact.collective import gather_over_ranks, sum_over_ranks
+from sparkdl.train.exact.counters import WIND_DOWN, StepNumbers
+from sparkdl.train.rank.divergence import difference
+from sparkdl.train.rank.learning_rate import LearningRates
+from sparkdl.train.rank.recorder import EpochRecorder
+from sparkdl.train.same.same_model import SameModel
+
+__all__ = ["SameWeights", "StopTogether", "rank_callbacks"]
+
+
+# Keras' callbacks that write files or send messages, and do nothing else: for rank 0 alone. By name, for no version of
+# Keras has all of them.
+WRITERS = tuple(
+    getattr(keras.callbacks, name)
+    for name in ("ModelCheckpoint", "OrbaxCheckpoint", "CSVLogger", "TensorBoard", "RemoteMonitor", "ProgbarLogger")
+    if hasattr(keras.callbacks, name)
+)
+
+
+def rank_callbacks(
+    user: Sequence[Any], numbers: StepNumbers, rates: LearningRates, recorder: EpochRecorder, *, rank: int, steps: int
+) -> list[Any]:
+    """The callbacks of a rank, in order: sums and rates set, the user's, weights compared, stop agreed, then recorded.
+
+    Raises ConfigError for what is no list of callbacks, and for Keras' BackupAndRestore.
+    """
+    if not isinstance(user, (list, tuple)):
+        raise ConfigError(f"callbacks() must return a list of Keras callbacks, not {type(user).__name__}")
+    for callback in user:
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise ConfigError(f"callbacks() gave {shown(callback)}, which is no Keras callback")
+        if isinstance(callback, keras.callbacks.BackupAndRestore):
+            raise ConfigError(
+                "callbacks() gave a BackupAndRestore, which would set this rank's model back alone; a run goes on from "
+                "its run_dir by itself: leave it out, and see TrainConfig.checkpoint"
+            )
+    own = [callback for callback in user if rank == 0 or not isinstance(callback, WRITERS)]
+    first = _SetSumsAndRates(numbers, rates, steps=steps)
+    return [first, *own, SameModel(), SameWeights(), StopTogether(numbers), recorder]
+
+
+class _SetSumsAndRates(keras.callbacks.Callback):  # type: ignore[misc]
+    """What comes before the user's callbacks: the epoch's logs get the learning rate before one of them changes it."""
+
+    def __init__(self, numbers: StepNumbers, rates: LearningRates, *, steps: int) -> None:
+        super().__init__()
+        self._numbers = numbers
+        self._rates = rates
+        self._steps = steps
+        self._epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch
+        self._numbers.start_epoch()
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._rates.start_step(self._epoch * self._steps + batch)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        logs.update(self._rates.of_last_step())
+
+
+class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
+    """Where any rank sets `stop_training`, all ranks stop after the same step: the next one, or the epoch's last.
+
+    A rank that broke off alone would leave the others waiting in their next allreduce for ever. So too where the
+    launcher asks the ranks to wind down: `numbers.winding_down` is set on all of them after the same step.
+    """
+
+    def __init__(self, numbers: StepNumbers) -> None:
+        super().__init__()
+        self._numbers = numbers
+        self._asked = False
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._asked = False
+        self._numbers.ask_stop.assign(0.0)
+        self._numbers.stops_asked.assign(0.0)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        asked = self._numbers.asked()
+        if asked >= WIND_DOWN:
+            self.model.stop_training = False
+            self._numbers.winding_down = True
+        elif asked > 0:
+            self.model.stop_training = True
+        elif self.model.stop_training:
+            self.model.stop_training = False
+            self._asked = True
+            self._numbers.ask_stop.assign(1.0)
+        elif graceful_stop.is_asked():
+            self._numbers.ask_stop.assign(WIND_DOWN)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        mine = float(self._asked or self.model.stop_training)
+        self.model.stop_training = bool(sum_over_ranks(np.array([mine]), name="stop")[0] > 0)
+
+
+class SameWeights(keras.callbacks.Callback):  # type: ignore[misc]
+    """Compares the norms of the weights after each epoch. Raises ModelError on every rank where they differ."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        weights = self.model.trainable_weights
+        squares = np.array([float(tf.nn.l2_loss(_at_least_single(weight.value))) for weight in weights])
+        names = [f"the norm of {weight.path!r}" for weight in weights]
+        found = difference(gather_over_ranks(np.sqrt(2 * squares), name="same_weights"), names)
+        if found is not None:
+            raise ModelError(
+                f"after epoch {epoch + 1} ranks have different weights: {found}; a callback or train_step does on some "
+                "ranks what it should do on all, as setting a learning rate"
+            )
+
+
+def _at_least_single(weight: tf.Tensor) -> tf.Tensor:
+    """Squares of half-precision weights would overflow."""
+    return weight if weight.dtype.size >= tf.float32.size else tf.cast(weight, tf.float32)

@@ -1,0 +1,178 @@
+"""When a run keeps its state, and which epoch's model is the best: the last of a rank's callbacks.
+
+Runs in rank processes. Every rank takes part; rank 0 writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Sequence
+from itertools import chain
+from typing import Any
+
+import keras
+import numpy as np
+
+from sparkdl.errors import ConfigError, LaunchError
+from sparkdl.launch.world import World
+from sparkdl.train.checkpoint_config import CheckpointConfig
+from sparkdl.train.exact.collective import sum_over_ranks
+from sparkdl.train.exact.counters import StepNumbers
+from sparkdl.train.exact.metrics import leaf_metrics, reduced_states
+from sparkdl.train.rank.csv_log import csv_log_sizes
+from sparkdl.train.rank.recorder import EpochRecorder
+from sparkdl.train.run.best_epoch import is_better, unknown_monitor
+from sparkdl.train.run.best_model import Best, best_before, keep_best
+from sparkdl.train.run.checkpoint import Checkpoint, Position, open_arrays, sweep_checkpoints, write_checkpoint
+from sparkdl.train.run.run_dir import RunDir
+from sparkdl.train.run.state import callback_states, epoch_arrays, restore_callbacks, restore_model, run_arrays
+
+__all__ = ["Checkpointer"]
+
+log = logging.getLogger(__name__)
+
+
+class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
+    """Commits checkpoints of the run, and the best epoch's model.
+
+    Args:
+        run: where the run lies.
+        config: when.
+        direction: whether the "min" or the "max" of `config.monitor` is its best.
+        facts: what every checkpoint holds beside the state: what the model is.
+        others: the user's callbacks, whose state belongs to the run's.
+        recorder: knows what the run has recorded.
+        steps: of one epoch.
+        epochs: of the run.
+        resumed: where the run goes on from, or None.
+        write_best: writes the model as the best one; called on rank 0.
+        averaged: the places of the metrics whose results, not states, are averaged over ranks.
+    """
+
+    def __init__(
+        self,
+        run: RunDir,
+        config: CheckpointConfig,
+        *,
+        direction: str | None,
+        facts: dict[str, Any],
+        numbers: StepNumbers,
+        world: World,
+        others: Sequence[Any],
+        recorder: EpochRecorder,
+        steps: int,
+        epochs: int,
+        resumed: Checkpoint | None,
+        write_best: Callable[[], object],
+        averaged: Collection[int] = (),
+    ) -> None:
+        super().__init__()
+        self._run = run
+        self._direction = direction
+        self._config = config
+        self._facts = facts
+        self._numbers = numbers
+        self._rank = world.rank
+        self._others = others
+        self._recorder = recorder
+        self._steps = steps
+        self._epochs = epochs
+        self._resumed = resumed
+        self._write_best = write_best
+        self._averaged = averaged
+        self._epoch = 0
+        # The best of something else is no measure.
+        self._best: float | None = None
+        if resumed is not None and config.monitor is not None and direction is not None:
+            self._best = best_before(run, resumed.facts, config.monitor, direction)
+            if self._best is None and world.rank == 0:
+                log.warning(
+                    "the %s of %s is looked for from %s on: no epoch before has kept its model for it",
+                    *(direction, config.monitor, f"epoch {resumed.position.epoch + 1}"),
+                )
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        # After the user's callbacks, which have just forgotten everything.
+        if self._resumed is not None:
+            with open_arrays(self._resumed) as arrays:
+                restore_callbacks(self._others, self._resumed.facts["callbacks"], arrays)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch
+        resumed = self._resumed
+        if resumed is not None and resumed.position.step and resumed.position.epoch == epoch:
+            # The epoch had begun before: what callbacks did then (a learning rate that is multiplied) is in the
+            # checkpoint, and they have done it once more.
+            with open_arrays(resumed) as arrays:
+                restore_model(self.model, arrays)
+                restore_callbacks(self._others, resumed.facts["callbacks"], arrays)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if batch + 1 == self._steps or self.model.stop_training:
+            return
+        every = self._config.every_steps
+        if self._numbers.winding_down or (every and (batch + 1) % every == 0):
+            self._save(Position(self._epoch, batch + 1))
+        if self._numbers.winding_down:
+            self._end(Position(self._epoch, batch + 1))
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._keep_best(logs or {})
+        last = epoch + 1 == self._epochs or self.model.stop_training
+        if last or self._numbers.winding_down or (epoch + 1) % self._config.every_epochs == 0:
+            self._save(Position(epoch + 1, 0))
+        if self._numbers.winding_down and not last:
+            self._end(Position(epoch + 1, 0))
+
+    def _end(self, position: Position) -> None:
+        # The first rank that raises ends all: not before rank 0 has written.
+        sum_over_ranks(np.zeros(1), name="wound_down")
+        raise LaunchError(
+            f"training was asked to end and has a checkpoint before {position}; the same call goes on from there"
+        )
+
+    def _keep_best(self, logs: dict[str, Any]) -> None:
+        monitor = self._config.monitor
+        if monitor is None:
+            return
+        if (wrong := unknown_monitor(monitor, logs)) is not None:
+            raise ConfigError(wrong)
+        if np.ndim(logs[monitor]) > 0:
+            raise ConfigError(
+                f"checkpoint.monitor={monitor!r} is a list of values; name a single number of the history"
+            )
+        value = float(logs[monitor])
+        direction = self._direction or "min"
+        if is_better(value, self._best, direction=direction):
+            self._best = value
+            if self._rank == 0:
+                best = Best(monitor=monitor, direction=direction, value=value, epoch=self._epoch)
+                keep_best(self._run, best, self._write_best)
+
+    def _save(self, position: Position) -> None:
+        in_epoch = position.step > 0
+        # The sums of an epoch in progress lie apart on the ranks.
+        # A metric whose results are averaged has no state of all ranks: rank 0's is kept.
+        leaves = leaf_metrics(self.model.metrics)
+        reduced = [metric for place, metric in enumerate(leaves) if place not in self._averaged]
+        summed = reduced_states(reduced) if in_epoch else contextlib.nullcontext()
+        seconds = self._recorder.seconds() if in_epoch else None
+        with summed:
+            if self._rank == 0:
+                states, arrays = callback_states(self._others)
+                facts = {
+                    **self._facts,
+                    **self._recorder.recorded.to_json(),
+                    "seconds": seconds,
+                    "best": self._best,
+                    "monitor": self._config.monitor,
+                    "direction": self._direction,
+                    "callbacks": states,
+                    "csv_logs": csv_log_sizes(self._others),
+                    "epochs": self._epochs,
+                    "stopped": bool(self.model.stop_training),
+                }
+                sums = epoch_arrays(self.model, self._numbers) if in_epoch else []
+                write_checkpoint(self._run.checkpoints, position, facts, chain(run_arrays(self.model), sums, arrays))
+                sweep_checkpoints(self._run.checkpoints, keep=self._config.keep)

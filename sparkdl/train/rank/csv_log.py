@@ -1,0 +1,49 @@
+"""Let Keras' CSVLogger continue its file where a run goes on, without an epoch twice.
+
+Runs in rank 0, which writes the file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+
+from sparkdl.train.run.checkpoint import Checkpoint
+
+__all__ = ["continue_csv_logs", "csv_log_sizes"]
+
+
+def csv_log_sizes(callbacks: Sequence[Any]) -> dict[str, int]:
+    """By its path, the bytes of each file that a CSVLogger has written so far."""
+    return {path: os.path.getsize(path) for path, _ in _logs(callbacks) if os.path.isfile(path)}
+
+
+def continue_csv_logs(callbacks: Sequence[Any], resumed: Checkpoint | None) -> None:
+    """Before training goes on, let CSVLoggers append, each to its file as it was at the checkpoint.
+
+    What came after the checkpoint is cut off: those epochs are trained again. A run that starts anew is left to Keras.
+    """
+    if resumed is None:
+        return
+    sizes = resumed.facts.get("csv_logs", {})
+    for path, callback in _logs(callbacks):
+        callback.append = True
+        if path in sizes and os.path.isfile(path) and os.path.getsize(path) > sizes[path]:
+            _cut(path, sizes[path])
+
+
+def _cut(path: str, size: int) -> None:
+    """Make a file so long, if that is where a line ends; a file that was changed by others is left alone."""
+    with open(path, "rb+") as file:
+        file.seek(max(size - 1, 0))
+        if size == 0 or file.read(1) == b"\n":
+            file.truncate(size)
+
+
+def _logs(callbacks: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    for callback in callbacks:
+        if isinstance(callback, keras.callbacks.CSVLogger):
+            yield os.path.abspath(callback.filename), callback

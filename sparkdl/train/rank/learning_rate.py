@@ -1,0 +1,124 @@
+"""Multiply the learning rates of a model's optimizers, without the user's own ones being changed.
+
+Runs in rank processes. An optimizer takes the product while it applies gradients, and at no other time: its variables
+and schedules, what callbacks read and set, and what is saved are the user's own rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from sparkdl.errors import ModelError
+from sparkdl.train.exact.optimizers import optimizers_of, updating_optimizers
+from sparkdl.train.exact.patch import replaced
+from sparkdl.train.rank.rate_factor import batch_factor, rate_factor
+
+__all__ = ["LearningRates"]
+
+
+class LearningRates:
+    """The learning rates of a run.
+
+    Args:
+        model: built.
+        lr_scaling, warmup_epochs, global_batch_size: as in TrainConfig.
+        steps: of one epoch.
+
+    Raises ModelError for an optimizer whose rate cannot be multiplied.
+    """
+
+    def __init__(
+        self, model: Any, *, lr_scaling: str | None, warmup_epochs: float, global_batch_size: int, steps: int
+    ) -> None:
+        self._shown = model.optimizer
+        self._warmup_steps = max(1, round(warmup_epochs * steps)) if warmup_epochs else 0
+        self._factors: list[_Factor] = []
+        if lr_scaling is None and not self._warmup_steps:
+            return
+        for optimizer in (one for outer in optimizers_of(model) for one in updating_optimizers(outer)):
+            if type(optimizer).learning_rate is not keras.optimizers.Optimizer.learning_rate:
+                raise ModelError(
+                    f"optimizer {optimizer.name!r} ({type(optimizer).__name__}) has a learning_rate of its own making, "
+                    "which lr_scaling and warmup_epochs cannot multiply; leave them out"
+                )
+            # The rows of one update, and not of one step, are the batch that the rules speak of.
+            rows = global_batch_size * (optimizer.gradient_accumulation_steps or 1)
+            self._factors.append(_Factor(optimizer, batch_factor(lr_scaling, rows=rows)))
+
+    @contextmanager
+    def multiplied(self) -> Iterator[None]:
+        """Within the block the optimizers apply gradients with the products."""
+        with ExitStack() as stack:
+            for factor in self._factors:
+                stack.enter_context(replaced(factor.optimizer, factor.methods()))
+            yield
+
+    def start_step(self, step: int) -> None:
+        """Set the factors for a step of the run, counted from 0 since the first epoch began."""
+        for factor in self._factors:
+            factor.set(rate_factor(step, full=factor.full, warmup_steps=self._warmup_steps))
+
+    def of_last_step(self) -> dict[str, float]:
+        """The rate that `model.optimizer` had in the last step, as `lr`; of several combined, each as `lr_<name>`."""
+        optimizers = updating_optimizers(self._shown)
+        factors = {id(factor.optimizer): factor.value for factor in self._factors}
+        rates = [_users_rate(optimizer) * factors.get(id(optimizer), 1.0) for optimizer in optimizers]
+        names = ["lr"] if len(rates) == 1 else [f"lr_{optimizer.name}" for optimizer in optimizers]
+        return dict(zip(names, rates, strict=True))
+
+
+class _Factor:
+    """What one optimizer's rate is multiplied by.
+
+    Attributes:
+        full: after the warm-up.
+        value: in the step that comes, or is done.
+    """
+
+    def __init__(self, optimizer: Any, full: float) -> None:
+        self.optimizer = optimizer
+        self.full = full
+        self.value = 1.0
+        self._variable = tf.Variable(self.value, trainable=False, dtype=tf.float64)
+        self._applying = False
+
+    def set(self, value: float) -> None:
+        if value != self.value:
+            self.value = value
+            self._variable.assign(value)
+
+    def methods(self) -> dict[str, Callable[..., Any]]:
+        """What takes the place of the optimizer's own."""
+        own_apply, own_rate = self.optimizer.apply, self.optimizer._get_current_learning_rate
+
+        def apply(*args: Any, **kwargs: Any) -> Any:
+            self._applying = True
+            try:
+                return own_apply(*args, **kwargs)
+            finally:
+                self._applying = False
+
+        def rate() -> Any:
+            if not self._applying:
+                return own_rate()
+            users = keras.ops.convert_to_tensor(own_rate())
+            return users * tf.cast(self._variable, users.dtype)
+
+        # All of Keras' optimizers, their weight decay included, read their rate through the second one.
+        return {"apply": apply, "_get_current_learning_rate": rate}
+
+
+def _users_rate(optimizer: Any) -> float:
+    """The rate of the last step, as the user gave it."""
+    rate = getattr(optimizer, "_learning_rate", None)
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        # It has counted on already.
+        rate = rate(keras.ops.maximum(optimizer._iterations - 1, 0))
+    else:
+        rate = optimizer.learning_rate
+    return float(keras.ops.convert_to_numpy(rate))

@@ -1,0 +1,71 @@
+"""The loop over epochs and steps: Keras' own `fit`, but for a run that starts in the middle of an epoch.
+
+Runs in rank processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+
+from sparkdl.train.run.checkpoint import Position
+
+__all__ = ["train_epochs"]
+
+
+def train_epochs(
+    model: Any,
+    data: Iterator[Any],
+    callbacks: Sequence[Any],
+    *,
+    start: Position,
+    epochs: int,
+    steps: int,
+    evaluate: Callable[[Any], dict[str, Any]] | None,
+    resume_epoch: Callable[[], None] | None = None,
+) -> None:
+    """Train from a position on, calling the callbacks as `keras.Model.fit` does.
+
+    Args:
+        model: compiled, built and within `exact_steps`.
+        data: the elements of all steps, from `start` on.
+        callbacks: in the order in which they are called.
+        start: the first step.
+        epochs: the run ends after so many in all.
+        steps: of one epoch.
+        evaluate: takes the callbacks, returns the logs of the held-out split.
+        resume_epoch: continues the sums of the first epoch, where it does not start at its first step.
+    """
+    called = keras.callbacks.CallbackList(
+        list(callbacks), add_history=True, add_progbar=False, verbose=0, epochs=epochs, steps=steps, model=model
+    )
+    model.stop_training = False
+    model.make_train_function()
+    called.on_train_begin()
+    logs: Any = None
+    for epoch in range(start.epoch, epochs):
+        first = start.step if epoch == start.epoch else 0
+        model.reset_metrics()
+        called.on_epoch_begin(epoch)
+        if first and resume_epoch is not None:
+            resume_epoch()
+        step_logs: Any = {}
+        for step in range(first, steps):
+            called.on_train_batch_begin(step)
+            step_logs = model.train_function(data)
+            called.on_train_batch_end(step, step_logs)
+            if model.stop_training:
+                break
+        logs = dict(model._get_metrics_result_or_logs(step_logs))
+        if evaluate is not None:
+            logs |= {f"val_{name}": value for name, value in evaluate(called).items()}
+        called.on_epoch_end(epoch, logs)
+        if model.stop_training:
+            break
+    if isinstance(model.optimizer, keras.optimizers.Optimizer):
+        # Averaged weights take the place of the last ones, where the optimizer keeps such; also where there was nothing
+        # left to train.
+        model.optimizer.finalize_variable_values(model.trainable_weights)
+    called.on_train_end(logs)

@@ -1,0 +1,84 @@
+"""Let a run go on from a checkpoint.
+
+Runs in rank processes, after `build_model` and before the first step.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from sparkdl.errors import CheckpointError
+from sparkdl.train.exact.counters import StepNumbers
+from sparkdl.train.rank.recorder import EpochRecorder
+from sparkdl.train.run.checkpoint import Checkpoint, Position, open_arrays, read_checkpoint
+from sparkdl.train.run.run_dir import RunDir
+from sparkdl.train.run.state import restore_epoch, restore_model
+from sparkdl.train.same.made_by import (
+    MadeBy,
+    callbacks_difference,
+    model_difference,
+    read_made_by,
+    weights_difference,
+    write_made_by,
+)
+
+__all__ = ["record_origin", "resume", "resume_epoch", "start_of"]
+
+log = logging.getLogger(__name__)
+
+
+def resume(run: RunDir, path: str | None, model: Any, facts: dict[str, Any], *, rank: int) -> Checkpoint | None:
+    """The checkpoint at `path` to go on from, or None; rank 0's model and optimizers have its values then.
+
+    Args:
+        facts: what the model is, by `model_facts`; `model_difference` says what is compared.
+
+    Raises CheckpointError if it was made by another model.
+    """
+    if path is None:
+        return None
+    checkpoint = read_checkpoint(path)
+    difference = model_difference(checkpoint.facts["model"], facts["model"])
+    if difference is not None:
+        raise CheckpointError(f"run_dir={run.path} holds the run of another model: {difference}; {run.ways_out()}")
+    if rank == 0:
+        with open_arrays(checkpoint) as arrays:
+            restore_model(model, arrays)
+        log.info("the run goes on from %s, in %s", checkpoint.position, checkpoint.path)
+    return checkpoint
+
+
+def record_origin(run: RunDir, made_by: MadeBy, resumed: Checkpoint | None) -> None:
+    """Keep what the run is made by from here on; callbacks that were others until now are told of. For rank 0."""
+    before = read_made_by(run.code) if resumed is not None else None
+    if before is not None and resumed is not None:
+        difference = callbacks_difference(before.callbacks, made_by.callbacks)
+        if difference is not None:
+            log.warning("the run goes on with other callbacks from %s: %s", resumed.position, difference)
+        if before.weights:  # the run began with these, whatever build_model gives now
+            if (changed := weights_difference(before, made_by)) is not None:
+                log.warning("the run goes on from %s, and began otherwise: %s", resumed.position, changed)
+            made_by = replace(made_by, weights=before.weights)
+    write_made_by(run.code, made_by)
+
+
+def start_of(resumed: Checkpoint | None, epochs: int) -> Position:
+    """Where a run that is asked for so many epochs starts."""
+    if resumed is None:
+        return Position()
+    # A run that a callback has stopped goes on only if it is asked for more epochs than it was then.
+    if resumed.facts["stopped"] and epochs <= resumed.facts["epochs"]:
+        return Position(epochs, 0)
+    return resumed.position
+
+
+def resume_epoch(
+    model: Any, numbers: StepNumbers, recorder: EpochRecorder, resumed: Checkpoint | None, *, rank: int
+) -> None:
+    """Continue the sums of the epoch that the checkpoint lies in."""
+    if resumed is not None:
+        with open_arrays(resumed) as arrays:
+            restore_epoch(model, numbers, arrays, rank=rank)
+        recorder.go_on(resumed.position.step, resumed.facts["seconds"])

@@ -1,0 +1,148 @@
+"""Start a run from the weights of a trained model, where they mean the same in the new one.
+
+The encoders are compared on the driver, before any rank starts; the variables in rank 0, which takes the values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sparkdl.data.dataset import Dataset
+from sparkdl.data.features import Encoder
+from sparkdl.errors import ModelError, shown
+from sparkdl.model.signature import Signature
+from sparkdl.train.same.differences import first_difference
+
+__all__ = ["check_initial_model", "layer_name", "variables_difference", "warm_start"]
+
+log = logging.getLogger(__name__)
+
+_WAY_OUT = (
+    "prepare the dataset as the model's was; or leave initial_model out and, if you know that the weights fit, set "
+    "them in build_model: model.set_weights(sparkdl.load_model(…).keras_model.get_weights())"
+)
+# Of a numeric encoder, what its scale does not use.
+_NOT_THE_SCALE = {
+    "standardize": ("low", "high"),
+    "minmax": ("mean", "std"),
+    "none": ("mean", "std", "low", "high"),
+}
+
+
+def check_initial_model(model_dir: str, dataset: Dataset, target: str) -> None:
+    """Raise ModelError unless a trained model's inputs and classes are encoded as those of a dataset."""
+    signature = Signature.read(model_dir)
+    _check(model_dir, "features", signature.inputs, dataset.encoders)
+    if target != "label" or signature.target != "label":
+        return
+    if not signature.labels:
+        log.warning("initial_model=%s does not tell its labels: nothing compares the order of classes", model_dir)
+        return
+    _check(model_dir, "labels", signature.labels, dataset.label_encoders)
+
+
+def _check(model_dir: str, what: str, old: Sequence[Encoder], new: Sequence[Encoder]) -> None:
+    before, now = ([encoder.name for encoder in encoders] for encoders in (old, new))
+    if before != now:
+        raise ModelError(
+            f"initial_model={model_dir} was trained on {what} {shown(before)}, the dataset has {shown(now)}: its "
+            f"weights mean something else; {_WAY_OUT}"
+        )
+    for one, other in zip(old, new, strict=True):
+        if found := first_difference(*_values(one.to_json(), other.to_json()), one.name):
+            raise ModelError(
+                f"initial_model={model_dir} was trained on {what} that are encoded otherwise: {found}: its weights "
+                f"mean something else; {_WAY_OUT}"
+            )
+
+
+def _values(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of two encoders what determines the values that they give; a fill that one has not is for rows of the other."""
+    left_out = {"store", "column_shape"} | ({"fill"} if None in (old.get("fill"), new.get("fill")) else set())
+    if old["kind"] == new["kind"] == "numeric" and old["scale"] == new["scale"]:
+        left_out |= set(_NOT_THE_SCALE[old["scale"]])
+    one, other = ({k: v for k, v in encoder.items() if k not in left_out} for encoder in (old, new))
+    return json.loads(json.dumps(one)), json.loads(json.dumps(other))  # lists and tuples are one
+
+
+def variables_difference(old: Sequence[Sequence[Any]], new: Sequence[Sequence[Any]]) -> str | None:
+    """Where two lists of variables, each a (name, shape, dtype), differ first; None if the values fit one by one.
+
+    Floats may have another precision; Keras casts them.
+    """
+    for place, ((name, shape, dtype), (own_name, own_shape, own_dtype)) in enumerate(zip(old, new, strict=False)):
+        if name != own_name:
+            return f"variable {place} is {name!r} there and {own_name!r} here"
+        if tuple(shape) != tuple(own_shape):
+            return f"variable {name!r} has shape {tuple(shape)} there and {tuple(own_shape)} here"
+        if dtype != own_dtype and not ("float" in dtype and "float" in own_dtype):
+            return f"variable {name!r} is {dtype} there and {own_dtype} here"
+    return None if len(old) == len(new) else f"there are {len(old)} variables there and {len(new)} here"
+
+
+def warm_start(model: Any, model_dir: str) -> None:
+    """Give the model the weights of a trained one, which may hold the same own layers and functions.
+
+    Raises ModelError if the trained model cannot be loaded, or if names, order, shapes or types are others.
+    """
+    trained = _trained(model_dir, model)
+    difference = variables_difference(_variables(trained), _variables(model))
+    if difference is not None:
+        raise ModelError(
+            f"initial_model={model_dir} has other weights than build_model's model: {difference}; give its layers the "
+            "same names in the same order, or leave initial_model out and set the weights in build_model"
+        )
+    model.set_weights(trained.get_weights())
+
+
+def _trained(model_dir: str, model: Any) -> Any:
+    """The trained Keras model; what it holds of the user's own is taken from the new model, by name."""
+    from sparkdl.model.load import load_keras
+    from sparkdl.model.own_names import own_objects
+
+    known: dict[str, Any] = {}
+    with contextlib.suppress(Exception):  # a model that Keras cannot serialize; it may hold nothing of the trained one
+        known = own_objects(model)
+    signature = Signature.read(model_dir)
+    objects = {name: known[name] for name in signature.custom_objects if name in known}
+    try:
+        return load_keras(model_dir, signature, custom_objects=objects, compiled=False)
+    except ModelError as error:
+        raise ModelError(
+            f"initial_model={model_dir} cannot be loaded with what build_model's model holds: {error}; or leave "
+            "initial_model out and set the weights in build_model: model.set_weights(sparkdl.load_model(…)"
+            ".keras_model.get_weights())"
+        ) from error
+
+
+def _variables(model: Any) -> list[tuple[str, tuple[int, ...], str]]:
+    """Name, shape and type of a model's weights: each after its layer, as `dense/kernel`.
+
+    Keras' paths would have the names of models around it or not, by when they were built. The numbers that Keras adds
+    to its own names of layers are left out: they count all layers that the process has made.
+    """
+    import keras
+
+    owners = {}
+    for layer in model._flatten_layers():
+        for weight in (*layer._trainable_variables, *layer._non_trainable_variables):
+            owners[id(weight)] = layer_name(layer.name, type(layer).__name__)
+    return [
+        (
+            f"{owners.get(id(weight), '')}/{weight.name}",
+            tuple(weight.shape),
+            keras.backend.standardize_dtype(weight.dtype),
+        )
+        for weight in model.weights
+    ]
+
+
+def layer_name(name: str, kind: str) -> str:
+    """The name of a layer, without its number where Keras made it of the layer's class: "dense" for "dense_3"."""
+    bare = re.sub(r"_\d+$", "", name)
+    return bare if bare.replace("_", "") == kind.lower().replace("_", "") else name

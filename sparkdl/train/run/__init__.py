@@ -1,0 +1,1 @@
+"""Keep a run in its folder: record, lock, checkpoints, state, best model."""

@@ -1,0 +1,148 @@
+"""Committed checkpoints of a run: a folder each, with the numbers as JSON and the arrays as .npz.
+
+Written by rank 0, listed and read on the driver and in ranks; knows nothing of Keras. Only what was completed exists: a
+checkpoint without its JSON file, which comes last, is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sparkdl import storage
+from sparkdl.errors import CheckpointError
+from sparkdl.storage import folders
+from sparkdl.storage.format_version import check_format_version
+
+__all__ = [
+    "CHECKPOINT_NAME",
+    "FORMAT_VERSION",
+    "Checkpoint",
+    "Position",
+    "committed_checkpoints",
+    "open_arrays",
+    "read_checkpoint",
+    "sweep_checkpoints",
+    "write_checkpoint",
+]
+
+FORMAT_VERSION = 1
+CHECKPOINT_NAME = "checkpoint.json"
+ARRAYS_NAME = "arrays.npz"
+
+_NAME = re.compile(r"epoch-(\d{5,})-step-(\d{8,})")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """A place in a run: the next step to train.
+
+    Attributes:
+        epoch: from 0.
+        step: of the epoch, from 0.
+    """
+
+    epoch: int = 0
+    step: int = 0
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch + 1}, step {self.step}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A committed checkpoint.
+
+    Attributes:
+        path: its folder.
+        position: where the run goes on from it.
+        facts: what its writer kept beside the arrays, as JSON.
+    """
+
+    path: str
+    position: Position
+    facts: Mapping[str, Any]
+
+
+def write_checkpoint(
+    folder: str, position: Position, facts: Mapping[str, Any], arrays: Iterable[tuple[str, np.ndarray]]
+) -> str:
+    """Commit a checkpoint; its path. Arrays are taken one at a time, so that only one more is in memory.
+
+    Raises CheckpointError if it cannot be written; then there is none.
+    """
+    path = storage.join(folder, f"epoch-{position.epoch:05d}-step-{position.step:08d}")
+    content = {"format_version": FORMAT_VERSION, "epoch": position.epoch, "step": position.step, "facts": dict(facts)}
+    try:
+        with folders.committed_folder(path, last=CHECKPOINT_NAME) as local:
+            # What np.savez writes, without holding all arrays.
+            with zipfile.ZipFile(os.path.join(local, ARRAYS_NAME), "w", allowZip64=True) as archive:
+                for name, array in arrays:
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                        np.lib.format.write_array(file, array, allow_pickle=False)  # type: ignore[no-untyped-call]
+            with open(os.path.join(local, CHECKPOINT_NAME), "w", encoding="utf-8") as text:
+                json.dump(content, text)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be written: {error}") from error
+    return path
+
+
+def committed_checkpoints(folder: str) -> list[str]:
+    """The paths of the committed checkpoints, the oldest first."""
+    names = [name for name in storage.listing(folder) if _NAME.fullmatch(name)]
+    names.sort(key=lambda name: tuple(int(number) for number in _NAME.fullmatch(name).groups()))  # type: ignore[union-attr]
+    paths = [storage.join(folder, name) for name in names]
+    return [path for path in paths if storage.exists(storage.join(path, CHECKPOINT_NAME))]
+
+
+def read_checkpoint(path: str) -> Checkpoint:
+    """A committed checkpoint. Raises CheckpointError if it cannot be read, or is of a newer format."""
+    file = storage.join(path, CHECKPOINT_NAME)
+    try:
+        content = json.loads(storage.read_bytes(file))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+    check_format_version(content, path=file, newest=FORMAT_VERSION, error=CheckpointError)
+    return Checkpoint(path=path, position=Position(content["epoch"], content["step"]), facts=content["facts"])
+
+
+@contextlib.contextmanager
+def open_arrays(checkpoint: Checkpoint) -> Iterator[Mapping[str, np.ndarray]]:
+    """The arrays of a checkpoint by name, each read when it is asked for. Raises CheckpointError."""
+    source = storage.join(checkpoint.path, ARRAYS_NAME)
+    with contextlib.ExitStack() as stack:
+        try:
+            if not storage.is_local(source):
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sparkdl-checkpoint-"))
+                storage.download(source, os.path.join(folder, ARRAYS_NAME))
+                source = os.path.join(folder, ARRAYS_NAME)
+            arrays = stack.enter_context(np.load(source, allow_pickle=False))
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise CheckpointError(f"{source} cannot be read: {error}") from error
+        yield arrays
+
+
+def sweep_checkpoints(folder: str, *, keep: int, spare: Iterable[str] = ()) -> None:
+    """Remove all but the newest `keep` checkpoints, and what was never committed. Nobody else may write meanwhile.
+
+    `spare`: paths that are kept all the same.
+    """
+    committed = committed_checkpoints(folder)
+    kept = {*committed[-keep:], *spare}
+    for name in storage.listing(folder):
+        path = storage.join(folder, name)
+        if path in kept:
+            continue
+        if path in committed:
+            # First what makes it a checkpoint: half of one must not be taken for one.
+            storage.delete_file(storage.join(path, CHECKPOINT_NAME))
+        storage.delete(path)

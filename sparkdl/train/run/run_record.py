@@ -1,0 +1,45 @@
+"""What a run trains on and how: what must be the same where it is continued.
+
+Runs on the driver.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from sparkdl import storage
+from sparkdl.data.dataset import Dataset
+from sparkdl.model.signature import Signature
+from sparkdl.train.class_weight import class_weights, upgraded
+from sparkdl.train.config import TrainConfig
+from sparkdl.train.run.run_dir import RunDir
+
+__all__ = ["option_defaults", "run_check", "run_record"]
+
+# Options that may change when a run is continued; what functions are is compared by `made_by`.
+NOT_THE_RESULT = ("run_dir", "epochs", "callbacks", "checkpoint", "resume", "max_restarts", "reader", "exactness")
+
+
+def run_record(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """What a run trains on and how, as JSON: what must stay the same where it is continued."""
+    options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in NOT_THE_RESULT}
+    if config.initial_model is not None:
+        options["initial_model"] = Signature.read(storage.absolute(config.initial_model)).content_hash
+    weights = class_weights(config.class_weight, dataset)
+    options["class_weight"] = None if weights is None else list(weights)
+    return {"dataset": {"fingerprint": dataset.fingerprint}, "config": options}
+
+
+def run_check(run: RunDir, config: TrainConfig, dataset: Dataset) -> Callable[[str], bool]:
+    """`RunDir.check` for such a run, as a function of `TrainConfig.resume`."""
+    upgrade = partial(upgraded, dataset=dataset)
+    return partial(run.check, run_record(config, dataset), defaults=option_defaults(), upgrade=upgrade)
+
+
+def option_defaults() -> dict[str, Any]:
+    """The options that determine a result and have defaults, as in `run_record`."""
+    fields = dataclasses.fields(TrainConfig)
+    return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING and f.name not in NOT_THE_RESULT}

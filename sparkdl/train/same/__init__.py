@@ -1,0 +1,1 @@
+"""Tell whether two runs are of the same code and model."""

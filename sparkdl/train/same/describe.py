@@ -1,0 +1,156 @@
+"""Describe what a model and callbacks are, as JSON, so that two runs can be compared.
+
+Runs in rank processes, when `build_model` and `callbacks` have made them and nothing has changed them yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import FunctionType, MethodType
+from typing import Any
+
+import keras
+import numpy as np
+
+from sparkdl.train.same.fingerprint import code_digest, is_own
+
+__all__ = ["callback_facts", "metric_directions", "model_facts", "weight_facts"]
+
+_MAX_DEPTH = 6
+_DIRECTIONS = {"up": "max", "down": "min"}
+# Of a variable, so many values spread over it tell an order of values from another.
+_MOST_VALUES = 1 << 16
+
+
+def model_facts(model: Any) -> dict[str, Any]:
+    """The configuration of a model, its variables, and the code and values of the user's own in it."""
+    return {
+        "keras": keras.__version__,
+        "config": keras.saving.serialize_keras_object(model),
+        "variables": [
+            [variable.path, list(variable.shape), keras.backend.standardize_dtype(variable.dtype)]
+            for variable in model.variables
+        ],
+        "code": _own_code(model),
+        "values": _own_values(model),
+    }
+
+
+def weight_facts(model: Any) -> list[list[float]]:
+    """Two numbers for each variable of a model: its norm, and one that tells orders of its values apart."""
+    found = []
+    for variable in model.variables:
+        values = np.asarray(keras.ops.convert_to_numpy(variable), np.float64).ravel()
+        some = values[:: max(1, len(values) // _MOST_VALUES)]
+        found.append([float(np.linalg.norm(values)), float(some @ np.cos(np.arange(len(some))))])
+    return found
+
+
+def callback_facts(callbacks: Sequence[Any]) -> list[dict[str, Any]]:
+    """For each callback its class, the code of that class where it is the user's, and its attributes."""
+    return [
+        {
+            "class": type(callback).__qualname__.rpartition("<locals>.")[2],
+            "code": code_digest(type(callback)) if is_own(type(callback)) else "",
+            "config": {name: _plain(value) for name, value in sorted(vars(callback).items())},
+        }
+        for callback in callbacks
+    ]
+
+
+def metric_directions(model: Any) -> dict[str, str | None]:
+    """For each metric of a built model, by its name in the history, "min", "max", or None where it states neither."""
+    named: dict[str, Any] = {}
+    for metric in model.metrics:
+        parts = getattr(metric, "metrics", None)
+        if not parts:
+            named[metric.name] = metric
+            continue
+        # Their results have the names of outputs before them, and are in their order.
+        names = list(metric.result())
+        named |= dict(zip(names, parts, strict=True)) if len(names) == len(parts) else {}
+    return {name: _DIRECTIONS.get(getattr(metric, "_direction", "")) for name, metric in sorted(named.items())}
+
+
+def _own_code(model: Any) -> dict[str, str]:
+    """By name, a digest of the code of each class and function of the user's that the model is made of."""
+    found: dict[str, set[str]] = {}
+    for part in _made_of(model):
+        code = part if isinstance(part, FunctionType) else type(part)
+        if is_own(code):
+            found.setdefault(code.__qualname__.rpartition("<locals>.")[2], set()).add(code_digest(code))
+    return {name: " ".join(sorted(found[name])) for name in sorted(found)}
+
+
+def _own_values(model: Any) -> dict[str, list[Any]]:
+    """By class, what each object of a class of the user's holds, as far as Keras does not: `get_config` may not tell.
+
+    What begins with an underscore is left out, as Keras keeps its own state there.
+    """
+    kinds = (keras.Model(name="m"), keras.Layer(name="l"), keras.losses.Loss(name="l"), keras.metrics.Metric(name="m"))
+    kinds[0].compile()
+    of_keras = {name for one in kinds for name in vars(one)}
+    found: dict[str, list[Any]] = {}
+    for part in _made_of(model):
+        if isinstance(part, FunctionType) or not is_own(type(part)):
+            continue
+        held = {n: v for n, v in sorted(vars(part).items()) if not n.startswith("_") and n not in of_keras}
+        if held:
+            found.setdefault(type(part).__qualname__.rpartition("<locals>.")[2], []).append(_plain(held))
+    return {name: _sorted(found[name]) for name in sorted(found)}
+
+
+def _made_of(model: Any) -> Iterator[Any]:
+    """The model, its layers, loss, metrics and optimizer, and in turn the functions and Keras objects they hold."""
+    compiled = getattr(getattr(model, "_compile_config", None), "config", {})
+    waiting, seen = [model, *model._flatten_layers(), *_flat(compiled)], {}
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen[id(part)] = part  # kept: an id may not be given to another object
+        if isinstance(part, MethodType):
+            waiting += [part.__func__, part.__self__]
+        elif isinstance(part, FunctionType):
+            yield part
+        elif hasattr(part, "get_config") and not isinstance(part, type):
+            yield part
+            waiting += _flat(getattr(part, "__dict__", {}))
+
+
+def _flat(value: Any, depth: int = 0) -> Iterator[Any]:
+    """What lies in lists and dicts, and in those within them."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)) and depth < _MAX_DEPTH:
+        for part in value:
+            yield from _flat(part, depth + 1)
+    else:
+        yield value
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """A value as JSON: functions by their code, Keras objects by their configuration, others by their class."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and value != value:
+        return "nan"  # which is the same as another one
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, np.ndarray):
+        return f"array {code_digest(value)[:16]}"
+    if depth < _MAX_DEPTH and isinstance(value, Mapping):
+        return {str(name): _plain(part, depth + 1) for name, part in value.items()}
+    if depth < _MAX_DEPTH and isinstance(value, (list, tuple)):
+        return [_plain(part, depth + 1) for part in value]
+    if isinstance(value, (set, frozenset)):
+        return _sorted(_plain(part, depth + 1) for part in value)
+    if isinstance(value, (FunctionType, MethodType)):
+        return f"{value.__qualname__.rpartition('<locals>.')[2]} {code_digest(value)[:16]}"
+    if depth < _MAX_DEPTH and callable(config := getattr(value, "get_config", None)) and not isinstance(value, type):
+        return {"class": type(value).__qualname__, "config": _plain(config(), depth + 1)}
+    return type(value).__qualname__
+
+
+def _sorted(values: Iterable[Any]) -> list[Any]:
+    return sorted(values, key=repr)

@@ -1,0 +1,104 @@
+"""Whether the result of a finished run is that of the build_model and callbacks that are given now.
+
+Runs on the driver. Where their code has changed, one rank builds the model, and what it is decides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sparkdl.errors import CheckpointError
+from sparkdl.launch.config import LaunchConfig
+from sparkdl.launch.run import launch_ranks
+from sparkdl.train.run.checkpoint import read_checkpoint
+from sparkdl.train.run.run_dir import WAYS_OUT, RunDir
+from sparkdl.train.same.describe_rank import describe_rank
+from sparkdl.train.same.made_by import (
+    Code,
+    MadeBy,
+    callbacks_difference,
+    model_difference,
+    read_made_by,
+    weights_difference,
+    write_made_by,
+)
+from sparkdl.train.spec import TrainTask
+
+__all__ = ["changed_code", "check_exactness", "check_finished"]
+
+log = logging.getLogger(__name__)
+
+
+def changed_code(run: RunDir, code: Code) -> str | None:
+    """Which functions are not those that a run was made by: "build_model", "callbacks", both of them; None for none."""
+    made_by = read_made_by(run.code)
+    if made_by is None or not (code.is_known() and made_by.code.is_known()):
+        return "build_model and callbacks" if made_by is None or code != made_by.code or not code.is_known() else None
+    names = [name for name in ("build_model", "callbacks") if getattr(code, name) != getattr(made_by.code, name)]
+    return " and ".join(names) or None
+
+
+def check_finished(task: TrainTask, launch: LaunchConfig, *, closure_limit: int) -> None:
+    """Raise CheckpointError if the task would train another model than the finished run did, or with other callbacks.
+
+    Where the code is the same, nothing is started. Else one rank builds the model once, and what is then known to give
+    the same is remembered.
+    """
+    run = task.run
+    changed = changed_code(run, task.code)
+    if changed is None:
+        return
+    made_by = read_made_by(run.code)
+    log.warning("%s may have changed since run_dir=%s was trained; one rank builds and compares", changed, run.path)
+    found = launch_ranks(
+        describe_rank,
+        (task,),
+        launch=dataclasses.replace(launch, num_workers=1, min_workers=None),
+        description=f"sparkdl fit {run.path}: compare the model",
+        closure_limit=closure_limit,
+    )[0]
+    _compare(run, made_by, found, starts_with_them=task.config.initial_model is None)
+    try:
+        write_made_by(run.code, found)
+    except OSError as error:  # a folder that may be read only: the model is compared the next time, too
+        log.warning("%s cannot be written: %s", run.code, error)
+    log.warning("%s gives the same model and callbacks as run_dir=%s was trained with", changed, run.path)
+
+
+def check_exactness(run: RunDir, history: Sequence[Mapping[str, Any]], exactness: str) -> None:
+    """Raise CheckpointError for a finished run whose last epoch has figures per worker, where all must be exact.
+
+    Args:
+        exactness: as in `TrainConfig`.
+    """
+    inexact = history[-1].get("per_worker", []) if history else []
+    if inexact and exactness == "strict":
+        raise CheckpointError(
+            f"run_dir={run.path} was trained with exactness='per_worker', and {', '.join(inexact)} computed per "
+            f"worker; ask for exactness='per_worker', {WAYS_OUT}"
+        )
+
+
+def _compare(run: RunDir, made_by: MadeBy | None, found: MadeBy, *, starts_with_them: bool) -> None:
+    """`starts_with_them`: whether training starts with the weights that build_model gives."""
+    facts = made_by.model if made_by is not None else _facts_of_checkpoint(run)
+    if facts is None:
+        log.warning("run_dir=%s is of an older sparkdl and has no checkpoint: its model cannot be compared", run.path)
+    elif (difference := model_difference(facts, found.model)) is not None:
+        raise CheckpointError(f"run_dir={run.path} holds the run of another model: {difference}; {WAYS_OUT}")
+    if made_by is not None and starts_with_them and (difference := weights_difference(made_by, found)) is not None:
+        raise CheckpointError(f"run_dir={run.path} holds a run that began otherwise: {difference}; {WAYS_OUT}")
+    if made_by is not None and (difference := callbacks_difference(made_by.callbacks, found.callbacks)) is not None:
+        raise CheckpointError(
+            f"run_dir={run.path} has finished with other callbacks: {difference}; ask for more epochs, in which the "
+            f"new ones act, {WAYS_OUT}"
+        )
+
+
+def _facts_of_checkpoint(run: RunDir) -> Mapping[str, object] | None:
+    """What the model was, by the last checkpoint: runs of before kept it nowhere else."""
+    latest = run.latest_checkpoint()
+    return None if latest is None else read_checkpoint(latest).facts["model"]

@@ -38,8 +38,7 @@ from sparkdl.train.config import TrainConfig as TrainConfig
 from sparkdl.train.fit import TrainResult as TrainResult
 from sparkdl.train.fit import evaluate as evaluate
 from sparkdl.train.fit import fit as fit
-
-__version__ = "0.1.0"
+from sparkdl.version import __version__ as __version__
 
 __all__ = [
     "CheckpointConfig",

@@ -151,7 +151,7 @@ class Dataset:
 
     def to_json(self) -> dict[str, Any]:
         """The manifest. The path is not in it: a dataset may be moved."""
-        from sparkdl import __version__
+        from sparkdl.version import __version__
 
         return {
             "format_version": FORMAT_VERSION,

@@ -110,7 +110,7 @@ class Signature:
 
     def to_json(self) -> dict[str, Any]:
         """All that `from_json` needs."""
-        from sparkdl import __version__
+        from sparkdl.version import __version__
 
         return {
             "format_version": FORMAT_VERSION,

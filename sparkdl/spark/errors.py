@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sparkdl import errors
-from sparkdl.launch.checks.versions import explain_worker_error
+from sparkdl.spark.worker_python import explain_worker_error
 
 __all__ = ["errors_from_workers", "explained", "other_python", "own_error_in"]
 

@@ -25,7 +25,7 @@ from sparkdl.model.signature import Signature
 from sparkdl.progress import TrainingProgress
 from sparkdl.train.checks.check_call import check_places, check_training, closure_limit
 from sparkdl.train.config import TrainConfig
-from sparkdl.train.rank.trainer import evaluate_rank, train_rank
+from sparkdl.train.entry import evaluate_rank, train_rank
 from sparkdl.train.report.write import report_failure, report_result
 from sparkdl.train.run.best_model import best_model_dir
 from sparkdl.train.run.checkpoint import sweep_checkpoints

@@ -14,7 +14,7 @@ from sparkdl.launch.config import LaunchConfig
 from sparkdl.launch.run import check_launch
 from sparkdl.train.checks.check_call import check_places, check_training, closure_limit
 from sparkdl.train.config import TrainConfig
-from sparkdl.train.rank.trainer import train_rank
+from sparkdl.train.entry import train_rank
 from sparkdl.train.run.checkpoint import read_checkpoint
 from sparkdl.train.run.replace import goes_on
 from sparkdl.train.run.run_dir import RunDir

@@ -21,7 +21,7 @@ print(model.predict({"x": [3.0]}), sklearn.__name__)
 
 
 def loaded_in_a_rank() -> tuple[bool, str]:
-    from sparkdl.train.rank.libraries import load_libraries
+    from sparkdl.imports import load_libraries
 
     load_libraries()
     loaded = "sklearn" in sys.modules

@@ -196,7 +196,7 @@ class Trained:
 
 def train_all(tasks: dict[str, TrainTask], evaluations: dict[str, EvaluateTask]):
     """Several runs in the same rank processes: starting TensorFlow costs more than any of them."""
-    from sparkdl.train.rank.trainer import evaluate_rank, train_rank
+    from sparkdl.train.entry import evaluate_rank, train_rank
 
     histories = {name: train_rank(task).history for name, task in tasks.items()}
     evaluated = {name: evaluate_rank(task) for name, task in evaluations.items()}

@@ -444,7 +444,7 @@ def tasks_in(folder: Path, runs: dict, datasets: dict) -> dict[str, TrainTask]:
 
 def train_all(tasks: dict[str, TrainTask]):
     """Several runs in the same rank processes: starting TensorFlow costs more than any of them."""
-    from sparkdl.train.rank.trainer import train_rank
+    from sparkdl.train.entry import train_rank
 
     return {name: train_rank(task).history for name, task in tasks.items()}
 

@@ -490,7 +490,7 @@ def train_all(tasks: dict, evaluations: dict):
     import keras
 
     from sparkdl.errors import ModelError
-    from sparkdl.train.rank.trainer import evaluate_rank, train_rank
+    from sparkdl.train.entry import evaluate_rank, train_rank
 
     told: list[str] = []
     handler = logging.Handler()

@@ -160,7 +160,7 @@ def train_all(tasks: dict[str, TrainTask]):
     """All runs, the last one from a checkpoint of another: their histories; and the walk."""
     import keras
 
-    from sparkdl.train.rank.trainer import train_rank
+    from sparkdl.train.entry import train_rank
 
     histories = {}
     for name, task in tasks.items():

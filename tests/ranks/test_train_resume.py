@@ -180,7 +180,7 @@ def trained_whole_and_in_pieces(tasks):
     """Histories and weights; in one rank, for starting TensorFlow costs more than all of it."""
     import keras
 
-    from sparkdl.train.rank.trainer import train_rank
+    from sparkdl.train.entry import train_rank
 
     def train(task):
         keras.backend.clear_session()

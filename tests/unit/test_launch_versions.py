@@ -7,7 +7,8 @@ from importlib import metadata
 import pytest
 
 import sparkdl
-from sparkdl.launch.checks.versions import explain_worker_error, installed, mismatch
+from sparkdl.launch.checks.versions import installed, mismatch
+from sparkdl.spark.worker_python import explain_worker_error
 
 ALL = {"Python": "3.11", "sparkdl": "0.1.0", "TensorFlow": "2.18.1", "Keras": "3.8.0", "Horovod": "0.28.1"}
 ENVIRONMENT = (

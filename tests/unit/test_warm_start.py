@@ -11,8 +11,9 @@ from sparkdl.data.features.categorical import CategoricalEncoder
 from sparkdl.data.features.numeric import NumericEncoder
 from sparkdl.errors import ModelError
 from sparkdl.model.signature import Output, Signature
-from sparkdl.train.rank import warm_start
-from sparkdl.train.rank.warm_start import check_initial_model, layer_name, variables_difference
+from sparkdl.train.checks import initial_model
+from sparkdl.train.checks.initial_model import check_initial_model
+from sparkdl.train.rank.warm_start import layer_name, variables_difference, warm_start
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 CITY = CategoricalEncoder("city", ("paris", "rome", "oslo"), False)
@@ -29,7 +30,7 @@ def refusal(monkeypatch, inputs, *, labels=(LABEL,), trained_on=(LABEL,), target
         inputs=(CITY, PAY), raw_types={}, outputs=(Output("y", "float32", (2,), None),), content_hash="",
         floatx="float32", labels=trained_on, target=trained_target,
     )  # fmt: skip
-    monkeypatch.setattr(warm_start.Signature, "read", lambda model_dir: signature)
+    monkeypatch.setattr(initial_model.Signature, "read", lambda model_dir: signature)
     try:
         check_initial_model("trained", dataset, target)
     except ModelError as error:
@@ -130,8 +131,8 @@ def test_a_trained_model_with_layers_of_ones_own_is_loaded_with_the_new_models(t
 
     sparkdl.save_model(made(3.0), str(tmp_path / "model"), inputs=["x"])
     model = made(1.0)
-    warm_start.warm_start(model, str(tmp_path / "model"))
+    warm_start(model, str(tmp_path / "model"))
     assert model.get_weights()[0].item() == 3.0
     plain = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     with pytest.raises(ModelError, match="cannot be loaded with what build_model's model holds: .*Scaled"):
-        warm_start.warm_start(plain, str(tmp_path / "model"))
+        warm_start(plain, str(tmp_path / "model"))

@@ -156,12 +156,12 @@ class BarrierJob:
                 pass
             import pickle
 
-            import sparkdl
             from sparkdl.errors import LaunchError
+            from sparkdl.version import __version__
 
-            if sparkdl.__version__ != version:
+            if __version__ != version:
                 raise LaunchError(
-                    f"the driver has sparkdl {version}, but the executors have sparkdl {sparkdl.__version__}; send the "
+                    f"the driver has sparkdl {version}, but the executors have sparkdl {__version__}; send the "
                     "driver's with --py-files, or install the same version in the executors' environment"
                 )
             from sparkdl.launch.worker.task import run_rank

@@ -15,9 +15,9 @@ from sparkdl.data.dataset import Dataset
 from sparkdl.errors import ConfigError, near_miss, shown
 from sparkdl.launch.checks.payload_size import MAX_CLOSURE_BYTES
 from sparkdl.launch.config import LaunchConfig
+from sparkdl.train.checks.initial_model import check_initial_model
 from sparkdl.train.class_weight import class_weights
 from sparkdl.train.config import TrainConfig
-from sparkdl.train.rank.warm_start import check_initial_model
 
 __all__ = ["check_places", "check_training", "closure_limit"]
 

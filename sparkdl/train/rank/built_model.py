@@ -1,13 +1,17 @@
 """Make the model of a run as it is when training starts.
 
-Runs in rank processes; imports Keras when it is called.
+Runs in rank processes.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import keras
+
 from sparkdl.data.dataset import Dataset
+from sparkdl.train.checks.check_model import build, check_model
+from sparkdl.train.exact.optimizers import accumulate_gradients
 from sparkdl.train.spec import TrainTask
 
 __all__ = ["built_model", "example_of"]
@@ -15,11 +19,6 @@ __all__ = ["built_model", "example_of"]
 
 def built_model(task: TrainTask) -> tuple[Any, tuple[Any, ...]]:
     """Make the model of a run, checked and built, and what a batch is, symbolically. Raises ModelError."""
-    import keras
-
-    from sparkdl.train.checks.check_model import build, check_model
-    from sparkdl.train.exact.optimizers import accumulate_gradients
-
     dataset, config = task.dataset, task.config
     keras.utils.set_random_seed(config.seed % 2**32)
     model = task.build_model(dataset)
@@ -32,8 +31,6 @@ def built_model(task: TrainTask) -> tuple[Any, tuple[Any, ...]]:
 
 def example_of(dataset: Dataset, target: str = "label") -> tuple[Any, ...]:
     """What a batch is, symbolically: (inputs, targets) or (inputs, targets, weights), the rows left open."""
-    import keras
-
     symbols = {f.key: keras.KerasTensor((None, *f.shape), f.dtype) for f in dataset.layout.fields}
 
     def of_role(role: str) -> Any:

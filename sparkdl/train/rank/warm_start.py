@@ -1,73 +1,23 @@
-"""Start a run from the weights of a trained model, where they mean the same in the new one.
+"""Give a new model the weights of a trained one, where they are the same variables.
 
-The encoders are compared on the driver, before any rank starts; the variables in rank 0, which takes the values.
+Runs in rank 0. Whether the features and classes mean the same is checked on the driver (`checks.initial_model`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from sparkdl.data.dataset import Dataset
-from sparkdl.data.features import Encoder
-from sparkdl.errors import ModelError, shown
+import keras
+
+from sparkdl.errors import ModelError
+from sparkdl.model.load import load_keras
+from sparkdl.model.own_names import own_objects
 from sparkdl.model.signature import Signature
-from sparkdl.train.same.differences import first_difference
 
-__all__ = ["check_initial_model", "layer_name", "variables_difference", "warm_start"]
-
-log = logging.getLogger(__name__)
-
-_WAY_OUT = (
-    "prepare the dataset as the model's was; or leave initial_model out and, if you know that the weights fit, set "
-    "them in build_model: model.set_weights(sparkdl.load_model(…).keras_model.get_weights())"
-)
-# Of a numeric encoder, what its scale does not use.
-_NOT_THE_SCALE = {
-    "standardize": ("low", "high"),
-    "minmax": ("mean", "std"),
-    "none": ("mean", "std", "low", "high"),
-}
-
-
-def check_initial_model(model_dir: str, dataset: Dataset, target: str) -> None:
-    """Raise ModelError unless a trained model's inputs and classes are encoded as those of a dataset."""
-    signature = Signature.read(model_dir)
-    _check(model_dir, "features", signature.inputs, dataset.encoders)
-    if target != "label" or signature.target != "label":
-        return
-    if not signature.labels:
-        log.warning("initial_model=%s does not tell its labels: nothing compares the order of classes", model_dir)
-        return
-    _check(model_dir, "labels", signature.labels, dataset.label_encoders)
-
-
-def _check(model_dir: str, what: str, old: Sequence[Encoder], new: Sequence[Encoder]) -> None:
-    before, now = ([encoder.name for encoder in encoders] for encoders in (old, new))
-    if before != now:
-        raise ModelError(
-            f"initial_model={model_dir} was trained on {what} {shown(before)}, the dataset has {shown(now)}: its "
-            f"weights mean something else; {_WAY_OUT}"
-        )
-    for one, other in zip(old, new, strict=True):
-        if found := first_difference(*_values(one.to_json(), other.to_json()), one.name):
-            raise ModelError(
-                f"initial_model={model_dir} was trained on {what} that are encoded otherwise: {found}: its weights "
-                f"mean something else; {_WAY_OUT}"
-            )
-
-
-def _values(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Of two encoders what determines the values that they give; a fill that one has not is for rows of the other."""
-    left_out = {"store", "column_shape"} | ({"fill"} if None in (old.get("fill"), new.get("fill")) else set())
-    if old["kind"] == new["kind"] == "numeric" and old["scale"] == new["scale"]:
-        left_out |= set(_NOT_THE_SCALE[old["scale"]])
-    one, other = ({k: v for k, v in encoder.items() if k not in left_out} for encoder in (old, new))
-    return json.loads(json.dumps(one)), json.loads(json.dumps(other))  # lists and tuples are one
+__all__ = ["layer_name", "variables_difference", "warm_start"]
 
 
 def variables_difference(old: Sequence[Sequence[Any]], new: Sequence[Sequence[Any]]) -> str | None:
@@ -102,9 +52,6 @@ def warm_start(model: Any, model_dir: str) -> None:
 
 def _trained(model_dir: str, model: Any) -> Any:
     """The trained Keras model; what it holds of the user's own is taken from the new model, by name."""
-    from sparkdl.model.load import load_keras
-    from sparkdl.model.own_names import own_objects
-
     known: dict[str, Any] = {}
     with contextlib.suppress(Exception):  # a model that Keras cannot serialize; it may hold nothing of the trained one
         known = own_objects(model)
@@ -126,8 +73,6 @@ def _variables(model: Any) -> list[tuple[str, tuple[int, ...], str]]:
     Keras' paths would have the names of models around it or not, by when they were built. The numbers that Keras adds
     to its own names of layers are left out: they count all layers that the process has made.
     """
-    import keras
-
     owners = {}
     for layer in model._flatten_layers():
         for weight in (*layer._trainable_variables, *layer._non_trainable_variables):

@@ -13,9 +13,9 @@ from typing import Any
 from sparkdl.errors import CheckpointError
 from sparkdl.launch.config import LaunchConfig
 from sparkdl.launch.run import launch_ranks
+from sparkdl.train.entry import describe_rank
 from sparkdl.train.run.checkpoint import read_checkpoint
 from sparkdl.train.run.run_dir import WAYS_OUT, RunDir
-from sparkdl.train.same.describe_rank import describe_rank
 from sparkdl.train.same.made_by import (
     Code,
     MadeBy,

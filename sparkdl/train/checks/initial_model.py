@@ -1,0 +1,68 @@
+"""Check that the weights of a trained model mean in a new run what they meant in the old one.
+
+Runs on the driver, before any rank starts; compares the encoders.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sparkdl.data.dataset import Dataset
+from sparkdl.data.features import Encoder
+from sparkdl.errors import ModelError, shown
+from sparkdl.model.signature import Signature
+from sparkdl.train.same.differences import first_difference
+
+__all__ = ["check_initial_model"]
+
+log = logging.getLogger(__name__)
+
+_WAY_OUT = (
+    "prepare the dataset as the model's was; or leave initial_model out and, if you know that the weights fit, set "
+    "them in build_model: model.set_weights(sparkdl.load_model(…).keras_model.get_weights())"
+)
+# Of a numeric encoder, what its scale does not use.
+_NOT_THE_SCALE = {
+    "standardize": ("low", "high"),
+    "minmax": ("mean", "std"),
+    "none": ("mean", "std", "low", "high"),
+}
+
+
+def check_initial_model(model_dir: str, dataset: Dataset, target: str) -> None:
+    """Raise ModelError unless a trained model's inputs and classes are encoded as those of a dataset."""
+    signature = Signature.read(model_dir)
+    _check(model_dir, "features", signature.inputs, dataset.encoders)
+    if target != "label" or signature.target != "label":
+        return
+    if not signature.labels:
+        log.warning("initial_model=%s does not tell its labels: nothing compares the order of classes", model_dir)
+        return
+    _check(model_dir, "labels", signature.labels, dataset.label_encoders)
+
+
+def _check(model_dir: str, what: str, old: Sequence[Encoder], new: Sequence[Encoder]) -> None:
+    before, now = ([encoder.name for encoder in encoders] for encoders in (old, new))
+    if before != now:
+        raise ModelError(
+            f"initial_model={model_dir} was trained on {what} {shown(before)}, the dataset has {shown(now)}: its "
+            f"weights mean something else; {_WAY_OUT}"
+        )
+    for one, other in zip(old, new, strict=True):
+        if found := first_difference(*_values(one.to_json(), other.to_json()), one.name):
+            raise ModelError(
+                f"initial_model={model_dir} was trained on {what} that are encoded otherwise: {found}: its weights "
+                f"mean something else; {_WAY_OUT}"
+            )
+
+
+def _values(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of two encoders what determines the values that they give; a fill that one has not is for rows of the other."""
+    left_out = {"store", "column_shape"} | ({"fill"} if None in (old.get("fill"), new.get("fill")) else set())
+    if old["kind"] == new["kind"] == "numeric" and old["scale"] == new["scale"]:
+        left_out |= set(_NOT_THE_SCALE[old["scale"]])
+    one, other = ({k: v for k, v in encoder.items() if k not in left_out} for encoder in (old, new))
+    return json.loads(json.dumps(one)), json.loads(json.dumps(other))  # lists and tuples are one

@@ -1,0 +1,58 @@
+"""Start what a rank does: the functions that the driver sends to ranks.
+
+The driver imports this module without Keras. In a rank process each function first loads the libraries, quietly, and
+then imports what works with them.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from sparkdl.imports import load_libraries
+from sparkdl.launch.world import World, world
+from sparkdl.train.run.record import Recorded
+from sparkdl.train.same.made_by import MadeBy
+from sparkdl.train.spec import EvaluateTask, TrainTask
+
+__all__ = ["describe_rank", "evaluate_rank", "start_rank", "train_rank"]
+
+
+def train_rank(task: TrainTask) -> Recorded:
+    """Train on this rank's share of the rows (`rank.trainer.train`)."""
+    here = start_rank()
+    from sparkdl.train.rank.trainer import train
+
+    return train(task, here)
+
+
+def evaluate_rank(task: EvaluateTask) -> dict[str, Any]:
+    """Evaluate on this rank's share of the rows (`rank.evaluator.evaluate`)."""
+    here = start_rank()
+    from sparkdl.train.rank.evaluator import evaluate
+
+    return evaluate(task, here)
+
+
+def describe_rank(task: TrainTask) -> MadeBy:
+    """Build the model without training it, and describe it (`rank.describe.describe`)."""
+    here = start_rank()
+    from sparkdl.train.rank.describe import describe
+
+    return describe(task, here)
+
+
+def start_rank() -> World:
+    """Choose Keras' backend, load the libraries and set the process up for its device. Returns the rank's world."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    load_libraries()
+    import tensorflow as tf
+
+    from sparkdl.train.rank.scheduling import compute_undisturbed
+
+    gpus = tf.config.list_physical_devices("GPU")
+    for device in gpus:
+        tf.config.experimental.set_memory_growth(device, True)
+    if not gpus:  # the thread that feeds a GPU must be able to take a core from those that prepare rows
+        compute_undisturbed()
+    return world()

@@ -11,8 +11,8 @@ from typing import Any
 
 from sparkdl.imports import load_libraries
 from sparkdl.launch.world import World, world
+from sparkdl.train.run.made_by import MadeBy
 from sparkdl.train.run.record import Recorded
-from sparkdl.train.same.made_by import MadeBy
 from sparkdl.train.spec import EvaluateTask, TrainTask
 
 __all__ = ["describe_rank", "evaluate_rank", "start_rank", "train_rank"]

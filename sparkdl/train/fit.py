@@ -26,16 +26,16 @@ from sparkdl.progress import TrainingProgress
 from sparkdl.train.checks.check_call import check_places, check_training, closure_limit
 from sparkdl.train.config import TrainConfig
 from sparkdl.train.entry import evaluate_rank, train_rank
+from sparkdl.train.finished import check_exactness, check_finished
 from sparkdl.train.report.write import report_failure, report_result
 from sparkdl.train.run.best_model import best_model_dir
 from sparkdl.train.run.checkpoint import sweep_checkpoints
+from sparkdl.train.run.made_by import code_of, read_made_by
 from sparkdl.train.run.record import Recorded
 from sparkdl.train.run.replace import discard_replaced, goes_on, kept_aside, set_aside
 from sparkdl.train.run.run_dir import RunDir
 from sparkdl.train.run.run_lock import RunLock
 from sparkdl.train.run.run_record import run_check, run_record
-from sparkdl.train.same.finished import check_exactness, check_finished
-from sparkdl.train.same.made_by import code_of, read_made_by
 from sparkdl.train.spec import EvaluateTask, TrainTask
 
 if TYPE_CHECKING:

@@ -16,11 +16,10 @@ from sparkdl.train.checks.check_call import check_places, check_training, closur
 from sparkdl.train.config import TrainConfig
 from sparkdl.train.entry import train_rank
 from sparkdl.train.run.checkpoint import read_checkpoint
+from sparkdl.train.run.made_by import changed_code, code_of
 from sparkdl.train.run.replace import goes_on
 from sparkdl.train.run.run_dir import RunDir
 from sparkdl.train.run.run_record import run_check
-from sparkdl.train.same.finished import changed_code
-from sparkdl.train.same.made_by import code_of
 from sparkdl.train.spec import TrainTask
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import Any
 
 from sparkdl.data.dataset import Dataset
 from sparkdl.train.config import TrainConfig
+from sparkdl.train.run.made_by import UNKNOWN_CODE, Code
 from sparkdl.train.run.run_dir import RunDir
-from sparkdl.train.same.made_by import UNKNOWN_CODE, Code
 
 __all__ = ["EvaluateTask", "TrainTask"]
 

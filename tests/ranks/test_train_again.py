@@ -288,7 +288,7 @@ def described(ds, builders):
 
     from sparkdl.train.checks.check_model import build
     from sparkdl.train.rank.built_model import example_of
-    from sparkdl.train.same.describe import callback_facts, metric_directions, model_facts, weight_facts
+    from sparkdl.train.rank.facts import callback_facts, metric_directions, model_facts, weight_facts
 
     found = {}
     for name, build_model in builders.items():

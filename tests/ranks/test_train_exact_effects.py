@@ -40,8 +40,9 @@ def fit(model, x, y, *, batch=5, epochs=2, watch=None, callbacks=(), **options):
     """Train a compiled model within exact steps; `watch` gets the model before they end."""
     import keras
 
+    from sparkdl.train.checks.check_model import build, check_model
     from sparkdl.train.exact.collective import join_world
-    from sparkdl.train.exact.instrument import StepOptions, build, check_model, exact_steps
+    from sparkdl.train.exact.instrument import StepOptions, exact_steps
 
     here = sparkdl.world()
     join_world(here)
@@ -317,7 +318,7 @@ def in_a_callback(act, *, frozen: bool = True) -> str:
     """What is said of a callback that does this to the model when the second epoch begins."""
     import keras
 
-    from sparkdl.train.rank.callbacks import rank_callbacks
+    from sparkdl.train.rank.callbacks.chain import rank_callbacks
 
     class Acting(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):

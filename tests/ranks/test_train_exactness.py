@@ -417,7 +417,7 @@ def verdicts(models: dict, orders: int):
 
     from sparkdl.data.feed.sample_rows import sample_rows
     from sparkdl.data.feed.tensors import batch_of
-    from sparkdl.train.exact.instrument import build, check_model
+    from sparkdl.train.checks.check_model import build, check_model
     from sparkdl.train.exactness.find import find_inexact
     from sparkdl.train.rank.built_model import example_of
 
@@ -451,7 +451,7 @@ def verdicts_in_little_memory(ds, losses: dict, most_rows: int):
 
     from sparkdl.data.feed.sample_rows import sample_rows
     from sparkdl.data.feed.tensors import batch_of
-    from sparkdl.train.exact.instrument import build
+    from sparkdl.train.checks.check_model import build
     from sparkdl.train.exactness.judge import _found
     from sparkdl.train.rank.built_model import example_of
 

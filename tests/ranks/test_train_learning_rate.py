@@ -172,7 +172,7 @@ def train_all(tasks: dict[str, TrainTask]):
 def walk(keras):
     """By optimizer of Keras: how far a factor of 3 is from three times the rate; and how one's own rate is refused."""
     from sparkdl.errors import ModelError
-    from sparkdl.train.rank.learning_rate import LearningRates
+    from sparkdl.train.rank.callbacks.learning_rate import LearningRates
 
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")

@@ -173,7 +173,7 @@ def test_tensorboard_shows_every_figure_of_the_history(run) -> None:
 
 
 def test_a_run_goes_on_where_nothing_can_be_written_for_tensorboard(tmp_path, caplog) -> None:
-    from sparkdl.train.rank.tensorboard import TensorBoardFiles
+    from sparkdl.train.rank.callbacks.tensorboard import TensorBoardFiles
     from sparkdl.train.run.record import Recorded
 
     (tmp_path / "file").touch()
@@ -392,7 +392,7 @@ def refusals(ds, builders):
     from sparkdl.data.feed.sample_rows import sample_rows
     from sparkdl.data.feed.tensors import batch_of
     from sparkdl.model.save import check_savable
-    from sparkdl.train.exact.instrument import build, check_model
+    from sparkdl.train.checks.check_model import build, check_model
     from sparkdl.train.exactness.decide import decide
     from sparkdl.train.exactness.find import find_inexact
     from sparkdl.train.rank.built_model import example_of

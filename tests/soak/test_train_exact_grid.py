@@ -92,7 +92,8 @@ def data_of(kind: str):
 def train(case: tuple) -> dict:
     import keras
 
-    from sparkdl.train.exact.instrument import StepOptions, build, check_model, exact_steps
+    from sparkdl.train.checks.check_model import build, check_model
+    from sparkdl.train.exact.instrument import StepOptions, exact_steps
 
     reduction, optimizer, kind = case
     keras.utils.set_random_seed(3)

@@ -9,10 +9,10 @@ from sparkdl import LaunchConfig, PrepareConfig, TrainConfig
 from sparkdl.data.prepare.preview import preview_prepare
 from sparkdl.features import Tensor
 from sparkdl.train.preview import preview_fit
+from sparkdl.train.run.made_by import MadeBy, code_of, write_made_by
 from sparkdl.train.run.record import Recorded
 from sparkdl.train.run.run_dir import RunDir
 from sparkdl.train.run.run_record import run_record
-from sparkdl.train.same.made_by import MadeBy, code_of, write_made_by
 
 
 def test_a_preview_of_prepare_names_the_columns_and_writes_nothing(digits, digits_dataset, tmp_path) -> None:

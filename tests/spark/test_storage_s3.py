@@ -215,7 +215,7 @@ def test_parquet_on_s3_is_scored_and_a_killed_commit_is_taken_back(s3_spark, row
 def test_figures_for_tensorboard_lie_on_s3_after_every_epoch(bucket, tmp_path) -> None:
     import tensorflow as tf
 
-    from sparkdl.train.rank.tensorboard import TensorBoardFiles
+    from sparkdl.train.rank.callbacks.tensorboard import TensorBoardFiles
     from sparkdl.train.run.record import Recorded
 
     recorded = Recorded()

@@ -10,7 +10,7 @@ import types
 
 import pytest
 
-from sparkdl.train.same.fingerprint import code_digest, fingerprint, is_own
+from sparkdl.user_code.fingerprint import code_digest, fingerprint, is_own
 from sparkdl.user_code.source import source_digests
 
 
@@ -75,7 +75,7 @@ def test_a_change_of_code_anywhere_below_changes_the_fingerprint(old, new) -> No
 
 def test_the_fingerprint_is_that_of_another_process_with_another_hash_seed(tmp_path) -> None:
     program = tmp_path / "program.py"
-    end = "\nfrom sparkdl.train.same.fingerprint import fingerprint\nprint(fingerprint(build_model))"
+    end = "\nfrom sparkdl.user_code.fingerprint import fingerprint\nprint(fingerprint(build_model))"
     program.write_text(textwrap.dedent(MODEL) + end)
     for seed in ("0", "1"):
         environment = {"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)}

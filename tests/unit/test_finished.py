@@ -6,10 +6,10 @@ import pytest
 
 from sparkdl.errors import CheckpointError
 from sparkdl.train.checkpoint_config import CheckpointConfig
+from sparkdl.train.finished import check_exactness
 from sparkdl.train.run.best_model import best_model_dir
 from sparkdl.train.run.checkpoint import Position, write_checkpoint
 from sparkdl.train.run.run_dir import RunDir
-from sparkdl.train.same.finished import check_exactness
 
 PER_WORKER = {"epoch": 1, "per_worker": ["loss 'dice'"]}
 

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from sparkdl.errors import CheckpointError
-from sparkdl.train.same.differences import first_difference
-from sparkdl.train.same.made_by import (
+from sparkdl.train.run.differences import first_difference
+from sparkdl.train.run.made_by import (
     Code,
     MadeBy,
     callbacks_difference,

@@ -4,9 +4,9 @@ import pytest
 
 from sparkdl import storage
 from sparkdl.storage import folders
+from sparkdl.train.run.made_by import UNKNOWN_CODE, Code, MadeBy, write_made_by
 from sparkdl.train.run.replace import discard_replaced, goes_on, kept_aside, set_aside
 from sparkdl.train.run.run_dir import RunDir
-from sparkdl.train.same.made_by import UNKNOWN_CODE, Code, MadeBy, write_made_by
 
 FILES = ("finished.json", "history.json", "checkpoints/epoch-00001-step-00000000/checkpoint.json", "run.json")
 CODE = Code(build_model="a", callbacks="b")

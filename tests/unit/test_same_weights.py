@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sparkdl.train.rank.divergence import difference
+from sparkdl.train.rank.callbacks.divergence import difference
 
 NAMES = ["a", "b"]
 

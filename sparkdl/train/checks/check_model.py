@@ -16,19 +16,14 @@ from sparkdl.errors import ModelError, shown
 from sparkdl.train.checks.check_data import check_inputs, check_targets
 from sparkdl.train.exact.loss_parts import check_losses
 from sparkdl.train.exact.metrics import check_metrics
+from sparkdl.train.exact.overrides import has_own_step, overrides
 
-__all__ = ["build", "check_model", "has_own_step"]
+__all__ = ["build", "check_model"]
 
 log = logging.getLogger(__name__)
 
-OWN_STEP = ("train_step", "test_step", "compute_loss")
 # Methods that decide what is fed, or which function a step is: the exact step would be bypassed.
 NEVER_OWN = ("fit", "evaluate", "make_train_function", "make_test_function")
-
-
-def has_own_step(model: Any) -> bool:
-    """Whether the model's class computes its loss or its steps in its own way."""
-    return any(_overrides(model, method) for method in OWN_STEP)
 
 
 def check_model(model: Any) -> None:
@@ -38,7 +33,7 @@ def check_model(model: Any) -> None:
     if not model.compiled or model.optimizer is None:
         raise ModelError(f"model {model.name!r} is not compiled with an optimizer; build_model must return it compiled")
     for method in NEVER_OWN:
-        if _overrides(model, method):
+        if overrides(model, method):
             raise ModelError(
                 f"model {model.name!r} has its own {method}, which sparkdl's would replace; put what it does into "
                 "train_step, test_step or callbacks"
@@ -91,7 +86,3 @@ def _check_output_names(model: Any, targets: Any) -> None:
             f"model {model.name!r} has outputs {shown(sorted(outputs))} and none for the labels {shown(unknown)}; name "
             "its last layers, or the outputs of a dict, after the labels"
         )
-
-
-def _overrides(model: Any, method: str) -> bool:
-    return getattr(type(model), method) is not getattr(keras.Model, method)

@@ -14,7 +14,7 @@ from sparkdl.data.dataset import Dataset
 from sparkdl.data.features import Encoder
 from sparkdl.errors import ModelError, shown
 from sparkdl.model.signature import Signature
-from sparkdl.train.same.differences import first_difference
+from sparkdl.train.run.differences import first_difference
 
 __all__ = ["check_initial_model"]
 

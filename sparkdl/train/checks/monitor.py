@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparkdl.errors import ConfigError
-from sparkdl.train.checks.check_model import has_own_step
 from sparkdl.train.config import TrainConfig
+from sparkdl.train.exact.overrides import has_own_step
 from sparkdl.train.run.best_epoch import direction_of, unknown_direction, unknown_monitor
 
 __all__ = ["check_monitor"]

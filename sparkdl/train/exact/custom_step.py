@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from sparkdl.errors import ModelError
 from sparkdl.train.exact.batch_norm import SyncedMoments
+from sparkdl.train.exact.batch_values import BatchValues
 from sparkdl.train.exact.collective import max_over_ranks, min_over_ranks, sum_over_ranks, sum_tensors
 from sparkdl.train.exact.counters import ROWS, Counts, EpochSums, StepNumbers, unpack_element, weigh_classes
 from sparkdl.train.exact.gradients import GradientSum, gradient_norm
@@ -26,7 +27,6 @@ from sparkdl.train.exact.moving_state import MovingState
 from sparkdl.train.exact.optimizers import optimizers_of
 from sparkdl.train.exact.patch import replaced
 from sparkdl.train.exact.rng import SeededDraws
-from sparkdl.train.exactness.batch_values import BatchValues
 
 __all__ = ["OwnSteps"]
 

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from sparkdl.train.exact.batch_norm import SyncedMoments
+from sparkdl.train.exact.batch_values import BatchValues, metrics_of_layers
 from sparkdl.train.exact.collective import sum_over_ranks
 from sparkdl.train.exact.counters import ROWS, Counts, StepNumbers, unpack_element, weigh_classes
 from sparkdl.train.exact.gradients import GradientSum, gradient_norm
@@ -20,7 +21,6 @@ from sparkdl.train.exact.loss_parts import LossParts
 from sparkdl.train.exact.moving_state import MovingState
 from sparkdl.train.exact.rng import SeededDraws
 from sparkdl.train.exact.xla import compiled_by_xla, example_batch
-from sparkdl.train.exactness.batch_values import BatchValues, metrics_of_layers
 
 __all__ = ["CompiledSteps"]
 

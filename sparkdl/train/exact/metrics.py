@@ -14,8 +14,8 @@ import numpy as np
 
 from sparkdl.errors import ModelError
 from sparkdl.train.exact.collective import max_over_ranks, min_over_ranks, sum_over_ranks
+from sparkdl.train.exact.findings import Inexact
 from sparkdl.train.exact.patch import replaced
-from sparkdl.train.exactness.decide import Inexact
 
 __all__ = [
     "ADDITIVE",

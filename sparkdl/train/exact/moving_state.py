@@ -16,7 +16,7 @@ import tensorflow as tf
 from sparkdl.errors import ModelError
 from sparkdl.train.exact.collective import max_tensor
 from sparkdl.train.exact.counters import Counts
-from sparkdl.train.exactness.row_form import tolerance_of
+from sparkdl.train.exact.rounding import tolerance_of
 
 __all__ = ["LayerState", "MovingState", "find_reductions", "layer_states"]
 

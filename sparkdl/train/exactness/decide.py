@@ -8,36 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from sparkdl.errors import ModelError
+from sparkdl.train.exact.findings import Inexact
 
-__all__ = ["Inexact", "decide", "named"]
+__all__ = ["decide"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Inexact:
-    """A part of a model whose value over all rows cannot be put together from the ranks' rows.
-
-    Attributes:
-        what: its kind and name: "loss 'dice'".
-        reason: the rest of the sentence: "is not a mean over rows: it is …".
-        way_out: how to make it exact, or "".
-    """
-
-    what: str
-    reason: str
-    way_out: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.what} {self.reason}" + (f"; {self.way_out}" if self.way_out else "")
-
-
-def named(found: Sequence[Inexact]) -> list[str]:
-    """The kinds and names, each once, as they stand in history, report and signature."""
-    return list(dict.fromkeys(one.what for one in found))
 
 
 def decide(

@@ -8,9 +8,7 @@ off a function or a layer, so all of it is tried.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -18,12 +16,12 @@ import numpy as np
 import tensorflow as tf
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 
-from sparkdl.train.checks.check_model import has_own_step
+from sparkdl.train.exact.batch_values import judge_values, metrics_of_layers
+from sparkdl.train.exact.findings import Findings, Inexact
 from sparkdl.train.exact.metrics import inexact_metrics
 from sparkdl.train.exact.moving_state import LayerState, layer_states
-from sparkdl.train.exactness.batch_values import judge_values, metrics_of_layers
+from sparkdl.train.exact.overrides import has_own_step
 from sparkdl.train.exactness.custom_steps import try_own_steps
-from sparkdl.train.exactness.decide import Inexact
 from sparkdl.train.exactness.functions import (
     Key,
     Pair,
@@ -40,48 +38,12 @@ from sparkdl.train.exactness.row_independence import added_losses, mixing, model
 from sparkdl.train.exactness.steady import steady
 from sparkdl.train.exactness.trials import make_trials
 
-__all__ = ["Findings", "find_inexact"]
+__all__ = ["find_inexact"]
 
 # Layers of Keras that run code of the user's.
 _OF_CODE = (keras.layers.Lambda, keras.layers.TFSMLayer)
 # The model is called on these; functions of labels and predictions are tried on all that are given.
 ROWS_OF_MODEL = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Findings:
-    """What was found out about a model; made on rank 0, the same on all ranks.
-
-    Attributes:
-        inexact: the parts that depend on how rows are divided.
-        states: the reduction of each of `layer_states(model)`.
-        single_values: places among the model's metrics of those whose function gives one value for all rows.
-        averaged_metrics: places among the model's metrics of those whose results, not states, are averaged.
-        summed_metrics: the names of Sum metrics that layers or steps give sums over rows.
-    """
-
-    inexact: tuple[Inexact, ...] = ()
-    states: tuple[str, ...] = ()
-    single_values: tuple[int, ...] = ()
-    averaged_metrics: tuple[int, ...] = ()
-    summed_metrics: tuple[str, ...] = ()
-
-    def to_json(self) -> str:
-        """As it travels to the other ranks."""
-        inexact = [[one.what, one.reason, one.way_out] for one in self.inexact]
-        return json.dumps([inexact, self.states, self.single_values, self.averaged_metrics, self.summed_metrics])
-
-    @classmethod
-    def from_json(cls, text: str) -> Findings:
-        """From `to_json`."""
-        inexact, states, single_values, averaged, summed = json.loads(text)
-        return cls(
-            inexact=tuple(Inexact(*one) for one in inexact),
-            states=tuple(states),
-            single_values=tuple(single_values),
-            averaged_metrics=tuple(averaged),
-            summed_metrics=tuple(summed),
-        )
 
 
 def find_inexact(

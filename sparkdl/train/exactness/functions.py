@@ -15,9 +15,9 @@ import numpy as np
 import tensorflow as tf
 from keras.src.losses.losses import LossFunctionWrapper
 
+from sparkdl.train.exact.findings import Inexact
 from sparkdl.train.exact.metrics import leaf_metrics
 from sparkdl.train.exact.patch import replaced
-from sparkdl.train.exactness.decide import Inexact
 
 __all__ = [
     "Key",

@@ -17,10 +17,11 @@ from sparkdl.data.feed.sample_rows import sample_rows
 from sparkdl.data.feed.tensors import FirstRows, batch_of
 from sparkdl.launch.world import World
 from sparkdl.train.exact.collective import broadcast_text
+from sparkdl.train.exact.findings import Findings, Inexact
 from sparkdl.train.exact.moving_state import layer_states
-from sparkdl.train.exactness.decide import Inexact, decide
+from sparkdl.train.exactness.decide import decide
 from sparkdl.train.exactness.epoch_check import EpochCheck
-from sparkdl.train.exactness.find import ROWS_OF_MODEL, Findings, find_inexact
+from sparkdl.train.exactness.find import ROWS_OF_MODEL, find_inexact
 from sparkdl.train.spec import TrainTask
 
 __all__ = ["epoch_judge", "judge"]

@@ -13,14 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sparkdl.train.exact.rounding import differ, tolerance_of
 from sparkdl.train.exactness.trials import Trial, partitions
 
-__all__ = ["RowForm", "differ", "find_form", "form_of_parts", "tolerance_of"]
-
-# What a sum of some rows may be off by rounding, relative to the sum of the amounts. Functions that mix rows are off by
-# far more on drawn rows, so these leave room for functions that count in fewer digits than they give.
-TOLERANCE = {"float64": 1e-6, "float32": 1e-4, "float16": 2e-2, "bfloat16": 5e-2}
-
+__all__ = ["RowForm", "find_form", "form_of_parts"]
 
 @dataclass(frozen=True, slots=True)
 class RowForm:
@@ -33,21 +29,6 @@ class RowForm:
 
     kind: str
     reason: str = ""
-
-
-def tolerance_of(dtype: object) -> float:
-    """Return the relative rounding that sums over rows in this floating dtype may show."""
-    return TOLERANCE.get(str(dtype), TOLERANCE["float64"])
-
-
-def differ(one: np.ndarray, other: np.ndarray, *, scale: float, tolerance: float) -> bool:
-    """Tell whether values differ by more than rounding. Values that are not finite are alike if they are the same."""
-    if one.shape != other.shape:
-        return True
-    finite = np.isfinite(one) & np.isfinite(other)
-    with np.errstate(invalid="ignore"):
-        same = finite | (one == other) | (np.isnan(one) & np.isnan(other))
-    return bool((~same).any() or (finite & (np.abs(one - other) > tolerance * scale)).any())
 
 
 def find_form(function: Callable[[np.ndarray, np.ndarray], np.ndarray], trials: Iterable[Trial]) -> RowForm:

@@ -11,10 +11,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from sparkdl.train.exact.findings import Inexact
 from sparkdl.train.exact.moving_state import LayerState, find_reductions
-from sparkdl.train.exactness.decide import Inexact
+from sparkdl.train.exact.rounding import differ, tolerance_of
 from sparkdl.train.exactness.probe import Cut
-from sparkdl.train.exactness.row_form import differ, tolerance_of
 
 __all__ = ["added_losses", "mixing", "model_tolerance", "state_reductions"]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from sparkdl.launch.world import World
 from sparkdl.train.exact.collective import join_world
 from sparkdl.train.rank.built_model import built_model
-from sparkdl.train.same.describe import callback_facts, metric_directions, model_facts, weight_facts
-from sparkdl.train.same.made_by import MadeBy
+from sparkdl.train.rank.facts import callback_facts, metric_directions, model_facts, weight_facts
+from sparkdl.train.run.made_by import MadeBy
 from sparkdl.train.spec import TrainTask
 
 __all__ = ["describe"]

@@ -14,8 +14,9 @@ from sparkdl.data.feed.tensors import step_dataset
 from sparkdl.launch.world import World
 from sparkdl.model.load import load_keras
 from sparkdl.model.signature import Signature
+from sparkdl.train.checks.check_model import build, check_model
 from sparkdl.train.exact.collective import join_world
-from sparkdl.train.exact.instrument import StepOptions, build, check_model, exact_steps
+from sparkdl.train.exact.instrument import StepOptions, exact_steps
 from sparkdl.train.exactness.judge import judge
 from sparkdl.train.rank.built_model import example_of
 from sparkdl.train.rank.rank_feed import rank_feed

@@ -11,11 +11,9 @@ from typing import Any
 
 from sparkdl.errors import CheckpointError
 from sparkdl.train.exact.counters import StepNumbers
-from sparkdl.train.rank.recorder import EpochRecorder
+from sparkdl.train.rank.callbacks.recorder import EpochRecorder
 from sparkdl.train.run.checkpoint import Checkpoint, Position, open_arrays, read_checkpoint
-from sparkdl.train.run.run_dir import RunDir
-from sparkdl.train.run.state import restore_epoch, restore_model
-from sparkdl.train.same.made_by import (
+from sparkdl.train.run.made_by import (
     MadeBy,
     callbacks_difference,
     model_difference,
@@ -23,6 +21,8 @@ from sparkdl.train.same.made_by import (
     weights_difference,
     write_made_by,
 )
+from sparkdl.train.run.run_dir import RunDir
+from sparkdl.train.run.state import restore_epoch, restore_model
 
 __all__ = ["record_origin", "resume", "resume_epoch", "start_of"]
 

@@ -28,20 +28,20 @@ from sparkdl.train.exact.optimizers import optimizers_of
 from sparkdl.train.exactness.epoch_check import MOST_ROWS
 from sparkdl.train.exactness.judge import epoch_judge, judge
 from sparkdl.train.rank.built_model import built_model
-from sparkdl.train.rank.callbacks import rank_callbacks
-from sparkdl.train.rank.checkpointer import Checkpointer
-from sparkdl.train.rank.csv_log import continue_csv_logs
-from sparkdl.train.rank.learning_rate import LearningRates
+from sparkdl.train.rank.callbacks.chain import rank_callbacks
+from sparkdl.train.rank.callbacks.checkpointer import Checkpointer
+from sparkdl.train.rank.callbacks.csv_log import continue_csv_logs
+from sparkdl.train.rank.callbacks.learning_rate import LearningRates
+from sparkdl.train.rank.callbacks.recorder import EpochRecorder
+from sparkdl.train.rank.callbacks.tensorboard import TensorBoardFiles
+from sparkdl.train.rank.facts import callback_facts, metric_directions, model_facts, weight_facts
 from sparkdl.train.rank.loop import train_epochs
 from sparkdl.train.rank.rank_feed import rank_feed
-from sparkdl.train.rank.recorder import EpochRecorder
 from sparkdl.train.rank.resume import record_origin, resume, resume_epoch, start_of
-from sparkdl.train.rank.tensorboard import TensorBoardFiles
 from sparkdl.train.rank.warm_start import warm_start
 from sparkdl.train.run.checkpoint import Checkpoint
+from sparkdl.train.run.made_by import MadeBy
 from sparkdl.train.run.record import Recorded
-from sparkdl.train.same.describe import callback_facts, metric_directions, model_facts, weight_facts
-from sparkdl.train.same.made_by import MadeBy
 from sparkdl.train.spec import TrainTask
 
 __all__ = ["train"]

@@ -13,10 +13,9 @@ from collections.abc import Callable
 from sparkdl import storage
 from sparkdl.errors import CheckpointError
 from sparkdl.storage import folders
+from sparkdl.train.run.made_by import Code, changed_code
 from sparkdl.train.run.run_dir import RunDir
 from sparkdl.train.run.run_lock import RunLock
-from sparkdl.train.same.finished import changed_code
-from sparkdl.train.same.made_by import Code
 
 __all__ = ["discard_replaced", "goes_on", "kept_aside", "set_aside"]
 

@@ -16,8 +16,8 @@ from sparkdl import storage
 from sparkdl.errors import CheckpointError, shown
 from sparkdl.storage.format_version import check_format_version
 from sparkdl.train.run.checkpoint import Position, committed_checkpoints, read_checkpoint
+from sparkdl.train.run.differences import first_difference
 from sparkdl.train.run.record import Recorded
-from sparkdl.train.same.differences import first_difference
 
 __all__ = ["WAYS_OUT", "RunDir"]
 

@@ -30,8 +30,8 @@ from typing import Any
 import cloudpickle
 import numpy as np
 
-from sparkdl.train.same.code_steps import constant_steps, used_names
-from sparkdl.train.same.live_values import own_parts, value_parts
+from sparkdl.user_code.code_steps import constant_steps, used_names
+from sparkdl.user_code.live_values import own_parts, value_parts
 from sparkdl.user_code.source import imported_modules, installed_digest, is_library, source_digests
 
 __all__ = ["code_digest", "fingerprint", "is_own"]

@@ -16,7 +16,7 @@ from sparkdl.launch.worker.emit import emit
 from sparkdl.launch.world import World
 from sparkdl.train.exact.collective import gather_over_ranks, gather_text
 from sparkdl.train.exact.counters import StepNumbers
-from sparkdl.train.exactness.decide import Inexact, named
+from sparkdl.train.exact.findings import Inexact, named
 from sparkdl.train.run.record import Recorded
 
 __all__ = ["EpochRecorder"]

@@ -13,14 +13,16 @@ from typing import Any
 from sparkdl import storage
 from sparkdl.errors import CheckpointError
 from sparkdl.storage.format_version import check_format_version
-from sparkdl.train.same.differences import first_difference
-from sparkdl.train.same.fingerprint import fingerprint
+from sparkdl.train.run.differences import first_difference
+from sparkdl.train.run.run_dir import RunDir
+from sparkdl.user_code.fingerprint import fingerprint
 
 __all__ = [
     "UNKNOWN_CODE",
     "Code",
     "MadeBy",
     "callbacks_difference",
+    "changed_code",
     "code_of",
     "model_difference",
     "read_made_by",
@@ -156,3 +158,12 @@ def _without_lambdas(config: Any) -> Any:
     if config.get("class_name") == "__lambda__":
         return {"class_name": "__lambda__"}
     return {name: _without_lambdas(value) for name, value in config.items()}
+
+
+def changed_code(run: RunDir, code: Code) -> str | None:
+    """Which functions are not those that a run was made by: "build_model", "callbacks", both of them; None for none."""
+    made_by = read_made_by(run.code)
+    if made_by is None or not (code.is_known() and made_by.code.is_known()):
+        return "build_model and callbacks" if made_by is None or code != made_by.code or not code.is_known() else None
+    names = [name for name in ("build_model", "callbacks") if getattr(code, name) != getattr(made_by.code, name)]
+    return " and ".join(names) or None

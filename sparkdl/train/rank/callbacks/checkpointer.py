@@ -20,8 +20,8 @@ from sparkdl.train.checkpoint_config import CheckpointConfig
 from sparkdl.train.exact.collective import sum_over_ranks
 from sparkdl.train.exact.counters import StepNumbers
 from sparkdl.train.exact.metrics import leaf_metrics, reduced_states
-from sparkdl.train.rank.csv_log import csv_log_sizes
-from sparkdl.train.rank.recorder import EpochRecorder
+from sparkdl.train.rank.callbacks.csv_log import csv_log_sizes
+from sparkdl.train.rank.callbacks.recorder import EpochRecorder
 from sparkdl.train.run.best_epoch import is_better, unknown_monitor
 from sparkdl.train.run.best_model import Best, best_before, keep_best
 from sparkdl.train.run.checkpoint import Checkpoint, Position, open_arrays, sweep_checkpoints, write_checkpoint

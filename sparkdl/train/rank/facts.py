@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from sparkdl.train.same.fingerprint import code_digest, is_own
+from sparkdl.user_code.fingerprint import code_digest, is_own
 
 __all__ = ["callback_facts", "metric_directions", "model_facts", "weight_facts"]
 

@@ -15,30 +15,21 @@ from sparkdl.launch.config import LaunchConfig
 from sparkdl.launch.run import launch_ranks
 from sparkdl.train.entry import describe_rank
 from sparkdl.train.run.checkpoint import read_checkpoint
-from sparkdl.train.run.run_dir import WAYS_OUT, RunDir
-from sparkdl.train.same.made_by import (
-    Code,
+from sparkdl.train.run.made_by import (
     MadeBy,
     callbacks_difference,
+    changed_code,
     model_difference,
     read_made_by,
     weights_difference,
     write_made_by,
 )
+from sparkdl.train.run.run_dir import WAYS_OUT, RunDir
 from sparkdl.train.spec import TrainTask
 
-__all__ = ["changed_code", "check_exactness", "check_finished"]
+__all__ = ["check_exactness", "check_finished"]
 
 log = logging.getLogger(__name__)
-
-
-def changed_code(run: RunDir, code: Code) -> str | None:
-    """Which functions are not those that a run was made by: "build_model", "callbacks", both of them; None for none."""
-    made_by = read_made_by(run.code)
-    if made_by is None or not (code.is_known() and made_by.code.is_known()):
-        return "build_model and callbacks" if made_by is None or code != made_by.code or not code.is_known() else None
-    names = [name for name in ("build_model", "callbacks") if getattr(code, name) != getattr(made_by.code, name)]
-    return " and ".join(names) or None
 
 
 def check_finished(task: TrainTask, launch: LaunchConfig, *, closure_limit: int) -> None:

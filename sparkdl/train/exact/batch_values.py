@@ -17,9 +17,9 @@ import tensorflow as tf
 
 from sparkdl.errors import ModelError
 from sparkdl.train.exact.counters import Counts
+from sparkdl.train.exact.findings import Inexact
 from sparkdl.train.exact.metrics import leaf_metrics
 from sparkdl.train.exact.patch import replaced
-from sparkdl.train.exactness.decide import Inexact
 
 __all__ = ["BatchValues", "Noted", "judge_values", "metrics_of_layers", "noted"]
 

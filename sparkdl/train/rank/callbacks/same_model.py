@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from sparkdl.errors import ModelError
-from sparkdl.train.checks.check_model import has_own_step
+from sparkdl.train.exact.overrides import has_own_step
 
 __all__ = ["SameModel"]
 

@@ -16,10 +16,10 @@ from sparkdl.errors import ConfigError, ModelError, shown
 from sparkdl.launch.worker import graceful_stop
 from sparkdl.train.exact.collective import gather_over_ranks, sum_over_ranks
 from sparkdl.train.exact.counters import WIND_DOWN, StepNumbers
-from sparkdl.train.rank.divergence import difference
-from sparkdl.train.rank.learning_rate import LearningRates
-from sparkdl.train.rank.recorder import EpochRecorder
-from sparkdl.train.same.same_model import SameModel
+from sparkdl.train.rank.callbacks.divergence import difference
+from sparkdl.train.rank.callbacks.learning_rate import LearningRates
+from sparkdl.train.rank.callbacks.recorder import EpochRecorder
+from sparkdl.train.rank.callbacks.same_model import SameModel
 
 __all__ = ["SameWeights", "StopTogether", "rank_callbacks"]
 

@@ -1,1 +1,0 @@
-"""Tell whether two runs are of the same code and model."""

@@ -30,8 +30,9 @@ test: $(if $(SPARK)$(PYTHON),setup,lint)  ## Lint, types, and all tests that nee
 unit: setup  ## The tests without Spark and TensorFlow
 	@$(python) -m pytest tests/unit
 
-lint: setup  ## Lint and types
+lint: setup  ## Lint, types, and the directions of imports
 	@$(python) -m ruff check
+	@$(VENV)/bin/lint-imports --no-cache --no-logo
 	@$(python) -m mypy sparkdl
 
 soak: setup  ## Long and repeated trials: kills, faults, memory, large models (about 90 minutes)

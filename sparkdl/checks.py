@@ -5,12 +5,17 @@ Runs on the driver, where users and jobs build configurations.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
 import os
+from typing import Any, TypeVar
 
-from sparkdl.errors import ConfigError, shown
+from sparkdl.errors import ConfigError, near_miss, shown
 
 __all__ = [
     "as_path",
+    "named_options",
     "require",
     "require_exactness",
     "require_positive",
@@ -59,3 +64,30 @@ def require_target(value: object) -> None:
 def require_exactness(value: object) -> None:
     """Raise ConfigError unless the value says what to do with what cannot be exact over ranks."""
     require(value in ("strict", "per_worker"), f"exactness={shown(value)} must be 'strict' or 'per_worker'")
+
+
+T = TypeVar("T")
+
+
+def named_options(cls: type[T]) -> type[T]:
+    """Make a dataclass raise ConfigError, in place of a bare TypeError, for arguments that it does not take.
+
+    The decorator stands above `@dataclass`.
+    """
+    make: Any = cls.__init__
+    signature = inspect.signature(make)
+    names = [field.name for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
+
+    @functools.wraps(make)
+    def __init__(self: T, *args: Any, **options: Any) -> None:
+        for name in options:
+            if name not in names:
+                raise ConfigError(f"{cls.__name__} has no option {name!r}{near_miss(name, names)}")
+        try:
+            signature.bind(self, *args, **options)
+        except TypeError as error:
+            raise ConfigError(f"{cls.__name__}: {error}; its options are {', '.join(names)}") from None
+        make(self, *args, **options)
+
+    setattr(cls, "__init__", __init__)  # noqa: B010 (mypy forbids the plain assignment)
+    return cls

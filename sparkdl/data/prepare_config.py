@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 
-from sparkdl.checks import as_path, require, require_positive, require_seed
+from sparkdl.checks import as_path, named_options, require, require_positive, require_seed
 from sparkdl.data.features import Feature, as_feature
 from sparkdl.data.split import Split
 from sparkdl.errors import shown
-from sparkdl.named_options import named_options
 
 __all__ = ["PrepareConfig"]
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sparkdl.checks import require, require_positive
+from sparkdl.checks import named_options, require, require_positive
 from sparkdl.errors import shown
-from sparkdl.named_options import named_options
 
 __all__ = ["ReaderConfig"]
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sparkdl.checks import as_path, require, require_positive, require_seconds
+from sparkdl.checks import as_path, named_options, require, require_positive, require_seconds
 from sparkdl.errors import shown
-from sparkdl.named_options import named_options
 
 __all__ = ["LaunchConfig"]
 

@@ -6,9 +6,12 @@ that `encode` refuses raise InvalidArgumentError with the column's name.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import tensorflow as tf
 
 from sparkdl.data.features import Encoder
@@ -16,11 +19,31 @@ from sparkdl.data.features.categorical import CategoricalEncoder
 from sparkdl.data.features.image import ImageEncoder
 from sparkdl.data.features.numeric import NumericEncoder
 from sparkdl.data.features.tensor import TensorEncoder
-from sparkdl.data.features.text import UNKNOWN, TextEncoder
+from sparkdl.data.features.text import BETWEEN_WORDS, UNKNOWN, TextEncoder
 from sparkdl.errors import ModelError
-from sparkdl.model.word_characters import word_characters
 
 __all__ = ["GraphEncoders", "raw_spec"]
+
+# What a character between words is shifted by: far below all code points.
+BETWEEN = -(1 << 30)
+
+
+@functools.cache
+def word_characters() -> tuple[np.ndarray, np.ndarray]:
+    """All Unicode characters as ranges: (the first code point of each, what to add to those in it).
+
+    The sum is the lower-cased code point of a character in words, and negative for one between words. int32, both of
+    shape ``(ranges,)``; about 2,800 of them.
+    """
+    # Surrogates are no characters: no UTF-8 text holds them.
+    points = np.concatenate([np.arange(0xD800), np.arange(0xE000, 0x110000)]).astype(np.int32)
+    lower = pc.utf8_lower(pa.array(map(chr, points.tolist()), pa.string()))
+    # Every character has one in lower case, or this has another length.
+    lowered = np.frombuffer("".join(lower.to_pylist()).encode("utf-32-le"), np.int32)
+    between = pc.match_substring_regex(lower, f"^{BETWEEN_WORDS}$").to_numpy(zero_copy_only=False)
+    shifts = np.where(between, BETWEEN, lowered - points).astype(np.int32)
+    begins = np.flatnonzero(np.concatenate([[True], shifts[1:] != shifts[:-1]]))
+    return points[begins], shifts[begins]
 
 
 def raw_spec(encoder: Encoder, *, name: str) -> tf.TensorSpec:

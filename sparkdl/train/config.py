@@ -11,10 +11,17 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
 
-from sparkdl.checks import as_path, require, require_exactness, require_positive, require_seed, require_target
+from sparkdl.checks import (
+    as_path,
+    named_options,
+    require,
+    require_exactness,
+    require_positive,
+    require_seed,
+    require_target,
+)
 from sparkdl.data.reader_config import ReaderConfig
 from sparkdl.errors import shown
-from sparkdl.named_options import named_options
 from sparkdl.train.checkpoint_config import CheckpointConfig
 
 __all__ = ["TrainConfig"]

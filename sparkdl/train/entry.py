@@ -6,6 +6,7 @@ then imports what works with them.
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -48,11 +49,25 @@ def start_rank() -> World:
     load_libraries()
     import tensorflow as tf
 
-    from sparkdl.train.rank.scheduling import compute_undisturbed
-
     gpus = tf.config.list_physical_devices("GPU")
     for device in gpus:
         tf.config.experimental.set_memory_growth(device, True)
     if not gpus:  # the thread that feeds a GPU must be able to take a core from those that prepare rows
         compute_undisturbed()
     return world()
+
+log = logging.getLogger(__name__)
+
+
+def compute_undisturbed() -> None:
+    """Let this thread, and those that it starts, compute until their time is up, whoever wakes up meanwhile.
+
+    Horovod's thread wakes up a thousand times a second and tf.data's ones for every batch; each time Linux would take
+    the core from the thread that computes the step, and the other ranks wait for it: a step of 38 ms on two ranks with
+    a core each took 47 ms, and takes 38 ms with this (benchmarks/train.py). See SCHED_BATCH in sched(7). Where the
+    system forbids it, training is as exact and slower.
+    """
+    try:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    except OSError as error:
+        log.info("threads of this rank will disturb each other, as SCHED_BATCH is refused: %s", error)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparkdl.train.exact.buckets import LARGEST, SMALLEST, buckets
+from sparkdl.train.exact.gradients import LARGEST, SMALLEST, buckets
 
 MIB = 1024 * 1024
 

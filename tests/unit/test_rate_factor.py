@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparkdl.train.rank.rate_factor import batch_factor, rate_factor
+from sparkdl.train.rank.callbacks.learning_rate import batch_factor, rate_factor
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sparkdl.checks import named_options
 from sparkdl.data.features.columns import as_array, check_no_nulls, first_bad
 from sparkdl.data.features.feature import check_whole
 from sparkdl.errors import SchemaError, shown
-from sparkdl.named_options import named_options
 
 __all__ = ["Categorical", "CategoricalEncoder", "as_categories", "most_frequent"]
 

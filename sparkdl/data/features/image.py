@@ -13,11 +13,11 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from sparkdl.checks import named_options
 from sparkdl.data.features.columns import as_array, bad_rows, check_no_nulls
 from sparkdl.data.features.feature import check_whole
 from sparkdl.data.features.pixels import IMAGE_FIELDS, Undecodable, as_png, check_image, decode
 from sparkdl.errors import ConfigError, SchemaError, shown
-from sparkdl.named_options import named_options
 
 __all__ = ["Image", "ImageEncoder"]
 

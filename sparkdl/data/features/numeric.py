@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from sparkdl.checks import named_options
 from sparkdl.data.features.columns import any_in_row, as_array, first_bad
 from sparkdl.data.features.moments import Moments, checked_numbers
 from sparkdl.errors import ConfigError, SchemaError, shown
-from sparkdl.named_options import named_options
 
 __all__ = ["Numeric", "NumericEncoder"]
 

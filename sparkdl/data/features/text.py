@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sparkdl.checks import named_options
 from sparkdl.data.features.categorical import most_frequent
 from sparkdl.data.features.columns import as_array, check_no_nulls, check_utf8
 from sparkdl.data.features.feature import check_whole
 from sparkdl.errors import ConfigError, SchemaError, shown
-from sparkdl.named_options import named_options
 
 __all__ = ["BETWEEN_WORDS", "UNKNOWN", "Text", "TextEncoder", "check_text", "words"]
 

@@ -15,11 +15,10 @@ import numpy as np
 
 from sparkdl.data.dataset import Dataset, SplitParts
 from sparkdl.data.feed.budget import FeedMemory, feed_memory
-from sparkdl.data.feed.buffers import Buffers
 from sparkdl.data.feed.epoch_plan import EpochPlan
 from sparkdl.data.feed.local_cache import LocalCache
 from sparkdl.data.feed.reader import RowGroupReader
-from sparkdl.data.feed.row_memory import RowMemory, RowOrders
+from sparkdl.data.feed.row_memory import Buffers, RowMemory, RowOrders
 from sparkdl.data.reader_config import ReaderConfig
 from sparkdl.errors import ConfigError, DatasetError
 

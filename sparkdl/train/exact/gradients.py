@@ -12,11 +12,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from sparkdl.train.exact.buckets import buckets
 from sparkdl.train.exact.collective import gather_slices, sum_tensors
 from sparkdl.train.exact.counters import EpochSums
 
-__all__ = ["GradientSum", "gather_is_smaller", "gradient_norm", "slices_summed"]
+__all__ = ["GradientSum", "LARGEST", "SMALLEST", "buckets", "gather_is_smaller", "gradient_norm", "slices_summed"]
 
 COMPRESSED = {"fp16": tf.float16}
 INDEX_BYTES = 8
@@ -168,3 +167,32 @@ def _time_after(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
         landed = tf.reshape(tensors[0], [-1])[:1]
     with tf.device("/CPU:0"), tf.control_dependencies([tf.identity(landed)]):
         return tf.timestamp()
+
+
+# Bytes. Below the one a bucket costs more, in agreeing on it, than it hides; beyond the other it waits for too much.
+SMALLEST, LARGEST = 512 * 1024, 25 * 1024 * 1024
+
+
+def buckets(sizes: Sequence[int]) -> list[list[int]]:
+    """The places of gradients in the order in which they are summed, those of one operation together.
+
+    The backward pass comes to the last layers first: buckets are filled from the end of the list, as in PyTorch's
+    DistributedDataParallel, whose 25 MiB are the most here (Li et al. 2020, https://arxiv.org/abs/2006.15704, §3.2.3).
+    What the first layers leave over is a bucket of its own, however small: nothing hides it, so the less the better.
+
+    Args:
+        sizes: bytes of each gradient.
+
+    Returns:
+        Places in `sizes`, each once.
+    """
+    enough = min(max(sum(sizes) // 4, SMALLEST), LARGEST)
+    found: list[list[int]] = []
+    filled = enough
+    for place in reversed(range(len(sizes))):
+        if filled >= enough:
+            found.append([])
+            filled = 0
+        found[-1].append(place)
+        filled += sizes[place]
+    return found

@@ -26,14 +26,13 @@ from sparkdl.train.exact.counters import ROWS, StepNumbers
 from sparkdl.train.exact.custom_step import OwnSteps
 from sparkdl.train.exact.findings import Findings
 from sparkdl.train.exact.gradients import GradientSum
-from sparkdl.train.exact.keras_step import CompiledSteps
+from sparkdl.train.exact.keras_step import CompiledSteps, StepFunction
 from sparkdl.train.exact.loss_parts import loss_parts
 from sparkdl.train.exact.metrics import averaged_by_rows, leaf_metrics, metrics_by_rows, reduced_states
 from sparkdl.train.exact.moving_state import MovingState, layer_states
 from sparkdl.train.exact.overrides import has_own_step
 from sparkdl.train.exact.patch import replaced
 from sparkdl.train.exact.rng import SeededDraws, seed_generators
-from sparkdl.train.exact.step_function import StepFunction
 
 __all__ = ["StepNumbers", "StepOptions", "exact_steps"]
 

@@ -5,6 +5,7 @@ Runs in rank processes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
@@ -15,14 +16,15 @@ import tensorflow as tf
 from sparkdl.train.exact.batch_norm import SyncedMoments
 from sparkdl.train.exact.batch_values import BatchValues, metrics_of_layers
 from sparkdl.train.exact.collective import sum_over_ranks
-from sparkdl.train.exact.counters import ROWS, Counts, StepNumbers, unpack_element, weigh_classes
+from sparkdl.train.exact.counters import ROWS, Counts, StepNumbers, other_data, unpack_element, weigh_classes
 from sparkdl.train.exact.gradients import GradientSum, gradient_norm
 from sparkdl.train.exact.loss_parts import LossParts
 from sparkdl.train.exact.moving_state import MovingState
 from sparkdl.train.exact.rng import SeededDraws
-from sparkdl.train.exact.xla import compiled_by_xla, example_batch
 
-__all__ = ["CompiledSteps"]
+__all__ = ["CompiledSteps", "StepFunction", "compiled_by_xla"]
+
+log = logging.getLogger(__name__)
 
 
 class CompiledSteps:
@@ -183,3 +185,59 @@ class CompiledSteps:
 
         tf.function(traced, autograph=False).get_concrete_function(specs, tf.TensorSpec((3,), tf.int64))
         return found
+
+
+class StepFunction:
+    """Take a training step as one call into TensorFlow, in the place of Keras' `train_function`.
+
+    Keras' own function takes the iterator as an argument, of which TensorFlow makes a type to compare in every step,
+    and gives its logs in an Optional, which costs two more operations: together 0.3 ms of a core, as much as a small
+    model's step takes (benchmarks/train.py).
+
+    It is traced once for an iterator, whose steps may have any number of rows; not at all where the model is to run
+    eagerly. Raises tf.errors.OutOfRangeError at the data's end.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._data: Any = None
+        self._step: Callable[[], Any]
+
+    def __call__(self, data: Any) -> Any:
+        """Take one step."""
+        if data is not self._data:
+            if not isinstance(data, tf.data.Iterator):
+                raise other_data()
+            self._data, self._step = data, self._step_of(data)
+        return self._step()
+
+    def _step_of(self, data: Any) -> Callable[[], Any]:
+        def step() -> Any:
+            return self._model.train_step(data.get_next())
+
+        if self._model.run_eagerly:
+            return step
+        return tf.function(tf.autograph.experimental.do_not_convert(step))  # as Keras does: the step is as written
+
+
+def example_batch(example: tuple[Any, ...], *, rows: int) -> tuple[Any, ...]:
+    """A batch of zeros with so many rows, from the symbolic (inputs, targets[, weights])."""
+    return keras.tree.map_structure(lambda s: tf.zeros((rows, *s.shape[1:]), s.dtype), example)
+
+
+def compiled_by_xla(
+    function: Callable[..., Any], arguments: tuple[Any, ...], *, what: str
+) -> Callable[..., Any] | None:
+    """Compile a function by XLA, when it is called; None if XLA cannot compile it for these arguments.
+
+    The function is traced, and translated for XLA, but not run. Horovod's operations cannot be compiled, so Keras' own
+    way, the whole step in one XLA function, is not ours; where XLA cannot compile a model, it is trained without.
+    """
+    compiled = tf.function(function, jit_compile=True, reduce_retracing=True, autograph=False)
+    try:
+        compiled.experimental_get_compiler_ir(*arguments)(stage="hlo")
+    except Exception as error:  # what XLA cannot do comes as many types
+        reason = " ".join(str(error).split())[:200]
+        log.warning("jit_compile is switched off for %s: XLA cannot compile it (%s)", what, reason)
+        return None
+    return compiled

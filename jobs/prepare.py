@@ -2,7 +2,7 @@
 
 import sparkdl
 from sparkdl import cli
-from sparkdl.data.prepare.preview import preview_prepare
+from sparkdl.data.prepare.plan import plan_prepare
 
 
 def parse(options):
@@ -16,14 +16,15 @@ def prepare(spark, job):
     rows = {name: ds.split(name).rows for name in ds.splits}
     text = ", ".join(f"{name} {count:,}" for name, count in rows.items())
     facts = {"dataset": ds.path, "rows": rows, "parts": len(ds.parts), "fingerprint": ds.fingerprint}
-    return cli.Told(text=f"dataset {ds.path}: {text} rows in {len(ds.parts)} parts", facts=facts)
+    return cli.JobResult(text=f"dataset {ds.path}: {text} rows in {len(ds.parts)} parts", facts=facts)
 
 
 def plan(spark, job):
     source, config = job
-    facts = preview_prepare(cli.read_source(spark, source), config)
-    columns = ", ".join(f"{name} {kind}" for name, kind in facts["columns"].items())
-    return cli.Told(text=f"dry run: dataset {facts['path']} ({facts['state']}) of columns {columns}", facts=facts)
+    planned = plan_prepare(cli.read_source(spark, source), config)
+    columns = ", ".join(f"{name} {kind}" for name, kind in planned.columns.items())
+    facts = {"path": planned.path, "state": planned.state, "columns": dict(planned.columns)}
+    return cli.JobResult(text=f"dry run: dataset {planned.path} ({planned.state}) of columns {columns}", facts=facts)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def score(spark, job):
         write_scored(rows_of(spark, job, metrics), metrics, if_exists=job.if_exists)
     figures = metrics.figures()
     text = metrics.summary() if figures["tasks"] else "found, scored from the same input"
-    return cli.Told(text=f"predictions {job.output}: {text}", facts={"output": job.output, **figures})
+    return cli.JobResult(text=f"predictions {job.output}: {text}", facts={"output": job.output, **figures})
 
 
 def plan(spark, job):
@@ -71,7 +71,7 @@ def plan(spark, job):
     state = foretold(planned.out, planned.made_of, job.if_exists)
     facts = {"output": planned.out, "state": state, "columns": planned.columns}
     columns = ", ".join(f"{name} {kind}" for name, kind in planned.columns.items())
-    return cli.Told(text=f"dry run: predictions {planned.out} ({state}) of columns {columns}", facts=facts)
+    return cli.JobResult(text=f"dry run: predictions {planned.out} ({state}) of columns {columns}", facts=facts)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import sparkdl
 from sparkdl import cli
-from sparkdl.train.preview import preview_fit
+from sparkdl.train.plan import plan_fit
 
 
 def parse(options):
@@ -16,14 +16,15 @@ def train(spark, job):
     build_model, dataset, config, launch = job
     result = sparkdl.fit(build_model, sparkdl.open_dataset(dataset), config, launch=launch)
     last = {name: round(value, 4) for name, value in result.history[-1].items() if isinstance(value, float)}
-    return cli.Told(text=f"model {result.model_dir}: {last}", facts={"model": result.model_dir, **result.history[-1]})
+    facts = {"model": result.model_dir, **result.history[-1]}
+    return cli.JobResult(text=f"model {result.model_dir}: {last}", facts=facts)
 
 
 def plan(spark, job):
     build_model, dataset, config, launch = job
-    facts = preview_fit(build_model, sparkdl.open_dataset(dataset), config, launch=launch)
+    facts = plan_fit(build_model, sparkdl.open_dataset(dataset), config, launch=launch).facts(launch)
     what = "{run_dir} ({state}): {epochs} epochs of {steps} steps over {rows:,} rows on {ranks} ranks".format(**facts)
-    return cli.Told(text=f"dry run: training {what}", facts=facts)
+    return cli.JobResult(text=f"dry run: training {what}", facts=facts)
 
 
 if __name__ == "__main__":

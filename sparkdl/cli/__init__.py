@@ -1,10 +1,10 @@
 """Run jobs as programs under spark-submit: options, session, log, exit codes. The names that jobs use."""
 
-from sparkdl.cli.main import Told, main, read_source, rows_of_split
+from sparkdl.cli.main import JobResult, main, read_source, rows_of_split
 from sparkdl.cli.options import build, load_function, read_options, take
 
 __all__ = [
-    "Told",
+    "JobResult",
     "build",
     "load_function",
     "main",

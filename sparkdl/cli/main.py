@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 __all__ = [
-    "Told",
+    "JobResult",
     "build",
     "load_function",
     "main",
@@ -42,7 +42,7 @@ EXIT_OWN_ERROR = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class JobResult:
     """What a job tells at its end: a line for people, and the same as names and values."""
 
     text: str
@@ -66,9 +66,9 @@ class RunOptions:
 
 def main(
     parse: Callable[[dict[str, Any]], T],
-    job: Callable[[SparkSession, T], Told | None],
+    job: Callable[[SparkSession, T], JobResult | None],
     *,
-    plan: Callable[[SparkSession, T], Told] | None = None,
+    plan: Callable[[SparkSession, T], JobResult] | None = None,
     output: Callable[[T], str] | None = None,
 ) -> None:
     """Run a job as a program: options from the arguments, a session that is stopped, an exit code.
@@ -105,7 +105,7 @@ def main(
         log.fail("the job was ended by SIGTERM", EXIT_TERMINATED)  # Spark was stopped under it
 
 
-def _run(job: Callable[[SparkSession, T], Told | None], config: T, termination: Termination) -> Told | None:
+def _run(job: Callable[[SparkSession, T], JobResult | None], config: T, termination: Termination) -> JobResult | None:
     from pyspark.sql import SparkSession
 
     with termination:

@@ -14,7 +14,7 @@ from sparkdl.model.signature import Signature
 from sparkdl.score.udf import scoring_udf
 from sparkdl.score.worker.encode import check_types
 from sparkdl.score.worker.metrics import ScoreMetrics
-from sparkdl.score.worker.spec import DEFAULT_BATCH_SIZE, score_task
+from sparkdl.score.worker.spec import DEFAULT_BATCH_SIZE, score_spec
 from sparkdl.spark.columns import column
 from sparkdl.spark.table_formats import check_plan
 
@@ -54,7 +54,7 @@ def transform(
         SchemaError: an input column is missing or of a type that its encoder does not take, or a new column is already
             there.
     """
-    task, signature = score_task(
+    task, signature = score_spec(
         model_dir,
         returns=returns,
         k=k,

@@ -13,7 +13,7 @@ from sparkdl.model.signature import Signature
 from sparkdl.score.arguments import check_order, count_error
 from sparkdl.score.worker.metrics import ScoreMetrics
 from sparkdl.score.worker.outputs import spark_type
-from sparkdl.score.worker.spec import DEFAULT_BATCH_SIZE, ScoreTask, score_task
+from sparkdl.score.worker.spec import DEFAULT_BATCH_SIZE, ScoreSpec, score_spec
 from sparkdl.spark.columns import column
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def predict_udf(
         SchemaError: when called with another number of columns than the model has inputs, or in another order of names;
             in a query, with a struct whose fields are not the model's inputs.
     """
-    task, signature = score_task(
+    task, signature = score_spec(
         model_dir,
         returns=returns,
         k=k,
@@ -117,7 +117,7 @@ def register_udf(
         raise ConfigError(f"{shown(name)} is no name of an SQL function; use letters, digits and underscores")
     if spark.sql(f"SHOW SYSTEM FUNCTIONS LIKE '{name.lower()}'").count():
         raise ConfigError(f"{name!r} is a function of Spark's own, which it would replace; choose another name")
-    task, signature = score_task(
+    task, signature = score_spec(
         model_dir,
         returns=returns,
         k=k,
@@ -131,7 +131,7 @@ def register_udf(
 
 
 def scoring_udf(
-    task: ScoreTask, signature: Signature, metrics: ScoreMetrics | None, *, with_reasons: bool = False
+    task: ScoreSpec, signature: Signature, metrics: ScoreMetrics | None, *, with_reasons: bool = False
 ) -> Any:
     """The pandas UDF that scores; `with_reasons`, a struct of the prediction and of what is wrong with the row."""
     import pandas as pd

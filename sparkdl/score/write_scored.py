@@ -17,7 +17,7 @@ from sparkdl.progress import TasksProgress
 from sparkdl.score.commit import check_no_input, finished, new_output, put_back
 from sparkdl.score.transform import transform
 from sparkdl.score.worker.metrics import ScoreMetrics
-from sparkdl.score.worker.spec import score_task
+from sparkdl.score.worker.spec import score_spec
 from sparkdl.spark.columns import column, require_column
 from sparkdl.spark.errors import errors_from_workers
 
@@ -63,7 +63,7 @@ def scored_rows(
         for name in keep:
             require_column(df.columns, name)
         scored = scored.select(*map(column, keep), *map(column, scored.columns[len(df.columns) :]))
-    task, _ = score_task(model_dir, **{name: value for name, value in options.items() if name != "output_col"})
+    task, _ = score_spec(model_dir, **{name: value for name, value in options.items() if name != "output_col"})
     source, _ = name_rows(df, {"task": task.content, "columns": scored.columns})
     return ScoredRows(scored, storage.absolute(out), source.fingerprint if task.code.is_named else None)
 

@@ -14,12 +14,12 @@ from sparkdl.imports import load_libraries
 from sparkdl.launch.world import World, world
 from sparkdl.train.run.made_by import MadeBy
 from sparkdl.train.run.record import Recorded
-from sparkdl.train.spec import EvaluateTask, TrainTask
+from sparkdl.train.spec import EvaluateSpec, TrainSpec
 
 __all__ = ["describe_rank", "evaluate_rank", "start_rank", "train_rank"]
 
 
-def train_rank(task: TrainTask) -> Recorded:
+def train_rank(task: TrainSpec) -> Recorded:
     """Train on this rank's share of the rows (`rank.trainer.train`)."""
     here = start_rank()
     from sparkdl.train.rank.trainer import train
@@ -27,7 +27,7 @@ def train_rank(task: TrainTask) -> Recorded:
     return train(task, here)
 
 
-def evaluate_rank(task: EvaluateTask) -> dict[str, Any]:
+def evaluate_rank(task: EvaluateSpec) -> dict[str, Any]:
     """Evaluate on this rank's share of the rows (`rank.evaluator.evaluate`)."""
     here = start_rank()
     from sparkdl.train.rank.evaluator import evaluate
@@ -35,7 +35,7 @@ def evaluate_rank(task: EvaluateTask) -> dict[str, Any]:
     return evaluate(task, here)
 
 
-def describe_rank(task: TrainTask) -> MadeBy:
+def describe_rank(task: TrainSpec) -> MadeBy:
     """Build the model without training it, and describe it (`rank.describe.describe`)."""
     here = start_rank()
     from sparkdl.train.rank.describe import describe

@@ -25,14 +25,14 @@ from sparkdl.train.run.made_by import (
     write_made_by,
 )
 from sparkdl.train.run.run_dir import WAYS_OUT, RunDir
-from sparkdl.train.spec import TrainTask
+from sparkdl.train.spec import TrainSpec
 
 __all__ = ["check_exactness", "check_finished"]
 
 log = logging.getLogger(__name__)
 
 
-def check_finished(task: TrainTask, launch: LaunchConfig, *, closure_limit: int) -> None:
+def check_finished(task: TrainSpec, launch: LaunchConfig, *, closure_limit: int) -> None:
     """Raise CheckpointError if the task would train another model than the finished run did, or with other callbacks.
 
     Where the code is the same, nothing is started. Else one rank builds the model once, and what is then known to give

@@ -23,20 +23,20 @@ from sparkdl.launch.worker import graceful_stop
 from sparkdl.model.custom_objects import check_custom_objects
 from sparkdl.model.signature import Signature
 from sparkdl.progress import TrainingProgress
-from sparkdl.train.checks.check_call import check_places, check_training, closure_limit
+from sparkdl.train.checks.check_call import check_places, closure_limit
 from sparkdl.train.config import TrainConfig
 from sparkdl.train.entry import evaluate_rank, train_rank
 from sparkdl.train.finished import check_exactness, check_finished
+from sparkdl.train.plan import plan_fit
 from sparkdl.train.report.write import report_failure, report_result
 from sparkdl.train.run.best_model import best_model_dir
 from sparkdl.train.run.checkpoint import sweep_checkpoints
-from sparkdl.train.run.made_by import code_of, read_made_by
+from sparkdl.train.run.made_by import read_made_by
 from sparkdl.train.run.record import Recorded
-from sparkdl.train.run.replace import discard_replaced, goes_on, kept_aside, set_aside
-from sparkdl.train.run.run_dir import RunDir
+from sparkdl.train.run.replace import discard_replaced, kept_aside, set_aside
 from sparkdl.train.run.run_lock import RunLock
-from sparkdl.train.run.run_record import run_check, run_record
-from sparkdl.train.spec import EvaluateTask, TrainTask
+from sparkdl.train.run.run_record import run_record
+from sparkdl.train.spec import EvaluateSpec, TrainSpec
 
 if TYPE_CHECKING:
     from keras import Model
@@ -92,21 +92,12 @@ def fit(
         LaunchError: the ranks could not be started.
         WorkerError: a rank failed: its traceback is in the message.
     """
-    check_places(dataset, launch)
-    check_training(build_model, dataset, config)
-    run = RunDir(storage.absolute(config.run_dir))
-    config = dataclasses.replace(config, run_dir=run.path)
-    if config.resume == "replace" or not storage.exists(run.finished):
-        check_held(dataset)  # before the run is named after it
-    code = code_of(build_model, config.callbacks)
-    task = TrainTask(build_model=build_model, dataset=dataset, config=config, run=run, code=code)
-    check = run_check(run, config, dataset)
-    replaces = config.resume == "replace"
-    if replaces and not goes_on(run, check, code, epochs=config.epochs):
+    plan = plan_fit(build_model, dataset, config, launch=launch)
+    task, run, history = plan.task, plan.task.run, plan.history
+    if plan.action == "replace":
         set_aside(run)
-    if not check("auto" if replaces else config.resume):
-        run.begin(run_record(config, dataset), resume=config.resume)
-    history = run.result(config.epochs)
+    if plan.action in ("begin", "replace"):
+        run.begin(run_record(task.config, dataset), resume=config.resume)
     if history is None:
         history = _trained(task, launch)
     else:
@@ -118,7 +109,7 @@ def fit(
     return TrainResult(history, run.model, best_model_dir(run, config.checkpoint, directions))
 
 
-def _trained(task: TrainTask, launch: LaunchConfig) -> list[dict[str, Any]]:
+def _trained(task: TrainSpec, launch: LaunchConfig) -> list[dict[str, Any]]:
     """Train until the run is finished; its history."""
     run = task.run
     with RunLock(run.path, run.driver) as lock:
@@ -136,7 +127,7 @@ def _trained(task: TrainTask, launch: LaunchConfig) -> list[dict[str, Any]]:
     return recorded.history
 
 
-def _train(task: TrainTask, launch: LaunchConfig, lock: RunLock) -> Recorded:
+def _train(task: TrainSpec, launch: LaunchConfig, lock: RunLock) -> Recorded:
     """What was recorded, after as many restarts as it took and `max_restarts` allows."""
     run, restarts = task.run, task.config.max_restarts
     for attempt in range(restarts + 1):
@@ -217,7 +208,7 @@ def evaluate(
         )
     dataset.split(split)
     check_held(dataset)
-    task = EvaluateTask(
+    task = EvaluateSpec(
         model_dir=model_dir,
         dataset=dataset,
         split=split,

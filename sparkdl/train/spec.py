@@ -14,11 +14,11 @@ from sparkdl.train.config import TrainConfig
 from sparkdl.train.run.made_by import UNKNOWN_CODE, Code
 from sparkdl.train.run.run_dir import RunDir
 
-__all__ = ["EvaluateTask", "TrainTask"]
+__all__ = ["EvaluateSpec", "TrainSpec"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainTask:
+class TrainSpec:
     """All that a rank needs to train.
 
     Attributes:
@@ -36,7 +36,7 @@ class TrainTask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluateTask:
+class EvaluateSpec:
     """All that a rank needs to evaluate."""
 
     model_dir: str

@@ -9,10 +9,10 @@ SCORE = """
 import sys
 from sparkdl.score.worker.metrics import Figures
 from sparkdl.score.worker.model_cache import loaded_model
-from sparkdl.score.worker.spec import score_task
+from sparkdl.score.worker.spec import score_spec
 
 how = {"returns": "raw", "k": 1, "batch_size": 8, "on_error": "raise", "device": "cpu", "safe_mode": True}
-task, _ = score_task(sys.argv[1], custom_objects=None, **how)
+task, _ = score_spec(sys.argv[1], custom_objects=None, **how)
 model = loaded_model(task, Figures())
 print("sklearn" in sys.modules)
 import sklearn

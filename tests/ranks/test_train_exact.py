@@ -12,7 +12,7 @@ import sparkdl
 from sparkdl import LaunchConfig, PrepareConfig, Split, TrainConfig
 from sparkdl.features import Categorical, Numeric, Tensor
 from sparkdl.train.run.run_dir import RunDir
-from sparkdl.train.spec import EvaluateTask, TrainTask
+from sparkdl.train.spec import EvaluateSpec, TrainSpec
 
 BATCH = 100  # does not divide the 1,468 rows
 # The first test with a number of ranks trains all runs on them.
@@ -84,7 +84,7 @@ def worst(one: dict, other: dict) -> float:
     return max(float(np.max(np.abs(one[k] - other[k])) / np.max(np.abs(one[k]))) for k in one)
 
 
-def plain_keras(task: TrainTask) -> dict:
+def plain_keras(task: TrainSpec) -> dict:
     """The same training without anything of `train`: Keras' own train_on_batch over the epoch's batches."""
     import keras
 
@@ -194,7 +194,7 @@ class Trained:
     plain: dict
 
 
-def train_all(tasks: dict[str, TrainTask], evaluations: dict[str, EvaluateTask]):
+def train_all(tasks: dict[str, TrainSpec], evaluations: dict[str, EvaluateSpec]):
     """Several runs in the same rank processes: starting TensorFlow costs more than any of them."""
     from sparkdl.train.entry import evaluate_rank, train_rank
 
@@ -211,7 +211,7 @@ def trained(digits_dataset, mixed_dataset, five_rows, tmp_path_factory) -> Calla
         "adam": (digits_model("adam"), digits_dataset, BATCH),
         "float32": (digits_model("adam", "float32"), digits_dataset, BATCH),
         "mixed": (mixed_model, mixed_dataset, 16),
-        # Steps of two rows: on 3 ranks one has none in every step, and BatchNormalization makes NaN of its ghost.
+        # Steps of two rows: on 3 ranks one has none in every step, and BatchNormalization makes NaN of its padding row.
         "five": (normalized_model, five_rows, 2),
     }
     return functools.cache(lambda workers: train_on(workers, runs, tmp_path_factory.mktemp(f"on-{workers}")))
@@ -228,9 +228,9 @@ def train_on(workers: int, runs: dict, folder: Path) -> Trained:
             seed=1,
             callbacks=recorder(str(folder / name)),
         )
-        tasks[name] = TrainTask(build_model=build_model, dataset=dataset, config=config, run=RunDir(str(folder / name)))
+        tasks[name] = TrainSpec(build_model=build_model, dataset=dataset, config=config, run=RunDir(str(folder / name)))
     evaluations = {
-        f"{name} {batch}": EvaluateTask(
+        f"{name} {batch}": EvaluateSpec(
             model_dir=tasks[name].run.model,
             dataset=tasks[name].dataset,
             split="val",

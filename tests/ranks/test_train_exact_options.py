@@ -9,7 +9,7 @@ import sparkdl
 from sparkdl import LaunchConfig, PrepareConfig, Split, TrainConfig
 from sparkdl.features import Categorical, Tensor
 from sparkdl.train.run.run_dir import RunDir
-from sparkdl.train.spec import TrainTask
+from sparkdl.train.spec import TrainSpec
 
 # All runs of all ranks are in one fixture, which belongs to the first test.
 pytestmark = pytest.mark.timeout(400)
@@ -425,7 +425,7 @@ def recorder(folder: str):
     return make
 
 
-def tasks_in(folder: Path, runs: dict, datasets: dict) -> dict[str, TrainTask]:
+def tasks_in(folder: Path, runs: dict, datasets: dict) -> dict[str, TrainSpec]:
     tasks = {}
     for name, (build_model, dataset, batch, options) in runs.items():
         (folder / name).mkdir(parents=True)
@@ -438,24 +438,24 @@ def tasks_in(folder: Path, runs: dict, datasets: dict) -> dict[str, TrainTask]:
             **options,
         )
         run = RunDir(str(folder / name))
-        tasks[name] = TrainTask(build_model=build_model, dataset=datasets[dataset], config=config, run=run)
+        tasks[name] = TrainSpec(build_model=build_model, dataset=datasets[dataset], config=config, run=run)
     return tasks
 
 
-def train_all(tasks: dict[str, TrainTask]):
+def train_all(tasks: dict[str, TrainSpec]):
     """Several runs in the same rank processes: starting TensorFlow costs more than any of them."""
     from sparkdl.train.entry import train_rank
 
     return {name: train_rank(task).history for name, task in tasks.items()}
 
 
-def train_beside_keras(tasks: dict[str, TrainTask], plain: tuple[str, ...]):
+def train_beside_keras(tasks: dict[str, TrainSpec], plain: tuple[str, ...]):
     """The same, and some of the runs by Keras alone."""
     histories = train_all(tasks)
     return histories, {name: keras_alone(tasks[name]) for name in plain}
 
 
-def keras_alone(task: TrainTask) -> dict:
+def keras_alone(task: TrainSpec) -> dict:
     """The run without anything of `train`: Keras' train_on_batch over the epoch's batches."""
     import keras
 

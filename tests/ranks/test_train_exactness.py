@@ -12,7 +12,7 @@ from sparkdl import LaunchConfig, PrepareConfig, Split, TrainConfig
 from sparkdl.errors import ModelError
 from sparkdl.features import Tensor
 from sparkdl.train.run.run_dir import RunDir
-from sparkdl.train.spec import EvaluateTask, TrainTask
+from sparkdl.train.spec import EvaluateSpec, TrainSpec
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -541,9 +541,9 @@ def trained(datasets, tmp_path_factory):
             run_dir = str(folder / name)
             Path(run_dir).mkdir()
             config = TrainConfig(run_dir=run_dir, epochs=2, global_batch_size=64, **options)
-            tasks[name] = TrainTask(build_model=build_model, dataset=datasets[ds], config=config, run=RunDir(run_dir))
+            tasks[name] = TrainSpec(build_model=build_model, dataset=datasets[ds], config=config, run=RunDir(run_dir))
         evaluations = {
-            batch: EvaluateTask(
+            batch: EvaluateSpec(
                 model_dir=tasks["sum"].run.model, dataset=datasets["numbers"], split="val", global_batch_size=batch
             )
             for batch in (17, 64, 1000)

@@ -6,7 +6,7 @@ import pytest
 import sparkdl
 from sparkdl import CheckpointConfig, LaunchConfig, TrainConfig
 from sparkdl.train.run.run_dir import RunDir
-from sparkdl.train.spec import TrainTask
+from sparkdl.train.spec import TrainSpec
 
 # All runs are in one fixture, which belongs to the first test.
 pytestmark = pytest.mark.timeout(300)
@@ -156,7 +156,7 @@ RUNS = {
 }
 
 
-def train_all(tasks: dict[str, TrainTask]):
+def train_all(tasks: dict[str, TrainSpec]):
     """All runs, the last one from a checkpoint of another: their histories; and the walk."""
     import keras
 
@@ -233,7 +233,7 @@ def task_of(folder, name, dataset, build_model, options, checkpoint=None):
     path = str(folder / name)
     options = {**options, "callbacks": recorded(path, options.get("callbacks", list)), "validation": None}
     config = TrainConfig(run_dir=path, epochs=EPOCHS, global_batch_size=BATCH, seed=1, **options)
-    return TrainTask(build_model=build_model, dataset=dataset, config=config, run=RunDir(path), checkpoint=checkpoint)
+    return TrainSpec(build_model=build_model, dataset=dataset, config=config, run=RunDir(path), checkpoint=checkpoint)
 
 
 @pytest.fixture(scope="module")

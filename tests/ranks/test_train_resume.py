@@ -14,7 +14,7 @@ import sparkdl
 from sparkdl import CheckpointConfig, LaunchConfig, TrainConfig
 from sparkdl.train.run.checkpoint import Position, read_checkpoint
 from sparkdl.train.run.run_dir import RunDir
-from sparkdl.train.spec import TrainTask
+from sparkdl.train.spec import TrainSpec
 
 pytestmark = pytest.mark.timeout(300)
 EPOCHS = 4
@@ -202,7 +202,7 @@ def test_what_keras_callbacks_left_in_the_model_goes_on(digits_dataset, tmp_path
     for name, breaks in (("whole", "none"), ("pieces", "breaks")):
         task_config = config(tmp_path / name, callbacks=averaging(tmp_path / breaks))
         run = RunDir(task_config.run_dir)
-        tasks[name] = TrainTask(build_model=bfloat16_model, dataset=digits_dataset, config=task_config, run=run)
+        tasks[name] = TrainSpec(build_model=bfloat16_model, dataset=digits_dataset, config=task_config, run=run)
     ((whole, pieces),) = sparkdl.run(trained_whole_and_in_pieces, tasks, launch=local(1))
     assert pieces == whole
     one, other = (sparkdl.load_model(task.run.model).keras_model.get_weights() for task in tasks.values())

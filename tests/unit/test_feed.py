@@ -73,7 +73,7 @@ def fed_ids(
     reader: ReaderConfig | None = None,
     start_step: int = 0,
 ) -> list[list[np.ndarray]]:
-    """Ids by step and rank; also checks that ghosts are single rows that count for nothing."""
+    """Ids by step and rank; also checks that padding rows are single rows that count for nothing."""
     steps: list[list[np.ndarray]] = []
     for rank in range(world_size):
         feed = Feed(

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from sparkdl.launch.driver import console
-from sparkdl.launch.driver.console import Teller
+from sparkdl.launch.driver.console import ConsoleQueue
 
 pytestmark = pytest.mark.timeout(60)
 LIMIT_S = 20
@@ -47,7 +47,7 @@ def until_no_thread():
 
 def test_lines_and_events_are_delivered_in_order_and_all_of_them_before_the_end():
     got = []
-    with Teller(got.append, lambda rank, event: got.append((rank, event))) as teller:
+    with ConsoleQueue(got.append, lambda rank, event: got.append((rank, event))) as teller:
         for number in range(1000):
             teller.line(str(number))
             teller.event(number % 4, {"number": number})
@@ -58,7 +58,7 @@ def test_lines_and_events_are_delivered_in_order_and_all_of_them_before_the_end(
 
 def test_lines_of_several_threads_keep_each_threads_order():
     got = []
-    with Teller(got.append, None) as teller:
+    with ConsoleQueue(got.append, None) as teller:
         speakers = [
             threading.Thread(target=lambda name=name: [teller.line(f"{name} {n}") for n in range(500)])
             for name in ("a", "b", "c")
@@ -72,7 +72,7 @@ def test_lines_of_several_threads_keep_each_threads_order():
 
 
 def test_nobody_waits_for_a_consumer_that_does_not_answer(gate):
-    with Teller(gate, gate) as teller:
+    with ConsoleQueue(gate, gate) as teller:
         teller.line("first")
         assert gate.reached.wait(LIMIT_S)
         for number in range(3):
@@ -85,7 +85,7 @@ def test_nobody_waits_for_a_consumer_that_does_not_answer(gate):
 
 def test_lines_that_nobody_reads_are_counted_and_events_are_kept(gate, monkeypatch):
     monkeypatch.setattr(console, "QUEUED_LINES", 10)
-    with Teller(gate, gate) as told:
+    with ConsoleQueue(gate, gate) as told:
         told.line("first")
         assert gate.reached.wait(LIMIT_S)
         for number in range(1500):
@@ -119,7 +119,7 @@ def test_after_a_gap_lines_are_shown_again_once_half_of_those_before_were():
     limit = 10
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(console, "QUEUED_LINES", limit)
-        with Teller(show, None) as told:
+        with ConsoleQueue(show, None) as told:
             for number in range(limit + 3):
                 told.line(str(number))
             let_show(3)
@@ -135,7 +135,7 @@ def test_after_a_gap_lines_are_shown_again_once_half_of_those_before_were():
 
 def test_long_lines_fill_the_queue_too(gate, monkeypatch):
     monkeypatch.setattr(console, "QUEUED_CHARACTERS", 1000)
-    with Teller(gate, None) as told:
+    with ConsoleQueue(gate, None) as told:
         told.line("first")
         assert gate.reached.wait(LIMIT_S)
         for _ in range(5):
@@ -151,7 +151,7 @@ def test_the_first_error_of_on_event_is_kept_and_told_and_ends_the_events():
         calls.append(event["number"])
         raise ValueError(f"number {event['number']}")
 
-    with Teller(shown.append, fail, on_error=told.set) as teller:
+    with ConsoleQueue(shown.append, fail, on_error=told.set) as teller:
         for number in range(3):
             teller.event(0, {"number": number})
         assert told.wait(LIMIT_S)
@@ -167,7 +167,7 @@ def test_an_on_event_that_wants_to_exit_is_an_error_too(error):
     def leave(rank, event):
         raise error
 
-    with Teller(print, leave) as teller:
+    with ConsoleQueue(print, leave) as teller:
         teller.event(0, {})
     assert teller.error is error
 
@@ -178,7 +178,7 @@ def test_a_terminal_that_is_gone_stops_lines_but_not_events(caplog):
     def broken(text):
         raise BrokenPipeError(f"no terminal for {text}")
 
-    with Teller(broken, lambda rank, event: got.append(event)) as teller:
+    with ConsoleQueue(broken, lambda rank, event: got.append(event)) as teller:
         teller.line("a")
         teller.line("b")
         teller.event(0, {"number": 1})
@@ -190,7 +190,7 @@ def test_a_terminal_that_is_gone_stops_lines_but_not_events(caplog):
 
 def test_after_its_end_it_takes_nothing_and_may_be_closed_again():
     got = []
-    with Teller(got.append, lambda rank, event: got.append(event)) as teller:
+    with ConsoleQueue(got.append, lambda rank, event: got.append(event)) as teller:
         pass
     teller.line("late")
     teller.event(0, {})
@@ -207,7 +207,7 @@ def interruptible():
 
 
 def test_closing_can_be_interrupted_and_the_thread_ends_after_the_call_that_it_is_in(gate, interruptible):
-    told = Teller(gate, gate)
+    told = ConsoleQueue(gate, gate)
     told.__enter__()
     told.line("first")
     told.line("second")

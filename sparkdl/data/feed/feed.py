@@ -32,9 +32,9 @@ class Block:
     Attributes:
         arrays: one for each group of the layout, shape ``(rows of all steps, *group.shape)``, the steps' rows one
             after the other; one row of zeros more if a step has none.
-        starts, stops: int32, shape ``(steps,)``: each step is fed the rows [start, stop), which is a ghost row where
+        starts, stops: int32, shape ``(steps,)``: each step is fed the rows [start, stop), which is a padding row where
             it has none.
-        rows: int32, shape ``(steps,)``, the rows that count: 0 for a ghost.
+        rows: int32, shape ``(steps,)``, the rows that count: 0 for a padding row.
         global_rows: int32, shape ``(steps,)``, the rows of each step over all ranks.
         first_step: the number of its first step since the first epoch began.
     """
@@ -221,11 +221,11 @@ class Feed:
         buffers: Buffers,
         decoder: Executor | None,
     ) -> Block:
-        """The block of these rows of the memory: an array a group, a ghost where a step has no rows."""
-        total, has_ghost = len(sources), bool((steps.rows == 0).any())
+        """The block of these rows of the memory: an array a group, a padding row where a step has no rows."""
+        total, has_padding = len(sources), bool((steps.rows == 0).any())
         arrays = []
         for number, group in enumerate(self._dataset.layout.groups):
-            shape = (total + has_ghost, *group.shape)
+            shape = (total + has_padding, *group.shape)
             array = buffers.take(math.prod(shape) * group.dtype.itemsize, group.dtype, shape)
             memory.gather(number, sources, array[:total], decoder)
             array[total:] = 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,13 +15,14 @@ from sparkdl import storage
 from sparkdl.data import generations
 from sparkdl.data.dataset import Dataset, Part, Source, find_dataset
 from sparkdl.data.features import Encoder
-from sparkdl.data.layout import RECORD_COLUMN, Field, RecordLayout
+from sparkdl.data.layout import Field, RecordLayout
 from sparkdl.data.prepare.apply_split import split_index
 from sparkdl.data.prepare.count import CONTENT_COLUMN, Counted, count_rows, split_names
-from sparkdl.data.prepare.fingerprint import name_content, name_source
+from sparkdl.data.prepare.fingerprint import name_content
 from sparkdl.data.prepare.fit import fit_encoders
 from sparkdl.data.prepare.input_files import files_stay, files_that_are_read
 from sparkdl.data.prepare.nulls import all_nulls_named
+from sparkdl.data.prepare.plan import PreparePlan, find_made_of, plan_prepare, rows_by_split
 from sparkdl.data.prepare.row_changes import check_rows_stay, warn_of_chance
 from sparkdl.data.prepare.row_sums import whole_rows
 from sparkdl.data.prepare.shuffle import ORDER_COLUMN, order_key
@@ -30,22 +30,18 @@ from sparkdl.data.prepare.sizing import part_count, rows_per_batch, rows_per_row
 from sparkdl.data.prepare.write import check_counts, differing, hash_columns, write_rows
 from sparkdl.data.prepare.writer import SPLIT_COLUMN, PartPlan
 from sparkdl.data.prepare_config import PrepareConfig
-from sparkdl.errors import ConfigError, DatasetError, SchemaError, shown
+from sparkdl.errors import DatasetError
 from sparkdl.spark.arrow_batches import arrow_batches
-from sparkdl.spark.columns import check_types, require_column
 from sparkdl.spark.columns import column as named
 from sparkdl.spark.errors import errors_from_workers
-from sparkdl.spark.table_formats import check_plan
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-__all__ = ["check_arguments", "check_columns", "check_folder", "find_same", "prepare", "used_columns"]
+__all__ = ["prepare"]
 
 log = logging.getLogger(__name__)
 
-# The columns that prepare adds to the rows.
-RESERVED = re.compile("__(split|order|place|content|hash|hash_[0-9]+)__")
 
 
 def prepare(df: DataFrame, config: PrepareConfig) -> Dataset:
@@ -65,44 +61,27 @@ def prepare(df: DataFrame, config: PrepareConfig) -> Dataset:
         DatasetError: no rows, an empty split, a path that holds something else; a file that has changed since the
             DataFrame was made; columns whose values change from one reading to the next (names them).
     """
-    check_arguments(df, config)
     with errors_from_workers():
-        return _prepare(df, config, storage.absolute(config.path))
+        return _prepare(df, config, plan_prepare(df, config))
 
 
-def check_arguments(df: object, config: object) -> None:
-    """Raise ConfigError for what is no batch DataFrame of Spark, a table read as plain files, or no PrepareConfig."""
-    if not hasattr(df, "sparkSession") or not hasattr(df, "mapInArrow"):
-        raise ConfigError(f"prepare takes a Spark DataFrame, not {type(df).__name__}; spark.createDataFrame makes one")
-    if df.isStreaming:  # type: ignore[attr-defined]
-        raise ConfigError("prepare takes a DataFrame that ends, not a stream")
-    if not isinstance(config, PrepareConfig):
-        raise ConfigError(f"prepare takes a PrepareConfig, not {type(config).__name__}")
-    check_plan(df)  # type: ignore[arg-type]
-
-
-def _prepare(df: DataFrame, config: PrepareConfig, path: str) -> Dataset:
-    names = used_columns(config)
-    check_columns(df, names)
-    check_folder(path)
+def _prepare(df: DataFrame, config: PrepareConfig, plan: PreparePlan) -> Dataset:
+    if plan.found is not None:
+        return plan.found
+    path, source, raw_types = plan.path, plan.source, plan.columns
     try:
         storage.make_folder(path)
     except OSError as error:
         raise DatasetError(f"{path} cannot be written: {error}") from error
-    source, obstacle = name_source(df, config)
-    found = _find(path, source)
-    if found is not None:
-        return found
-    raw_types = {name: df.schema[name].dataType.simpleString() for name in names}
-    used, files = df.select(*map(named, names)), files_that_are_read(df)
+    used, files = df.select(*map(named, raw_types)), files_that_are_read(df)
     warn_of_chance(used)
     rows = _divided(used, config, raw_types, by_content=source.fingerprint is None)
     with files_stay(df.sparkSession, files):
         counted = count_rows(rows, config)
     if source.fingerprint is None:
-        log.info("the rows are named by their content: %s; PrepareConfig(version=…) names them at once", obstacle)
+        log.info("the rows are named by their content: %s; PrepareConfig(version=…) names them at once", plan.obstacle)
         source = name_content(config, raw_types, counted.rows, counted.content, source.paths)
-        found = _find(path, source)
+        found = find_made_of(path, source)
         if found is not None:
             return found
     _warn_of_another(path)
@@ -119,29 +98,8 @@ def _prepare(df: DataFrame, config: PrepareConfig, path: str) -> Dataset:
         except BaseException:
             generations.abandon(path, generation)
             raise
-    log.info("prepared %s in %d parts at %s", _rows_by_split(dataset), len(dataset.parts), path)
+    log.info("prepared %s in %d parts at %s", rows_by_split(dataset), len(dataset.parts), path)
     return dataset
-
-
-def find_same(df: DataFrame, config: PrepareConfig, path: str) -> tuple[Dataset | None, bool]:
-    """The dataset at the path, if `prepare` would give it back without reading rows; and whether it would read them
-    before it knows.
-    """
-    source, _ = name_source(df, config)
-    return _find(path, source), source.fingerprint is None
-
-
-def _find(path: str, source: Source) -> Dataset | None:
-    """The dataset at the path, if it is whole and was made of the same."""
-    standing = find_dataset(path)
-    if standing is None or source.fingerprint is None or standing.source.fingerprint != source.fingerprint:
-        return None
-    damage = generations.damage(standing)
-    if damage:
-        log.warning("%s is prepared anew: %s", path, damage)
-        return None
-    log.warning("found %s at %s, prepared from the same input: nothing is written", _rows_by_split(standing), path)
-    return standing
 
 
 def _warn_of_another(path: str) -> None:
@@ -201,43 +159,12 @@ def _write_dataset(
     return dataset, differing(sums, counted, names, fitted.seen)
 
 
-def used_columns(config: PrepareConfig) -> list[str]:
-    """Every raw column that the dataset reads, once each, in a fixed order."""
-    names = [f.name for f in (*config.features, *config.labels)]
-    names += [config.weight] if config.weight else []
-    names += list(config.keep)
-    names += list(config.splits.columns) if config.splits else []
-    return list(dict.fromkeys(names))
-
-
-def check_columns(df: DataFrame, names: Sequence[str]) -> None:
-    """Raise SchemaError for a missing, an ambiguous or a reserved column name, and for a type that cannot be read."""
-    for name in names:
-        require_column(df.columns, name)
-    reserved = [name for name in names if name == RECORD_COLUMN or RESERVED.fullmatch(name)]
-    if reserved:
-        raise SchemaError(f"column name {reserved[0]!r} is used by sparkdl itself; rename the column")
-    check_types(df.schema, names)
-
-
 def record_layout(encoders: Sequence[Encoder], labels: Sequence[Encoder], weight: str | None) -> RecordLayout:
     """The record of a row: features, labels, weight."""
     fields = [Field("feature", e.name, e.dtype.name, e.shape, e.stored) for e in encoders]
     fields += [Field("label", e.name, e.dtype.name, e.shape, e.stored) for e in labels]
     fields += [Field("weight", weight, "float32", ())] if weight else []
     return RecordLayout(tuple(fields))
-
-
-def check_folder(path: str) -> bool:
-    """Whether anything is there. Raises DatasetError for a folder that holds something other than a dataset."""
-    try:
-        names = storage.listing(path)
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error}") from error
-    strange = [name for name in names if not generations.is_ours(name)]
-    if strange:
-        raise DatasetError(f"{path} holds {shown(strange[0])}, which is no part of a dataset; choose an empty folder")
-    return bool(names)
 
 
 def _divided(used: DataFrame, config: PrepareConfig, raw_types: Mapping[str, str], *, by_content: bool) -> DataFrame:
@@ -257,7 +184,3 @@ def _fingerprint(plan: PartPlan, written: Sequence[Part]) -> str:
     """Names the content: the generation is unique, the rest guards against an edited manifest."""
     content = [plan.generation, plan.layout.to_json(), [(part.file, part.row_groups) for part in written]]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
-
-
-def _rows_by_split(dataset: Dataset) -> dict[str, int]:
-    return {name: dataset.split(name).rows for name in dataset.splits}

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Teller"]
+__all__ = ["ConsoleQueue"]
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class _Event:
     event: dict[str, Any]
 
 
-class Teller:
+class ConsoleQueue:
     """Delivers lines and events in order, in a thread of its own. A context manager; at its end all is delivered.
 
     Args:
@@ -65,7 +65,7 @@ class Teller:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._deliver, name="teller", daemon=True)
 
-    def __enter__(self) -> Teller:
+    def __enter__(self) -> ConsoleQueue:
         self._thread.start()
         return self
 

@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from sparkdl.errors import LaunchError
-from sparkdl.launch.driver.console import Teller
+from sparkdl.launch.driver.console import ConsoleQueue
 from sparkdl.launch.driver.stall import Beat, Stall, stalled_ranks
 from sparkdl.launch.protocol.outcome import Outcome, choose_cause, is_secondary
 
@@ -76,7 +76,7 @@ class Monitor:
         # Set when the ranks are to wind down.
         self._asked = asked or threading.Event()
         self._changed = threading.Condition()
-        self._teller = Teller(_show, on_event, on_error=self.wake)
+        self._teller = ConsoleQueue(_show, on_event, on_error=self.wake)
         self._outcomes: dict[int, Outcome] = {}
         self._beats: dict[int, Beat] = {}
         self._last_events: dict[int, float] = {}

@@ -74,7 +74,7 @@ class TaskPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Meeting:
+class TaskInfo:
     """What one task tells all others, once."""
 
     host: str
@@ -95,7 +95,7 @@ def resolve(host: str) -> str:
         return host
 
 
-def refusal(plan: TaskPlan, meetings: Sequence[Meeting]) -> str | None:
+def refusal(plan: TaskPlan, meetings: Sequence[TaskInfo]) -> str | None:
     """Why these tasks cannot run the ranks, in one line, or None. Every task comes to the same answer."""
     return (
         versions.mismatch(plan.versions, [(meeting.host, meeting.versions) for meeting in meetings])
@@ -104,10 +104,10 @@ def refusal(plan: TaskPlan, meetings: Sequence[Meeting]) -> str | None:
     )
 
 
-def meet(context: BarrierTaskContext, mine: Meeting) -> list[Meeting]:
+def meet(context: BarrierTaskContext, mine: TaskInfo) -> list[TaskInfo]:
     """Tell all tasks about this one, and hear about all of them: in rank order. The only exchange between tasks."""
-    note = {name: getattr(mine, name) for name in Meeting.__slots__}
-    return [Meeting(**json.loads(text)) for text in context.allGather(json.dumps(note))]
+    note = {name: getattr(mine, name) for name in TaskInfo.__slots__}
+    return [TaskInfo(**json.loads(text)) for text in context.allGather(json.dumps(note))]
 
 
 def run_rank(plan: TaskPlan, task: Broadcast[bytes]) -> None:
@@ -128,7 +128,7 @@ def run_rank(plan: TaskPlan, task: Broadcast[bytes]) -> None:
         # A host whose own name is a loopback address still knows itself by the address that others use.
         served = "" if address.startswith("127.") and not plan.one_process else address
         rendezvous = stack.enter_context(Rendezvous(served)) if rank == 0 else None
-        mine = Meeting(
+        mine = TaskInfo(
             host=host,
             address=address,
             port=rendezvous.port if rendezvous else 0,

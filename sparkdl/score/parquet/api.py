@@ -28,7 +28,7 @@ from sparkdl.score.worker.encode import check_types
 from sparkdl.score.worker.metrics import ScoreMetrics
 from sparkdl.score.worker.outputs import prediction_type
 from sparkdl.score.worker.prepared_rows import PreparedRows
-from sparkdl.score.worker.spec import DEFAULT_BATCH_SIZE, ScoreTask, score_task
+from sparkdl.score.worker.spec import DEFAULT_BATCH_SIZE, ScoreSpec, score_spec
 from sparkdl.spark.errors import errors_from_workers
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Scoring:
     """
 
     out: str
-    task: ScoreTask
+    task: ScoreSpec
     inputs: tuple[str, ...]
     prepared: PreparedRows | None
     source: ParquetInput
@@ -167,7 +167,7 @@ def plan_scoring(
     safe_mode: bool = True,
 ) -> Scoring:
     """Check the arguments of `score_parquet`, whose errors it raises, and look at the model and the files' footers."""
-    task, signature = score_task(
+    task, signature = score_spec(
         model_dir,
         returns=returns,
         k=k,
@@ -233,7 +233,7 @@ def _kept(columns: Sequence[str], keep: Sequence[str] | None) -> tuple[str, ...]
 
 
 def _written(
-    source: ParquetInput, kept: Sequence[str], task: ScoreTask, signature: Signature, output_col: str
+    source: ParquetInput, kept: Sequence[str], task: ScoreSpec, signature: Signature, output_col: str
 ) -> pa.Schema:
     """The columns of the output, with what Spark wants to know of them."""
     if not isinstance(output_col, str) or not output_col:
@@ -253,7 +253,7 @@ def _written(
     return schema.with_metadata(spark_keys(schema, known, source.spark_version))
 
 
-def _name(source: ParquetInput, task: ScoreTask, written: pa.Schema) -> str:
+def _name(source: ParquetInput, task: ScoreSpec, written: pa.Schema) -> str:
     """Names what the output is made of, but for how it is computed: batches, devices, tasks."""
     columns = [[field.name, str(field.type)] for field in written]
     return hashlib.sha256(json.dumps([source.name, task.content, columns]).encode()).hexdigest()[:32]

@@ -25,7 +25,7 @@ from sparkdl.score.parquet.old_calendar import NO_CALENDAR, Calendar, check_cale
 from sparkdl.score.parquet.partition_columns import Value
 from sparkdl.score.worker.prepared_rows import PreparedRows
 from sparkdl.score.worker.scoring import piece_rows, score_batches
-from sparkdl.score.worker.spec import ScoreTask
+from sparkdl.score.worker.spec import ScoreSpec
 
 if TYPE_CHECKING:
     from pyspark.accumulators import Accumulator
@@ -86,7 +86,7 @@ class PartsPlan:
     numbers: str
     folder: str
     lease: str
-    score: ScoreTask
+    score: ScoreSpec
     prepared: PreparedRows | None
 
 

@@ -30,7 +30,7 @@ from sparkdl.score.own_code import OwnCode, check_code
 from sparkdl.score.worker.batches import small_batch
 from sparkdl.score.worker.device import prepare_tensorflow
 from sparkdl.score.worker.metrics import Figures
-from sparkdl.score.worker.spec import ScoreTask
+from sparkdl.score.worker.spec import ScoreSpec
 
 __all__ = ["MODELS_BYTES", "file_state", "loaded_model", "loaded_signature"]
 
@@ -51,7 +51,7 @@ _MODELS: OrderedDict[tuple[str, bool, bytes, OwnCode, str], _Held] = OrderedDict
 _FILES: dict[str, tuple[str, str]] = {}
 
 
-def loaded_signature(task: ScoreTask) -> Signature:
+def loaded_signature(task: ScoreSpec) -> Signature:
     """The signature that the driver read, if the model directory still holds it: looked at once in each Spark task.
 
     Raises ModelError if it holds another one, or none, by now.
@@ -63,11 +63,11 @@ def loaded_signature(task: ScoreTask) -> Signature:
 
 
 @functools.lru_cache(maxsize=16)
-def _signature_of_attempt(task: ScoreTask, attempt: int) -> Signature:
+def _signature_of_attempt(task: ScoreSpec, attempt: int) -> Signature:
     return _signature_now(task)
 
 
-def _signature_now(task: ScoreTask) -> Signature:
+def _signature_now(task: ScoreSpec) -> Signature:
     path = storage.join(task.model_dir, SIGNATURE_NAME)
     try:
         return _signature_in(task, storage.read_bytes(path))
@@ -78,7 +78,7 @@ def _signature_now(task: ScoreTask) -> Signature:
 
 
 @functools.lru_cache(maxsize=16)
-def _signature_in(task: ScoreTask, text: bytes) -> Signature:
+def _signature_in(task: ScoreSpec, text: bytes) -> Signature:
     """The signature with this text. Raises ModelError if the driver read another one."""
     signature = Signature.from_json(json.loads(text), path=storage.join(task.model_dir, SIGNATURE_NAME))
     if signature.digest != task.digest:
@@ -89,7 +89,7 @@ def _signature_in(task: ScoreTask, text: bytes) -> Signature:
     return signature
 
 
-def loaded_model(task: ScoreTask, figures: Figures) -> LoadedModel:
+def loaded_model(task: ScoreSpec, figures: Figures) -> LoadedModel:
     """The task's model, loaded at its first use in this process.
 
     At each call the model file and the user's own code are looked at, whether the model is loaded already or not:
@@ -137,7 +137,7 @@ def _without_collections() -> Iterator[None]:
             gc.enable()
 
 
-def _load(task: ScoreTask, signature: Signature, state: str) -> LoadedModel:
+def _load(task: ScoreSpec, signature: Signature, state: str) -> LoadedModel:
     keras_model = load_keras(
         executor_copy(task.model_dir, signature.content_hash, state),
         signature,

@@ -14,13 +14,13 @@ from sparkdl.model.load import LoadedModel
 from sparkdl.model.save import one_line
 from sparkdl.score.worker.batches import Batch
 from sparkdl.score.worker.outputs import not_numbers
-from sparkdl.score.worker.spec import ScoreTask
+from sparkdl.score.worker.spec import ScoreSpec
 
 __all__ = ["predict"]
 
 
 def predict(
-    model: LoadedModel, batch: Batch, task: ScoreTask, *, row_name: Callable[[int], str]
+    model: LoadedModel, batch: Batch, task: ScoreSpec, *, row_name: Callable[[int], str]
 ) -> tuple[dict[str, np.ndarray], dict[int, str]]:
     """The outputs of a batch, and the rows that have none, with reasons (0 is the batch's first).
 

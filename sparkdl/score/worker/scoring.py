@@ -26,7 +26,7 @@ from sparkdl.score.worker.model_call import predict
 from sparkdl.score.worker.outputs import prediction_column, row_bytes
 from sparkdl.score.worker.prefetch import ahead
 from sparkdl.score.worker.prepared_rows import PreparedRows
-from sparkdl.score.worker.spec import ScoreTask
+from sparkdl.score.worker.spec import ScoreSpec
 
 if TYPE_CHECKING:
     from pyspark.accumulators import Accumulator
@@ -73,14 +73,14 @@ class _Piece(Generic[T]):
     results: dict[str, np.ndarray]
 
 
-def piece_rows(task: ScoreTask) -> int:
+def piece_rows(task: ScoreSpec) -> int:
     """Give `score_batches` pieces of at most so many rows: it works on a piece at once, and holds two or three."""
     return max(task.batch_size, rows_at_once(row_bytes(loaded_signature(task))))
 
 
 def score_batches(
     pieces: Iterable[tuple[T, Sequence[pa.Array]]],
-    task: ScoreTask,
+    task: ScoreSpec,
     accumulator: Accumulator[dict[str, float]] | None = None,
     *,
     row_name: Callable[[int], str] | None = None,
@@ -154,7 +154,7 @@ def _from(first_row: int, row_name: Callable[[int], str]) -> Callable[[int], str
 
 def _encoded(
     pieces: Iterable[tuple[T, Sequence[pa.Array]]],
-    task: ScoreTask,
+    task: ScoreSpec,
     signature: Signature,
     prepared: PreparedRows | None,
     row_name: Callable[[int], str],
@@ -197,7 +197,7 @@ def _hand_out(
                 piece.problems.setdefault(first_row + row - piece.first_row, problem)
 
 
-def _finished(piece: _Piece[T], signature: Signature, task: ScoreTask) -> Scored[T]:
+def _finished(piece: _Piece[T], signature: Signature, task: ScoreSpec) -> Scored[T]:
     missing = None
     if piece.problems:
         missing = np.zeros(piece.rows, dtype=bool)

@@ -15,7 +15,7 @@ from sparkdl.model.signature import Signature
 from sparkdl.score.own_code import OwnCode, own_code
 from sparkdl.score.worker.outputs import Returns, check_returns
 
-__all__ = ["DEFAULT_BATCH_SIZE", "ScoreTask", "score_task"]
+__all__ = ["DEFAULT_BATCH_SIZE", "ScoreSpec", "score_spec"]
 
 DEFAULT_BATCH_SIZE = 1024
 # Raised when the same model gives other predictions for the same rows than before, by a change in sparkdl.
@@ -25,7 +25,7 @@ DEVICES = ("auto", "cpu", "gpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreTask:
+class ScoreSpec:
     """All that a worker needs to score, but for the signature, whose vocabularies may be large: it reads that."""
 
     model_dir: str
@@ -52,7 +52,7 @@ class ScoreTask:
         return [_RULES, self.digest, self.returns.kind, k, self.on_error, code]
 
 
-def score_task(
+def score_spec(
     model_dir: str,
     *,
     returns: str = "raw",
@@ -62,7 +62,7 @@ def score_task(
     device: str = "auto",
     custom_objects: Mapping[str, Any] | None = None,
     safe_mode: bool = True,
-) -> tuple[ScoreTask, Signature]:
+) -> tuple[ScoreSpec, Signature]:
     """The checked task and the model's signature.
 
     Raises:
@@ -82,7 +82,7 @@ def score_task(
         raise ConfigError(f"device={shown(device)} must be one of {', '.join(DEVICES)}")
     own = dict(custom_objects or {})
     pickled = cloudpickle.dumps(own)
-    task = ScoreTask(
+    task = ScoreSpec(
         model_dir=model_dir,
         digest=signature.digest,
         returns=chosen,

@@ -44,7 +44,7 @@ class SyncedMoments:
             real = self.real
             axes = layer._reduction_axes
             inputs = tf.where(real, inputs, tf.zeros_like(inputs))
-            # Weights of the elements: those of a ghost count for nothing, nor do masked ones.
+            # Weights of the elements: those of a padding row count for nothing, nor do masked ones.
             shape = tf.shape(inputs)
             weights = (
                 tf.ones_like(inputs) if mask is None else tf.broadcast_to(tf.cast(mask[..., None], inputs.dtype), shape)
@@ -60,7 +60,7 @@ class SyncedMoments:
             )
             squares = tf.reduce_sum(tf.square(inputs - wide) * weights, axes)
             variance = sum_vector(squares, name=f"{name}_variance") / count
-            # What a ghost row gives back must not reach the other ranks' rows, be it NaN.
+            # What a padding row gives back must not reach the other ranks' rows, be it NaN.
             return tuple(tf.where(real, value, tf.stop_gradient(value)) for value in (mean, variance))
 
         return moments

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from sparkdl.errors import ModelError
 
-__all__ = ["ROWS", "WIND_DOWN", "Counts", "EpochSums", "StepNumbers", "other_data", "unpack_element", "weigh_classes"]
+__all__ = ["ROWS", "WIND_DOWN", "Counts", "EpochSums", "StepCounters", "other_data", "unpack_element", "weigh_classes"]
 
 WIND_DOWN = 2.0**20
 """A rank's wish that the run winds down: more than all ranks' wishes to stop together."""
@@ -28,7 +28,7 @@ class Counts:
     """The numbers of one step on one rank, int64 ().
 
     Attributes:
-        rows: this rank's rows that count; 0 where its one row is a ghost.
+        rows: this rank's rows that count; 0 where its one row is a padding row.
         global_rows: the rows over all ranks, at least 1.
         step: the number of the step since the first epoch began.
     """
@@ -77,7 +77,7 @@ class EpochSums:
         return tf.stack([tf.cast(getattr(self, field.name), tf.float64) for field in fields(self)])
 
 
-class StepNumbers:
+class StepCounters:
     """What steps leave behind for callbacks: TensorFlow variables, float64, on this rank.
 
     Attributes:

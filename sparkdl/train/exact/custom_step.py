@@ -20,7 +20,7 @@ from sparkdl.errors import ModelError
 from sparkdl.train.exact.batch_norm import SyncedMoments
 from sparkdl.train.exact.batch_values import BatchValues
 from sparkdl.train.exact.collective import max_over_ranks, min_over_ranks, sum_over_ranks, sum_tensors
-from sparkdl.train.exact.counters import ROWS, Counts, EpochSums, StepNumbers, unpack_element, weigh_classes
+from sparkdl.train.exact.counters import ROWS, Counts, EpochSums, StepCounters, unpack_element, weigh_classes
 from sparkdl.train.exact.gradients import GradientSum, gradient_norm
 from sparkdl.train.exact.metrics import leaf_metrics
 from sparkdl.train.exact.moving_state import MovingState
@@ -28,19 +28,19 @@ from sparkdl.train.exact.optimizers import optimizers_of
 from sparkdl.train.exact.patch import replaced
 from sparkdl.train.exact.rng import SeededDraws
 
-__all__ = ["OwnSteps"]
+__all__ = ["CustomSteps"]
 
 # Weights of ranks that took the same updates differ by rounding at most, if their processors differ.
 SAME_WEIGHTS = 1e-6
 
 
-class OwnSteps:
+class CustomSteps:
     """`train_step` and `test_step` for elements of `step_dataset`, around the model's own."""
 
     def __init__(
         self,
         model: Any,
-        numbers: StepNumbers,
+        numbers: StepCounters,
         *,
         gradients: GradientSum,
         state: MovingState,

@@ -103,7 +103,7 @@ class GradientSum:
             for place, g in enumerate(gradients)
             if g is not None and place not in gathered
         }
-        own = {place: _slices_unless_ghost(real, slices_summed(slices)) for place, slices in gathered.items()}
+        own = {place: _slices_unless_padding(real, slices_summed(slices)) for place, slices in gathered.items()}
         sent: list[tf.Tensor] = []
         summed: dict[int, tf.Tensor] = {}
         for number, bucket in enumerate(_bucket_places(dense)):
@@ -135,7 +135,7 @@ class GradientSum:
         if per_row is None or not shape.is_fully_defined():
             return False
         row_bytes = shape.num_elements() // shape[0] * gradient.dtype.size
-        slices = per_row * max(self.global_batch_size, self.world_size)  # a rank without rows sends its ghost's
+        slices = per_row * max(self.global_batch_size, self.world_size)  # a rank without rows sends its padding row's
         return gather_is_smaller(slices=slices, rows=int(shape[0]), row_bytes=row_bytes)
 
 
@@ -154,7 +154,7 @@ def _zero_unless(real: tf.Tensor, tensors: list[tf.Tensor]) -> list[tf.Tensor]:
     return list(kept)
 
 
-def _slices_unless_ghost(real: tf.Tensor, slices: tf.IndexedSlices) -> tf.IndexedSlices:
+def _slices_unless_padding(real: tf.Tensor, slices: tf.IndexedSlices) -> tf.IndexedSlices:
     return tf.IndexedSlices(_zero_unless(real, [slices.values])[0], slices.indices, slices.dense_shape)
 
 

@@ -5,7 +5,7 @@ and its saved configuration stay the user's.
 
 A rank differentiates its share of the global batch's loss, each part of the loss divided by its own denominator over
 all ranks (`loss_parts`); one grouped allreduce sums the gradients, together with the loss and the wish to stop, before
-the user's own loss scaling, clipping and optimizer. A rank without rows is fed one ghost row that counts for nothing.
+the user's own loss scaling, clipping and optimizer. A rank without rows is fed one padding row that counts for nothing.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import numpy as np
 from sparkdl.errors import ModelError
 from sparkdl.launch.world import World
 from sparkdl.train.exact.batch_norm import SyncedMoments, synced_layers
-from sparkdl.train.exact.counters import ROWS, StepNumbers
-from sparkdl.train.exact.custom_step import OwnSteps
+from sparkdl.train.exact.counters import ROWS, StepCounters
+from sparkdl.train.exact.custom_step import CustomSteps
 from sparkdl.train.exact.findings import Findings
 from sparkdl.train.exact.gradients import GradientSum
-from sparkdl.train.exact.keras_step import CompiledSteps, StepFunction
+from sparkdl.train.exact.keras_step import KerasSteps, StepFunction
 from sparkdl.train.exact.loss_parts import loss_parts
 from sparkdl.train.exact.metrics import averaged_by_rows, leaf_metrics, metrics_by_rows, reduced_states
 from sparkdl.train.exact.moving_state import MovingState, layer_states
@@ -34,7 +34,7 @@ from sparkdl.train.exact.overrides import has_own_step
 from sparkdl.train.exact.patch import replaced
 from sparkdl.train.exact.rng import SeededDraws, seed_generators
 
-__all__ = ["StepNumbers", "StepOptions", "exact_steps"]
+__all__ = ["StepCounters", "StepOptions", "exact_steps"]
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class StepOptions:
 @contextmanager
 def exact_steps(
     model: Any, world: World, example: tuple[Any, ...], options: StepOptions | None = None
-) -> Iterator[StepNumbers]:
+) -> Iterator[StepCounters]:
     """Within the block the model's `fit` and `evaluate` take elements of `step_dataset` and are exact over ranks.
 
     Args:
@@ -94,17 +94,17 @@ def exact_steps(
             stack.enter_context(moments.of(synced))
             stack.enter_context(draws.prepared())
             stack.enter_context(metrics_by_rows(model, options.findings.single_values))
-            steps: CompiledSteps | OwnSteps
+            steps: KerasSteps | CustomSteps
             if has_own_step(model):
-                numbers = StepNumbers(0)
-                steps = OwnSteps(model, numbers, per_worker=options.per_worker, **shared)
+                numbers = StepCounters(0)
+                steps = CustomSteps(model, numbers, per_worker=options.per_worker, **shared)
                 stack.enter_context(steps.edges())
                 if jit_compile:
                     log.warning("jit_compile is switched off for model %s: it has steps of its own", model.name)
             else:
                 losses = stack.enter_context(loss_parts(model, world_size=world.size))
-                numbers = StepNumbers(losses.count)
-                steps = CompiledSteps(model, numbers, losses, example=example, **shared)
+                numbers = StepCounters(losses.count)
+                steps = KerasSteps(model, numbers, losses, example=example, **shared)
                 if jit_compile:
                     steps.use_xla()
             averaged = options.findings.averaged_metrics if world.size > 1 else ()
@@ -124,7 +124,7 @@ def _states(model: Any, findings: Findings) -> list[tuple[Any, str]]:
 
 
 def _methods(
-    model: Any, steps: CompiledSteps | OwnSteps, numbers: StepNumbers, averaged: Sequence[int]
+    model: Any, steps: KerasSteps | CustomSteps, numbers: StepCounters, averaged: Sequence[int]
 ) -> dict[str, Any]:
     """What takes the place of the model's own attributes.
 

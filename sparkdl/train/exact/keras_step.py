@@ -16,18 +16,18 @@ import tensorflow as tf
 from sparkdl.train.exact.batch_norm import SyncedMoments
 from sparkdl.train.exact.batch_values import BatchValues, metrics_of_layers
 from sparkdl.train.exact.collective import sum_over_ranks
-from sparkdl.train.exact.counters import ROWS, Counts, StepNumbers, other_data, unpack_element, weigh_classes
+from sparkdl.train.exact.counters import ROWS, Counts, StepCounters, other_data, unpack_element, weigh_classes
 from sparkdl.train.exact.gradients import GradientSum, gradient_norm
 from sparkdl.train.exact.loss_parts import LossParts
 from sparkdl.train.exact.moving_state import MovingState
 from sparkdl.train.exact.rng import SeededDraws
 
-__all__ = ["CompiledSteps", "StepFunction", "compiled_by_xla"]
+__all__ = ["KerasSteps", "StepFunction", "compiled_by_xla"]
 
 log = logging.getLogger(__name__)
 
 
-class CompiledSteps:
+class KerasSteps:
     """`train_step` and `test_step` for elements of `step_dataset`.
 
     Each does what Keras' does; but the loss that a rank differentiates is its share of the global batch's loss, and
@@ -37,7 +37,7 @@ class CompiledSteps:
     def __init__(
         self,
         model: Any,
-        numbers: StepNumbers,
+        numbers: StepCounters,
         losses: LossParts,
         *,
         gradients: GradientSum,

@@ -230,7 +230,7 @@ def _tracked(tracker: Any, parts: LossParts) -> Any:
 def _part(value: Any, counts: Counts, denominator: Any, scaled_by: str, numerator: Any = None) -> _Part:
     denominator = tf.where(counts.real, tf.cast(denominator, tf.float64), 0.0)
     reported = tf.cast(value, tf.float64) * denominator if numerator is None else tf.cast(numerator, tf.float64)
-    # `where` and no product: a ghost row may give NaN, and NaN * 0 is NaN.
+    # `where` and no product: a padding row may give NaN, and NaN * 0 is NaN.
     return _Part(value, tf.where(counts.real, reported, 0.0), denominator, scaled_by)
 
 

@@ -22,7 +22,7 @@ from sparkdl.train.exact.moving_state import layer_states
 from sparkdl.train.exactness.decide import decide
 from sparkdl.train.exactness.epoch_check import EpochCheck
 from sparkdl.train.exactness.find import ROWS_OF_MODEL, find_inexact
-from sparkdl.train.spec import TrainTask
+from sparkdl.train.spec import TrainSpec
 
 __all__ = ["epoch_judge", "judge"]
 
@@ -80,7 +80,7 @@ def _found(model: Any, batch: tuple[Any, ...], global_batch_size: int, **how: bo
 
 def epoch_judge(
     model: Any,
-    task: TrainTask,
+    task: TrainSpec,
     here: World,
     findings: Findings,
     first_rows: FirstRows,

@@ -12,12 +12,12 @@ import keras
 from sparkdl.data.dataset import Dataset
 from sparkdl.train.checks.check_model import build, check_model
 from sparkdl.train.exact.optimizers import accumulate_gradients
-from sparkdl.train.spec import TrainTask
+from sparkdl.train.spec import TrainSpec
 
 __all__ = ["built_model", "example_of"]
 
 
-def built_model(task: TrainTask) -> tuple[Any, tuple[Any, ...]]:
+def built_model(task: TrainSpec) -> tuple[Any, tuple[Any, ...]]:
     """Make the model of a run, checked and built, and what a batch is, symbolically. Raises ModelError."""
     dataset, config = task.dataset, task.config
     keras.utils.set_random_seed(config.seed % 2**32)

@@ -10,12 +10,12 @@ from sparkdl.train.exact.collective import join_world
 from sparkdl.train.rank.built_model import built_model
 from sparkdl.train.rank.facts import callback_facts, metric_directions, model_facts, weight_facts
 from sparkdl.train.run.made_by import MadeBy
-from sparkdl.train.spec import TrainTask
+from sparkdl.train.spec import TrainSpec
 
 __all__ = ["describe"]
 
 
-def describe(task: TrainTask, here: World) -> MadeBy:
+def describe(task: TrainSpec, here: World) -> MadeBy:
     """Build the model as it is when training starts, and describe it and the callbacks."""
     join_world(here)
     model, _ = built_model(task)

@@ -20,12 +20,12 @@ from sparkdl.train.exact.instrument import StepOptions, exact_steps
 from sparkdl.train.exactness.judge import judge
 from sparkdl.train.rank.built_model import example_of
 from sparkdl.train.rank.rank_feed import rank_feed
-from sparkdl.train.spec import EvaluateTask
+from sparkdl.train.spec import EvaluateSpec
 
 __all__ = ["evaluate"]
 
 
-def evaluate(task: EvaluateTask, here: World) -> dict[str, Any]:
+def evaluate(task: EvaluateSpec, here: World) -> dict[str, Any]:
     """Evaluate on this rank's share. Returns loss and metrics over all rows, the same on every rank."""
     join_world(here)
     signature = Signature.read(task.model_dir)

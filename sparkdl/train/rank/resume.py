@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from sparkdl.errors import CheckpointError
-from sparkdl.train.exact.counters import StepNumbers
+from sparkdl.train.exact.counters import StepCounters
 from sparkdl.train.rank.callbacks.recorder import EpochRecorder
 from sparkdl.train.run.checkpoint import Checkpoint, Position, open_arrays, read_checkpoint
 from sparkdl.train.run.made_by import (
@@ -75,7 +75,7 @@ def start_of(resumed: Checkpoint | None, epochs: int) -> Position:
 
 
 def resume_epoch(
-    model: Any, numbers: StepNumbers, recorder: EpochRecorder, resumed: Checkpoint | None, *, rank: int
+    model: Any, numbers: StepCounters, recorder: EpochRecorder, resumed: Checkpoint | None, *, rank: int
 ) -> None:
     """Continue the sums of the epoch that the checkpoint lies in."""
     if resumed is not None:

@@ -22,7 +22,7 @@ from sparkdl.model.signature import Signature
 from sparkdl.train.checks.monitor import check_monitor
 from sparkdl.train.class_weight import class_weights
 from sparkdl.train.exact.collective import broadcast, join_world
-from sparkdl.train.exact.counters import StepNumbers
+from sparkdl.train.exact.counters import StepCounters
 from sparkdl.train.exact.instrument import StepOptions, exact_steps
 from sparkdl.train.exact.optimizers import optimizers_of
 from sparkdl.train.exactness.epoch_check import MOST_ROWS
@@ -42,7 +42,7 @@ from sparkdl.train.rank.warm_start import warm_start
 from sparkdl.train.run.checkpoint import Checkpoint
 from sparkdl.train.run.made_by import MadeBy
 from sparkdl.train.run.record import Recorded
-from sparkdl.train.spec import TrainTask
+from sparkdl.train.spec import TrainSpec
 
 __all__ = ["train"]
 
@@ -78,7 +78,7 @@ class _Callbacks:
     first_rows: FirstRows | None
 
 
-def train(task: TrainTask, here: World) -> Recorded:
+def train(task: TrainSpec, here: World) -> Recorded:
     """Train on this rank's share. What is returned is the same on every rank; rank 0 has written the model."""
     join_world(here)
     config, dataset = task.config, task.dataset
@@ -127,14 +127,14 @@ def train(task: TrainTask, here: World) -> Recorded:
     return callbacks.recorder.recorded
 
 
-def _build(task: TrainTask) -> _Built:
+def _build(task: TrainSpec) -> _Built:
     """Build and check the model, and describe it before anything tries it."""
     model, example = built_model(task)
     check_savable(model)
     return _Built(model, example, {"model": model_facts(model)}, weight_facts(model))
 
 
-def _step_options(task: TrainTask, model: Any, here: World) -> StepOptions:
+def _step_options(task: TrainSpec, model: Any, here: World) -> StepOptions:
     """How steps are made exact, with what was found out about the model; raises or warns where it cannot be."""
     config, dataset = task.config, task.dataset
     weights = class_weights(config.class_weight, dataset)
@@ -159,7 +159,7 @@ def _step_options(task: TrainTask, model: Any, here: World) -> StepOptions:
     )
 
 
-def _set_first_weights(task: TrainTask, built: _Built, here: World) -> Checkpoint | None:
+def _set_first_weights(task: TrainSpec, built: _Built, here: World) -> Checkpoint | None:
     """Give every rank the weights that training starts from: a checkpoint's, a trained model's or rank 0's own.
 
     Returns the checkpoint that the run goes on from, or None.
@@ -174,12 +174,12 @@ def _set_first_weights(task: TrainTask, built: _Built, here: World) -> Checkpoin
 
 
 def _callbacks(
-    task: TrainTask,
+    task: TrainSpec,
     here: World,
     built: _Built,
     options: StepOptions,
     resumed: Checkpoint | None,
-    numbers: StepNumbers,
+    numbers: StepCounters,
     rates: LearningRates,
     *,
     steps: int,
@@ -229,12 +229,12 @@ def _callbacks(
     return _Callbacks([*callbacks, checkpointer], recorder, first_rows)
 
 
-def _validation(task: TrainTask) -> SplitParts | None:
+def _validation(task: TrainSpec) -> SplitParts | None:
     name = task.config.validation
     return None if name is None or name not in task.dataset.splits else task.dataset.split(name)
 
 
-def _evaluation(task: TrainTask, model: Any, here: World) -> Callable[[Any], dict[str, Any]] | None:
+def _evaluation(task: TrainSpec, model: Any, here: World) -> Callable[[Any], dict[str, Any]] | None:
     """A function that evaluates the held-out split, or None if there is none."""
     if (split := _validation(task)) is None:
         return None
@@ -251,7 +251,7 @@ def _evaluation(task: TrainTask, model: Any, here: World) -> Callable[[Any], dic
     return evaluate
 
 
-def _write_trained(task: TrainTask, model: Any, inexact: Sequence[str]) -> None:
+def _write_trained(task: TrainSpec, model: Any, inexact: Sequence[str]) -> None:
     """Write the trained model, and warn of outputs that scoring will not understand."""
     signature = _write_model(task, model, task.run.model, inexact)
     labels = task.dataset.label_encoders if task.config.target == "label" else ()
@@ -260,7 +260,7 @@ def _write_trained(task: TrainTask, model: Any, inexact: Sequence[str]) -> None:
             log.warning("model %r: %s", model.name, unknown)
 
 
-def _write_model(task: TrainTask, model: Any, model_dir: str, inexact: Sequence[str]) -> Signature:
+def _write_model(task: TrainSpec, model: Any, model_dir: str, inexact: Sequence[str]) -> Signature:
     dataset, target = task.dataset, task.config.target
     return write_model(
         model,

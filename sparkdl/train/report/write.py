@@ -21,7 +21,7 @@ from sparkdl.launch.config import LaunchConfig
 from sparkdl.train.report.page import render
 from sparkdl.train.run.checkpoint import read_checkpoint
 from sparkdl.train.run.record import Recorded
-from sparkdl.train.spec import TrainTask
+from sparkdl.train.spec import TrainSpec
 
 __all__ = ["config_facts", "dataset_facts", "report_failure", "report_result"]
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 MAX_FIELDS = 40
 
 
-def report_result(task: TrainTask, launch: LaunchConfig, recorded: Recorded) -> None:
+def report_result(task: TrainSpec, launch: LaunchConfig, recorded: Recorded) -> None:
     """Write the report of a run that has finished."""
     try:
         _write(task, launch, recorded, "Finished.")
@@ -38,7 +38,7 @@ def report_result(task: TrainTask, launch: LaunchConfig, recorded: Recorded) -> 
         log.warning("%s cannot be written: %s", task.run.report, error)
 
 
-def report_failure(task: TrainTask, launch: LaunchConfig, error: WorkerError) -> None:
+def report_failure(task: TrainSpec, launch: LaunchConfig, error: WorkerError) -> None:
     """Write the report of the epochs that the last checkpoint knows, if there are any."""
     try:
         latest = task.run.latest_checkpoint()
@@ -50,7 +50,7 @@ def report_failure(task: TrainTask, launch: LaunchConfig, error: WorkerError) ->
         log.warning("%s cannot be written: %s", task.run.report, other)
 
 
-def _write(task: TrainTask, launch: LaunchConfig, recorded: Recorded, outcome: str) -> None:
+def _write(task: TrainSpec, launch: LaunchConfig, recorded: Recorded, outcome: str) -> None:
     facts = {
         "Configuration": {"build_model": _said(task.build_model), **config_facts(task.config)},
         "Launch": config_facts(launch),

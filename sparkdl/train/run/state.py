@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from sparkdl.errors import CheckpointError
-from sparkdl.train.exact.counters import EpochSums, StepNumbers
+from sparkdl.train.exact.counters import EpochSums, StepCounters
 from sparkdl.train.exact.metrics import leaf_metrics
 from sparkdl.train.exact.optimizers import optimizers_of
 
@@ -90,14 +90,14 @@ def restore_model(model: Any, arrays: Mapping[str, np.ndarray]) -> None:
     _assign(_variables(model), arrays)
 
 
-def epoch_arrays(model: Any, numbers: StepNumbers) -> list[tuple[str, np.ndarray]]:
+def epoch_arrays(model: Any, numbers: StepCounters) -> list[tuple[str, np.ndarray]]:
     """The sums of the epoch in progress; the metrics' variables must hold those over all ranks."""
     arrays = [(name, _array(variable)) for name, variable in _epoch_variables(model).items()]
     sums = [(f"numbers/{name}", np.array(getattr(numbers.sums(), name))) for name in _SAME_ON_ALL_RANKS]
     return [*arrays, *sums, ("numbers/train_parts", numbers.train_parts.numpy())]
 
 
-def restore_epoch(model: Any, numbers: StepNumbers, arrays: Mapping[str, np.ndarray], *, rank: int) -> None:
+def restore_epoch(model: Any, numbers: StepCounters, arrays: Mapping[str, np.ndarray], *, rank: int) -> None:
     """Continue the sums of an epoch: those that ranks add up lie on rank 0, what each rank knows on all."""
     if rank == 0:
         _assign(_epoch_variables(model), arrays)

@@ -15,7 +15,7 @@ import tensorflow as tf
 from sparkdl.errors import ConfigError, ModelError, shown
 from sparkdl.launch.worker import graceful_stop
 from sparkdl.train.exact.collective import gather_over_ranks, sum_over_ranks
-from sparkdl.train.exact.counters import WIND_DOWN, StepNumbers
+from sparkdl.train.exact.counters import WIND_DOWN, StepCounters
 from sparkdl.train.rank.callbacks.divergence import difference
 from sparkdl.train.rank.callbacks.learning_rate import LearningRates
 from sparkdl.train.rank.callbacks.recorder import EpochRecorder
@@ -34,7 +34,7 @@ WRITERS = tuple(
 
 
 def rank_callbacks(
-    user: Sequence[Any], numbers: StepNumbers, rates: LearningRates, recorder: EpochRecorder, *, rank: int, steps: int
+    user: Sequence[Any], numbers: StepCounters, rates: LearningRates, recorder: EpochRecorder, *, rank: int, steps: int
 ) -> list[Any]:
     """The callbacks of a rank, in order: sums and rates set, the user's, weights compared, stop agreed, then recorded.
 
@@ -58,7 +58,7 @@ def rank_callbacks(
 class _SetSumsAndRates(keras.callbacks.Callback):  # type: ignore[misc]
     """What comes before the user's callbacks: the epoch's logs get the learning rate before one of them changes it."""
 
-    def __init__(self, numbers: StepNumbers, rates: LearningRates, *, steps: int) -> None:
+    def __init__(self, numbers: StepCounters, rates: LearningRates, *, steps: int) -> None:
         super().__init__()
         self._numbers = numbers
         self._rates = rates
@@ -83,7 +83,7 @@ class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
     launcher asks the ranks to wind down: `numbers.winding_down` is set on all of them after the same step.
     """
 
-    def __init__(self, numbers: StepNumbers) -> None:
+    def __init__(self, numbers: StepCounters) -> None:
         super().__init__()
         self._numbers = numbers
         self._asked = False

@@ -18,7 +18,7 @@ from sparkdl.errors import ConfigError, LaunchError
 from sparkdl.launch.world import World
 from sparkdl.train.checkpoint_config import CheckpointConfig
 from sparkdl.train.exact.collective import sum_over_ranks
-from sparkdl.train.exact.counters import StepNumbers
+from sparkdl.train.exact.counters import StepCounters
 from sparkdl.train.exact.metrics import leaf_metrics, reduced_states
 from sparkdl.train.rank.callbacks.csv_log import csv_log_sizes
 from sparkdl.train.rank.callbacks.recorder import EpochRecorder
@@ -57,7 +57,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
         *,
         direction: str | None,
         facts: dict[str, Any],
-        numbers: StepNumbers,
+        numbers: StepCounters,
         world: World,
         others: Sequence[Any],
         recorder: EpochRecorder,

@@ -15,7 +15,7 @@ import numpy as np
 from sparkdl.launch.worker.emit import emit
 from sparkdl.launch.world import World
 from sparkdl.train.exact.collective import gather_over_ranks, gather_text
-from sparkdl.train.exact.counters import StepNumbers
+from sparkdl.train.exact.counters import StepCounters
 from sparkdl.train.exact.findings import Inexact, named
 from sparkdl.train.run.record import Recorded
 
@@ -40,7 +40,7 @@ class EpochRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         inexact: the names of what is computed per worker, on this rank.
     """
 
-    def __init__(self, numbers: StepNumbers, world: World, recorded: Recorded, *, epochs: int, steps: int) -> None:
+    def __init__(self, numbers: StepCounters, world: World, recorded: Recorded, *, epochs: int, steps: int) -> None:
         super().__init__()
         self.recorded = recorded
         self.inexact: list[str] = []

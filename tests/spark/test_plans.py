@@ -1,4 +1,4 @@
-"""What prepare and fit would do, told without doing it."""
+"""Plans: what prepare and fit would do, told without doing it."""
 
 import dataclasses
 
@@ -6,41 +6,38 @@ import pytest
 
 import sparkdl
 from sparkdl import LaunchConfig, PrepareConfig, TrainConfig
-from sparkdl.data.prepare.preview import preview_prepare
+from sparkdl.data.prepare.plan import plan_prepare
 from sparkdl.features import Tensor
-from sparkdl.train.preview import preview_fit
+from sparkdl.train.plan import plan_fit
 from sparkdl.train.run.made_by import MadeBy, code_of, write_made_by
 from sparkdl.train.run.record import Recorded
 from sparkdl.train.run.run_dir import RunDir
 from sparkdl.train.run.run_record import run_record
 
 
-def test_a_preview_of_prepare_names_the_columns_and_writes_nothing(digits, digits_dataset, tmp_path) -> None:
+def test_a_plan_of_prepare_names_the_columns_and_writes_nothing(digits, digits_dataset, tmp_path) -> None:
     config = PrepareConfig(path=str(tmp_path / "data"), features=[Tensor("pixels", shape=(8, 8, 1))], label="digit")
-    told = preview_prepare(digits, config)
-    assert told == {
-        "path": config.path,
-        "state": "new",
-        "columns": {"pixels": "array<float>", "digit": "int"},
-    }
+    plan = plan_prepare(digits, config)
+    assert (plan.path, plan.state, plan.found) == (config.path, "new", None)
+    assert plan.columns == {"pixels": "array<float>", "digit": "int"}
     assert not (tmp_path / "data").exists()
     other = dataclasses.replace(config, path=digits_dataset.path)
-    # Rows from memory are named by what is in them, which a preview does not read.
-    assert preview_prepare(digits, other)["state"] == "finished if its rows are the same"
-    assert preview_prepare(digits, dataclasses.replace(other, version=1))["state"] == "replaces another one"
+    # Rows from memory are named by what is in them, which a plan does not read.
+    assert plan_prepare(digits, other).state == "finished if its rows are the same"
+    assert plan_prepare(digits, dataclasses.replace(other, version=1)).state == "replaces another one"
     with pytest.raises(sparkdl.SchemaError, match="pixel"):
-        preview_prepare(digits, dataclasses.replace(config, label="pixel"))
+        plan_prepare(digits, dataclasses.replace(config, label="pixel"))
     (tmp_path / "mine").write_text("")
     with pytest.raises(sparkdl.DatasetError, match="which is no part of a dataset"):
-        preview_prepare(digits, dataclasses.replace(config, path=str(tmp_path)))
+        plan_prepare(digits, dataclasses.replace(config, path=str(tmp_path)))
 
 
-def test_a_preview_of_fit_checks_all_that_the_driver_can_and_writes_nothing(digits_dataset, tmp_path) -> None:
+def test_a_plan_of_fit_checks_all_that_the_driver_can_and_writes_nothing(digits_dataset, tmp_path) -> None:
     config = TrainConfig(run_dir=str(tmp_path / "run"), epochs=3, global_batch_size=100)
     two = LaunchConfig(num_workers=2)
 
     def told(config=config, launch=two):
-        return preview_fit(build_model, digits_dataset, config, launch=launch)
+        return plan_fit(build_model, digits_dataset, config, launch=launch).facts(launch)
 
     facts = {"run_dir": config.run_dir, "state": "new", "rows": 1468, "steps": 15, "epochs": 3, "ranks": 2}
     assert told() == facts
@@ -61,14 +58,14 @@ def test_a_preview_of_fit_checks_all_that_the_driver_can_and_writes_nothing(digi
         told(dataclasses.replace(config, seed=1))
 
 
-def test_a_preview_of_a_finished_run_tells_whether_its_code_has_changed(digits_dataset, tmp_path) -> None:
+def test_a_plan_of_a_finished_run_tells_whether_its_code_has_changed(digits_dataset, tmp_path) -> None:
     config = TrainConfig(run_dir=str(tmp_path / "run"), epochs=1, global_batch_size=100)
     run = RunDir(config.run_dir)
     run.begin(run_record(config, digits_dataset))
     run.finish(Recorded(history=[{"loss": 1.0}]), 1)
 
     def state(build_model):
-        return preview_fit(build_model, digits_dataset, config, launch=LaunchConfig(num_workers=1))["state"]
+        return plan_fit(build_model, digits_dataset, config, launch=LaunchConfig(num_workers=1)).state
 
     # As a run of before: what made it is not known.
     assert state(build_model) == "finished; build_model and callbacks may have changed, fit builds and compares"
@@ -76,8 +73,8 @@ def test_a_preview_of_a_finished_run_tells_whether_its_code_has_changed(digits_d
     assert state(build_model) == "finished"
     assert state(lambda ds: None) == "finished; build_model may have changed, fit builds and compares"
     other = dataclasses.replace(config, callbacks=list)
-    told = preview_fit(build_model, digits_dataset, other, launch=LaunchConfig(num_workers=1))
-    assert told["state"] == "finished; callbacks may have changed, fit builds and compares"
+    told = plan_fit(build_model, digits_dataset, other, launch=LaunchConfig(num_workers=1))
+    assert told.state == "finished; callbacks may have changed, fit builds and compares"
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         *("code.json", "finished.json", "history.json", "ranks.json", "run.json")
     ]
@@ -86,14 +83,15 @@ def test_a_preview_of_a_finished_run_tells_whether_its_code_has_changed(digits_d
 def test_spark_in_build_model_is_named_with_the_variable_that_holds_it(digits, digits_dataset, tmp_path) -> None:
     config = TrainConfig(run_dir=str(tmp_path / "run"), epochs=1, global_batch_size=100)
     session = digits.sparkSession
+    one = LaunchConfig(num_workers=1)
     for given, name, kind in (
         (lambda ds: digits.count(), "digits", "DataFrame"),
         (lambda ds: session.version, "session", "SparkSession"),
     ):
         message = rf"^<lambda>'s variable '{name}', a pyspark\.sql\..*{kind}, cannot be sent to the ranks .*; ranks "
         with pytest.raises(sparkdl.ConfigError, match=message):
-            preview_fit(given, digits_dataset, config, launch=LaunchConfig(num_workers=1))
+            plan_fit(given, digits_dataset, config, launch=one).facts(one)
 
 
 def build_model(ds):
-    raise AssertionError("a preview builds no model")
+    raise AssertionError("a plan builds no model")

@@ -1,0 +1,139 @@
+"""Plan what `prepare` does: check all that can be checked before a row is read, and find the dataset that is there.
+
+Runs on the driver; starts no job and writes nothing. `prepare` carries the plan out, a dry run shows it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sparkdl import storage
+from sparkdl.data import generations
+from sparkdl.data.dataset import Dataset, Source, find_dataset
+from sparkdl.data.layout import RECORD_COLUMN
+from sparkdl.data.prepare.fingerprint import name_source
+from sparkdl.data.prepare_config import PrepareConfig
+from sparkdl.errors import ConfigError, DatasetError, SchemaError, shown
+from sparkdl.spark.columns import check_types, require_column
+from sparkdl.spark.table_formats import check_plan
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+__all__ = ["PreparePlan", "find_made_of", "plan_prepare", "rows_by_split"]
+
+log = logging.getLogger(__name__)
+
+# The columns that prepare adds to the rows.
+RESERVED = re.compile("__(split|order|place|content|hash|hash_[0-9]+)__")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparePlan:
+    """What `prepare` is going to do.
+
+    Attributes:
+        path: of the dataset, absolute.
+        columns: the Spark type (DDL) of each raw column that is read.
+        source: what the dataset is made of; without a fingerprint where only a pass over the rows can name them.
+        obstacle: why the rows have no name before they are read; "" if they have one.
+        found: the dataset that is there and was made of the same.
+        occupied: whether the folder holds anything.
+    """
+
+    path: str
+    columns: Mapping[str, str]
+    source: Source
+    obstacle: str
+    found: Dataset | None
+    occupied: bool
+
+    @property
+    def state(self) -> str:
+        """"new", "finished", "replaces another one", or "finished if its rows are the same"."""
+        if self.found is not None:
+            return "finished"
+        if not self.occupied:
+            return "new"
+        return "finished if its rows are the same" if self.source.fingerprint is None else "replaces another one"
+
+
+def plan_prepare(df: DataFrame, config: PrepareConfig) -> PreparePlan:
+    """Plan a `prepare` of a DataFrame. Raises what `prepare` raises before it reads rows."""
+    check_arguments(df, config)
+    path = storage.absolute(config.path)
+    names = used_columns(config)
+    check_columns(df, names)
+    occupied = check_folder(path)
+    source, obstacle = name_source(df, config)
+    return PreparePlan(
+        path=path,
+        columns={name: df.schema[name].dataType.simpleString() for name in names},
+        source=source,
+        obstacle=obstacle,
+        found=find_made_of(path, source),
+        occupied=occupied,
+    )
+
+
+def check_arguments(df: object, config: object) -> None:
+    """Raise ConfigError for what is no batch DataFrame of Spark, a table read as plain files, or no PrepareConfig."""
+    if not hasattr(df, "sparkSession") or not hasattr(df, "mapInArrow"):
+        raise ConfigError(f"prepare takes a Spark DataFrame, not {type(df).__name__}; spark.createDataFrame makes one")
+    if df.isStreaming:  # type: ignore[attr-defined]
+        raise ConfigError("prepare takes a DataFrame that ends, not a stream")
+    if not isinstance(config, PrepareConfig):
+        raise ConfigError(f"prepare takes a PrepareConfig, not {type(config).__name__}")
+    check_plan(df)  # type: ignore[arg-type]
+
+
+def used_columns(config: PrepareConfig) -> list[str]:
+    """Every raw column that the dataset reads, once each, in a fixed order."""
+    names = [f.name for f in (*config.features, *config.labels)]
+    names += [config.weight] if config.weight else []
+    names += list(config.keep)
+    names += list(config.splits.columns) if config.splits else []
+    return list(dict.fromkeys(names))
+
+
+def check_columns(df: DataFrame, names: Sequence[str]) -> None:
+    """Raise SchemaError for a missing, an ambiguous or a reserved column name, and for a type that cannot be read."""
+    for name in names:
+        require_column(df.columns, name)
+    reserved = [name for name in names if name == RECORD_COLUMN or RESERVED.fullmatch(name)]
+    if reserved:
+        raise SchemaError(f"column name {reserved[0]!r} is used by sparkdl itself; rename the column")
+    check_types(df.schema, names)
+
+
+def check_folder(path: str) -> bool:
+    """Whether anything is there. Raises DatasetError for a folder that holds something other than a dataset."""
+    try:
+        names = storage.listing(path)
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error}") from error
+    strange = [name for name in names if not generations.is_ours(name)]
+    if strange:
+        raise DatasetError(f"{path} holds {shown(strange[0])}, which is no part of a dataset; choose an empty folder")
+    return bool(names)
+
+
+def find_made_of(path: str, source: Source) -> Dataset | None:
+    """The dataset at the path, if it is whole and was made of the same."""
+    standing = find_dataset(path)
+    if standing is None or source.fingerprint is None or standing.source.fingerprint != source.fingerprint:
+        return None
+    damage = generations.damage(standing)
+    if damage:
+        log.warning("%s is prepared anew: %s", path, damage)
+        return None
+    log.warning("found %s at %s, prepared from the same input: nothing is written", rows_by_split(standing), path)
+    return standing
+
+
+def rows_by_split(dataset: Dataset) -> dict[str, int]:
+    return {name: dataset.split(name).rows for name in dataset.splits}

@@ -40,7 +40,11 @@ class LaunchConfig:
 
     min_workers: int | None = None
     """The fewest ranks to run with where the session has too few slots, at the start or at a restart; None:
-    `num_workers`. Local ranks always find their place."""
+    `num_workers`. Ignored with `local=True`."""
+
+    driver_port: int = 0
+    """The port on which the driver listens for its ranks, where a firewall lets executors reach certain ports alone;
+    0: any free one. Two runs of one host at a time need two. Ignored with `local=True`."""
 
     start_timeout_s: float = 60.0
     """Seconds to wait until every rank has a slot and its process has started."""
@@ -74,6 +78,9 @@ class LaunchConfig:
         require(good, f"gpus_per_worker={shown(self.gpus_per_worker)} must be a whole number of at least 0")
         good = isinstance(self.allow_unencrypted, bool)
         require(good, f"allow_unencrypted={shown(self.allow_unencrypted)} must be True or False")
+        port = self.driver_port
+        good = isinstance(port, int) and not isinstance(port, bool) and (port == 0 or 1024 <= port <= 65535)
+        require(good, f"driver_port={shown(port)} must be 0, or a port from 1024 to 65535")
         require_seconds("start_timeout_s", self.start_timeout_s, least=0.001)
         require_seconds("stall_timeout_s", self.stall_timeout_s, least=1)
         require(isinstance(self.env, Mapping), f"env={shown(self.env)} must map names to values")

@@ -15,12 +15,12 @@ from sparkdl import storage
 from sparkdl.errors import ConfigError, SparkDLError, WorkerError, shown
 from sparkdl.launch.checks.payload_size import MAX_CLOSURE_BYTES, pickled_task
 from sparkdl.launch.config import LaunchConfig
-from sparkdl.launch.driver.barrier import active_session, available_workers, run_barrier, task_cpus
-from sparkdl.launch.driver.local import cores_per_rank, run_local
+from sparkdl.launch.driver.barrier import BarrierRanks, available_workers
+from sparkdl.launch.driver.local import LocalRanks
 from sparkdl.launch.driver.monitor import Limits, Monitor, OnEvent
+from sparkdl.launch.driver.ranks import RanksSpec
 from sparkdl.launch.driver.results import Values
 from sparkdl.launch.protocol.outcome import is_secondary, lost_peer_error, named, worker_error
-from sparkdl.launch.worker.environment import Settings
 from sparkdl.launch.worker.rank_log import launch_folder_name, rank_log_path
 
 __all__ = ["check_launch", "launch_ranks", "run"]
@@ -63,7 +63,7 @@ def launch_ranks(
         on_event: called as `on_event(rank, event)` for each event, live, one at a time, from a background thread.
         log_dir: where each rank's output is kept, unless `launch.log_dir` says so.
         closure_limit: the bytes that the function and its arguments may take together.
-        asked: once it is set, the ranks are asked to wind down (`wind_down.is_asked`), and awaited as before.
+        asked: once it is set, the ranks are asked to stop by themselves (`graceful_stop`), and awaited as before.
     """
     task, size = _checked(fn, args, kwargs or {}, launch, closure_limit)
     limits = Limits(start_timeout_s=launch.start_timeout_s, stall_timeout_s=launch.stall_timeout_s)
@@ -72,9 +72,11 @@ def launch_ranks(
     if log_dir:
         name = launch_folder_name(datetime.now(timezone.utc), secrets.token_hex(2))
         log_folder = storage.join(storage.absolute(log_dir), name)
+    spec = RanksSpec(task=task, size=size, launch=launch, description=description, log_folder=log_folder)
+    ranks = LocalRanks(spec) if launch.local else BarrierRanks(spec)
     with Values(size) as values:
         with Monitor(size, limits, log=launch.log, on_event=on_event, asked=asked) as monitor:
-            job_error = _run(task, size, launch, monitor, values, description, log_folder)
+            job_error = ranks.run(monitor, values)
         _raise_cause(monitor, values, size, job_error, log_folder)
         return [_value(values, rank, size, monitor.hosts) for rank in range(size)]
 
@@ -96,36 +98,6 @@ def _checked(
         raise ConfigError(f"launch={shown(launch)} must be a LaunchConfig")
     task = pickled_task(fn, tuple(args), dict(kwargs), limit=closure_limit)
     return task, launch.num_workers if launch.local else available_workers(launch)
-
-
-def _run(
-    task: bytes,
-    size: int,
-    launch: LaunchConfig,
-    monitor: Monitor,
-    values: Values,
-    description: str,
-    log_folder: str | None,
-) -> str:
-    """Run the ranks; what Spark says about the end of its job, nothing where that ended well."""
-    if launch.local:
-        settings = _settings(launch, cores_per_rank(size))
-        run_local(
-            task,
-            size,
-            settings,
-            monitor,
-            values,
-            gpus_per_worker=launch.gpus_per_worker,
-            log_folder=log_folder,
-        )
-        return ""
-    settings = _settings(launch, task_cpus(active_session()))
-    return run_barrier(task, size, launch, settings, monitor, values, description, log_folder)
-
-
-def _settings(launch: LaunchConfig, cores: int) -> Settings:
-    return Settings(env=tuple(launch.env.items()), stall_timeout_s=launch.stall_timeout_s, cores=cores)
 
 
 def _raise_cause(monitor: Monitor, values: Values, size: int, job_error: str, log_folder: str | None) -> None:

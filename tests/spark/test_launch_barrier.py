@@ -3,6 +3,7 @@
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -54,6 +55,21 @@ def allreduce():
 
 def test_two_ranks_sum_with_horovod(spark):
     assert run(allreduce, launch=TWO) == [3.0, 3.0]
+
+
+def ports_that_are_listened_on():
+    return [found.laddr.port for found in psutil.net_connections("tcp") if found.status == "LISTEN"]
+
+
+def test_the_driver_listens_on_the_port_that_is_asked_for(spark):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        launch = LaunchConfig(num_workers=2, driver_port=port)
+        with pytest.raises(LaunchError, match=f"cannot listen on 127.0.0.1:{port} .*; driver_port=0 takes any free"):
+            run(rank_number, launch=launch)
+    assert all(port in ports for ports in run(ports_that_are_listened_on, launch=launch))
 
 
 def fail_on_rank_1():

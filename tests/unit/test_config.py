@@ -98,6 +98,8 @@ def test_class_weights_of_numpy_can_be_kept_in_a_run() -> None:
         ({"num_workers": 2, "gpus_per_worker": -1}, "gpus_per_worker=-1 must be a whole number of at least 0"),
         ({"num_workers": 2, "gpus_per_worker": 0.5}, "gpus_per_worker=0.5 must be a whole number"),
         ({"num_workers": 2, "gpus_per_worker": True}, "gpus_per_worker=True must be a whole number"),
+        ({"num_workers": 2, "driver_port": 80}, "driver_port=80 must be 0, or a port from 1024 to 65535"),
+        ({"num_workers": 2, "driver_port": "7077"}, "driver_port='7077' must be 0"),
         ({"num_workers": 2, "allow_unencrypted": "yes"}, "allow_unencrypted='yes' must be True or False"),
     ],
 )

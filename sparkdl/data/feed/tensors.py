@@ -35,9 +35,9 @@ def step_dataset(
     Returns:
         A dataset of (waited, (inputs, targets, weights, counts)): inputs and targets are a tensor, or a dict by name
         where there are several, shape ``(rows, *shape)`` with everything but rows static; weights are float32
-        ``(rows,)`` or (); counts is int64 (3,): the rows that count (0: the one row is a padding row), those of the step over
-        all ranks, the number of the step since the first epoch began; waited is float64 (), the seconds that the
-        consumer waited for data before this element.
+        ``(rows,)`` or (); counts is int64 (3,): the rows that count (0: the one row is a padding row), those of the
+        step over all ranks, the number of the step since the first epoch began; waited is float64 (), the seconds that
+        the consumer waited for data before this element.
     """
     groups = layout.groups
     signature = (

@@ -24,6 +24,7 @@ from sparkdl.launch.config import LaunchConfig
 from sparkdl.launch.driver.barrier_job import BarrierJob
 from sparkdl.launch.driver.barrier_timers import cancel_timers_at_exit
 from sparkdl.launch.driver.monitor import Monitor
+from sparkdl.launch.driver.ranks import RanksSpec
 from sparkdl.launch.driver.results import Values
 from sparkdl.launch.protocol.channel import ControlServer, OnMessage
 from sparkdl.launch.protocol.mailbox.folder import mailbox_name
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from pyspark import Broadcast
     from pyspark.sql import SparkSession
 
-__all__ = ["active_session", "available_workers", "run_barrier", "task_cpus"]
+__all__ = ["BarrierRanks", "active_session", "available_workers", "task_cpus"]
 
 log = logging.getLogger(__name__)
 
@@ -75,75 +76,136 @@ def available_workers(launch: LaunchConfig) -> int:
     )
 
 
-def run_barrier(
-    task: bytes,
-    size: int,
-    launch: LaunchConfig,
-    settings: Settings,
-    monitor: Monitor,
-    values: Values,
-    description: str,
-    log_folder: str | None,
-) -> str:
-    """Run the pickled task on every rank; what the ranks return goes to `values`, how they ended to `monitor`.
+class BarrierRanks:
+    """The ranks as tasks of a barrier job on the active session. Implements `Ranks`.
 
-    Returns why Spark's job failed, or nothing where it ended well.
-
-    Raises LaunchError if the ranks cannot start, do not in time, or somebody cancelled the job.
+    Args:
+        spec: what to start.
     """
-    spark = active_session()
-    master = str(spark.sparkContext.master)
-    one_process = is_one_process(master)
-    address, bind_address = _addresses(spark, one_process)
-    key = secrets.token_bytes(32)
-    mailbox = None
-    if log_folder is not None and not one_process:
-        parent, name = posixpath.split(log_folder)
-        mailbox = storage.join(parent, mailbox_name(name))
 
-    def on_message(rank: int, message: dict[str, Any], body: bytes) -> None:
-        if message["type"] == "value":
-            try:
-                values.add(rank, body)
-            except OSError as error:
-                what = f"the driver cannot keep the value of rank {rank}: {error}"
-                monitor.give_up(LaunchError(f"{what}; return less, or set TMPDIR to a folder with more space"))
-        else:
-            monitor.receive(rank, message)
+    def __init__(self, spec: RanksSpec) -> None:
+        self._spec = spec
+        self._server: ControlServer
+        self._box: MailboxServer | None = None
+        self._box_life = ExitStack()
+        self._job: BarrierJob
 
-    with ExitStack() as stack:
-        server = ControlServer(bind_address, key=key, size=size, on_message=on_message, on_lost=monitor.lose)
-        stack.enter_context(server)
-        box, box_life = None, stack.enter_context(ExitStack())
-        if mailbox is not None:
-            hear = partial(_hear_mailbox, on_message, f"{address}:{server.port}", mailbox)
-            box = MailboxServer(mailbox, key=key, size=size, on_message=hear, on_lost=monitor.lose)
-            box_life.enter_context(box)
-        plan = TaskPlan(
-            control=(address, server.port),
+    def run(self, monitor: Monitor, values: Values) -> str:
+        """Run the ranks to their end; what they return goes to `values`, how they ended to `monitor`.
+
+        Returns why Spark's job failed, or "" where it ended well.
+
+        Raises LaunchError if the ranks cannot start, do not in time, or somebody cancelled the job.
+        """
+        spec, spark = self._spec, active_session()
+        one_process = is_one_process(str(spark.sparkContext.master))
+        address, bind_address = _addresses(spark, one_process)
+        key = secrets.token_bytes(32)
+        mailbox = None
+        if spec.log_folder is not None and not one_process:
+            parent, name = posixpath.split(spec.log_folder)
+            mailbox = storage.join(parent, mailbox_name(name))
+        on_message = partial(_on_message, monitor, values)
+        with ExitStack() as stack:
+            self._server = ControlServer(
+                bind_address,
+                port=spec.launch.driver_port,
+                key=key,
+                size=spec.size,
+                on_message=on_message,
+                on_lost=monitor.lose,
+            )
+            stack.enter_context(self._server)
+            stack.enter_context(self._box_life)
+            if mailbox is not None:
+                hear = partial(_hear_mailbox, on_message, f"{address}:{self._server.port}", mailbox)
+                box = MailboxServer(mailbox, key=key, size=spec.size, on_message=hear, on_lost=monitor.lose)
+                self._box = self._box_life.enter_context(box)
+            plan = self._plan(spark, address, key, mailbox)
+            task = stack.enter_context(_broadcast(spark, spec.task))
+            self._job = BarrierJob(spark, plan, task, spec.size, monitor)
+            stack.callback(cancel_timers_at_exit, spark.sparkContext)
+            self._follow(monitor)
+        return self._job_error(monitor)
+
+    def stop(self) -> None:
+        """End all ranks, within two seconds."""
+        self._tell("stop")
+
+    def dump_stacks(self) -> None:
+        """Have all ranks report the Python stacks of their threads."""
+        self._tell("stacks")
+
+    def request_stop(self) -> None:
+        """Ask the ranks to keep what they need to go on, and to exit."""
+        self._tell("wind_down")
+
+    def is_alive(self) -> bool:
+        """Whether more can be heard of them; closes the mailbox once every rank has connected to the socket."""
+        if self._box is not None and self._server.is_complete:
+            self._box_life.close()  # nobody needs it, and on an object store every look is paid for
+            self._box = None
+        return not self._job.settled
+
+    def _plan(self, spark: SparkSession, address: str, key: bytes, mailbox: str | None) -> TaskPlan:
+        master, launch = str(spark.sparkContext.master), self._spec.launch
+        one_process = is_one_process(master)
+        return TaskPlan(
+            control=(address, self._server.port),
             key=key,
-            settings=settings,
+            settings=Settings.of(launch, cores=task_cpus(spark)),
             one_process=one_process,
             driver_path=search_path(sys.path, folder=os.getcwd()) if one_process else (),
             gpus_per_worker=launch.gpus_per_worker,
             gpus_of_hosts=master.startswith(("spark://", "local-cluster[")),
             versions=versions.installed(),
-            log_folder=log_folder,
+            log_folder=self._spec.log_folder,
             mailbox=mailbox,
         )
-        job = BarrierJob(spark, plan, stack.enter_context(_broadcast(spark, task)), size, monitor)
-        stack.callback(cancel_timers_at_exit, spark.sparkContext)
-        _follow(job, server, box, box_life, monitor, description)
-    if monitor.complete:
-        return ""
-    if job.cancelled_by_others:
-        raise LaunchError(f"the Spark job of {size} ranks was cancelled: {job.reason}")
-    own_error = job.own_error
-    if isinstance(own_error, LaunchError):
-        raise own_error  # a task's, before it could speak with the driver
-    if monitor.cause is None and monitor.stall is None:
-        raise LaunchError(f"the Spark job of {size} ranks failed: {job.reason or 'its tasks ended early'}")
-    return job.reason
+
+    def _follow(self, monitor: Monitor) -> None:
+        try:
+            self._job.start(self._spec.description)
+            monitor.watch(self)
+            if self._job.settled and self._box is not None:
+                self._box.catch_up(CATCH_UP_S)
+            self._tell("finish" if monitor.complete else "stop")
+            self._job.end(monitor.lost)
+        except BaseException:  # KeyboardInterrupt too: nothing may run on
+            self._tell("stop")
+            self._job.cancel()
+            raise
+
+    def _tell(self, word: str) -> None:
+        self._server.tell_all({"type": word})
+        if self._box is not None:
+            self._box.tell_all({"type": word})
+
+    def _job_error(self, monitor: Monitor) -> str:
+        """Why Spark's job failed, or "". Raises LaunchError where no rank is to blame."""
+        if monitor.complete:
+            return ""
+        job, size = self._job, self._spec.size
+        if job.cancelled_by_others:
+            raise LaunchError(f"the Spark job of {size} ranks was cancelled: {job.reason}")
+        own_error = job.own_error
+        if isinstance(own_error, LaunchError):
+            raise own_error  # a task's, before it could speak with the driver
+        if monitor.cause is None and monitor.stall is None:
+            raise LaunchError(f"the Spark job of {size} ranks failed: {job.reason or 'its tasks ended early'}")
+        return job.reason
+
+
+def _on_message(monitor: Monitor, values: Values, rank: int, message: dict[str, Any], body: bytes) -> None:
+    """Keep a value, and hand anything else to the monitor."""
+    if message["type"] != "value":
+        monitor.receive(rank, message)
+        return
+    try:
+        values.add(rank, body)
+    except OSError as error:
+        what = f"the driver cannot keep the value of rank {rank}: {error}"
+        monitor.give_up(LaunchError(f"{what}; return less, or set TMPDIR to a folder with more space"))
 
 
 def _addresses(spark: SparkSession, one_process: bool) -> tuple[str, str]:
@@ -162,44 +224,6 @@ def _hear_mailbox(
         what = f"rank {rank} on {message['host']} cannot reach the driver at {address} ({message['error']})"
         log.warning("%s; they speak through the folder %s", what, mailbox)
     on_message(rank, message, body)
-
-
-def _follow(
-    job: BarrierJob,
-    server: ControlServer,
-    box: MailboxServer | None,
-    box_life: ExitStack,
-    monitor: Monitor,
-    description: str,
-) -> None:
-    def alive() -> bool:
-        nonlocal box
-        if box is not None and server.is_complete:
-            box_life.close()  # nobody needs it, and on an object store every look is paid for
-            box = None
-        return not job.settled
-
-    def tell(word: str) -> None:
-        server.tell_all({"type": word})
-        if box is not None:
-            box.tell_all({"type": word})
-
-    try:
-        job.start(description)
-        monitor.watch(
-            stop=partial(tell, "stop"),
-            ask_stacks=partial(tell, "stacks"),
-            wind_down=partial(tell, "wind_down"),
-            alive=alive,
-        )
-        if job.settled and box is not None:
-            box.catch_up(CATCH_UP_S)
-        tell("finish" if monitor.complete else "stop")
-        job.end(monitor.lost)
-    except BaseException:  # KeyboardInterrupt too: nothing may run on
-        tell("stop")
-        job.cancel()
-        raise
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from sparkdl.errors import LaunchError
 from sparkdl.launch.checks.gpus import addresses_for, too_few, visible_gpus
 from sparkdl.launch.checks.hostname import refused_names, useless_address
 from sparkdl.launch.driver.monitor import Monitor
+from sparkdl.launch.driver.ranks import RanksSpec
 from sparkdl.launch.driver.results import Values
 from sparkdl.launch.worker.environment import Settings, rank_environment, search_path
 from sparkdl.launch.worker.process import RankProcess
@@ -23,7 +24,7 @@ from sparkdl.launch.worker.rank_log import RankLog
 from sparkdl.launch.worker.rendezvous import Rendezvous
 from sparkdl.launch.world import assign_worlds
 
-__all__ = ["cores_per_rank", "run_local"]
+__all__ = ["LocalRanks", "cores_per_rank"]
 
 LOOPBACK = "127.0.0.1"
 
@@ -33,64 +34,75 @@ def cores_per_rank(size: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // size)
 
 
-def run_local(
-    task: bytes,
-    size: int,
-    settings: Settings,
-    monitor: Monitor,
-    values: Values,
-    *,
-    gpus_per_worker: int = 0,
-    log_folder: str | None = None,
-) -> None:
-    """Run the pickled task on every rank; what the ranks return goes to `values`.
+class LocalRanks:
+    """The ranks as child processes. Implements `Ranks`.
 
-    Raises LaunchError if this machine has too few GPUs or a name that nothing knows, or ranks do not start in time.
+    Args:
+        spec: what to start.
     """
-    visible = visible_gpus(os.environ) if gpus_per_worker else ()
-    if gpus_per_worker * size > len(visible):
-        raise LaunchError(too_few(size, gpus_per_worker, visible))
-    host = socket.gethostname()
-    problem = refused_names({host: useless_address(host)})
-    if problem is not None:
-        raise LaunchError(problem)
-    worlds = assign_worlds([host] * size)
-    with Rendezvous(LOOPBACK) as rendezvous, contextlib.ExitStack() as stack:
-        rendezvous.open(worlds)
-        processes: list[RankProcess] = []
 
-        def stop() -> None:
-            for process in processes:
-                process.stop()
+    def __init__(self, spec: RanksSpec) -> None:
+        self._spec = spec
+        self._processes: list[RankProcess] = []
 
-        def ask_stacks() -> None:
-            for process in processes:
-                process.report_stacks()
+    def run(self, monitor: Monitor, values: Values) -> str:
+        """Run the ranks to their end; what they return goes to `values`, how they ended to `monitor`. Returns "".
 
-        def wind_down() -> None:
-            for process in processes:
-                process.wind_down()
+        Raises LaunchError if this machine has too few GPUs or a name that nothing knows, or ranks do not start in time.
+        """
+        spec, gpus_per_worker = self._spec, self._spec.launch.gpus_per_worker
+        visible = visible_gpus(os.environ) if gpus_per_worker else ()
+        if gpus_per_worker * spec.size > len(visible):
+            raise LaunchError(too_few(spec.size, gpus_per_worker, visible))
+        host = socket.gethostname()
+        problem = refused_names({host: useless_address(host)})
+        if problem is not None:
+            raise LaunchError(problem)
+        worlds = assign_worlds([host] * spec.size)
+        settings = Settings.of(spec.launch, cores=cores_per_rank(spec.size))
+        with Rendezvous(LOOPBACK) as rendezvous, contextlib.ExitStack() as stack:
+            rendezvous.open(worlds)
+            for world in worlds:
+                log = stack.enter_context(RankLog.of(spec.log_folder, world)) if spec.log_folder else None
+                env = rank_environment(
+                    os.environ,
+                    world,
+                    settings,
+                    rendezvous=(LOOPBACK, rendezvous.port),
+                    interface="lo",
+                    path=search_path(sys.path, folder=os.getcwd()),
+                    gpus=addresses_for(world.local_rank, gpus_per_worker, visible),
+                )
+                report = partial(_report, monitor, log, world.rank)
+                # Entering may fail for a later rank: the stack ends those that run.
+                process = RankProcess(world, task=spec.task, env=env, report=report)
+                self._processes.append(stack.enter_context(process))
+            try:
+                monitor.watch(self)
+            finally:
+                self.stop()
+            for world, process in zip(worlds, self._processes, strict=True):
+                values.copy(world.rank, process.result)
+        return ""
 
-        for place in worlds:
-            log = stack.enter_context(RankLog.of(log_folder, place)) if log_folder else None
-            env = rank_environment(
-                os.environ,
-                place,
-                settings,
-                rendezvous=(LOOPBACK, rendezvous.port),
-                interface="lo",
-                path=search_path(sys.path, folder=os.getcwd()),
-                gpus=addresses_for(place.local_rank, gpus_per_worker, visible),
-            )
-            report = partial(_report, monitor, log, place.rank)
-            # Entering may fail for a later rank: the stack ends those that run.
-            processes.append(stack.enter_context(RankProcess(place, task=task, env=env, report=report)))
-        try:
-            monitor.watch(stop=stop, ask_stacks=ask_stacks, wind_down=wind_down)
-        finally:
-            stop()
-        for place, process in zip(worlds, processes, strict=True):
-            values.copy(place.rank, process.result)
+    def stop(self) -> None:
+        """End all ranks, within two seconds."""
+        for process in self._processes:
+            process.stop()
+
+    def dump_stacks(self) -> None:
+        """Have all ranks report the Python stacks of their threads."""
+        for process in self._processes:
+            process.report_stacks()
+
+    def request_stop(self) -> None:
+        """Ask the ranks to keep what they need to go on, and to exit."""
+        for process in self._processes:
+            process.wind_down()
+
+    def is_alive(self) -> bool:
+        """Whether more can be heard of them: each process reports its own end."""
+        return True
 
 
 def _report(monitor: Monitor, log: RankLog | None, rank: int, message: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from sparkdl.errors import LaunchError
 from sparkdl.launch.driver.console import ConsoleQueue
+from sparkdl.launch.driver.ranks import Ranks
 from sparkdl.launch.driver.stall import Beat, Stall, stalled_ranks
 from sparkdl.launch.protocol.outcome import Outcome, choose_cause, is_secondary
 
@@ -73,7 +74,7 @@ class Monitor:
         self._size = size
         self._limits = limits
         self._log = log
-        # Set when the ranks are to wind down.
+        # Set when the ranks are to stop by themselves.
         self._asked = asked or threading.Event()
         self._changed = threading.Condition()
         self._teller = ConsoleQueue(_show, on_event, on_error=self.wake)
@@ -148,17 +149,10 @@ class Monitor:
         with self._changed:
             self._changed.notify_all()
 
-    def watch(
-        self,
-        *,
-        stop: Callable[[], None],
-        ask_stacks: Callable[[], None],
-        wind_down: Callable[[], None],
-        alive: Callable[[], bool] = lambda: True,
-    ) -> None:
+    def watch(self, ranks: Ranks) -> None:
         """Return when every rank has an outcome, or no more can come; stop all ranks once one has failed or stalled.
 
-        Once `asked` is set, the ranks are told to wind down, and watched as before.
+        Once `asked` is set, the ranks are asked to stop by themselves, and watched as before.
 
         Raises LaunchError if ranks have not started in time, what `give_up` was told, and whatever `on_event` raised;
         the caller stops them.
@@ -171,7 +165,7 @@ class Monitor:
             with self._changed:
                 if self._error:
                     raise self._error
-                if len(self._outcomes) == self._size or not alive() or self._teller.error:
+                if len(self._outcomes) == self._size or not ranks.is_alive() or self._teller.error:
                     break
                 self._changed.wait(min(POLL_S, max(0.0, start_limit - time.monotonic()) or POLL_S))
                 failures = self.failures
@@ -179,7 +173,7 @@ class Monitor:
             now = time.monotonic()
             if self._asked.is_set() and not winding_down:
                 winding_down = True
-                wind_down()
+                ranks.request_stop()
             if missing and not failures and now >= start_limit:
                 raise LaunchError(self._start_failure(missing))
             if stopped_at is not None:
@@ -187,10 +181,10 @@ class Monitor:
                     break
             elif self._must_stop(now) or (self.stall and (now >= stacks_limit or self._stacks_are_complete())):
                 stopped_at = now
-                stop()
+                ranks.stop()
             elif self.stall is None and self._notice_stall(now):
                 stacks_limit = now + STACKS_LIMIT_S
-                ask_stacks()
+                ranks.dump_stacks()
         if self._teller.error:
             raise self._teller.error
 

@@ -17,6 +17,7 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge
 from typing import Any, Protocol
 
+from sparkdl.errors import LaunchError
 from sparkdl.launch.protocol.frame import MAX_FRAME_BYTES, decode, encode
 
 __all__ = ["ControlServer", "Link", "OnMessage", "SocketLink"]
@@ -137,20 +138,25 @@ class SocketLink:
 class ControlServer:
     """The driver's side: accepts one link per rank, passes on what ranks say, tells all of them something.
 
-    A context manager; at its end the listening socket and all links are closed.
+    A context manager; at its end the listening socket and all links are closed. Entering raises LaunchError where the
+    port cannot be listened on.
+
+    Args:
+        port: to listen on; 0 for any free one.
     """
 
     def __init__(
         self,
         bind_address: str,
         *,
+        port: int = 0,
         key: bytes,
         size: int,
         on_message: OnMessage,
         on_lost: Callable[[int], None],
         silence_s: float = TASK_SILENCE_S,
     ) -> None:
-        self._bind_address = bind_address
+        self._address = (bind_address, port)
         self._key = key
         self._size = size
         self._on_message = on_message
@@ -163,7 +169,14 @@ class ControlServer:
     def __enter__(self) -> ControlServer:
         # Without a key here: the secret is checked in each connection's own thread, so that a peer that fails it, or
         # says nothing, holds up nobody.
-        self._listener = Listener((self._bind_address, 0), family="AF_INET", backlog=self._size + 16)
+        try:
+            self._listener = Listener(self._address, family="AF_INET", backlog=self._size + 16)
+        except OSError as error:
+            host, port = self._address
+            raise LaunchError(
+                f"the driver cannot listen on {host}:{port} for its ranks: {error}"
+                + ("; driver_port=0 takes any free port" if port else "")
+            ) from error
         self._closed = threading.Event()
         self._threads = [threading.Thread(target=target, daemon=True) for target in (self._accept, self._stay_alive)]
         for thread in self._threads:

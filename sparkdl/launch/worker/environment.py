@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sparkdl.launch.checks.gpus import gpu_environment
+from sparkdl.launch.config import LaunchConfig
 from sparkdl.launch.world import World, world_environment
 
 __all__ = ["Settings", "gloo_timeout_s", "interface_of", "rank_environment", "search_path"]
@@ -31,6 +32,11 @@ class Settings:
 
     cores: int
     """Cores of one rank: the number of its compute threads."""
+
+    @classmethod
+    def of(cls, launch: LaunchConfig, *, cores: int) -> Settings:
+        """Take them from a launch, for ranks of so many cores each."""
+        return cls(env=tuple(launch.env.items()), stall_timeout_s=launch.stall_timeout_s, cores=cores)
 
 
 def rank_environment(

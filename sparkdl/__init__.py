@@ -1,6 +1,6 @@
 """sparkdl: exact, fast, fail-loud distributed Keras 3 training and batch inference on Apache Spark.
 
-The public names. Importing it imports no TensorFlow, Keras, Horovod, Petastorm, and no Spark.
+The public names. Importing sparkdl imports no TensorFlow, Keras, Horovod, Petastorm, and no Spark.
 """
 
 from sparkdl.data.dataset import Dataset as Dataset

@@ -1,4 +1,4 @@
-"""What the values of configurations must be; each check raises ConfigError naming the field. Pure.
+"""Check the values of configurations; each check raises ConfigError and names the field. Pure.
 
 Runs on the driver, where users and jobs build configurations.
 """
@@ -38,20 +38,20 @@ def require_positive(name: str, value: object) -> None:
 
 
 def require_seconds(name: str, value: object, *, least: float) -> None:
-    """Raise ConfigError unless the value is a number of at least so many seconds."""
+    """Raise ConfigError unless the value is a number of at least `least` seconds."""
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= least
     require(good, f"{name}={shown(value)} must be at least {least:g} seconds")
 
 
 def as_path(name: str, value: object) -> str:
-    """The value as a string. Raises ConfigError unless it is one, or a path."""
+    """Return a path as a string. Raises ConfigError unless the value is a string or a path, and not empty."""
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
     require(isinstance(text, str) and text != "", f"{name}={shown(value)} must be a folder or a URL")
     return str(text)
 
 
 def require_seed(value: object) -> None:
-    """Raise ConfigError unless the value can seed every generator used here."""
+    """Raise ConfigError unless the value can seed every random generator of sparkdl."""
     good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
     require(good, f"seed={shown(value)} must be a whole number from 0 to 2**63 - 1")
 
@@ -62,7 +62,7 @@ def require_target(value: object) -> None:
 
 
 def require_exactness(value: object) -> None:
-    """Raise ConfigError unless the value says what to do with what cannot be exact over ranks."""
+    """Raise ConfigError unless the value is a treatment of losses, metrics and layers that cannot be exact."""
     require(value in ("strict", "per_worker"), f"exactness={shown(value)} must be 'strict' or 'per_worker'")
 
 

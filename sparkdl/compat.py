@@ -1,7 +1,7 @@
 """Run programs that were written for Databricks' HorovodRunner.
 
-`HorovodRunner` is used on the driver, `log_to_driver` inside its ranks. Both are thin: everything is done by
-`sparkdl.run`, which new programs call directly.
+`HorovodRunner` is used on the driver, `log_to_driver` inside its ranks. Both are thin wrappers around `sparkdl.run`,
+which new programs call directly.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ VERBOSITIES = ("all", "log_callback_only")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HorovodRunner:
-    """Runs a function in `np` processes at once, with Horovod's environment, and returns what rank 0 returned.
+    """Run a function in `np` processes at once, with Horovod's environment, and return rank 0's value.
 
     Raises ConfigError for a value out of range.
     """
@@ -43,8 +43,8 @@ class HorovodRunner:
     processes on the driver, each with one of this machine's GPUs if it has any."""
 
     driver_log_verbosity: str = "log_callback_only"
-    """What reaches the driver's terminal from Spark tasks: "all" output of all ranks, or "log_callback_only", which is
-    what they send by `log_to_driver`. The output of processes on the driver is always shown."""
+    """The output of Spark tasks that reaches the driver's terminal: "all" output of all ranks, or "log_callback_only",
+    the lines that ranks send by `log_to_driver`. The output of processes on the driver is always shown."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.np, int) or isinstance(self.np, bool):
@@ -59,21 +59,21 @@ class HorovodRunner:
             raise ConfigError(f"driver_log_verbosity={shown(self.driver_log_verbosity)} must be {allowed}")
 
     def run(self, main: Callable[..., Any], **kwargs: Any) -> Any:
-        """Call `main(**kwargs)` in every process; the value of rank 0.
+        """Call `main(**kwargs)` in every process, and return the value of rank 0.
 
         Raises:
             ConfigError: the function and its arguments do not pickle, or take more than 10 MB.
             LaunchError: the processes could not be started.
-            WorkerError: one of them failed; it carries rank, host and traceback.
+            WorkerError: a process failed; the error carries rank, host and traceback.
         """
         if not callable(main):
-            raise ConfigError(f"main={shown(main)} is no function")
+            raise ConfigError(f"main={shown(main)} is not callable")
 
-        # With the name of main, which errors tell.
+        # With the name of main, which errors show.
         @functools.wraps(main)
         def call(**kwargs: Any) -> Any:
             value = main(**kwargs)
-            # The values of others are not asked for, and need not pickle.
+            # The values of other ranks are not used, and need not pickle.
             return value if world().rank == 0 else None
 
         return launch_ranks(call, (), kwargs, launch=self._launch(), description="HorovodRunner", on_event=_show)[0]

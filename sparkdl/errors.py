@@ -1,4 +1,4 @@
-"""The errors of the library, split by cause.
+"""Define the errors of the library, by cause.
 
 Raised everywhere: on the driver, in Spark workers and in rank processes.
 
@@ -11,7 +11,7 @@ Raised everywhere: on the driver, in Spark workers and in rank processes.
     +-- CheckpointError             a run directory or a checkpoint cannot be used
     +-- ModelError                  a model cannot be trained, saved, loaded or scored
 
-Each message is one line: what, the value, the limit and the way out. Every error survives pickling.
+Each message is one line: the name, the value, the limit and the way out. Every error survives pickling.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ __all__ = [
     "shown",
 ]
 
-# Values in messages come from the user's data: show enough to recognise one, never a whole document.
+# Values in messages come from the user's data: show enough to recognise a value, never a whole document.
 SHOWN_CHARACTERS = 80
-# Of the list of known names: a table may have a thousand columns.
+# The length of a list of known names: a table may have a thousand columns.
 KNOWN_CHARACTERS = 200
 
 
 class SparkDLError(Exception):
-    """Any error of this library."""
+    """Report any error of this library."""
 
 
 class ConfigError(SparkDLError, ValueError):
-    """An option, or a combination of options, is wrong."""
+    """Report a wrong option or combination of options."""
 
 
 class DatasetError(SparkDLError):
-    """A prepared dataset is missing, damaged, or cannot be made from this input."""
+    """Report a prepared dataset that is missing, damaged, or cannot be made from this input."""
 
 
 class SchemaError(SparkDLError, TypeError):
-    """A column's type, shape or content is not what the features declare.
+    """Report a column whose type, shape or content is not what the features declare.
 
     Attributes:
-        rows: the wrong rows of the column that was encoded, each with what is wrong with it; empty where it is the
-            column as a whole.
+        rows: the wrong rows of the encoded column, by number, each with a description of the mistake; empty if the
+            column as a whole is wrong.
     """
 
     def __init__(self, message: str, rows: Mapping[int, str] | None = None) -> None:
@@ -64,19 +64,19 @@ class SchemaError(SparkDLError, TypeError):
 
 
 class LaunchError(SparkDLError):
-    """The ranks could not be started."""
+    """Report that the ranks could not be started."""
 
 
 class WorkerError(SparkDLError):
-    """A rank failed while it ran.
+    """Report a rank that failed while it ran.
 
     Attributes:
-        kind: how it failed: "exception", "exit" (its process ended by itself), "signal", "lost" (its executor, its host
-            or the network to it), "stall" (no progress) or "returned" (while others waited for it).
+        kind: the kind of failure: "exception", "exit" (its process ended by itself), "signal", "lost" (its executor,
+            its host or the network to it), "stall" (no progress) or "returned" (while others waited for it).
         rank: the rank whose failure is the cause (never one that only lost its peer).
-        host: the host it ran on.
-        remote_traceback: its Python traceback, or "" if the process died without one.
-        last_lines: the last lines (at most 100) that it printed.
+        host: the host that the rank ran on.
+        remote_traceback: the rank's Python traceback, or "" if the process died without one.
+        last_lines: the last lines (at most 100) that the rank printed.
     """
 
     def __init__(
@@ -101,21 +101,21 @@ class WorkerError(SparkDLError):
 
 
 class CheckpointError(SparkDLError):
-    """A run directory, or a checkpoint in it, cannot be used."""
+    """Report a run directory, or a checkpoint in it, that cannot be used."""
 
 
 class ModelError(SparkDLError):
-    """A model cannot be trained, saved, loaded or scored."""
+    """Report a model that cannot be trained, saved, loaded or scored."""
 
 
 def shown(value: object) -> str:
-    """The value as it may stand in a message: its repr, at most 80 characters of it."""
+    """Return at most 80 characters of the value's repr, for a message."""
     text = repr(value)
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
 
 
 def near_miss(name: str, known: Iterable[str]) -> str:
-    """A hint `; did you mean 'epochs'?` for a misspelt name, or the known names where none is near."""
+    """Return a hint `; did you mean 'epochs'?` for a misspelt name, or the known names if no name is near."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:

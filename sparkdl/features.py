@@ -1,4 +1,4 @@
-"""The public names of features: `from sparkdl.features import Numeric, Categorical, Text, Image, Tensor`.
+"""Export the public names of features: `from sparkdl.features import Numeric, Categorical, Text, Image, Tensor`.
 
 Imported on the driver.
 """

@@ -1,4 +1,4 @@
-"""Import large libraries without what they import only because it is installed, and without collecting garbage."""
+"""Import large libraries without their optional imports, and without collecting garbage."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["absent", "load_libraries"]
 
 @contextlib.contextmanager
 def absent(module: str) -> Iterator[None]:
-    """Within the block nobody finds a module that was not imported before; after it everybody does again.
+    """Hide a module within the block, unless it was imported before.
 
-    Keras imports scikit-learn, if it is installed, for wrappers around a model that fits by itself: of no use in a rank
-    or a Spark worker, and there 1.4 s of a core and 57 MiB of memory in each process (Keras 3.15).
+    Keras imports scikit-learn, if it is installed, for its scikit-learn wrappers. A rank or a Spark worker does not use
+    the wrappers, and the import costs 1.4 s of a core and 57 MiB of memory in each process (Keras 3.15).
     """
     if module in sys.modules:
         yield
@@ -28,11 +28,11 @@ def absent(module: str) -> Iterator[None]:
 
 
 def load_libraries() -> None:
-    """Load TensorFlow, Keras and Horovod in a rank, and have Python look for garbage among what comes later alone.
+    """Load TensorFlow, Keras and Horovod in a rank, and exclude their objects from garbage collection.
 
-    That halves the time of the import, which most of a short run's time goes into, on every core of a host at once. The
-    libraries make a million objects that stay. By itself Python would look through them again and again, while they
-    are imported, while the rank trains, and at its end: 2 s of a core in all.
+    That halves the time of the import, which is most of a short run's time, on every core of a host at once. The
+    libraries make a million objects that stay. Otherwise Python would search these objects again and again, during the
+    import, while the rank trains, and at its end: 2 s of a core in all.
     """
     collected = gc.isenabled()
     gc.disable()

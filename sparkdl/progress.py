@@ -1,6 +1,6 @@
-"""What a user sees while a run goes on: one progress bar, and one line per epoch.
+"""Show a run's progress to the user: one progress bar, and one line per epoch.
 
-Runs on the driver; fed by the events that ranks emit, or by what Spark tells of a job's tasks.
+Runs on the driver; fed by the events that ranks emit, or by Spark's status of a job's tasks.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ log = logging.getLogger(__name__)
 _DRAW_SECONDS = 0.5
 _TELL_SECONDS = 30
 
-# What the record of an epoch holds beside the loss and the metrics.
+# The entries of an epoch's record beside the loss and the metrics.
 FIGURES = ("epoch", "lr", "seconds", "rows_per_second", "data_wait_seconds", "allreduce_share", "gradient_norm")
 
 
 def epoch_line(event: Mapping[str, Any]) -> str:
-    """One epoch's figures: `epoch 3/10  loss 0.412  val_loss 0.431  18.2 s  41,200 rows/s  data wait 0.3 s`."""
+    """Format an epoch's metrics: `epoch 3/10  loss 0.412  val_loss 0.431  18.2 s  41,200 rows/s  data wait 0.3 s`."""
     metrics = {
         name: value
         for name, value in event.items()
         if isinstance(value, float) and name not in FIGURES and name not in ("kind", "epochs")
     }
-    figures = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    values = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
     return (
-        f"epoch {event['epoch'] + 1}/{event['epochs']}  {figures}  {event['seconds']:.1f} s  "
+        f"epoch {event['epoch'] + 1}/{event['epochs']}  {values}  {event['seconds']:.1f} s  "
         f"{event['rows_per_second']:,.0f} rows/s  data wait {event['data_wait_seconds']:.1f} s"
     )
 
 
 class TrainingProgress:
-    """A bar of the current epoch in a terminal or notebook, and a line for each finished epoch. A context manager.
+    """Show a bar of the current epoch in a terminal or notebook, and a line for each finished epoch. A context manager.
 
-    Where the output is not a terminal the bar is left out, and the lines go to the log, at INFO; in a program that has
-    not set up logging, which would show nothing below WARNING, they go to stderr.
+    If the output is not a terminal, no bar is shown, and the lines go to the log, at INFO; in a program that has not
+    set up logging, where nothing below WARNING would be shown, the lines go to stderr.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class TrainingProgress:
         self._close()
 
     def on_event(self, rank: int, event: Mapping[str, Any]) -> None:
-        """Take an event of a rank; events of other kinds are left alone."""
+        """Show a "step" or "epoch" event of a rank; other events are ignored."""
         if event.get("kind") == "step":
             self._step(event)
         elif event.get("kind") == "epoch":
@@ -91,13 +91,14 @@ class TrainingProgress:
 
 
 class TasksProgress:
-    """A bar of the tasks of all Spark jobs that the block starts, in a terminal or notebook. A context manager.
+    """Show a bar of the tasks of all Spark jobs that the block starts, in a terminal or notebook. A context manager.
 
-    Where the output is not a terminal (spark-submit's is not) a line is told every half minute, as epochs are.
+    If the output is not a terminal (spark-submit's is not), a line is written every half minute, to the log or stderr
+    as the lines of `TrainingProgress`.
 
     Args:
         spark: the session.
-        title: what stands before the bar.
+        title: the text before the bar.
     """
 
     def __init__(self, spark: SparkSession, title: str) -> None:
@@ -134,7 +135,7 @@ class TasksProgress:
             _tell(f"{self._title}: {done} of {total} tasks")
 
     def _tasks(self) -> tuple[int, int]:
-        """How many tasks the jobs have so far, and how many have ended."""
+        """Return how many tasks the jobs have so far, and how many have ended."""
         tracker = self._context.statusTracker()
         jobs = [tracker.getJobInfo(number) for number in tracker.getJobIdsForGroup(self._group)]
         numbers = {number for job in jobs if job is not None for number in job.stageIds}
@@ -145,7 +146,7 @@ class TasksProgress:
 def _bar(title: str, *, unit: str, total: int) -> Any:
     from tqdm.auto import tqdm
 
-    # Some terminals (`script`, CI) say that they are 0 x 0, and tqdm would draw nothing there.
+    # Some terminals (`script`, CI) report a size of 0 x 0, and tqdm would draw nothing there.
     size = shutil.get_terminal_size(fallback=(100, 24))
     return tqdm(total=total, desc=title, unit=unit, leave=False, ncols=size.columns, nrows=size.lines)
 
@@ -155,7 +156,7 @@ def _shows_bars() -> bool:
 
 
 def _in_notebook() -> bool:
-    """Whether a notebook's kernel runs this program; that libraries have imported its package says nothing."""
+    """Tell whether a notebook's kernel runs this program; libraries may have imported IPython without one."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return any(kind.__module__.partition(".")[0] == "ipykernel" for kind in type(shell).__mro__)

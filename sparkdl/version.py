@@ -1,3 +1,3 @@
-"""The version of sparkdl, for modules that must not import the public names around it."""
+"""Hold the version of sparkdl, for modules that must not import the public names."""
 
 __version__ = "0.1.0"

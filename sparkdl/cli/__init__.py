@@ -1,4 +1,4 @@
-"""Run jobs as programs under spark-submit: options, session, log, exit codes. The names that jobs use."""
+"""Run jobs as programs under spark-submit: options, session, log, exit codes."""
 
 from sparkdl.cli.main import JobResult, main, read_source, rows_of_split
 from sparkdl.cli.options import build, load_function, read_options, take

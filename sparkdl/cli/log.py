@@ -1,4 +1,4 @@
-"""The log of a job: lines for people, or one JSON object for each.
+"""Write the log of a job as lines for people, or as one JSON object for each record.
 
 Runs on the driver.
 """
@@ -20,10 +20,10 @@ FORMATS = ("text", "json")
 
 
 class JsonLines(logging.Formatter):
-    """A record as one JSON object: time (UTC, ISO 8601), level, logger, message, what `extra={"facts": …}` holds."""
+    """Format a record as one JSON object: time (UTC, ISO 8601), level, logger, message, and `extra={"facts": …}`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        told: dict[str, Any] = {
+        content: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
@@ -31,14 +31,14 @@ class JsonLines(logging.Formatter):
             **getattr(record, "facts", {}),
         }
         if record.exc_info:
-            told["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(told, default=str)
+            content["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(content, default=str)
 
 
 class JobLog:
-    """What a job says, in one of the FORMATS: its log (on stderr, sparkdl from INFO up), its result, its error.
+    """Write what a job reports, in one of the FORMATS: log (on stderr, sparkdl from INFO up), result, error.
 
-    Making one sets up this process's log.
+    The constructor sets up logging in this process.
     """
 
     def __init__(self, form: str) -> None:
@@ -50,14 +50,14 @@ class JobLog:
         logging.getLogger("sparkdl").setLevel(logging.INFO)
 
     def tell(self, text: str, facts: Mapping[str, Any]) -> None:
-        """Say what came of the job."""
+        """Write the result of the job."""
         if self._json:
             log.info("%s", text, extra={"facts": facts})
         else:
             sys.stdout.write(f"{text}\n")
 
     def fail(self, message: str, code: int) -> NoReturn:
-        """Say why the job failed, and exit."""
+        """Write why the job failed, and exit with `code`."""
         if self._json:
             log.error("%s", message, extra={"facts": {"exit_code": code}})
         else:

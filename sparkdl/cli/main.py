@@ -1,4 +1,4 @@
-"""What the jobs have in common: options, exit codes, Spark's session, what they read and write.
+"""Run a job: options, exit codes, Spark's session, its source and its record.
 
 Runs on the driver, started by spark-submit.
 """
@@ -43,7 +43,7 @@ EXIT_OWN_ERROR = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
-    """What a job tells at its end: a line for people, and the same as names and values."""
+    """Hold the result that a job reports: a line for people, and the same content as names and values."""
 
     text: str
     facts: Mapping[str, Any]
@@ -51,13 +51,13 @@ class JobResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """The options that every job has. Raises ConfigError for other values."""
+    """Hold the options that every job has. Raises ConfigError for wrong values."""
 
     dry_run: bool = False
-    """Check all that can be checked, and tell what the job would do, without doing it."""
+    """Check all that can be checked, and report what the job would do, without doing it."""
 
     log_format: str = "text"
-    """"text", or "json": each line of the log, an error, and what the job tells at its end are JSON objects."""
+    """"text", or "json": each line of the log, an error, and the job's result are JSON objects."""
 
     def __post_init__(self) -> None:
         require(isinstance(self.dry_run, bool), f"dry_run={shown(self.dry_run)} must be true or false")
@@ -71,16 +71,17 @@ def main(
     plan: Callable[[SparkSession, T], JobResult] | None = None,
     output: Callable[[T], str] | None = None,
 ) -> None:
-    """Run a job as a program: options from the arguments, a session that is stopped, an exit code.
+    """Run a job as a program: read its options, start and stop a Spark session, exit with a code.
 
-    Exit code 2 and one line for an error of ours; 1 and its traceback for a rank's failure; 143 after a SIGTERM, for
-    which a training run takes a checkpoint first.
+    Exit code 2 and one line for an error of sparkdl; 1 and the rank's traceback for a rank's failure; 143 after a
+    SIGTERM, on which a training run takes a checkpoint before it ends.
 
     Args:
-        parse: the job's configuration from its options; called before Spark starts, so that mistakes are told at once.
-        job: the work itself.
-        plan: what `dry_run` does in place of it.
-        output: where the job writes; its options are kept beside that.
+        parse: makes the job's configuration from its options; called before Spark starts, so that mistakes are
+            reported at once.
+        job: does the work.
+        plan: called by `dry_run` in place of `job`.
+        output: returns the path that the job writes to; the options are written beside it.
     """
     log, termination = JobLog("json" if "log_format=json" in sys.argv else "text"), Termination()
     try:
@@ -90,11 +91,11 @@ def main(
         if run.dry_run and plan is None:
             raise ConfigError("dry_run=true: this job has no plan to show")
         config = parse(copy.deepcopy(options))
-        told = _run((plan if run.dry_run and plan else job), config, termination)
+        result = _run((plan if run.dry_run and plan else job), config, termination)
         if output is not None and not run.dry_run:
             record_job(options, output(config), job=Path(sys.argv[0]).stem)
-        if told is not None:
-            log.tell(told.text, told.facts)
+        if result is not None:
+            log.tell(result.text, result.facts)
     except WorkerError as error:
         log.fail(str(error), EXIT_TERMINATED if termination.asked else EXIT_RANK_FAILED)
     except SparkDLError as error:
@@ -102,7 +103,7 @@ def main(
     except Exception:
         if not termination.asked:
             raise
-        log.fail("the job was ended by SIGTERM", EXIT_TERMINATED)  # Spark was stopped under it
+        log.fail("the job was ended by SIGTERM", EXIT_TERMINATED)  # Spark was stopped while the job used it
 
 
 def _run(job: Callable[[SparkSession, T], JobResult | None], config: T, termination: Termination) -> JobResult | None:
@@ -118,14 +119,14 @@ def _run(job: Callable[[SparkSession, T], JobResult | None], config: T, terminat
 
 
 def read_source(spark: SparkSession, source: Any) -> DataFrame:
-    """The DataFrame of a job's `source`.
+    """Read the DataFrame of a job's `source`.
 
     Args:
         source: `module:function`, called with the session; or a mapping `{format: parquet, path: …, options: {…}}` (the
             format is "parquet" if it is left out); or `{table: name}`.
 
     Raises:
-        ConfigError: none of these, or Spark finds nothing there.
+        ConfigError: `source` has another form, or Spark cannot find it.
     """
     from pyspark.errors import AnalysisException
 
@@ -149,7 +150,7 @@ def read_source(spark: SparkSession, source: Any) -> DataFrame:
 
 
 def rows_of_split(df: DataFrame, dataset: Dataset, name: str) -> DataFrame:
-    """The raw rows that a dataset holds in one of its splits. Raises DatasetError for an unknown split."""
+    """Return the raw rows that a dataset holds in one of its splits. Raises DatasetError for an unknown split."""
     dataset.split(name)
     column = "__split__"
     return split(df, dataset, column=column).where(f"{column} = '{name}'").drop(column)

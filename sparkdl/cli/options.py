@@ -1,4 +1,4 @@
-"""The options of a job: a YAML file with `key=value` overrides, and what configurations are made of them.
+"""Read the options of a job, a YAML file with `key=value` overrides, and build configurations from them.
 
 Runs on the driver, before Spark starts.
 """
@@ -24,7 +24,7 @@ __all__ = ["build", "load_function", "mapping", "read_options", "take"]
 
 T = TypeVar("T")
 
-# Fields of configurations that YAML writes in another form than Python.
+# Fields of configurations that have another form in YAML than in Python.
 _FROM_YAML: dict[str, Callable[[Any], Any]] = {
     "splits": lambda value: None if value is None else Split.from_mapping(mapping("splits", value)),
     "callbacks": lambda value: None if value is None else load_function(value),
@@ -34,9 +34,9 @@ _FROM_YAML: dict[str, Callable[[Any], Any]] = {
 
 
 def read_options(argv: Sequence[str]) -> dict[str, Any]:
-    """The options of a YAML file, overridden by `key=value` arguments; `launch.num_workers=4` reaches a nested key.
+    """Read the options of a YAML file, overridden by `key=value` arguments; `launch.num_workers=4` is a nested key.
 
-    Raises ConfigError for a file that cannot be read and for an argument that is no override.
+    Raises ConfigError for a file that cannot be read and for an argument that is not an override.
     """
     if not argv:
         raise ConfigError("give the job a YAML file, as in: spark-submit jobs/train.py conf/train.yaml epochs=20")
@@ -49,7 +49,7 @@ def read_options(argv: Sequence[str]) -> dict[str, Any]:
     for argument in argv[1:]:
         key, equals, text = argument.partition("=")
         if not equals or not key:
-            raise ConfigError(f"{shown(argument)} is no override; write key=value, as in epochs=20")
+            raise ConfigError(f"{shown(argument)} is not an override; write key=value, as in epochs=20")
         _override(options, key.split("."), _yaml_value(key, text))
     return options
 
@@ -62,9 +62,9 @@ def take(options: dict[str, Any], key: str) -> Any:
 
 
 def build(kind: type[T], options: Mapping[str, Any]) -> T:
-    """A configuration dataclass from options.
+    """Build a configuration dataclass from options.
 
-    Raises ConfigError for an unknown key, with its near miss, for a missing one, and for a bad value.
+    Raises ConfigError for an unknown key, with its near miss, for a missing key, and for a wrong value.
     """
     options = mapping(kind.__name__, options)
     fields = {f.name: f for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
@@ -85,7 +85,7 @@ def build(kind: type[T], options: Mapping[str, Any]) -> T:
 
 
 def load_function(name: Any) -> Callable[..., Any]:
-    """The function that `module:function` names, such that it can be sent to executors that lack the module."""
+    """Load the function named by `module:function`, so that it can be sent to executors without the module."""
     module_name, colon, function_name = name.partition(":") if isinstance(name, str) else ("", "", "")
     if not colon or not module_name or not function_name:
         raise ConfigError(f"{shown(name)} must have the form module:function")
@@ -129,11 +129,11 @@ def _yaml_value(key: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{key}={shown(text)} is no YAML value") from error
+        raise ConfigError(f"{key}={shown(text)} is not a YAML value") from error
 
 
 def _installed(module: ModuleType) -> bool:
-    """Whether executors can be expected to have the module: it is installed, or a part of sparkdl."""
+    """Tell whether executors can be expected to have the module: it is installed, or a part of sparkdl."""
     if module.__name__.split(".")[0] == "sparkdl":
         return True
     file = getattr(module, "__file__", None) or ""

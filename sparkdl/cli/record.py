@@ -1,6 +1,6 @@
-"""The options that a job ran with, kept beside what it wrote: `<output>.job.yaml`.
+"""Write the options of a job beside its output: `<output>.job.yaml`.
 
-Runs on the driver. The file is a job file itself: the same job again.
+Runs on the driver. The file is itself a job file, which runs the same job again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SECRET = re.compile("password|passwd|secret|token|credential|access.?key|accoun
 
 
 def shown_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options as they may be kept: what names a secret is hidden, and so are all values of `env`."""
+    """Return the options with secrets hidden: values of keys that name a secret, and all values of `env`."""
     return {key: _shown(str(key), value) for key, value in options.items()}
 
 
@@ -34,7 +34,7 @@ def _shown(key: str, value: Any) -> Any:
 
 
 def record_job(options: Mapping[str, Any], output: str, *, job: str) -> str:
-    """Write the options beside the output, unless the same are there; the file's path."""
+    """Write the options beside the output, unless the same content is there, and return the file's path."""
     path = f"{storage.absolute(output)}.job.yaml"
     head = f"# What jobs/{job}.py of sparkdl {metadata.version('sparkdl-tf')} made {output} with.\n"
     content = (head + yaml.safe_dump(shown_options(options), sort_keys=False, allow_unicode=True)).encode()

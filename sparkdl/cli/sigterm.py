@@ -1,7 +1,7 @@
-"""SIGTERM ends a job in order: a training run takes a checkpoint first.
+"""End a job gracefully on SIGTERM: a training run takes a checkpoint first.
 
-Runs on the driver. Where spark-submit started it, whoever ends the job sends the signal to the Java process, which
-would stop Spark, and with it all ranks, at once; so it is heard there too.
+Runs on the driver. If spark-submit started the job, the signal goes to the Java process, which would stop Spark, and
+with it all ranks, at once; so the signal is handled in the Java process, too.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 __all__ = ["EXIT_TERMINATED", "Termination"]
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
-"""What a shell calls the exit of a process that SIGTERM ended."""
+"""The exit code that a shell reports for a process that SIGTERM ended."""
 
-# Hadoop runs hooks one after the other, the highest first; Spark's own stops the SparkContext and has 40.
+# Hadoop runs hooks one after the other, the highest priority first; Spark's hook stops the SparkContext at 40.
 HOOK_PRIORITY = 1000
-# Kubernetes, YARN and systemd lose their patience earlier.
+# Longer than Kubernetes, YARN and systemd wait before they kill the process.
 HOOK_LIMIT_S = 3600
 
 
 class Termination:
-    """Hears SIGTERM while a job runs; a context manager around all that is to end in order.
+    """Handle SIGTERM while a job runs; a context manager around all that ends gracefully.
 
     Attributes:
-        asked: whether it was heard.
+        asked: whether SIGTERM was received.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Termination:
 
     @contextlib.contextmanager
     def of(self, spark: SparkSession) -> Iterator[None]:
-        """Hear it from Spark's Java process as well, as long as the session is used."""
+        """Handle SIGTERM of Spark's Java process as well, while the session is used."""
         from pyspark.java_gateway import ensure_callback_server_started
 
         gateway: Any = spark.sparkContext._gateway
@@ -71,7 +71,7 @@ class Termination:
                 hooks.removeShutdownHook(hook)
 
     def hold(self) -> None:
-        """Called while the Java process ends: return when the job has, or at once if nothing winds down."""
+        """Wait until the job has ended, or return at once if no run can stop gracefully. Called as Java ends."""
         if not self._over.is_set():
             self.asked = True
             if graceful_stop.ask():
@@ -79,7 +79,7 @@ class Termination:
 
 
 class _Hook:
-    """A Java Runnable."""
+    """Implement Java's Runnable by calling `Termination.hold`."""
 
     def __init__(self, termination: Termination) -> None:
         self._termination = termination

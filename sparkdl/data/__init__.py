@@ -1,1 +1,1 @@
-"""Data: from a raw DataFrame to a prepared dataset, and from there to batches in a rank."""
+"""Turn a raw DataFrame into a prepared dataset, and the dataset into batches in a rank."""

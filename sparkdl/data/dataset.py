@@ -1,7 +1,8 @@
-"""A prepared dataset: its manifest, and the handle that users and ranks hold.
+"""Describe a prepared dataset: its manifest, and the handle that users and ranks hold.
 
-Read on the driver (`open_dataset`), carried to ranks and Spark workers as a plain value. `dataset.json` is written last
-and atomically: without it there is no dataset, and files it does not list are not part of it.
+The handle is read on the driver (`open_dataset`) and carried to ranks and Spark workers as a plain value.
+`dataset.json` is written last and atomically: a folder without this file does not hold a dataset, and files that the
+manifest does not list are not part of the dataset.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ MANIFEST_NAME = "dataset.json"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A Parquet file of one split.
+    """Describe a Parquet file of one split.
 
     Attributes:
-        file: its path below the dataset's folder.
-        row_groups: the rows of each of its row groups.
-        bytes: its size.
+        file: the path below the dataset's folder.
+        row_groups: the number of rows of each row group.
+        bytes: the size of the file.
     """
 
     file: str
@@ -43,10 +44,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a dataset was prepared from.
+    """Describe what a dataset was prepared from.
 
     Attributes:
-        fingerprint: equal for the same config, plan and files; None if nothing names the input.
+        fingerprint: equal for the same config, plan and files; None if nothing identifies the input.
         paths: some of the folders and files that were read, without credentials.
     """
 
@@ -56,37 +57,37 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class SplitParts:
-    """One split of a dataset."""
+    """Describe one split of a dataset."""
 
     name: str
     parts: tuple[Part, ...]
 
     @property
     def rows(self) -> int:
-        """Rows of the split."""
+        """The number of rows of the split."""
         return sum(self.row_group_rows)
 
     @property
     def row_group_rows(self) -> tuple[int, ...]:
-        """Rows of every row group, part after part: the numbering that plans use."""
+        """The number of rows of every row group, part after part: the numbering that plans use."""
         return tuple(rows for part in self.parts for rows in part.row_groups)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """A prepared dataset. Made by `prepare` or `open_dataset`.
+    """Hold the description of a prepared dataset; `prepare` and `open_dataset` return one.
 
     Attributes:
-        path: its folder or URL.
+        path: the folder or URL.
         encoders: the fitted encoder of each feature, in the order of the model's inputs.
-        label_encoders: the fitted encoder of each label: none, one or several.
+        label_encoders: the fitted encoder of each label, in any number.
         weight: the column of sample weights, or None.
         keep: the columns stored as they are.
-        raw_types: the Spark type (DDL) of each raw column, as it was when it was prepared.
+        raw_types: the Spark type (DDL) that each raw column had when the dataset was prepared.
         rule: how rows were divided, or None if all are "train".
-        seed, lanes: part of the order of every epoch.
-        fingerprint: names this very content: another one means other rows, or another order.
-        source: what it was prepared from.
+        seed, lanes: determine the order of every epoch.
+        fingerprint: identifies the content: another fingerprint means other rows, or another order.
+        source: what the dataset was prepared from.
         previous: the folder of the dataset that this one replaced; open handles may still read it.
     """
 
@@ -107,7 +108,7 @@ class Dataset:
 
     @property
     def generation(self) -> str:
-        """The folder, below the dataset's, that holds all parts."""
+        """The name of the folder, below the dataset's, that holds all parts."""
         return self.parts[0].file.split("/")[0]
 
     @property
@@ -127,14 +128,14 @@ class Dataset:
 
     @property
     def classes(self) -> tuple[str | int, ...]:
-        """The classes of the categorical label, in the order of their codes. Raises DatasetError if there is none."""
+        """The classes of the categorical label, by code. Raises DatasetError unless the dataset has exactly one."""
         labels = [e for e in self.label_encoders if isinstance(e, CategoricalEncoder)]
         if len(labels) != 1:
             raise DatasetError(f"the dataset has {len(labels)} categorical labels; use ds.labels[name].vocabulary")
         return labels[0].vocabulary
 
     def encoder_of(self, field: Field) -> Encoder:
-        """The encoder of a feature or a label of the layout."""
+        """Return the encoder of a feature or a label of the layout."""
         encoders = self.encoders if field.role == "feature" else self.label_encoders
         return next(encoder for encoder in encoders if encoder.name == field.name)
 
@@ -144,13 +145,13 @@ class Dataset:
         return ("train",) if self.rule is None else self.rule.names
 
     def split(self, name: str) -> SplitParts:
-        """One split: its rows and parts. Raises DatasetError for an unknown name."""
+        """Return one split with its parts. Raises DatasetError for an unknown name."""
         if name not in self.splits:
             raise DatasetError(f"{self.path} has no split {name!r}{near_miss(name, self.splits)}")
         return SplitParts(name, tuple(part for part in self.parts if part.split == name))
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest. The path is not in it: a dataset may be moved."""
+        """Return the manifest, without the path: a dataset may be moved."""
         from sparkdl.version import __version__
 
         return {
@@ -176,7 +177,7 @@ class Dataset:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], *, path: str) -> Dataset:
-        """The dataset that a manifest at `path` describes. Raises DatasetError for a newer format."""
+        """Make the dataset that a manifest at `path` describes. Raises DatasetError for a newer format."""
         check_format_version(content, path=path, newest=FORMAT_VERSION, error=DatasetError)
         return cls(
             path=path,
@@ -196,16 +197,16 @@ class Dataset:
         )
 
     def commit(self) -> None:
-        """Write the manifest: from now on this is the dataset at `path`."""
+        """Write the manifest, which makes this the dataset at `path`."""
         text = json.dumps(self.to_json(), indent=1, ensure_ascii=False)
         storage.write_atomic(storage.join(self.path, MANIFEST_NAME), text.encode())
 
 
 def open_dataset(path: str) -> Dataset:
-    """The prepared dataset at a folder or URL.
+    """Open the prepared dataset at a folder or URL.
 
     Raises:
-        DatasetError: there is none, its manifest is damaged, or a newer version wrote it.
+        DatasetError: the folder does not hold a dataset, the manifest is damaged, or a newer version wrote it.
     """
     path = storage.absolute(path)
     found = find_dataset(path)
@@ -215,7 +216,7 @@ def open_dataset(path: str) -> Dataset:
 
 
 def find_dataset(path: str) -> Dataset | None:
-    """The prepared dataset at an absolute path, or None. Raises DatasetError for one that cannot be read."""
+    """Return the prepared dataset at an absolute path, or None. Raises DatasetError for an unreadable manifest."""
     try:
         content = json.loads(storage.read_bytes(storage.join(path, MANIFEST_NAME)))
         return Dataset.from_json(content, path=path)

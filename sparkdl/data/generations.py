@@ -1,9 +1,9 @@
-"""Keep the generations of a dataset: finished ones, those being written, and what dead ones left.
+"""Keep the generations of a dataset: commit finished ones, lease those being written, delete what dead prepares left.
 
-Driver, within prepare; where a part cannot be read, ranks ask what became of it. Every prepare writes into a folder of
-its own, `generation-…`, beside a lease `generation-….lease` that it renews while it lives. The manifest names one
-generation, and the one before, whose open handles may still be read. A generation that is neither named nor leased is
-nobody's.
+Runs on the driver, within prepare; ranks that cannot read a part ask what became of its generation. Every prepare
+writes into a separate folder `generation-…`, beside a lease `generation-….lease` that the prepare renews while it
+lives. The manifest names one generation, and the one before, which open handles may still read. A generation that is
+neither named nor leased belongs to a dead prepare.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ log = logging.getLogger(__name__)
 PREFIX = "generation-"
 LEASE = ".lease"
 LEASE_INTERVAL_S = 5.0
-# A writer that is silent for so long is taken for dead: longer than pauses of machines and stores.
+# A writer that does not renew its lease for this time counts as dead. Pauses of machines and stores are shorter.
 LEASE_EXPIRY_S = 60.0
 
 
 def new_generation() -> str:
-    """A folder's name that no other prepare uses."""
+    """Return a folder's name that no other prepare uses."""
     return f"{PREFIX}{uuid.uuid4().hex[:12]}"
 
 
 def lease_file(generation: str) -> str:
-    """The name of the file that says that a generation is being written."""
+    """Return the name of the lease, the file that says that a generation is being written."""
     return generation + LEASE
 
 
 def is_ours(name: str) -> bool:
-    """Whether a name in a dataset's folder is one that prepare gives."""
+    """Tell whether a name in a dataset's folder is one that prepare gives."""
     return name == MANIFEST_NAME or name.startswith((PREFIX, f"{MANIFEST_NAME}."))
 
 
 class Lease:
-    """Tells other prepares that a generation is being written. A context manager; renews itself meanwhile."""
+    """Show other prepares that a generation is being written: a context manager whose thread renews the lease."""
 
     def __init__(self, path: str, generation: str) -> None:
         self.generation = generation
@@ -74,11 +74,11 @@ class Lease:
         storage.delete(self.file)
 
     def is_held(self) -> bool:
-        """Whether no other prepare took this one for dead."""
+        """Tell whether the lease stands: a prepare that takes this one for dead deletes the lease."""
         return storage.exists(self.file)
 
     def renew(self) -> None:
-        """Count as alive from now on, unless taken for dead already."""
+        """Renew the lease, unless another prepare has deleted it."""
         if self.is_held():
             storage.touch(self.file)
 
@@ -86,15 +86,15 @@ class Lease:
         while not self._ended.wait(LEASE_INTERVAL_S):
             try:
                 self.renew()
-            except Exception as error:  # stores have errors of their own; the next renewal, or the commit, will tell
+            except Exception as error:  # each store has other errors; the next renewal, or the commit, will show
                 log.warning("%s cannot be renewed: %s", self.file, error)
 
 
 def sweep(path: str, lease: Lease) -> None:
-    """Delete what dead prepares left. Times are compared as the file system tells them, so clocks may differ."""
+    """Delete what dead prepares left. All times compared are the file system's, so hosts' clocks may differ."""
     folders = [name for name in storage.listing(path) if name.startswith(PREFIX) and "." not in name]
     # A lease is made before its folder and outlives the commit. So: folders, then leases, then the manifest; in any
-    # other order a generation that is just born, or just committed, could look dead.
+    # other order a generation that was just begun, or just committed, could look dead.
     names = storage.listing(path)
     silent = _silent(path, [name for name in names if name.endswith((LEASE, storage.ASIDE))], lease)
     leased = {name.removesuffix(LEASE) for name in names if name.endswith(LEASE) and name not in silent}
@@ -102,7 +102,7 @@ def sweep(path: str, lease: Lease) -> None:
     dead = (set(folders) | {name.removesuffix(LEASE) for name in silent if name.endswith(LEASE)}) - leased - named
     for generation in sorted(dead):
         log.info("deleting %s of %s, which a prepare left unfinished", generation, path)
-        # The lease first: a writer that was only slow must see that it was taken for dead.
+        # The lease first: a writer that was only slow must see that its generation is deleted.
         storage.delete(storage.join(path, lease_file(generation)))
         storage.delete(storage.join(path, generation))
     for name in silent:
@@ -110,10 +110,10 @@ def sweep(path: str, lease: Lease) -> None:
 
 
 def commit(dataset: Dataset, lease: Lease) -> Dataset:
-    """Make it the dataset at its path, and forget the generation before the one that it replaces.
+    """Make a dataset the one at its path, and delete the generation before the one that it replaces.
 
     Raises:
-        DatasetError: another prepare took this one for dead, or a part is not there.
+        DatasetError: another prepare took this one for dead, or a part is missing.
     """
     replaced = find_dataset(dataset.path)
     dataset = dataclasses.replace(dataset, previous=replaced.generation if replaced else None)
@@ -129,15 +129,15 @@ def commit(dataset: Dataset, lease: Lease) -> Dataset:
 
 
 def abandon(path: str, generation: str) -> None:
-    """Delete the generation of a prepare that failed, unless it was committed before that."""
+    """Delete the generation of a prepare that failed, unless the generation was committed before the failure."""
     if generation not in _named(find_dataset(path)):
-        # The lease first: tasks that still run see by it that nobody wants their parts any more.
+        # The lease first: its absence shows tasks that still run that nobody wants their parts any more.
         storage.delete(storage.join(path, lease_file(generation)))
         storage.delete(storage.join(path, generation))
 
 
 def damage(dataset: Dataset) -> str | None:
-    """What is missing of a dataset's parts, or None: one listing, no file is opened."""
+    """Describe the first part that is missing or of another size, or return None: one listing, no file is opened."""
     found = storage.sizes(storage.join(dataset.path, dataset.generation))
     for part in dataset.parts:
         size = found.get(part.file.split("/", 1)[1])
@@ -149,14 +149,14 @@ def damage(dataset: Dataset) -> str | None:
 
 
 def check_held(dataset: Dataset) -> None:
-    """Raise DatasetError where a dataset's parts are not there any more, with what became of them: one listing."""
+    """Raise DatasetError if parts of a dataset are gone, with what became of its generation: one listing."""
     problem = damage(dataset)
     if problem:
         raise DatasetError(f"{dataset.path}: {problem}; {fate(dataset.path, dataset.generation)}")
 
 
 def fate(path: str, generation: str) -> str:
-    """What became of a generation whose parts cannot be read, and the way out."""
+    """Describe what became of a generation whose parts cannot be read, and the way out."""
     try:
         standing = find_dataset(path)
     except DatasetError as error:
@@ -172,21 +172,21 @@ def fate(path: str, generation: str) -> str:
 
 
 def _named(dataset: Dataset | None) -> set[str]:
-    """The generations that a manifest names."""
+    """Return the generations that a manifest names."""
     if dataset is None:
         return set()
     return {dataset.generation} | ({dataset.previous} if dataset.previous else set())
 
 
 def _silent(path: str, names: list[str], lease: Lease) -> list[str]:
-    """Those of the files that were not written for longer than a living prepare leaves its lease alone."""
+    """Return the files that were written more than LEASE_EXPIRY_S ago: a living prepare renews its lease sooner."""
     lease.renew()
     now = storage.modified(lease.file)
     silent = []
     for name in names:
         try:
             age = now - storage.modified(storage.join(path, name))
-        except FileNotFoundError:  # given back meanwhile
+        except FileNotFoundError:  # its prepare ended meanwhile
             continue
         if age.total_seconds() > LEASE_EXPIRY_S:
             silent.append(name)
@@ -194,7 +194,7 @@ def _silent(path: str, names: list[str], lease: Lease) -> list[str]:
 
 
 def _delete_unlisted(dataset: Dataset) -> None:
-    """Delete files of task attempts that did not count."""
+    """Delete the files of task attempts whose results Spark did not use."""
     listed = {part.file.split("/", 1)[1] for part in dataset.parts}
     folder = storage.join(dataset.path, dataset.generation)
     for name in storage.listing(folder):

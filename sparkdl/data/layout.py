@@ -1,9 +1,9 @@
-"""How a prepared row is stored: all that the feed reads, as one fixed-size record.
+"""Lay out a prepared row as one fixed-size record that holds all that the feed reads.
 
 Used by prepare (Spark workers, to write), by the feed (ranks) and by `read_prepared` (Spark workers). One binary column
 of fixed size scans 2.6-6 times as fast as `list<float>` and needs one column chunk, one copy and one gather per block
 of rows, however many features there are (docs/decisions/0002). Fields that are stored as bytes of any length (encoded
-images) lie in columns of their own beside it.
+images) lie in separate columns beside the record.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ RECORD_COLUMN = "__record__"
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One value of a row. Its role is "feature", "label" or "weight"; dtype and shape are what the model gets.
+    """Describe one value of a row. Its role is "feature", "label" or "weight"; dtype and shape are the model's input's.
 
     Attributes:
-        stored: "values", in the record; or "bytes", in a column of its own that the encoder decodes in the feed.
+        stored: "values", in the record; or "bytes", in a separate column that the encoder decodes in the feed.
     """
 
     role: str
@@ -46,35 +46,35 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Fields that are moved as one array: all scalars of a dtype, side by side in the record, or one tensor."""
+    """Hold fields that are moved as one array: all scalars of a dtype, side by side in the record, or one tensor."""
 
     fields: tuple[Field, ...]
 
     @property
     def dtype(self) -> np.dtype:
-        """Of every field, little-endian."""
+        """The dtype of every field, little-endian."""
         return np.dtype(self.fields[0].dtype).newbyteorder("<")
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one row: the field's own shape, or (number of scalars,) where there are several."""
+        """The shape of one row: the only field's shape, or (number of scalars,) for several."""
         return self.fields[0].shape if len(self.fields) == 1 else (len(self.fields),)
 
     @property
     def stored(self) -> str:
-        """Of every field: "values" or "bytes"."""
+        """The storage of every field: "values" or "bytes"."""
         return self.fields[0].stored
 
 
 @dataclass(frozen=True, slots=True)
 class RecordLayout:
-    """The fields of a record, little-endian, the widest first so that every value is aligned."""
+    """Hold the fields of a record, little-endian, the widest first so that every value is aligned."""
 
     fields: tuple[Field, ...]
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """All fields, gathered into groups: first those of the record, in its order, then those stored as bytes."""
+        """All fields, gathered into groups: first the record's, in its order, then those stored as bytes."""
         groups: list[list[Field]] = []
         for field in self._in_record():
             if groups and field.shape == groups[-1][0].shape == () and field.dtype == groups[-1][0].dtype:
@@ -86,7 +86,7 @@ class RecordLayout:
 
     @property
     def stored_as_bytes(self) -> tuple[Field, ...]:
-        """The fields that are not in the record, but each in a binary column named by its key."""
+        """The fields that are not in the record: each is in a binary column named by its key."""
         return tuple(field for field in self.fields if field.stored == "bytes")
 
     @property
@@ -96,19 +96,19 @@ class RecordLayout:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row as the model gets it: of the record, and of what is stored as bytes when it is decoded."""
+        """Bytes of a row as the model gets it: of the record, and of decoded fields that are stored as bytes."""
         return self.dtype.itemsize + sum(
             math.prod(field.shape) * np.dtype(field.dtype).itemsize for field in self.stored_as_bytes
         )
 
     @property
     def group_dtype(self) -> np.dtype:
-        """The record again, with a member "0", "1", … for each group instead of one for each field."""
+        """The record's dtype with a member "0", "1", … for each group instead of one for each field."""
         groups = [group for group in self.groups if group.stored == "values"]
         offsets = [self.dtype.fields[group.fields[0].key][1] for group in groups]  # type: ignore[index]
         return np.dtype(
             {
-                "names": [str(place) for place in range(len(groups))],
+                "names": [str(number) for number in range(len(groups))],
                 "formats": [(group.dtype, group.shape) for group in groups],
                 "offsets": offsets,
                 "itemsize": self.dtype.itemsize,
@@ -116,7 +116,7 @@ class RecordLayout:
         )
 
     def _in_record(self) -> list[Field]:
-        """The fields as they lie in the record: widest first, scalars of a dtype side by side."""
+        """Return the fields as they lie in the record: widest first, scalars of a dtype side by side."""
         in_record = [field for field in self.fields if field.stored == "values"]
         return sorted(in_record, key=lambda f: (-np.dtype(f.dtype).itemsize, f.dtype, f.shape != ()))
 
@@ -129,25 +129,25 @@ class RecordLayout:
         ]
         packed = np.dtype(members)
         widest = np.dtype(widest_first[0].dtype).itemsize if widest_first else 1
-        # A record is never empty, even where all that a row holds is stored as bytes.
+        # A record is never empty, even where all fields are stored as bytes.
         padding = -packed.itemsize % widest if members else 1
         return np.dtype([*members, ("padding", np.uint8, (padding,))]) if padding else packed
 
     def pack(self, values: Mapping[str, np.ndarray], *, rows: int) -> np.ndarray:
-        """Records from arrays by field key, each of shape ``(rows, *field.shape)``. Shape ``(rows,)``."""
+        """Pack arrays by field key, each of shape ``(rows, *field.shape)``, into records of shape ``(rows,)``."""
         records = np.zeros(rows, dtype=self.dtype)
         for field in self._in_record():
             records[field.key] = values[field.key]
         return records
 
     def to_arrow(self, records: np.ndarray) -> pa.Array:
-        """Records as a fixed-size binary Arrow column, without a copy."""
+        """Return records as a fixed-size binary Arrow column, without a copy."""
         return pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(self.dtype.itemsize), len(records), [None, pa.py_buffer(np.ascontiguousarray(records))]
         )
 
     def from_arrow(self, column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-        """The records of a fixed-size binary column, without a copy where it has one chunk. Shape ``(rows,)``.
+        """Return the records of a fixed-size binary column, shape ``(rows,)``; a column of one chunk is not copied.
 
         Raises DatasetError if the column's width is not the record's.
         """
@@ -169,14 +169,14 @@ class RecordLayout:
         return np.concatenate(parts) if parts else np.empty(0, dtype=self.dtype)
 
     def of_role(self, role: str) -> tuple[Field, ...]:
-        """The fields of one role, in the declared order."""
+        """Return the fields of one role, in the declared order."""
         return tuple(field for field in self.fields if field.role == role)
 
     def to_json(self) -> list[dict[str, Any]]:
-        """All that `from_json` needs."""
+        """Return all that `from_json` needs."""
         return [{**dataclasses.asdict(field), "shape": list(field.shape)} for field in self.fields]
 
     @classmethod
     def from_json(cls, content: Sequence[Mapping[str, Any]]) -> RecordLayout:
-        """The layout that `to_json` described."""
+        """Make the layout that `to_json` described."""
         return cls(tuple(Field(**{**f, "shape": tuple(f["shape"])}) for f in content))

@@ -1,6 +1,6 @@
-"""What to prepare: features, label, splits, order.
+"""Configure `prepare`: features, label, splits, order.
 
-Runs on the driver; the values travel to ranks.
+Made on the driver; the values travel to ranks.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from sparkdl.errors import shown
 
 __all__ = ["PrepareConfig"]
 
-# Twice the largest worker count of common clusters' powers of two, times three: it divides evenly over 2, 3, 4, 6, 8,
-# 12, 16, 24, 32, 48, 64 workers and to within 5 % over every other number up to 16 (docs/decisions/0003).
+# 2^6 · 3 lanes divide evenly over 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64 workers, and to within 5 % over every other
+# number up to 16 (docs/decisions/0003).
 DEFAULT_LANES = 192
 
 
 @named_options
 @dataclass(frozen=True, slots=True)
 class PrepareConfig:
-    """How a DataFrame becomes a prepared dataset.
+    """Declare how a DataFrame becomes a prepared dataset.
 
     Raises ConfigError for a value out of range or for names used twice.
     """
@@ -36,7 +36,7 @@ class PrepareConfig:
     """The model's inputs, in the order of the UDF's arguments. A bare column name means `Tensor(name)`."""
 
     label: Feature | tuple[Feature, ...] | None = None
-    """The target: a feature, several (a model with several outputs), or None."""
+    """The target: a feature, several (for a model with several outputs), or None."""
 
     weight: str | None = None
     """A numeric column with each row's sample weight, or None."""
@@ -45,18 +45,20 @@ class PrepareConfig:
     """Columns stored beside the features as they are, and not fed to the model: ids, for instance."""
 
     splits: Split | None = None
-    """How rows are divided; None puts all of them into "train"."""
+    """The rule that divides rows; None puts all rows into "train"."""
 
     seed: int = 0
     """Seed of the stored order."""
 
     lanes: int = DEFAULT_LANES
-    """Sequences that an epoch interleaves, and so the largest number of workers. Part of the epoch's order."""
+    """The number of sequences that an epoch interleaves, which is also the largest number of workers. It determines the
+    order of an epoch."""
 
     version: str | int | None = None
-    """Names the input, in place of its plan or its rows: the same config, version and files, if there are any, find the
-    finished dataset. Neither plan nor rows are looked at; give a changed program another version. None: the plan and
-    its files name the input or, where they cannot (it runs Python, reads no files), the rows, by one pass over them."""
+    """An identifier of the input, in place of its plan or its rows: the same config, version and files, if the plan
+    reads any, find the finished dataset. Neither plan nor rows are looked at; give a changed program another version.
+    None: the plan and its files identify the input or, where they cannot (the plan runs Python, or reads no files),
+    the rows do, by one pass over them."""
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__  # the one way to normalise a field of a frozen dataclass
@@ -92,7 +94,7 @@ class PrepareConfig:
 
     @property
     def labels(self) -> tuple[Feature, ...]:
-        """The label features as a tuple: none, one or several."""
+        """The label features as a tuple, in any number."""
         if self.label is None:
             return ()
         return self.label if isinstance(self.label, tuple) else (self.label,)

@@ -1,6 +1,6 @@
-"""Give prepared rows back as a DataFrame.
+"""Return prepared rows as a DataFrame.
 
-Called on the driver; the parts are read by Python in Spark workers, over fsspec, as the feed reads them.
+Called on the driver; Spark's Python workers read the parts over fsspec, as the feed does.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ __all__ = ["read_prepared"]
 
 
 def read_prepared(spark: SparkSession, path: str, split: str) -> DataFrame:
-    """The rows of a split as the model sees them, and the kept columns, in stored order within a partition.
+    """Return the rows of a split as the model sees them, with the kept columns, in stored order within a partition.
 
-    Columns: the encoded features, the labels, the weight, the kept columns. Where one name would come twice, the later
-    column is named `<name>_label`, `<name>_weight` or `<name>_raw`, with underscores more if that is taken too. Images
-    that are stored encoded come as their bytes.
+    Columns: the encoded features, the labels, the weight, the kept columns. Where two columns would have one name, the
+    later one is named `<name>_label`, `<name>_weight` or `<name>_raw`, with more underscores if that name is taken too.
+    Images that are stored encoded come as their bytes.
 
     Raises:
-        DatasetError: no dataset there, or no such split.
+        DatasetError: `path` does not hold a dataset, or the dataset does not have the split.
     """
     from pyspark.sql.pandas.types import from_arrow_schema
 
@@ -43,15 +43,15 @@ def read_prepared(spark: SparkSession, path: str, split: str) -> DataFrame:
 
     def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            for place in batch.column(0).to_pylist():
-                yield from _read_part(dataset, parts[place], schema)
+            for index in batch.column(0).to_pylist():
+                yield from _read_part(dataset, parts[index], schema)
 
     numbered = spark.range(0, len(parts), 1, numPartitions=len(parts))
     return numbered.mapInArrow(read, from_arrow_schema(schema, prefer_timestamp_ntz=True))
 
 
 def _names(dataset: Dataset) -> list[str]:
-    """The column names of the fields, then of the kept columns, each name once."""
+    """Return the column names of the fields, then of the kept columns, each name once."""
     names: list[str] = []
     for name, second in (
         *((field.name, f"{field.name}_{field.role}") for field in dataset.layout.fields),
@@ -81,13 +81,13 @@ def _read_part(dataset: Dataset, part: Part, schema: pa.Schema) -> Iterator[pa.R
     try:
         opened = fs.open(inner, "rb")
     except OSError as error:
-        # The rows are read when they are asked for: long after the DataFrame was made, perhaps.
+        # Spark reads the rows when an action asks for them, perhaps long after the DataFrame was made.
         gone = f"{dataset.path}/{part.file} cannot be read: {error}; {fate(dataset.path, dataset.generation)}"
         raise DatasetError(gone) from error
     with opened as handle:
         file = pq.ParquetFile(handle)
         footer = file.metadata
-        rows = tuple(footer.row_group(place).num_rows for place in range(footer.num_row_groups))
+        rows = tuple(footer.row_group(index).num_rows for index in range(footer.num_row_groups))
         if rows != part.row_groups:
             raise DatasetError(
                 f"{dataset.path}/{part.file} has {sum(rows)} rows in {len(rows)} row groups, the manifest says "

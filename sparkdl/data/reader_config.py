@@ -1,6 +1,6 @@
-"""How a rank reads the dataset.
+"""Configure how a rank reads the dataset.
 
-Runs on the driver; the values travel to ranks.
+Made on the driver; the values travel to ranks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["ReaderConfig"]
 @named_options
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReaderConfig:
-    """How a rank reads the dataset. It never changes what the model sees.
+    """Declare how a rank reads the dataset, which never changes what the model sees.
 
     Raises ConfigError for a value out of range.
     """
@@ -26,15 +26,15 @@ class ReaderConfig:
 
     memory: int | None = None
     """Bytes that the feed of one split may take in each rank; validation takes as much again while it runs. None: 512
-    MiB, or what the order of an epoch needs if that is more."""
+    MiB, or the memory that the order of an epoch needs if that is more."""
 
     in_memory: bool | str = "auto"
     """Keep the whole split in every rank, read and decoded once: True (an error if `memory` is too little), False, or
-    "auto" (if it fits). Every epoch deals the row groups anew, so each rank comes to need all of them."""
+    "auto" (if the split fits). Every epoch deals the row groups anew, so each rank comes to need all of them."""
 
     cache: bool | None = None
-    """Keep a copy of what was read on the rank's local disk, for the next epochs. None: where the dataset is on remote
-    storage. The copy is gone when the rank ends, however it ends."""
+    """Keep copies of row groups on the rank's local disk, for the next epochs. None: if the dataset is
+    on remote storage. The copies are gone when the rank ends, even by a crash."""
 
     def __post_init__(self) -> None:
         if self.threads is not None:

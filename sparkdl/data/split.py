@@ -1,6 +1,6 @@
 """Divide rows into splits by a rule that depends on the rows alone, never on partitions or their order.
 
-Declared on the driver, with the rest of the configuration; `split_rows` applies it in Spark.
+Declared on the driver, with the rest of the configuration; `apply_split` applies the rule in Spark.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ __all__ = ["Split"]
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How rows are divided; made by `Split.fraction`, `Split.time` or `Split.column`."""
+    """Hold the rule that divides rows; made by `Split.fraction`, `Split.time` or `Split.column`."""
 
     kind: str
     """"fraction", "time" or "column"."""
 
     names: tuple[str, ...]
-    """The splits."""
+    """The names of the splits."""
 
     columns: tuple[str, ...]
-    """What the rule reads: the key (none: the whole row is hashed), the time and the last time, or the name."""
+    """The columns that the rule reads: the key (() hashes the whole row), the time and the last time, or the name."""
 
     fractions: tuple[float, ...] = ()
     """The share of each split."""
 
     seed: int = 0
-    """Of the hash that `fraction` divides by."""
+    """The seed of the hash that `fraction` divides by."""
 
     until: tuple[str | float | None, ...] = ()
-    """The end of each split in time: ISO 8601 in UTC without an offset, or a number; None is no end."""
+    """The end of each split in time: ISO 8601 in UTC without an offset, or a number; None for a split without end."""
 
     @classmethod
     def fraction(cls, fractions: Mapping[str, float], *, seed: int = 0, key: str | Sequence[str] = ()) -> Split:
-        """Each row to a split by the hash of its key: about this fraction of rows each, the same in every run.
+        """Assign each row to a split by the hash of its key: about this fraction of rows each, the same in every run.
 
         Args:
             fractions: split name -> share; they sum to 1 and one is named "train".
             seed: another seed gives another division.
-            key: the column(s) that are hashed: all rows of one key fall into one split. Without it, the hash is over
+            key: the column(s) that are hashed: all rows of one key fall into one split. Without a key, the hash is over
                 all columns that the dataset uses, so equal rows fall into one split.
 
         Raises:
@@ -67,21 +67,21 @@ class Split:
 
     @classmethod
     def time(cls, column: str, until: Mapping[str, str | date | float | None], *, last: str | None = None) -> Split:
-        """Each row to the first split that ends after the row's time: no split sees the future of an earlier one.
+        """Assign each row to the first split that ends after its time: no split sees the future of an earlier one.
 
-        Times without an offset are UTC. A column of TIMESTAMP is compared as the instants it holds, whatever the
-        session's time zone; one of TIMESTAMP_NTZ by what its clock shows; a DATE is its midnight.
+        Times without an offset are UTC. A column of TIMESTAMP is compared by its instants, in every time zone of the
+        session alike; a column of TIMESTAMP_NTZ by its local times; a DATE counts as its midnight.
 
         Args:
             column: a column of timestamps, dates or numbers.
             until: split name -> its end, exclusive, in ascending order: a date or datetime, ISO 8601 text, or a number
-                where the column holds numbers. None as the last one's end means no end; else rows from that end on are
-                left out of the dataset.
+                where the column holds numbers. None as the last split's end means no end; else rows from that end on
+                are left out of the dataset.
             last: for `windows`: the column with the time of the window's last step. A window whose first and last step
                 of the horizon lie in two splits is left out.
 
         Raises:
-            ConfigError: "train" is missing, an end is no time, or the ends do not ascend.
+            ConfigError: "train" is missing, an end is neither a time nor a number, or the ends do not ascend.
         """
         if not isinstance(until, Mapping) or "train" not in until:
             raise ConfigError(f"Split.time(until={shown(until)}) must name a split 'train'")
@@ -104,7 +104,7 @@ class Split:
 
     @classmethod
     def column(cls, name: str, names: Sequence[str] = ("train", "val", "test")) -> Split:
-        """Each row to the split that its column `name` says. Rows with a value outside `names` are an error."""
+        """Assign each row to the split that its column `name` says. Rows with a value outside `names` are an error."""
         _check_column("column", "name", name)
         if isinstance(names, str) or "train" not in names:
             raise ConfigError(f"Split.column({name!r}, {shown(names)}) must name a split 'train'")
@@ -113,7 +113,7 @@ class Split:
 
     @classmethod
     def from_mapping(cls, options: Mapping[str, Any]) -> Split:
-        """A split as YAML writes it.
+        """Make a split from its form in YAML.
 
         `{fraction: {train: 0.8, test: 0.2}, seed: 7, key: id}`, `{time: date, until: {train: 2017-06-26, test: null},
         last: date_last}` or `{column: name, names: [train, test]}`.
@@ -132,7 +132,7 @@ class Split:
         return make(options[kind], **rest)
 
     def to_json(self) -> dict[str, Any]:
-        """All that `from_json` needs."""
+        """Return all that `from_json` needs."""
         return {
             "kind": self.kind,
             "names": list(self.names),
@@ -144,12 +144,12 @@ class Split:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Split:
-        """The split that `to_json` described."""
+        """Make the split that `to_json` described."""
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
         return cls(**fields)
 
 
-# What each kind takes in YAML beside its first argument.
+# The options of each kind in YAML, beside its first argument.
 _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "fraction": ("seed", "key"),
     "time": ("until", "last"),
@@ -158,7 +158,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
 
 
 def _end(name: str, value: object) -> str | float | None:
-    """The end of a split as it is stored: text in one format that sorts as the times do, or a finite number."""
+    """Return the end of a split as it is stored: text in one format that sorts as the times do, or a finite number."""
     if value is None:
         return None
     if _is_number(value):
@@ -166,13 +166,13 @@ def _end(name: str, value: object) -> str | float | None:
     moment: object = value
     if isinstance(value, str):
         try:
-            # Python 3.10 does not know the Z.
+            # Python 3.10 does not parse the Z.
             moment = datetime.fromisoformat(value.strip().removesuffix("Z") + ("+00:00" if value.endswith("Z") else ""))
         except ValueError:
             moment = None
     elif isinstance(value, date) and not isinstance(value, datetime):
         moment = datetime(value.year, value.month, value.day)
-    # The difference to itself tells pandas' NaT, which is a datetime, from a time.
+    # pandas' NaT is a datetime, too, but does not equal itself.
     if not isinstance(moment, datetime) or moment != moment:
         raise ConfigError(
             f"Split.time: the end of {name!r} is {shown(value)}; write a date, ISO 8601 text or a finite number"

@@ -1,6 +1,6 @@
-"""Where ranks run, and for how long to wait for them.
+"""Say where ranks run and how long to wait for them.
 
-Runs on the driver; the values travel to ranks.
+Used on the driver; the values travel to ranks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LOG_CHOICES = ("rank0", "all", "errors")
 @named_options
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchConfig:
-    """Where ranks run, and for how long to wait for them. It never changes the result.
+    """Say where ranks run and how long to wait for them. Its values never change the result.
 
     Raises ConfigError for a value out of range.
     """
@@ -32,7 +32,7 @@ class LaunchConfig:
 
     gpus_per_worker: int = 0
     """GPUs of each rank: from its task's own Spark resources or, with `local=True`, from this machine's. A rank sees
-    these alone; with 0 it sees none."""
+    these GPUs alone; with 0 it sees none."""
 
     allow_unencrypted: bool = False
     """Run although the Spark session encrypts its connections. What the ranks send each other, and the driver, is not
@@ -44,7 +44,7 @@ class LaunchConfig:
 
     driver_port: int = 0
     """The port on which the driver listens for its ranks, where a firewall lets executors reach certain ports alone;
-    0: any free one. Two runs of one host at a time need two. Ignored with `local=True`."""
+    0: any free port. Two runs on one host at the same time need different ports. Ignored with `local=True`."""
 
     start_timeout_s: float = 60.0
     """Seconds to wait until every rank has a slot and its process has started."""
@@ -52,7 +52,8 @@ class LaunchConfig:
     stall_timeout_s: float = 300.0
     """Seconds that a rank may go without progress before the run fails: its process is stopped, or neither its main
     thread (1 % of a core), nor all its threads together (30 %), nor the processes that it started (10 %) use the
-    processor, and it emits no event. Waiting for another rank is no progress. `float("inf")` waits for ever."""
+    processor, and it emits no event. Waiting for another rank is not progress. `float("inf")` waits without
+    limit."""
 
     env: Mapping[str, str] = field(default_factory=dict)
     """Environment variables for the rank processes, set before TensorFlow is imported."""
@@ -62,9 +63,9 @@ class LaunchConfig:
     failing rank's last lines are in the error)."""
 
     log_dir: str | None = None
-    """Folder or URL for each rank's whole output, one folder for each launch; all hosts must see it. Where executors
-    cannot reach the driver's port they speak with it through this folder. None: `fit` uses `logs` in its run
-    directory, `run` and `evaluate` keep none."""
+    """Folder or URL for each rank's whole output, one folder for each launch; all hosts must see it. Executors that
+    cannot reach the driver's port exchange messages with the driver through this folder. None: `fit` uses `logs` in its
+    run directory, `run` and `evaluate` keep no output."""
 
     def __post_init__(self) -> None:
         require_positive("num_workers", self.num_workers)
@@ -92,7 +93,9 @@ class LaunchConfig:
             require(good, f"env[{shown(name)}]={shown(value)}: names and values must be strings")
             good = name != "" and "=" not in name and "\0" not in name + value
             require(
-                good, f"env[{shown(name)}]={shown(value)} is no environment variable: no name holds '=', nothing \\0"
+                good,
+                f"env[{shown(name)}]={shown(value)} must be an environment variable: use a name that is not empty and "
+                "holds no '=', and no \\0 in name or value",
             )
         own_gpus = self.gpus_per_worker > 0 and "CUDA_VISIBLE_DEVICES" in self.env
         require(not own_gpus, "env must not set CUDA_VISIBLE_DEVICES with gpus_per_worker: each rank gets its own")

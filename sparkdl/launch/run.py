@@ -1,4 +1,4 @@
-"""Call a function on every rank and bring back the values, or the one error that was the cause.
+"""Call a function on every rank and return the values, or raise the one error that was the cause.
 
 Runs on the driver.
 """
@@ -27,14 +27,14 @@ __all__ = ["check_launch", "launch_ranks", "run"]
 
 
 def run(fn: Callable[..., Any], /, *args: Any, launch: LaunchConfig, **kwargs: Any) -> list[Any]:
-    """Call `fn(*args, **kwargs)` on every rank; the values in rank order.
+    """Call `fn(*args, **kwargs)` on every rank and return the values in rank order.
 
     Inside, `sparkdl.world()` gives rank and size; the function calls `hvd.init()` itself if it needs Horovod.
 
     Raises:
         ConfigError: the function and its arguments do not pickle, or take more than 10 MB.
         LaunchError: the ranks could not be started.
-        WorkerError: a rank failed; it carries rank, host and traceback.
+        WorkerError: a rank failed; the error carries rank, host and traceback.
         SparkDLError: a rank raised one of the library's errors: that error, with the WorkerError as its cause.
     """
     return launch_ranks(fn, args, kwargs, launch=launch)
@@ -52,18 +52,18 @@ def launch_ranks(
     closure_limit: int = MAX_CLOSURE_BYTES,
     asked: threading.Event | None = None,
 ) -> list[Any]:
-    """Call a function on every rank, as `run` does, and hear what the ranks emit.
+    """Call a function on every rank, as `run` does, and receive the events that the ranks emit.
 
     Args:
-        fn: what to call; it, its arguments and its value travel by cloudpickle.
+        fn: the function to call; the function, its arguments and its value travel by cloudpickle.
         args: its positional arguments.
         kwargs: its keyword arguments.
         launch: where the ranks run.
-        description: what the Spark UI calls the job.
+        description: the name of the job in the Spark UI.
         on_event: called as `on_event(rank, event)` for each event, live, one at a time, from a background thread.
         log_dir: where each rank's output is kept, unless `launch.log_dir` says so.
         closure_limit: the bytes that the function and its arguments may take together.
-        asked: once it is set, the ranks are asked to stop by themselves (`graceful_stop`), and awaited as before.
+        asked: once this event is set, the ranks are asked to stop by themselves (`graceful_stop`), and awaited.
     """
     task, size = _checked(fn, args, kwargs or {}, launch, closure_limit)
     limits = Limits(start_timeout_s=launch.start_timeout_s, stall_timeout_s=launch.stall_timeout_s)
@@ -84,16 +84,16 @@ def launch_ranks(
 def check_launch(
     fn: Callable[..., Any], args: Sequence[Any], *, launch: LaunchConfig, closure_limit: int = MAX_CLOSURE_BYTES
 ) -> int:
-    """The ranks that `launch_ranks` would start. Raises what it raises before it starts one."""
+    """Return the number of ranks that `launch_ranks` would start. Raises what `launch_ranks` raises until then."""
     return _checked(fn, args, {}, launch, closure_limit)[1]
 
 
 def _checked(
     fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], launch: LaunchConfig, closure_limit: int
 ) -> tuple[bytes, int]:
-    """The pickled task, and how many ranks can run it."""
+    """Return the pickled task and the number of ranks that can run it."""
     if not callable(fn):
-        raise ConfigError(f"{shown(fn)} is no function; ranks need one to call")
+        raise ConfigError(f"{shown(fn)} is not callable; ranks need a function to call")
     if not isinstance(launch, LaunchConfig):
         raise ConfigError(f"launch={shown(launch)} must be a LaunchConfig")
     task = pickled_task(fn, tuple(args), dict(kwargs), limit=closure_limit)
@@ -122,7 +122,7 @@ def _raise_cause(monitor: Monitor, values: Values, size: int, job_error: str, lo
 def _value(values: Values, rank: int, size: int, hosts: Mapping[int, str]) -> Any:
     try:
         return values.load(rank)
-    except (Exception, SystemExit) as error:  # its class may live only where the rank ran
+    except (Exception, SystemExit) as error:  # its class may exist only where the rank ran
         host = hosts.get(rank, "")
         what = f"returned a value that the driver cannot load: {type(error).__name__}: {error}"
         raise WorkerError(f"{named([rank], size, host)} {what}", rank=rank, host=host) from error
@@ -131,6 +131,6 @@ def _value(values: Values, rank: int, size: int, hosts: Mapping[int, str]) -> An
 def _own_error(values: Values, rank: int) -> SparkDLError | None:
     try:
         error = values.load(rank)
-    except Exception:  # its class may live only where the rank ran; the WorkerError says everything
+    except Exception:  # its class may exist only where the rank ran; the WorkerError says everything
         return None
     return error if isinstance(error, SparkDLError) else None

@@ -1,4 +1,4 @@
-"""Who a rank is among all ranks: its number, the world size, its place on its host.
+"""Describe a rank among all ranks: its number, the world size, its number on its host.
 
 Pure; used on the driver, in Spark workers and in rank processes. The launcher sets the environment variables that
 `world()` and Horovod read.
@@ -15,39 +15,39 @@ __all__ = ["World", "assign_worlds", "world", "world_environment", "world_from"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """One rank's place among all ranks."""
+    """Hold the numbers that Horovod gives one rank, and its host."""
 
     rank: int
-    """This process among all, from 0."""
+    """The number of this process among all ranks, from 0."""
 
     size: int
-    """How many ranks there are."""
+    """The number of ranks."""
 
     local_rank: int = 0
-    """This process among the ranks of its host, from 0."""
+    """The number of this process among the ranks of its host, from 0."""
 
     local_size: int = 1
-    """How many ranks its host has."""
+    """The number of ranks of its host."""
 
     cross_rank: int = 0
-    """This host among the hosts that have a rank with the same local rank."""
+    """The number of this host among the hosts that have a rank with the same local rank, from 0."""
 
     cross_size: int = 1
-    """How many hosts have a rank with the same local rank."""
+    """The number of hosts that have a rank with the same local rank."""
 
     host: str = "localhost"
-    """The host that it runs on."""
+    """The host that the rank runs on."""
 
     def describe(self) -> str:
-        """The name that stands in log lines and errors: `rank 2/8 host-a`."""
+        """Return the name that log lines and errors use: `rank 2/8 host-a`."""
         return f"rank {self.rank}/{self.size} {self.host}"
 
 
 def assign_worlds(hosts: Sequence[str]) -> tuple[World, ...]:
-    """The world of every rank, given each rank's host in rank order.
+    """Return the world of every rank, given each rank's host in rank order.
 
-    Local ranks count the ranks of one host in rank order; cross ranks count the hosts, in order of their first rank,
-    among those that have this local rank: as Horovod defines them. Hosts need not be in runs.
+    As Horovod defines them, local ranks count the ranks of one host in rank order; cross ranks count the hosts that
+    have this local rank, in order of their first rank. The ranks of a host need not be neighbours.
     """
     order = list(dict.fromkeys(hosts))
     counts = {host: hosts.count(host) for host in order}
@@ -69,21 +69,21 @@ def assign_worlds(hosts: Sequence[str]) -> tuple[World, ...]:
     return tuple(worlds)
 
 
-def world_environment(place: World) -> dict[str, str]:
-    """The environment variables that tell Horovod, and `world()`, who a rank is."""
+def world_environment(world: World) -> dict[str, str]:
+    """Return the environment variables from which Horovod and `world()` read a rank's world."""
     return {
-        "HOROVOD_RANK": str(place.rank),
-        "HOROVOD_SIZE": str(place.size),
-        "HOROVOD_LOCAL_RANK": str(place.local_rank),
-        "HOROVOD_LOCAL_SIZE": str(place.local_size),
-        "HOROVOD_CROSS_RANK": str(place.cross_rank),
-        "HOROVOD_CROSS_SIZE": str(place.cross_size),
-        "HOROVOD_HOSTNAME": place.host,
+        "HOROVOD_RANK": str(world.rank),
+        "HOROVOD_SIZE": str(world.size),
+        "HOROVOD_LOCAL_RANK": str(world.local_rank),
+        "HOROVOD_LOCAL_SIZE": str(world.local_size),
+        "HOROVOD_CROSS_RANK": str(world.cross_rank),
+        "HOROVOD_CROSS_SIZE": str(world.cross_size),
+        "HOROVOD_HOSTNAME": world.host,
     }
 
 
 def world_from(environment: Mapping[str, str]) -> World:
-    """The world that these environment variables describe; a world of one where they describe none."""
+    """Return the world that these environment variables describe; a world of one rank where they describe none."""
     if "HOROVOD_RANK" not in environment:
         return World(rank=0, size=1)
 
@@ -102,5 +102,5 @@ def world_from(environment: Mapping[str, str]) -> World:
 
 
 def world() -> World:
-    """Who this process is: its rank and the world size inside a rank, rank 0 of 1 anywhere else."""
+    """Return the world of this process: its rank and the world size inside a rank, rank 0 of 1 anywhere else."""
     return world_from(os.environ)

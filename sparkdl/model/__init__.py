@@ -1,1 +1,1 @@
-"""Model: what a trained model is (a directory with model.keras and signature.json), for train and score alike."""
+"""Save, load, wrap and export a model directory (model.keras and signature.json), for train and score alike."""

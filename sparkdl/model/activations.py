@@ -9,15 +9,15 @@ from typing import Any
 
 __all__ = ["PROBABILITIES", "SIGNED", "UNSIGNED", "activation_of"]
 
-# What makes a probability of a logit.
+# Activations that turn a logit into a probability.
 PROBABILITIES = ("softmax", "sigmoid", "hard_sigmoid", "sparse_sigmoid")
-# What gives values between -1 and 1: the middle between two classes is 0, unless they are 0 and 1 nevertheless.
+# Activations with values between -1 and 1: the middle between two classes is 0, unless the classes are 0 and 1.
 SIGNED = ("tanh", "hard_tanh", "softsign", "cosine")
-# What is never below 0, and hardly ever 0: the sign of such a value tells nothing.
+# Activations that are never below 0, and hardly ever 0: the sign of their values says nothing about the class.
 UNSIGNED = ("hard_sigmoid", "sparse_sigmoid", "softplus", "exponential")
 
 _KNOWN = {name: name for name in (*PROBABILITIES, *SIGNED, *UNSIGNED)} | {"softmax_v2": "softmax", "exp": "exponential"}
-# Layers and operations that are an activation by themselves.
+# Layers and operations that are themselves an activation.
 _BY_THEMSELVES = {
     "Softmax": "softmax",
     "Sigmoid": "sigmoid",
@@ -37,7 +37,7 @@ _RECURRENT = ("LSTM", "GRU", "SimpleRNN")
 
 
 def activation_of(tensor: Any) -> str | None:
-    """The activation that made a tensor, if it is one of those above; "cosine" for a product of unit vectors."""
+    """Return the activation that made a tensor, if this module knows it; "cosine" for a product of unit vectors."""
     history = getattr(tensor, "_keras_history", None)
     if history is None:
         return None
@@ -66,6 +66,6 @@ def activation_of(tensor: Any) -> str | None:
 
 
 def _name_of(activation: Any) -> str | None:
-    """The name of an activation, if it is a library's, so that its name tells what it does."""
+    """Return the name of an activation of Keras or TensorFlow; None for the user's, whose name proves nothing."""
     library = str(getattr(activation, "__module__", "")).split(".")[0] in ("keras", "tensorflow")
     return getattr(activation, "__name__", None) if library else None

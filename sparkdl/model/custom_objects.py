@@ -19,7 +19,7 @@ __all__ = ["check_custom_objects", "found_objects", "missing_objects", "register
 
 
 def check_custom_objects(custom_objects: object) -> None:
-    """Raise ConfigError unless these are classes and functions by name, or None."""
+    """Raise ConfigError unless `custom_objects` is None or a dict of classes and functions by name."""
     if custom_objects is None:
         return
     named = isinstance(custom_objects, Mapping) and all(isinstance(name, str) for name in custom_objects)
@@ -30,17 +30,17 @@ def check_custom_objects(custom_objects: object) -> None:
 def found_objects(
     saved: Mapping[str, str | None], given: Mapping[str, Any] | None, *, import_modules: bool
 ) -> dict[str, Any]:
-    """What Keras shall take for the names in a saved model; what it has registered already is left to it.
+    """Find the objects that Keras shall use for the names in a saved model; registered names are left to Keras.
 
     Functions of `keras.ops`, `tf.nn` and `tf.math`, as in `Dense(1, activation=keras.ops.gelu)`, need not be given.
 
     Args:
-        saved: as `own_names` gave it when the model was saved.
-        given: the caller's own, by the saved name or by the part of it after the package ("layers>Own" or "Own").
-        import_modules: import the modules that `saved` names, and take from them what was not given.
+        saved: the module of each saved name, as `own_names` gave it when the model was saved.
+        given: the caller's objects, by the saved name or by its part after the package ("layers>Own" or "Own").
+        import_modules: import the modules that `saved` names, and take objects from them that were not given.
 
     Raises:
-        ModelError: a module fails while it is imported; one that is not there is passed over.
+        ModelError: a module fails while it is imported; a module that is not found is skipped.
         ConfigError: a name in `given` may mean several things in the model.
     """
     given = dict(given or {})
@@ -51,7 +51,7 @@ def found_objects(
             _check_one_holder(bare, [name for name in saved if name not in given])
             objects[name] = given[bare]
             if takes_a_keras_name(bare):
-                objects.pop(bare, None)  # Keras' own of this name may be in the model, too
+                objects.pop(bare, None)  # the model may also hold Keras' object of this name
         elif name not in given and (operation := _operation(bare, module)) is not None:
             objects[name] = operation
         elif name not in given and import_modules and _is_importable(module):
@@ -62,15 +62,15 @@ def found_objects(
 
 
 def _is_importable(module: str | None) -> TypeGuard[str]:
-    """Whether other processes find an object there: not what a function made, or a notebook."""
+    """Tell whether other processes find an object in this module: not in a function, and not in a notebook."""
     return module is not None and "<locals>" not in module and module.split(".")[0] != "__main__"
 
 
 def _operation(name: str, module: str | None) -> Any:
-    """The public operation of Keras or TensorFlow that has this name and is in this module; None if there is none.
+    """Return the public operation of Keras or TensorFlow with this name and module; None if no operation has them.
 
-    Keras itself finds only activations by their names. No module of the model's is imported for it, and nothing else
-    of these libraries is given.
+    Keras itself finds only activations by name. No module that the model names is imported here, and no other objects
+    of these libraries are returned.
     """
     import keras
     import tensorflow as tf
@@ -97,7 +97,7 @@ def _check_one_holder(bare: str, saved: Iterable[str]) -> None:
 
 
 def _of_module(name: str, module: str) -> Any:
-    """The object that a module registers under this name, or has as an attribute; None if it has none."""
+    """Return the object that a module registers under this name, or has as an attribute; None if it has neither."""
     import keras
 
     found = getattr(_imported(module), _bare(name), None)
@@ -118,9 +118,9 @@ def _imported(module: str) -> Any:
 
 @contextlib.contextmanager
 def registered(objects: Mapping[str, Any]) -> Iterator[None]:
-    """Keras takes these for their names in the block, before what it has registered under them.
+    """Let Keras use these objects for their names within the block, rather than what is registered under the names.
 
-    Its own `custom_object_scope` would let what is registered come first in all layers.
+    With Keras' `custom_object_scope` registered objects would come first in all layers.
     """
     import keras
 
@@ -136,11 +136,12 @@ def registered(objects: Mapping[str, Any]) -> Iterator[None]:
 
 
 def taken_by_keras(saved: Mapping[str, str | None], objects: Mapping[str, Any], config: Any) -> str:
-    """Describe the saved names that nothing is known for and that Keras would take for its own; "" if there are none.
+    """Describe the saved names without a known object for which Keras would use its own objects; "" for no such name.
 
     Args:
-        saved, objects: as of `found_objects`.
-        config: what Keras is going to make the model of, as JSON.
+        saved: the module of each saved name, as in `found_objects`.
+        objects: the known objects, as `found_objects` returns them.
+        config: the JSON configuration from which Keras is going to make the model.
     """
     named = set(_strings(config))
     hidden = {name: saved[name] for name in saved if name in named and takes_a_keras_name(_bare(name))}
@@ -159,7 +160,7 @@ def _strings(config: Any) -> Iterator[str]:
 
 
 def missing_objects(saved: Mapping[str, str | None], objects: Mapping[str, Any]) -> str:
-    """What to tell of the saved names that nothing is known for, and the way out; "" if there are none."""
+    """Build the error message for saved names without a known object, with the way out; "" for no such name."""
     import keras
 
     missing = [name for name in saved if name not in objects and keras.saving.get_registered_object(name) is None]
@@ -173,5 +174,5 @@ def missing_objects(saved: Mapping[str, str | None], objects: Mapping[str, Any])
     if _is_importable(module):
         ways_out.append("or, if you trust it, safe_mode=False, which imports it")
         if name not in (bare, f"{module}>{bare}"):
-            ways_out.insert(0, f"import {module} before")  # which registers it
+            ways_out.insert(0, f"import {module} before")  # the import registers it
     return f"the model holds {name}{of_module}{others}, which this process does not know: {', '.join(ways_out)}"

@@ -20,7 +20,7 @@ from sparkdl.storage import folders
 
 __all__ = ["export_saved_model"]
 
-# What TensorFlow keeps as it is in the names of a signature; it changes others silently, or fails.
+# The names in a signature that TensorFlow keeps unchanged; it changes other names silently, or fails.
 _SAVED_MODEL_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 _TAKEN = ("self",)
 
@@ -35,11 +35,12 @@ def export_saved_model(
 ) -> None:
     """Write the model as a SavedModel whose `serving_default` takes raw values and gives what `predict` gives.
 
-    It takes a tensor for each column, by the column's name, with any number of rows: of a `Numeric` float64 (NaN is
-    null; dates are days, timestamps seconds since 1970-01-01 UTC), of a `Categorical` string or int64 (a boolean is 0
-    or 1), of a `Text` string in UTF-8 (there is no null: "" is a value, and who fills nulls gives the fill), of a
-    `Tensor` its dtype and the column's shape, of an `Image` its pixels, uint8 of shape (rows, height, width, channels),
-    decoded and resized before. What scoring refuses (a null without a fill, an infinite value) fails there, too.
+    `serving_default` takes a tensor for each column, by the column's name, with any number of rows: for a `Numeric`
+    float64 (NaN is null; dates are days, timestamps seconds since 1970-01-01 UTC), for a `Categorical` string or int64
+    (a boolean is 0 or 1), for a `Text` string in UTF-8 ("" is a value, not a null: the caller fills nulls with the
+    fill), for a `Tensor` its dtype and the column's shape, for an `Image` its pixels, uint8 of shape (rows, height,
+    width, channels), decoded and resized before. Values that scoring refuses (a null without a fill, an infinite value)
+    fail in the SavedModel, too.
 
     Args:
         model_dir: as in `result.model_dir`.
@@ -63,7 +64,7 @@ def export_saved_model(
     unknown = next((name for name in names or {} if name not in (*signature.input_names, *outputs)), None)
     if unknown is not None:
         raise ConfigError(
-            f"names: {unknown!r} is no column or output of the model"
+            f"names: {unknown!r} is not a column or output of the model"
             + near_miss(unknown, (*signature.input_names, *outputs))
         )
     keras_model = load_keras(model_dir, signature, custom_objects=custom_objects, safe_mode=safe_mode, compiled=False)
@@ -71,7 +72,7 @@ def export_saved_model(
 
 
 def _saved_names(own: Any, names: Mapping[str, str] | None) -> dict[str, str]:
-    """The SavedModel's name of each column or output. Raises ModelError for one that it cannot have."""
+    """Return the SavedModel's name of each column or output. Raises ModelError for a name that it cannot have."""
     saved = {name: (names or {}).get(name, name) for name in own}
     for name, other in saved.items():
         if not _SAVED_MODEL_NAME.fullmatch(other) or other in _TAKEN:

@@ -1,4 +1,4 @@
-"""The encoders once more, as TensorFlow operations: raw values in, what the model takes out.
+"""Encode raw values by TensorFlow operations that give what the encoders give.
 
 Runs where a SavedModel is exported, and is traced into it. Each function gives what its encoder's `encode` gives; rows
 that `encode` refuses raise InvalidArgumentError with the column's name.
@@ -24,21 +24,21 @@ from sparkdl.errors import ModelError
 
 __all__ = ["GraphEncoders", "raw_spec"]
 
-# What a character between words is shifted by: far below all code points.
+# Added to the code point of a character between words: the sum is far below all code points.
 BETWEEN = -(1 << 30)
 
 
 @functools.cache
 def word_characters() -> tuple[np.ndarray, np.ndarray]:
-    """All Unicode characters as ranges: (the first code point of each, what to add to those in it).
+    """Return all Unicode characters as ranges: (the first code point of each, the number to add to its code points).
 
     The sum is the lower-cased code point of a character in words, and negative for one between words. int32, both of
     shape ``(ranges,)``; about 2,800 of them.
     """
-    # Surrogates are no characters: no UTF-8 text holds them.
+    # Without surrogates, which no UTF-8 text holds.
     points = np.concatenate([np.arange(0xD800), np.arange(0xE000, 0x110000)]).astype(np.int32)
     lower = pc.utf8_lower(pa.array(map(chr, points.tolist()), pa.string()))
-    # Every character has one in lower case, or this has another length.
+    # Each character has exactly one lower-case character; otherwise the lengths would differ below.
     lowered = np.frombuffer("".join(lower.to_pylist()).encode("utf-32-le"), np.int32)
     between = pc.match_substring_regex(lower, f"^{BETWEEN_WORDS}$").to_numpy(zero_copy_only=False)
     shifts = np.where(between, BETWEEN, lowered - points).astype(np.int32)
@@ -47,7 +47,7 @@ def word_characters() -> tuple[np.ndarray, np.ndarray]:
 
 
 def raw_spec(encoder: Encoder, *, name: str) -> tf.TensorSpec:
-    """The tensor of raw values that stands for a column, with the rows left open.
+    """Return the spec of the tensor of a column's raw values, with the number of rows left open.
 
     Raises ModelError for an encoder that has no operations.
     """
@@ -69,7 +69,7 @@ def _is_text(encoder: CategoricalEncoder) -> bool:
 
 
 class GraphEncoders(tf.Module):  # type: ignore[misc]
-    """The encoders of a model's inputs, with the tables that they look values up in."""
+    """Hold the encoders of a model's inputs, and the tables in which they look values up."""
 
     def __init__(self, encoders: tuple[Encoder, ...]) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class GraphEncoders(tf.Module):  # type: ignore[misc]
         }
 
     def encode(self, raw: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """The model's inputs, each of shape ``(rows, *shape)``, of raw values as in `raw_spec`; both by column."""
+        """Encode raw values, as in `raw_spec`, to the model's inputs of shape ``(rows, *shape)``; both by column."""
         return {encoder.name: self._encode(encoder, raw[encoder.name]) for encoder in self.encoders}
 
     def _encode(self, encoder: Any, raw: tf.Tensor) -> tf.Tensor:
@@ -98,12 +98,12 @@ class GraphEncoders(tf.Module):  # type: ignore[misc]
 
 
 def _check(holds: tf.Tensor, problem: str) -> None:
-    """Fail where this does not hold; without quotes in `problem`, which TensorFlow would escape."""
+    """Fail with `problem` unless `holds`; `problem` must not have quotes, which TensorFlow would escape."""
     tf.debugging.Assert(holds, [problem])
 
 
 def _table(encoder: CategoricalEncoder | TextEncoder) -> Any:
-    """The code of each known value; the default is the code of an unknown one."""
+    """Build the table of the code of each known value; its default is the code of unknown values."""
     if isinstance(encoder, TextEncoder):
         first, unknown, text = UNKNOWN + 1, UNKNOWN, True
     else:
@@ -114,7 +114,7 @@ def _table(encoder: CategoricalEncoder | TextEncoder) -> Any:
 
 
 def _numbers(encoder: NumericEncoder, raw: tf.Tensor) -> tf.Tensor:
-    """NaN stands for a missing value."""
+    """Fill, scale and check raw numbers; NaN is a missing value."""
     column = f"column {encoder.name}"
     missing = tf.math.is_nan(raw)
     _check(tf.logical_not(tf.reduce_any(tf.math.is_inf(raw))), f"{column}: infinite value")
@@ -133,7 +133,7 @@ def _numbers(encoder: NumericEncoder, raw: tf.Tensor) -> tf.Tensor:
 
 
 def _word_ids(encoder: TextEncoder, raw: tf.Tensor, table: Any) -> tf.Tensor:
-    """The ids of the first `length` words, padded; int32, shape ``(rows, length)``."""
+    """Return the ids of the first `length` words, padded; int32, shape ``(rows, length)``."""
     points = tf.strings.unicode_decode(raw, "UTF-8", errors="strict")
     rows = points.value_rowids()
     begins, shifts = (tf.constant(part) for part in word_characters())
@@ -141,7 +141,7 @@ def _word_ids(encoder: TextEncoder, raw: tf.Tensor, table: Any) -> tf.Tensor:
     flat = points.flat_values
     flat += tf.gather(shifts, tf.searchsorted(begins, flat, side="right") - 1)
     in_word = flat >= 0
-    # A word begins where a text does, and behind a character between words.
+    # A word begins where a row's text begins, and behind a character between words.
     apart = tf.logical_or(rows[1:] != rows[:-1], tf.logical_not(in_word[:-1]))
     first = tf.logical_and(in_word, tf.concat([tf.ones_like(in_word[:1]), apart], axis=0))
     word = tf.cumsum(tf.cast(first, tf.int64)) - 1

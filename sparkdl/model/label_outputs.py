@@ -1,7 +1,7 @@
-"""Tell which of a model's outputs learned which label: by its name, by its loss, or because there is no other.
+"""Find which of a model's outputs learned which label: by its name, by its loss, or because it is the only one.
 
-Pure. An output that has as many units as a label has classes is not for that reason one that tells them: it may be an
-embedding, or what an autoencoder gives back.
+Pure. An output with as many units as a label has classes need not be an output of these classes: it may be an
+embedding, or an autoencoder's reconstruction.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ def label_outputs(
     *,
     trained_here: bool,
 ) -> list[Encoder | None]:
-    """The label that each output learned; None where nothing tells that it learned one.
+    """Return the label that each output learned; None for an output that is not known to have learned a label.
 
     Args:
-        names: of the outputs, as the model itself gives them.
-        shapes: of their rows.
-        learns: what the compiled loss of each output is for: "classes", "numbers", "unknown" (a loss of the user's
-            own); None for an output without a loss.
-        labels: those that the model was trained on.
+        names: the names of the outputs, as the model itself gives them.
+        shapes: the shape of a row of each output.
+        learns: the purpose of the compiled loss of each output: "classes", "numbers", "unknown" (a user's loss); None
+            for an output without a loss.
+        labels: the labels that the model was trained on.
         trained_here: whether `fit` trained the model, so that a loss has learned nothing but the label.
     """
     by_name = {label.name: label for label in labels}
@@ -38,10 +38,10 @@ def label_outputs(
         return found
     if len(names) == 1:
         return [labels[0]]
-    with_loss = [place for place, loss in enumerate(learns) if loss is not None]
-    takes = [place for place in with_loss if learns[place] == "classes" and output_classes(shapes[place], labels[0])]
+    with_loss = [index for index, loss in enumerate(learns) if loss is not None]
+    takes = [index for index in with_loss if learns[index] == "classes" and output_classes(shapes[index], labels[0])]
     if not takes and len(with_loss) == 1 and (trained_here or learns[with_loss[0]] == "unknown"):
         takes = with_loss
-    if len(takes) == 1:  # of several, each may have learned classes of its own
+    if len(takes) == 1:  # several outputs may have learned different classes
         found[takes[0]] = labels[0]
     return found

@@ -40,12 +40,12 @@ DEFAULT_BATCH_SIZE = 1024
 
 
 class LoadedModel:
-    """A trained model in memory. Made by `load_model`.
+    """Predict with a trained model in memory. Made by `load_model`.
 
     Attributes:
         keras_model: the Keras model, compiled as the user compiled it if its loss, metrics and optimizer can be loaded
-            here; prediction needs none of them.
-        signature: its inputs and outputs.
+            here; prediction does not need these.
+        signature: the description of its inputs and outputs.
     """
 
     def __init__(self, keras_model: Any, signature: Signature) -> None:
@@ -54,7 +54,7 @@ class LoadedModel:
         self._forward: Any = None
 
     def encode(self, columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Raw columns (Arrow, or sequences of values) as the model's inputs, each of shape ``(rows, *shape)``.
+        """Encode raw columns (Arrow, or sequences of values) as the model's inputs, each of shape ``(rows, *shape)``.
 
         Raises SchemaError for a missing column and for values that the encoder refuses.
         """
@@ -64,16 +64,16 @@ class LoadedModel:
         return {encoder.name: encoder.encode(columns[encoder.name]) for encoder in self.signature.inputs}
 
     def predict_batch(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name, each of shape ``(rows, *shape)``: one call of the model on encoded inputs.
+        """Predict encoded inputs by one call of the model: outputs by name, each of shape ``(rows, *shape)``.
 
-        Every number of rows is computed by one graph, but one that was not seen before takes longer. Raises ModelError
-        for outputs that are not of these shapes.
+        One graph computes any number of rows; a number that was not seen before takes longer. Raises ModelError for
+        outputs that do not have these shapes.
         """
         import tensorflow as tf
 
         encoders = self.signature.inputs
         if self._forward is None:
-            # Called as it is, a traced function costs a tenth of Model.predict's overhead per call.
+            # A traced function, called directly, costs a tenth of Model.predict's overhead per call.
             specs = {
                 e.name: tf.TensorSpec((None, *e.shape), e.dtype, name=f"input_{i}") for i, e in enumerate(encoders)
             }
@@ -87,7 +87,7 @@ class LoadedModel:
             if tuple(value.shape) != (rows, *output.shape):
                 raise ModelError(
                     f"output {output.name!r} is of shape {tuple(value.shape)} for {rows} rows, not "
-                    f"{(rows, *output.shape)}: each row must have values of its own, of one shape"
+                    f"{(rows, *output.shape)}: each row must have separate values, all of one shape"
                 )
         return {
             output.name: value.numpy().astype(output.numpy_dtype, copy=False)
@@ -95,9 +95,9 @@ class LoadedModel:
         }
 
     def predict_encoded(self, inputs: Mapping[str, np.ndarray], *, batch_size: int) -> dict[str, np.ndarray]:
-        """The same for encoded inputs of any number of rows.
+        """Predict encoded inputs of any number of rows, in batches: outputs as of `predict_batch`.
 
-        Every call of the model gets batches of one shape: the last one is padded with zeros, and cut again.
+        Every call of the model gets a batch of one shape: the last batch is padded with zeros, and its outputs are cut.
         """
         rows = len(next(iter(inputs.values())))
         pieces: dict[str, list[np.ndarray]] = {output.name: [] for output in self.signature.outputs}
@@ -111,17 +111,18 @@ class LoadedModel:
         }
 
     def predict(self, rows: pa.Table | Mapping[str, Any], *, batch_size: int = DEFAULT_BATCH_SIZE) -> Any:
-        """Predictions for raw rows.
+        """Predict raw rows.
 
         Args:
             rows: an Arrow table, or a dict of columns (sequences, numpy or Arrow arrays), with the raw values.
-            batch_size: rows of one call of the model.
+            batch_size: the rows of one call of the model.
 
         Returns:
-            A numpy array of shape ``(rows, *output shape)``; a dict of them for a model with several outputs.
+            A numpy array of shape ``(rows, *output shape)``; a dict of such arrays by output for a model with
+            several outputs.
 
         Raises:
-            SchemaError: a column is missing or holds what its encoder refuses.
+            SchemaError: a column is missing or holds values that its encoder refuses.
         """
         columns = {name: rows.column(name) for name in rows.column_names} if isinstance(rows, pa.Table) else rows
         inputs = self.encode(columns)
@@ -133,7 +134,7 @@ class LoadedModel:
 
 
 def _padded(values: np.ndarray, rows: int) -> np.ndarray:
-    """The values, with zeros up to so many rows."""
+    """Pad the values with zeros to `rows` rows."""
     missing = rows - len(values)
     return np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)]) if missing else values
 
@@ -141,7 +142,7 @@ def _padded(values: np.ndarray, rows: int) -> np.ndarray:
 def load_model(
     model_dir: str, *, custom_objects: Mapping[str, Any] | None = None, safe_mode: bool = True
 ) -> LoadedModel:
-    """The model in a directory that training, or `save_model`, wrote.
+    """Load the model in a directory that training, or `save_model`, wrote.
 
     Args:
         model_dir: a folder or URL, as in `result.model_dir`.
@@ -151,8 +152,8 @@ def load_model(
             the modules of your own classes and functions.
 
     Raises:
-        ModelError: there is no model, it is not whole, or Keras cannot load it.
-        ConfigError: `custom_objects` are none.
+        ModelError: the model is missing or incomplete, or Keras cannot load it.
+        ConfigError: `custom_objects` is not a dict of classes and functions.
     """
     check_custom_objects(custom_objects)
     model_dir = storage.absolute(model_dir)
@@ -175,7 +176,7 @@ def load_keras(
     safe_mode: bool = True,
     compiled: bool = True,
 ) -> Any:
-    """The bare Keras model of a model directory, under the float it was trained with. Raises ModelError."""
+    """Load the bare Keras model of a model directory, under the default float of its training. Raises ModelError."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
@@ -203,7 +204,7 @@ def load_keras(
 
 @contextlib.contextmanager
 def float_of(signature: Signature) -> Iterator[None]:
-    """Within the block Keras' default float is that of the model's training: its layers may ask for it when called."""
+    """Set Keras' default float to that of the model's training within the block: layers may read it when called."""
     import keras
 
     own = keras.config.floatx()
@@ -215,7 +216,7 @@ def float_of(signature: Signature) -> Iterator[None]:
 
 
 def _json_of(unpacked: str, name: str) -> dict[str, Any]:
-    """A JSON file of a model, which is a file or a folder of what such a file holds; {} if it cannot be read."""
+    """Read a JSON file of a model, which is a file or its unpacked folder; {} if it cannot be read."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         if os.path.isdir(unpacked):
             return dict(json.loads(Path(unpacked, name).read_bytes()))
@@ -230,9 +231,9 @@ def _is_lambda(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def _unpacked(path: str, content_hash: str) -> Iterator[str]:
-    """A local folder, or a file, that holds the model and that Keras reads without the whole of it in memory.
+    """Provide the model as a local folder or file that Keras reads without holding all of it in memory.
 
-    Raises ModelError if the file is not the one with this hash.
+    Raises ModelError if the file has another hash.
     """
     with tempfile.TemporaryDirectory(prefix="sparkdl-model-") as folder:
         file, unpacked = path, os.path.join(folder, "model")
@@ -241,7 +242,7 @@ def _unpacked(path: str, content_hash: str) -> Iterator[str]:
             storage.download(path, file)
         with open(file, "rb") as handle, zipfile.ZipFile(checked(handle, path, content_hash)) as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                # Not written here: Keras has its own guards against files that swell when they are unpacked.
+                # Not written by sparkdl: Keras has guards against files that grow when they are unpacked.
                 yield file
                 return
             archive.extractall(unpacked)
@@ -251,7 +252,7 @@ def _unpacked(path: str, content_hash: str) -> Iterator[str]:
 
 
 def checked(handle: IO[bytes], path: str, content_hash: str) -> IO[bytes]:
-    """The open model file, at its start. Raises ModelError if it has another hash: it was changed or replaced."""
+    """Return the open model file at its start. Raises ModelError if it has another hash: it was changed or replaced."""
     if sha256(handle) != content_hash:
         raise ModelError(
             f"{path} is not the file that its {SIGNATURE_NAME} tells of (their SHA-256 differ): it was changed, cut "

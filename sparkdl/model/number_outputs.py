@@ -1,4 +1,4 @@
-"""Refuse outputs that are not numbers, by their names, when a model is saved: nothing could give their predictions.
+"""Refuse outputs that are not numbers, by their names, when a model is saved: predictions could not return them.
 
 Works on tensors and on Keras' symbolic ones.
 """
@@ -12,7 +12,7 @@ from sparkdl.errors import ModelError
 
 __all__ = ["check_numbers"]
 
-# What numpy has a type for, or a wider one. Spark has none for the last line, and scoring refuses that.
+# Types for which numpy has the type or a wider one. Spark has no type for the last line, which scoring refuses.
 _NUMBERS = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"),
     *("bfloat16", "float16", "float32", "float64"),
@@ -33,7 +33,7 @@ def check_numbers(names: Sequence[str], tensors: Sequence[Any]) -> None:
 
 
 def _kind(tensor: Any) -> str | None:
-    """What an output is that is refused; None for a dense tensor of numbers."""
+    """Say in words what kind of output is refused; None for a dense tensor of numbers."""
     shape, dtype = getattr(tensor, "shape", None), getattr(tensor, "dtype", None)
     kind = type(tensor).__name__
     if shape is None or dtype is None or kind in ("RaggedTensor", "SparseTensor", "IndexedSlices"):
@@ -41,7 +41,7 @@ def _kind(tensor: Any) -> str | None:
     if len(shape) == 0:
         return "one value for all rows"
     layer: Any = getattr(getattr(tensor, "_keras_history", None), "operation", None)
-    if type(layer).__name__ == "StringLookup" and layer.invert:  # of which Keras says that it gives int64
+    if type(layer).__name__ == "StringLookup" and layer.invert:  # Keras reports int64 for it
         return "of dtype string"
     name = getattr(dtype, "name", str(dtype))  # a string, or a type of TensorFlow's or numpy's
     if getattr(tensor, "sparse", False) or getattr(tensor, "ragged", False):

@@ -1,4 +1,4 @@
-"""Find what a model gives: a name for each output, its classes, and whether its values are probabilities.
+"""Describe a model's outputs: names, classes, and whether values are probabilities.
 
 Runs wherever a model is saved, and in ranks before training; works on tensors and on Keras' symbolic ones.
 """
@@ -47,7 +47,7 @@ _CLASSES = {
     "log_cosh": "LogCosh",
     "poisson": "Poisson",
 }
-# Losses that take each unit for a class of its own: together the units' probabilities are not 1.
+# Losses that take each unit for a separate two-class problem: the units' probabilities do not add up to 1.
 _BINARY = ("binary_crossentropy", "binary_focal_crossentropy")
 _MARGIN = ("hinge", "squared_hinge", "categorical_hinge")  # the sign of the prediction tells the class
 # Losses that regress on the codes 0 and 1, so that the middle between them divides the classes.
@@ -60,11 +60,11 @@ def outputs_of(
     """Describe each output, in the flat order of `result`.
 
     Args:
-        model: whose call gave `result`.
-        result: tensors in the structure that the model gives, symbolic or not.
-        label_encoders: of the labels that it was trained on.
-        said: what the caller says of the outputs; the rest is as names, losses and last activations tell.
-        trained_here: whether `fit` trained it, on label codes that are 0, 1, …
+        model: the model whose call gave `result`.
+        result: tensors in the structure that the model returns, symbolic or not.
+        label_encoders: the encoders of the labels that the model was trained on.
+        said: the caller's description of the outputs; the rest follows from names, losses and last activations.
+        trained_here: whether `fit` trained the model, on label codes that are 0, 1, …
 
     Raises:
         ConfigError: `said` names no output, or says what the model contradicts.
@@ -78,29 +78,29 @@ def outputs_of(
     names = unique_names(own_names)
     said = said or Said()
     shapes = [tuple(int(length) for length in tensor.shape[1:]) for tensor in flat]
-    losses = [loss_of(model, name, place, len(flat)) for place, name in enumerate(own_names)]
+    losses = [loss_of(model, name, index, len(flat)) for index, name in enumerate(own_names)]
     learned = () if said.labels else label_encoders
     labels = label_outputs(own_names, shapes, list(map(_learns, losses)), learned, trained_here=trained_here)
     outputs = []
-    for place, (name, shape, own) in enumerate(zip(names, shapes, said.of(names), strict=True)):
-        classes = output_classes(shape, own.label or labels[place])
+    for index, (name, shape, own) in enumerate(zip(names, shapes, said.of(names), strict=True)):
+        classes = output_classes(shape, own.label or labels[index])
         values, threshold = None, 0.5
         _check_said(own, name, shape, classes)
         if classes is not None:
-            activation = last_activation(model, place, len(flat))
+            activation = last_activation(model, index, len(flat))
             if own.logits and activation in PROBABILITIES:
                 raise ConfigError(f"logits=True, but output {name!r} passes through {activation}; leave logits out")
             units = shape[0] if shape else 1
-            values, threshold = _values(own.logits, losses[place], activation, units=units, codes=trained_here)
+            values, threshold = _values(own.logits, losses[index], activation, units=units, codes=trained_here)
             if own.threshold is not None:
                 values, threshold = "scores" if values == "unknown" else values, own.threshold
-        dtype = keras.backend.standardize_dtype(flat[place].dtype)
+        dtype = keras.backend.standardize_dtype(flat[index].dtype)
         outputs.append(Output(name, dtype, shape, classes, threshold, values))
     return outputs
 
 
 def _check_said(said: SaidOfOutput, name: str, shape: tuple[int, ...], classes: Sequence[Any] | None) -> None:
-    """Raise ConfigError where the caller says something of an output that it cannot be said of."""
+    """Raise ConfigError if what the caller says of an output does not apply to that output."""
     if said.label is not None and classes is None:
         raise ConfigError(
             f"label: output {name!r} has rows of shape {shape}, which are not one value for each class, nor one for two"
@@ -113,9 +113,9 @@ def _check_said(said: SaidOfOutput, name: str, shape: tuple[int, ...], classes: 
 
 
 def flat_outputs(result: Any) -> list[Any]:
-    """The tensors of what a model gives, in the order of the signature's outputs: that of lists, and of sorted keys.
+    """Flatten a model's result to tensors in the order of the signature: lists in order, dicts by sorted keys.
 
-    Keras keeps the order of an OrderedDict, and makes a dict of it when it loads the model.
+    Sorted, because Keras keeps the order of an OrderedDict, but turns it into a dict when it loads the model.
     """
     return [tensor for _, tensor in _with_paths(result, ())]
 
@@ -131,16 +131,16 @@ def _with_paths(result: Any, path: tuple[Any, ...]) -> list[tuple[tuple[Any, ...
 
 
 def own_output_names(model: Any, result: Any) -> list[str]:
-    """The name that the model itself gives each output, in flat order: its key or keys, its layer's, or output_0, …"""
+    """Return the model's name of each output, in flat order: its key or keys, its layer's name, or output_0, …"""
     paths = [path for path, _ in _with_paths(result, ())]
     if isinstance(result, Mapping):
         return ["_".join(map(str, path)) for path in paths]
     names = list(getattr(model, "output_names", None) or [])
-    return names if len(names) == len(paths) else [f"output_{place}" for place in range(len(paths))]
+    return names if len(names) == len(paths) else [f"output_{index}" for index in range(len(paths))]
 
 
 def unknown_values(outputs: Sequence[Output]) -> str:
-    """Describe the outputs of which nothing tells what their values are, and the way out; "" if there are none."""
+    """Describe the outputs whose values may be probabilities or logits, and the way out; "" for no such output."""
     unknown = [output.name for output in outputs if output.values == "unknown"]
     if not unknown:
         return ""
@@ -166,10 +166,10 @@ def unknown_classes(outputs: Sequence[Output], label_encoders: Sequence[Encoder]
     )
 
 
-def loss_of(model: Any, name: str, place: int, count: int) -> Any:
-    """The compiled loss of an output, as the user gave it; None if it has none.
+def loss_of(model: Any, name: str, index: int, count: int) -> Any:
+    """Return the compiled loss of an output, as the user gave it; None for an output without a loss.
 
-    Not Keras' own list of losses, which it makes when the model is first trained, and again after loading.
+    Keras' own list of losses is not used: Keras makes it when the model is first trained, and again after loading.
     """
     import keras
 
@@ -178,17 +178,17 @@ def loss_of(model: Any, name: str, place: int, count: int) -> Any:
     if isinstance(loss, Mapping):
         loss = next(iter(loss.values())) if len(loss) == count == 1 else loss.get(name)
     elif isinstance(loss, (list, tuple)):
-        loss = loss[place] if len(loss) == count else None
+        loss = loss[index] if len(loss) == count else None
     if isinstance(loss, (list, tuple)):
         loss = loss[0] if len(loss) == 1 else None
     if isinstance(loss, str) and loss.lower() not in ("crossentropy", "ce"):
-        with contextlib.suppress(ValueError):  # of a name that Keras will refuse
+        with contextlib.suppress(ValueError):  # a name that Keras itself will refuse
             return keras.losses.get(loss)
     return loss
 
 
 def _values(said: bool | None, loss: Any, activation: str | None, *, units: int, codes: bool) -> tuple[str, float]:
-    """What the values of a class output are (see `Output.values`), and the threshold between two classes.
+    """Return the kind of values of a class output (see `Output.values`), and the threshold between two classes.
 
     `codes`: whether a regression is known to have learned the codes 0 and 1.
     """
@@ -196,31 +196,31 @@ def _values(said: bool | None, loss: Any, activation: str | None, *, units: int,
         return "scores", 0.5
     if said is not None:
         return ("logits", 0.0) if said else ("probabilities", 0.5)
-    told = _told_by(loss)
-    if told == "logits":
+    taken = _values_taken_by(loss)
+    if taken == "logits":
         return ("unknown", 0.5) if activation in PROBABILITIES else ("logits", 0.0)
     if activation == "sigmoid" and units > 1:
-        return "scores", 0.5  # each between 0 and 1, and together not 1
-    if activation in ("softmax", "sigmoid") or told == "probabilities":
+        return "scores", 0.5  # each between 0 and 1, but the sum is not 1
+    if activation in ("softmax", "sigmoid") or taken == "probabilities":
         return "probabilities", 0.5
-    if told == "margin":
+    if taken == "margin":
         return ("unknown", 0.5) if units == 1 and activation in UNSIGNED else ("scores", 0.0)
-    if told == "regression":
+    if taken == "regression":
         return ("unknown", 0.5) if units == 1 and activation in SIGNED and not codes else ("scores", 0.5)
     return "unknown", 0.5
 
 
 def _learns(loss: Any) -> str | None:
-    """What a compiled loss is for: "classes", "numbers", or "unknown"; None where there is no loss."""
+    """Return the purpose of a compiled loss: "classes", "numbers", or "unknown"; None without a loss."""
     if loss is None:
         return None
-    if _told_by(loss) in ("logits", "probabilities", "margin"):
+    if _values_taken_by(loss) in ("logits", "probabilities", "margin"):
         return "classes"
     return "unknown" if keras_loss(loss) is None else "numbers"
 
 
-def _told_by(loss: Any) -> str | None:
-    """What a loss takes: "logits", "probabilities", "margin" or "regression"; None where it does not tell."""
+def _values_taken_by(loss: Any) -> str | None:
+    """Return the values that a loss takes: "logits", "probabilities", "margin" or "regression"; None if not known."""
     function = getattr(loss, "fn", None)
     for own in (loss, function):
         if isinstance(said := getattr(own, "sparkdl_logits", None), bool):
@@ -236,10 +236,10 @@ def _told_by(loss: Any) -> str | None:
 
 
 def keras_loss(loss: Any) -> str | None:
-    """The name of Keras' function that a compiled loss is, as far as this module knows it; None for all others."""
+    """Return the name of a compiled loss if it is a loss of Keras' that this module knows; None for all others."""
     import keras
 
-    if isinstance(loss, str):  # "crossentropy", of which Keras makes one by the shapes
+    if isinstance(loss, str):  # "crossentropy", which Keras resolves by the shapes
         return "crossentropy"
     for name, class_name in _CLASSES.items():
         function, its_class = getattr(keras.losses, name), getattr(keras.losses, class_name)
@@ -251,9 +251,9 @@ def keras_loss(loss: Any) -> str | None:
     return None
 
 
-def last_activation(model: Any, place: int, count: int) -> str | None:
-    """What a functional or Sequential model ends in, as `activation_of` tells; None where nothing is known."""
-    # Those of a functional model in their own structure, which `outputs` flattens in Keras' order.
+def last_activation(model: Any, index: int, count: int) -> str | None:
+    """Return an output's last activation (`activation_of`) in a functional or Sequential model; None if not known."""
+    # A functional model's outputs in their structure, because `outputs` flattens them in Keras' order.
     struct = getattr(model, "_outputs_struct", None)
     tensors = flat_outputs((getattr(model, "outputs", None) or []) if struct is None else struct)
-    return activation_of(tensors[place]) if len(tensors) == count else None
+    return activation_of(tensors[index]) if len(tensors) == count else None

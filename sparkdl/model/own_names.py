@@ -1,7 +1,7 @@
-"""Name a model's own classes and functions so that a saved model cannot mean others by the same names.
+"""Give the user's classes and functions unambiguous names in a saved model.
 
 Runs wherever a model is saved or loaded. Keras saves a function by its name alone, and takes its own `gelu` or `huber`
-for any function of that name when it loads the model; so what bears a name of Keras' is saved as "module>name".
+for any function of that name when it loads the model; so an object with a name of Keras' is saved as "module>name".
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _NAMESPACES = (
     "optimizers",
     "regularizers",
 )
-# Libraries whose functions may stand for Keras' of the same name, where they give the same values.
+# Libraries whose functions may be replaced by Keras' function of the same name, if both give the same values.
 _LIBRARIES = ("keras", "tensorflow")
 _PROBE = np.linspace(-8, 8, 36, dtype=np.float32).reshape(6, 6)
 
 
 @contextlib.contextmanager
 def own_names(model: Any) -> Iterator[dict[str, str]]:
-    """Within the block Keras serializes the model's own classes and functions under names that nothing else has.
+    """Let Keras serialize the user's classes and functions under unique names within the block.
 
-    Yields each such name with the module that the object is in ("module.function.<locals>" if it was defined there).
+    Yields each such name with the module of the object ("module.function.<locals>" if a function defined it).
 
     Raises:
         ModelError: two different objects would have one name.
@@ -45,13 +45,13 @@ def own_names(model: Any) -> Iterator[dict[str, str]]:
     """
     found = _own_objects(_serialized_objects(model))
     names = _distinct_names(found)
-    saved = {names[id(own)]: _place(own) for own in found}
+    saved = {names[id(own)]: _defined_in(own) for own in found}
     with _asked(lambda found: names.get(id(found))):
         yield {name: saved[name] for name in sorted(saved)}
 
 
 def own_objects(model: Any) -> dict[str, Any]:
-    """Find the model's own classes and functions, by the names that `own_names` gives them.
+    """Return the user's classes and functions in the model, by the names that `own_names` gives them.
 
     Raises what `own_names` raises.
     """
@@ -61,7 +61,7 @@ def own_objects(model: Any) -> dict[str, Any]:
 
 
 def _serialized_objects(model: Any) -> list[Any]:
-    """All classes and functions that Keras names when it serializes the model."""
+    """Return all classes and functions that Keras names when it serializes the model."""
     import keras
 
     objects: list[Any] = []
@@ -72,9 +72,9 @@ def _serialized_objects(model: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def _asked(answer: Callable[[Any], str | None]) -> Iterator[None]:
-    """Within the block Keras asks `answer` for the name of each class and function; None leaves it to Keras.
+    """Let Keras ask `answer` for the name of each class and function within the block; None leaves the name to Keras.
 
-    Every name that Keras writes for what is not a public class of its own passes through this one function.
+    Every name that Keras writes for anything but its own public classes passes through the patched function.
     """
     from keras.src.saving import object_registration
 
@@ -87,7 +87,7 @@ def _asked(answer: Callable[[Any], str | None]) -> Iterator[None]:
 
 
 def _own_objects(objects: list[Any]) -> list[Any]:
-    """The classes and functions that Keras does not bring along, each once, in order."""
+    """Return the classes and functions that are not Keras' own, each once, in order."""
     own: dict[int, Any] = {}
     for found in objects:
         if isinstance(found, type):
@@ -100,7 +100,7 @@ def _own_objects(objects: list[Any]) -> list[Any]:
 
 
 def _is_keras_function(function: Any) -> bool:
-    """Whether Keras, given the function's name, takes this very function, or one of its own that does the same."""
+    """Tell whether Keras, given the function's name, finds this very function, or a function that does the same."""
     import keras
 
     name = keras.saving.get_registered_name(function)
@@ -109,7 +109,7 @@ def _is_keras_function(function: Any) -> bool:
         return True
     activation = getattr(keras.activations, name, None)
     return (
-        # Keras finds a function by its first name only: silu, not swish.
+        # Keras finds a function by its __name__ only: silu, not swish.
         getattr(activation, "__name__", None) == name
         and function.__module__.split(".")[0] in _LIBRARIES
         and _gives_the_same(function, activation)
@@ -117,7 +117,7 @@ def _is_keras_function(function: Any) -> bool:
 
 
 def _gives_the_same(function: Any, other: Any) -> bool:
-    """Whether two activations of libraries agree: `tf.nn.relu` is Keras' relu, `keras.ops.gelu` is not Keras' gelu."""
+    """Tell whether two activations agree: `tf.nn.relu` is Keras' relu, `keras.ops.gelu` is not Keras' gelu."""
     try:
         return bool(np.allclose(np.asarray(function(_PROBE)), np.asarray(other(_PROBE)), rtol=1e-5, atol=1e-6))
     except Exception:
@@ -125,7 +125,7 @@ def _gives_the_same(function: Any, other: Any) -> bool:
 
 
 def _distinct_names(objects: list[Any]) -> dict[int, str]:
-    """The name of each object, by its id. Raises ModelError where a name would stand for two different ones."""
+    """Return the name of each object by its id. Raises ModelError if one name would mean two different objects."""
     import keras
 
     plain = {id(own): keras.saving.get_registered_name(own) for own in objects}
@@ -142,14 +142,14 @@ def _distinct_names(objects: list[Any]) -> dict[int, str]:
         if not _alike(holders.setdefault(name, own), own):
             raise ModelError(
                 f"the model holds two different objects that are both named {name!r}, and a saved model could not tell "
-                f"them apart; make them one class with an argument in its get_config(), or register each under a name "
-                f"of its own by keras.saving.register_keras_serializable(name=…)"
+                f"them apart; make them one class with an argument in its get_config(), or register each under a "
+                f"different name by keras.saving.register_keras_serializable(name=…)"
             )
     return names
 
 
 def takes_a_keras_name(name: str) -> bool:
-    """Whether Keras knows something of this name itself; in some places it looks without regard to case."""
+    """Tell whether Keras has an object of this name; case is ignored, as Keras ignores it in some of its look-ups."""
     return name.lower() in _keras_names()
 
 
@@ -167,15 +167,15 @@ def _keras_names() -> frozenset[str]:
     return frozenset(name.lower() for name in names)
 
 
-def _place(own: Any) -> str:
-    """The module that the object is in, followed by the function or class that it was defined in, if any."""
+def _defined_in(own: Any) -> str:
+    """Return the module of the object, followed by the function or class that defines it, if any."""
     return ".".join([own.__module__, *own.__qualname__.split(".")[:-1]])
 
 
 def _alike(first: Any, second: Any, above: tuple[tuple[int, int], ...] = ()) -> bool:
-    """Whether two classes or functions were made by the same code with the same values around it.
+    """Tell whether two classes or functions were made by the same code with the same enclosed values.
 
-    `above`: the pairs, by their ids, that are being compared: what leads back to them makes no difference.
+    `above`: the pairs of ids that are being compared; a reference back to such a pair makes no difference.
     """
     if first is second or (id(first), id(second)) in above:
         return True
@@ -190,7 +190,7 @@ def _alike(first: Any, second: Any, above: tuple[tuple[int, int], ...] = ()) -> 
         )
     if isinstance(first, types.FunctionType) and isinstance(second, types.FunctionType):
         around = [[cell.cell_contents for cell in f.__closure__ or ()] for f in (first, second)]
-        # A method that calls super() holds its class.
+        # A method that calls super() holds its class in a cell.
         pairs = [
             (a, b)
             for a, b in zip(*around, strict=False)
@@ -209,7 +209,7 @@ def _alike(first: Any, second: Any, above: tuple[tuple[int, int], ...] = ()) -> 
 
 
 def _functions_in(found: Any) -> list[Any]:
-    """What a property, a class method or another decorated method of a class consists of; they have no equality."""
+    """Return the functions in a property, class method or other decorated method, which cannot be compared itself."""
     if isinstance(found, property):
         return [found.fget, found.fset, found.fdel]
     inner = getattr(found, "func", None) if isinstance(found, functools.cached_property) else None
@@ -220,5 +220,5 @@ def _functions_in(found: Any) -> list[Any]:
 def _equal(first: Any, second: Any) -> bool:
     try:
         return bool(np.array_equal(first, second) if isinstance(first, np.ndarray) else first == second)
-    except Exception:  # tensors have no one truth
+    except Exception:  # the comparison of tensors has no single truth value
         return False

@@ -17,7 +17,7 @@ __all__ = ["Said", "SaidOfOutput"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaidOfOutput:
-    """What is said of one output; None where nothing is."""
+    """Hold what the caller says of one output; None for what is not said."""
 
     logits: bool | None
     threshold: float | None
@@ -26,12 +26,12 @@ class SaidOfOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """What a caller says of the outputs.
+    """Hold what a caller says of the outputs.
 
     Attributes:
-        logits: whether their values are logits (True) or probabilities (False).
-        threshold: above it the value of an output of one unit means the second class.
-        labels: by output, the label whose classes it gives.
+        logits: whether the outputs' values are logits (True) or probabilities (False).
+        threshold: the value of an output of one unit above which it means the second class.
+        labels: the label whose classes an output gives, by output.
     """
 
     logits: bool | Mapping[str, bool] | None = None
@@ -39,7 +39,7 @@ class Said:
     labels: Mapping[str, Encoder] = field(default_factory=dict)
 
     def of(self, names: Sequence[str]) -> list[SaidOfOutput]:
-        """What is said of each output. Raises ConfigError for what is no answer, and for unknown outputs."""
+        """Return what is said of each output. Raises ConfigError for wrong values, and for unknown outputs."""
         logits, thresholds = _by_output("logits", self.logits, names), _by_output("threshold", self.threshold, names)
         labels = _by_output("label", self.labels, names)
         for value in logits.values():

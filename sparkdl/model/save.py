@@ -26,18 +26,18 @@ from sparkdl.storage import folders
 __all__ = ["check_savable", "model_inputs", "one_line", "write_model"]
 
 
-# Keras puts whole configurations into its messages: what happened stands at their begin or end.
+# Keras puts whole configurations into its messages: the cause is at the beginning or the end.
 _HALF_MESSAGE = 250
 
 
 def one_line(error: BaseException) -> str:
-    """The text of an error of Keras as it may stand in a message of ours: one line, cut in its middle if it is long."""
+    """Return the text of an error of Keras for a message of sparkdl: one line, cut in the middle if it is long."""
     text = " ".join(str(error).split())
     return text if len(text) <= 2 * _HALF_MESSAGE else f"{text[:_HALF_MESSAGE]} … {text[-_HALF_MESSAGE:]}"
 
 
 def model_inputs(encoders: Sequence[Encoder], values: Mapping[str, Any]) -> Any:
-    """The bare value of a model with one input, a dict by name for any other."""
+    """Return the values as the model takes them: bare for one input, a dict by name for several."""
     return values[encoders[0].name] if len(encoders) == 1 else {e.name: values[e.name] for e in encoders}
 
 
@@ -53,13 +53,13 @@ def write_model(
     said: Said | None = None,
     trained_here: bool = True,
 ) -> Signature:
-    """Make `model_dir` hold a Keras model and its signature, in place of one there.
+    """Write a Keras model and its signature to `model_dir`, replacing a model there.
 
     Args:
         said, trained_here: as in `outputs_of`.
 
     Raises:
-        ModelError: Keras cannot save it, or call it with the encoders' values, or nothing can be written there.
+        ModelError: Keras cannot save the model, or call it with the encoders' values, or `model_dir` cannot be written.
         ConfigError: the model's outputs are not as `said`.
     """
     import keras
@@ -90,7 +90,7 @@ def write_model(
 
 
 def _save_keras(model: Any, file: str) -> dict[str, str]:
-    """Write `model.keras` as Keras does, without holding the file in memory: Keras would, before it packs it.
+    """Write `model.keras` as Keras does, but without holding the file in memory, as Keras does before it packs it.
 
     Returns the names of the model's own classes and functions, as `own_names` gives them.
     """
@@ -115,7 +115,7 @@ def _save_keras(model: Any, file: str) -> dict[str, str]:
 
 
 def check_savable(model: Any) -> None:
-    """Raise ModelError where the model could not be saved, or not used then: before training, not after it."""
+    """Raise ModelError if the model could not be saved or used after training. Called before training."""
     struct = getattr(model, "_outputs_struct", None)
     if struct is not None:
         check_numbers(own_output_names(model, struct), flat_outputs(struct))
@@ -129,7 +129,7 @@ def check_savable(model: Any) -> None:
 
 
 def _result(model: Any, encoders: Sequence[Encoder]) -> Any:
-    """What the model gives for two rows of zeros."""
+    """Call the model on two rows of zeros."""
     zeros = {e.name: np.zeros((2, *e.shape), e.dtype) for e in encoders}
     try:
         return model(model_inputs(encoders, zeros), training=False)

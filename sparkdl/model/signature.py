@@ -1,4 +1,4 @@
-"""What a trained model takes and gives: encoders of its inputs, names, dtypes, shapes and classes of its outputs.
+"""Describe a trained model: encoders of its inputs; names, dtypes, shapes and classes of its outputs.
 
 Pure values, stored as `signature.json` beside the model; read on the driver, in Spark workers and in ranks.
 """
@@ -37,16 +37,16 @@ SIGNATURE_NAME = "signature.json"
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One output of a model.
+    """Describe one output of a model.
 
     Attributes:
-        shape: of one row.
+        shape: the shape of one row.
         classes: the label's classes, where the output gives one probability (or score) for each, or, for two classes,
-            the one of the second; else None.
-        threshold: above it the one value of a two-class output means the second class: 0.5 for a probability, as in
+            that of the second class; else None.
+        threshold: the value of a two-class output above which it means the second class: 0.5 for a probability, as in
             Keras' metrics, 0 for a logit.
-        values: of an output with classes: "probabilities", "logits", "scores" (the best class has the highest, but they
-            are neither), or "unknown"; else None.
+        values: the kind of values of an output with classes: "probabilities", "logits", "scores" (neither, but the best
+            class has the highest score), or "unknown"; else None.
     """
 
     name: str
@@ -58,33 +58,33 @@ class Output:
 
     def __post_init__(self) -> None:
         if self.classes is not None and self.values is None:
-            object.__setattr__(self, "values", _told_by_threshold(self.threshold))
+            object.__setattr__(self, "values", _values_by_threshold(self.threshold))
 
     @property
     def numpy_dtype(self) -> np.dtype:
-        """What predictions come in; numpy and Spark have no bfloat16, and float32 holds its values."""
+        """The dtype of predictions: float32 for bfloat16, which numpy and Spark do not have."""
         return np.dtype("float32" if self.dtype == "bfloat16" else self.dtype)
 
     @property
     def is_scalar(self) -> bool:
-        """Whether a row's value is one number; an output of one unit counts as one."""
+        """True if a row's value is one number; an output of one unit counts as one number."""
         return self.shape in ((), (1,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
-    """The inputs, in the order of the UDF's arguments, and the outputs of a model.
+    """Describe the inputs, in the order of the UDF's arguments, and the outputs of a model.
 
     Attributes:
-        raw_types: the Spark type of each raw column, as it was in training.
-        labels: the encoders of the labels it was trained on; none for a model that was not trained here.
-        content_hash: SHA-256 of model.keras: what a cache of loaded models goes by.
+        raw_types: the Spark type of each raw column in training.
+        labels: the encoders of the labels that the model was trained on; empty if sparkdl did not train it.
+        content_hash: the SHA-256 of model.keras, which is the key of caches of loaded models.
         floatx: Keras' default float in training; losses and metrics that it compiles use it.
-        target: what the model learned to predict: "label", or "inputs" for an autoencoder.
+        target: the values that the model learned to predict: "label", or "inputs" for an autoencoder.
         custom_objects: the user's own classes and functions in the model, by the name under which Keras looks for them,
-            each with the module that it is in; None in older signatures for a function that was not registered.
+            each with its module; None in older signatures for a function that was not registered.
         inexact: the losses, metrics and layers that were trained with exactness="per_worker" on several workers and
-            have no exact form; "loss 'dice'".
+            have no exact form, such as "loss 'dice'".
     """
 
     inputs: tuple[Encoder, ...]
@@ -99,17 +99,17 @@ class Signature:
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """The raw columns, in order."""
+        """The names of the raw columns, in order."""
         return tuple(encoder.name for encoder in self.inputs)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that the signature says, content hash included: the identity of a model directory."""
+        """The SHA-256 of the signature's content, content hash included: the identity of a model directory."""
         content = {key: value for key, value in self.to_json().items() if key != "library_version"}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """All that `from_json` needs."""
+        """Return the signature as JSON values, for `from_json`."""
         from sparkdl.version import __version__
 
         return {
@@ -122,14 +122,14 @@ class Signature:
             "labels": [encoder.to_json() for encoder in self.labels],
             "target": self.target,
             "custom_objects": dict(self.custom_objects),
-            # Left out where there is nothing to say: a signature without it keeps its digest.
+            # Left out if empty, so that signatures without it keep their digests.
             **({"inexact": list(self.inexact)} if self.inexact else {}),
             "outputs": [_output_json(output) for output in self.outputs],
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], *, path: str) -> Signature:
-        """The signature that `to_json` described. Raises ModelError for a newer format."""
+        """Read a signature from what `to_json` returned. Raises ModelError for a newer format."""
         check_format_version(content, path=path, newest=FORMAT_VERSION, error=ModelError)
         names = unique_names([o["name"] for o in content["outputs"]])
         outputs = tuple(
@@ -158,7 +158,7 @@ class Signature:
 
     @classmethod
     def read(cls, model_dir: str) -> Signature:
-        """The signature of a model directory. Raises ModelError if there is none."""
+        """Read the signature of a model directory. Raises ModelError if it is missing or cannot be read."""
         path = storage.join(model_dir, SIGNATURE_NAME)
         try:
             return cls.from_json(json.loads(storage.read_bytes(path)), path=path)
@@ -170,10 +170,10 @@ class Signature:
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """Names that differ without regard to case, as Spark's fields must: score, score_1, … for those that come again."""
+    """Make names differ without regard to case, as Spark's fields must: repeated names become score_1, score_2, …"""
     unique: list[str] = []
-    for place, name in enumerate(names):
-        taken = {other.casefold() for other in (*unique, *names[place + 1 :])}
+    for index, name in enumerate(names):
+        taken = {other.casefold() for other in (*unique, *names[index + 1 :])}
         first = name.casefold() not in {other.casefold() for other in unique}
         number = 0
         found = name
@@ -192,19 +192,19 @@ def _output_json(output: Output) -> dict[str, Any]:
         "classes": None if output.classes is None else list(output.classes),
         "threshold": output.threshold,
     }
-    # Not where the threshold tells it: signatures of before keep their digests.
-    if output.values not in (None, _told_by_threshold(output.threshold)):
+    # Left out if the threshold implies it, so that older signatures keep their digests.
+    if output.values not in (None, _values_by_threshold(output.threshold)):
         content["values"] = output.values
     return content
 
 
-def _told_by_threshold(threshold: float) -> str:
-    """What the values of an output with classes are, as far as older signatures tell."""
+def _values_by_threshold(threshold: float) -> str:
+    """Return the kind of values of an output with classes that a threshold implies in older signatures."""
     return "logits" if threshold == 0 else "probabilities"
 
 
 def sha256(file: IO[bytes]) -> str:
-    """The SHA-256 of an open file from its position on, in hexadecimal."""
+    """Return the SHA-256 of an open file from its position on, in hexadecimal."""
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
         digest.update(block)
@@ -212,7 +212,7 @@ def sha256(file: IO[bytes]) -> str:
 
 
 def output_classes(shape: Sequence[int], label: Encoder | None) -> tuple[str | int, ...] | None:
-    """The classes that an output of this shape tells apart, given the label it was trained on."""
+    """Return the classes of an output of this shape that learned this label; None if they do not fit."""
     if not isinstance(label, CategoricalEncoder):
         return None
     count = len(label.vocabulary)

@@ -39,7 +39,7 @@ _ENCODERS = (CategoricalEncoder, ImageEncoder, NumericEncoder, TensorEncoder, Te
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInput:
-    """An input that the model itself declares; an axis of any length is None."""
+    """Describe an input that the model itself declares; an axis of any length is None."""
 
     name: str
     dtype: str
@@ -61,25 +61,26 @@ def save_model(
     Args:
         keras_model: a model with weights: functional, Sequential, or subclassed and called once.
         model_dir: a new or empty folder, or a URL.
-        inputs: what makes the model's inputs of raw columns, one for each input and named after it (of a model with
-            one input the name does not matter). A prepared dataset gives its features, its labels and its columns'
+        inputs: the features that encode raw columns, one for each input of the model and named after it (the name does
+            not matter for a model with one input). A prepared dataset gives its features, its labels and its columns'
             types. Else a list of features that need no statistics (column names, `Tensor`, `Image`,
-            `Numeric(scale="none")`) and of fitted ones, such as `ds.features["age"]`. Shape and dtype that a feature
-            leaves open are the model's; an input of shape (1,) takes scalars.
-        label: for classes: fitted labels, such as `ds.labels["income"]`, or the classes in the order of the output's
-            values. Of several outputs that get them which bears the label's name, or has a loss for classes; else a
-            dict says it: ``{"pet": ["cat", "dog"]}``, by output.
+            `Numeric(scale="none")`) and of fitted features, such as `ds.features["age"]`. Shape and dtype that a
+            feature leaves open are the model's; an input of shape (1,) takes scalars.
+        label: the classes: fitted labels, such as `ds.labels["income"]`, or the classes in the order of the output's
+            values. Of several outputs the classes go to the output with the label's name, or with a loss for classes;
+            else give a dict by output: ``{"pet": ["cat", "dog"]}``.
         logits: whether outputs with classes give logits (True) or probabilities (False); a dict by output for several.
-            None: as the compiled loss, if it is Keras' or has `sparkdl_logits`, and a last sigmoid or softmax tell.
-            Where nothing does, scoring refuses the classes of one unit and all probabilities.
-        threshold: above it the value of an output of one unit means the second class; a dict by output for several.
-            None: 0.5 for probabilities and regressions on 0 and 1, 0 for logits and margins. For a last tanh that
-            learned by regression it must be said: 0.0 where the classes were -1 and 1, 0.5 where they were 0 and 1.
-            `returns="top_k"` does not know it.
-        target: what `evaluate` compares predictions with: "label", or "inputs" for an autoencoder, which has no label.
+            None: concluded from the compiled loss, if it is Keras' or has `sparkdl_logits`, and from a last sigmoid or
+            softmax. If neither decides, scoring refuses the classes of one unit and all probabilities.
+        threshold: the value of an output of one unit above which it means the second class; a dict by output for
+            several. None: 0.5 for probabilities and regressions on 0 and 1, 0 for logits and margins. For a last tanh
+            that learned by regression it must be given: 0.0 if the classes were -1 and 1, 0.5 if they were 0 and 1.
+            `returns="top_k"` does not use the threshold.
+        target: the values that `evaluate` compares predictions with: "label", or "inputs" for an autoencoder, which has
+            no label.
 
     Returns:
-        What the model takes and gives.
+        The description of the model's inputs and outputs.
 
     Raises:
         ConfigError: an argument is wrong; a feature needs statistics and is not fitted.
@@ -109,7 +110,7 @@ def save_model(
     encoders = [_encoder(feature, _input_of(feature.name, declared)) for feature in given]
     optimizer = getattr(keras_model, "optimizer", None)
     if optimizer is not None and not optimizer.built:
-        # Keras builds it when it loads the model, and then wants the file to hold all of its variables.
+        # Keras builds the optimizer when it loads the model, and then expects all of its variables in the file.
         optimizer.build(keras_model.trainable_variables)
     by_output = _labels_by_output(label) if isinstance(label, Mapping) else {}
     labels = tuple(dict.fromkeys(by_output.values())) if by_output else _label_encoders(label)
@@ -130,7 +131,7 @@ def save_model(
 
 
 def _features(inputs: object) -> list[Feature | Encoder]:
-    """The inputs as features and encoders, each with a name of its own."""
+    """Convert `inputs` to features and encoders. Raises ConfigError if two have the same name."""
     if isinstance(inputs, str) or not isinstance(inputs, Sequence) or not inputs:
         raise ConfigError(f"inputs={shown(inputs)} must be a list of features, or a prepared dataset")
     given: list[Feature | Encoder] = [f if isinstance(f, _ENCODERS) else as_feature(f) for f in inputs]
@@ -142,7 +143,7 @@ def _features(inputs: object) -> list[Feature | Encoder]:
 
 
 def _declared_inputs(model: Any) -> list[ModelInput]:
-    """The inputs that a functional or Sequential model declares; none of a subclassed one."""
+    """Return the inputs that a functional or Sequential model declares; [] for a subclassed model."""
     tensors = getattr(model, "inputs", None) or []
     names = [tensor.name for tensor in tensors]
     if len(tensors) > 1 and isinstance(model.input, Mapping):
@@ -154,13 +155,13 @@ def _declared_inputs(model: Any) -> list[ModelInput]:
 
 
 def _check_names(names: Sequence[str], declared: Sequence[ModelInput]) -> None:
-    """Raise ModelError unless there is a feature for each input that the model declares, and none besides."""
+    """Raise ModelError unless each input that the model declares has a feature, and each feature has an input."""
     known = [declared_input.name for declared_input in declared]
     if len(known) == len(names) == 1 or not known:
         return
     for name in names:
         if name not in known:
-            raise ModelError(f"feature {name!r} is no input of the model{near_miss(name, known)}")
+            raise ModelError(f"feature {name!r} is not an input of the model{near_miss(name, known)}")
     for name in known:
         if name not in names:
             raise ModelError(f"the model's input {name!r} has no feature; inputs name {', '.join(names)}")
@@ -171,7 +172,7 @@ def _input_of(name: str, declared: Sequence[ModelInput]) -> ModelInput | None:
 
 
 def _encoder(feature: Any, declared: ModelInput | None) -> Encoder:
-    """The encoder of a feature that needs no statistics, or the fitted one itself. Raises ConfigError, ModelError."""
+    """Make the encoder of a feature that needs no statistics; return fitted ones. Raises ConfigError, ModelError."""
     encoder: Encoder
     if isinstance(feature, _ENCODERS):
         encoder = feature
@@ -183,7 +184,7 @@ def _encoder(feature: Any, declared: ModelInput | None) -> Encoder:
         natural = declared.dtype if declared is not None and declared.dtype in DTYPES else "float32"
         encoder = TensorEncoder(feature.name, shape, shape, np.dtype(feature.dtype or natural))
     elif isinstance(feature, Numeric) and feature.scale == "none" and not isinstance(feature.fill, str):
-        # The statistics are not known, and nothing asks for them.
+        # The statistics are not known, and scale="none" does not use them.
         unknown: dict[str, Any] = {"mean": 0.0, "std": 1.0, "low": 0.0, "high": 1.0}
         fill = None if feature.fill is None else float(feature.fill)
         shape = () if declared is None else _row_shape(feature.name, declared)
@@ -199,7 +200,7 @@ def _encoder(feature: Any, declared: ModelInput | None) -> Encoder:
 
 
 def _row_shape(name: str, declared: ModelInput | None) -> tuple[int, ...]:
-    """The shape of a row that the feature leaves to the model."""
+    """Return the shape of a row as the model declares it, for a feature that leaves the shape open."""
     if declared is None:
         raise ModelError(f"feature {name!r}: the model declares no inputs; give Tensor({name!r}, shape=…, dtype=…)")
     if None in declared.shape:
@@ -207,12 +208,12 @@ def _row_shape(name: str, declared: ModelInput | None) -> tuple[int, ...]:
             f"feature {name!r}: the model's input has the open shape {declared.shape}; give Tensor(shape=…)"
         )
     shape = tuple(length for length in declared.shape if length is not None)
-    # Keras makes (rows, 1) of scalars, and a raw row is seldom a list of one number.
+    # Keras expands scalars to (rows, 1), and a raw row is seldom a list of one number.
     return () if shape == (1,) else shape
 
 
 def _check_fits(encoder: Encoder, declared: ModelInput) -> None:
-    """Raise ModelError if the model's input does not take what the encoder makes."""
+    """Raise ModelError if the model's input does not take the shape and dtype of the encoder."""
     shapes = {encoder.shape, (*encoder.shape, 1)} | ({encoder.shape[:-1]} if encoder.shape[-1:] == (1,) else set())
     if not any(_matches(shape, declared.shape) for shape in shapes):
         raise ModelError(
@@ -220,7 +221,7 @@ def _check_fits(encoder: Encoder, declared: ModelInput) -> None:
             f"{declared.shape}"
         )
     taken = np.dtype("float32" if declared.dtype == "bfloat16" else declared.dtype)
-    # Whole numbers may become fractions, as in Keras; the other way digits would be lost.
+    # Integers may become floats, as in Keras; the other way the fractions would be lost.
     if not np.can_cast(encoder.dtype, taken, "same_kind"):
         raise ModelError(
             f"feature {encoder.name!r} is {encoder.dtype}, the model's input {declared.name!r} is {declared.dtype}"
@@ -233,7 +234,7 @@ def _matches(shape: tuple[int, ...], declared: tuple[int | None, ...]) -> bool:
 
 
 def _labels_by_output(label: Mapping[str, object]) -> dict[str, Encoder]:
-    """The label that each output gives the classes of, as the caller says."""
+    """Return the label encoder of each output in the caller's dict. Raises ConfigError."""
     found: dict[str, Encoder] = {}
     for name, given in label.items():
         encoders = _label_encoders(given, name=name)
@@ -246,7 +247,7 @@ def _labels_by_output(label: Mapping[str, object]) -> dict[str, Encoder]:
 
 
 def _label_encoders(label: object, *, name: str = "label") -> tuple[Encoder, ...]:
-    """The encoders of the labels: the fitted ones that were given, or one of the classes."""
+    """Return the encoders of the labels: the given fitted encoders, or a new one of the given classes."""
     if label is None:
         return ()
     labels = (label,) if isinstance(label, _ENCODERS) else label

@@ -1,1 +1,1 @@
-"""Score: a trained model as Spark UDFs and DataFrame transformations."""
+"""Score rows with a trained model, by Spark UDFs, DataFrame transformations and Parquet files."""

@@ -1,4 +1,4 @@
-"""Tell which of a function's arguments is which input of the model: by their order, or by the fields of one struct.
+"""Match a function's arguments to the inputs of the model, by their order or by the fields of one struct.
 
 Pure; the number of arguments is checked on the driver where it can be, the rest in Spark workers.
 """
@@ -18,10 +18,10 @@ __all__ = ["arguments_by_input", "check_order", "count_error", "field_places"]
 
 
 def arguments_by_input(arguments: Sequence[pa.Array], signature: Signature) -> list[pa.Array]:
-    """The raw column of each of the model's inputs, in order, from the arguments of an SQL function or column function.
+    """Return the raw column of each of the model's inputs, in order, from the arguments of an SQL or column function.
 
-    One struct for all of them is taken apart by the names of its fields; of a null struct every field is null. A model
-    with one input takes a struct for that input's own value where its encoder does (ML vectors, images).
+    One struct for all inputs is taken apart by the names of its fields; all fields of a null struct are null. A model
+    with one input takes a struct as that input's own value where the input's encoder does (ML vectors, images).
 
     Raises SchemaError for another number of arguments, and for a struct whose fields are not the model's inputs.
     """
@@ -31,16 +31,15 @@ def arguments_by_input(arguments: Sequence[pa.Array], signature: Signature) -> l
         given = [field.name for field in struct.type]
         alone = len(names) == 1 and (_takes(signature.inputs[0], struct.type) or names[0].lower() not in _lower(given))
         if not alone:
-            places = field_places(struct.type, names)
             fields = struct.flatten()
-            return [fields[place] for place in places]
+            return [fields[index] for index in field_places(struct.type, names)]
     if len(arguments) != len(names):
         raise count_error(names, len(arguments))
     return list(arguments)
 
 
 def count_error(names: Sequence[str], given: int) -> SchemaError:
-    """The error for another number of arguments than the model has inputs."""
+    """Build the error for another number of arguments than the model has inputs."""
     one = "" if len(names) == 1 else f", or one struct that names them: struct({', '.join(names)})"
     return SchemaError(
         f"the model takes {len(names)} columns ({', '.join(names)}), {given} were given; give them in this order{one}"
@@ -48,10 +47,10 @@ def count_error(names: Sequence[str], given: int) -> SchemaError:
 
 
 def check_order(names: Sequence[str], given: Sequence[Any]) -> None:
-    """Raise SchemaError for a column name that is the name of another input than that in whose place it is given.
+    """Raise SchemaError if a column is given for one input and has the name of another input.
 
     As for Spark, upper and lower case make no difference, unless the model's inputs differ in nothing else. Columns
-    that are no names tell nothing.
+    that are not names pass.
     """
     tells_case = len(set(_lower(names))) < len(names)
     keys = list(names) if tells_case else _lower(names)
@@ -65,11 +64,11 @@ def check_order(names: Sequence[str], given: Sequence[Any]) -> None:
 
 
 def field_places(struct: pa.StructType, names: Sequence[str]) -> list[int]:
-    """The place of each of the model's inputs among the fields of a struct.
+    """Return the index of each of the model's inputs among the fields of a struct.
 
     As for Spark, upper and lower case make no difference, unless two names differ in nothing else.
 
-    Raises SchemaError for a field that is missing, is there twice, or is not an input of the model.
+    Raises SchemaError for a field that is missing, occurs twice, or is not an input of the model.
     """
     given = [field.name for field in struct]
     tells_case = any(len(set(_lower(some))) < len(set(some)) for some in (given, names))
@@ -96,7 +95,7 @@ def _lower(names: Sequence[str]) -> list[str]:
 
 
 def _takes(encoder: Encoder, type_: pa.DataType) -> bool:
-    """Whether an encoder takes values of this type at all."""
+    """Tell whether an encoder takes values of this type at all."""
     try:
         encoder.encode(pa.array([], type_))
     except SchemaError:

@@ -1,8 +1,8 @@
-"""Make scored parts a folder that is there as a whole or not at all, find it again, and replace it by a new one.
+"""Commit scored parts as one folder that is complete or absent, find a finished output again, and replace it.
 
 Driver. Parts are written into `.<name>.scoring/generation-…` beside the output, under the lease of a living driver, as
-in `prepare`; what a killed one left there is nobody's, and the next run deletes it. An output that is replaced stays
-until the new one is whole; then it waits in `.<name>.scoring/replaced` while the new one gets its name.
+in `prepare`; the next run deletes the parts that a killed driver left there. An output that is replaced stays until the
+new output is complete; then the old one waits in `.<name>.scoring/replaced` while the new one gets its name.
 """
 
 from __future__ import annotations
@@ -35,24 +35,23 @@ __all__ = [
 
 IF_EXISTS = ("error", "reuse", "replace")
 
-# Beside the parts; Spark and others pass over names that begin with "_".
+# Files beside the parts; Spark and others ignore names that begin with "_".
 FIGURES_NAME = "_score.json"
 SUCCESS_NAME = "_SUCCESS"
-COMMITTING_NAME = "_committing.json"
-# In the staging folder.
-REPLACED_NAME = "replaced"
+COMMITTING_NAME = "_committing.json"  # left by a commit to an object store that was killed, even at its very end
+REPLACED_NAME = "replaced"  # a folder in the staging folder
 
 _REPLACE = "if_exists='replace' scores anew and puts the new predictions in their place"
 
 
 def check_if_exists(if_exists: object) -> None:
-    """Raise ConfigError unless this is one of the options."""
+    """Raise ConfigError unless `if_exists` is one of the options."""
     if if_exists not in IF_EXISTS:
         raise ConfigError(f"if_exists={shown(if_exists)} must be one of {', '.join(IF_EXISTS)}")
 
 
 def check_outside(out: str, path: str) -> None:
-    """Raise ConfigError if the output would be read with the input, or replace it. Both paths are absolute."""
+    """Raise ConfigError if the output would be read with the input, or replace the input. Both paths are absolute."""
     check_no_input(out, [path])
     out_there, there = _real(out), _real(path)
     names = out_there.removeprefix(f"{there}/").split("/")
@@ -61,7 +60,7 @@ def check_outside(out: str, path: str) -> None:
 
 
 def check_no_input(out: str, paths: Iterable[str]) -> None:
-    """Raise ConfigError if a file that is read lies in the output's folder, which may be replaced. All are absolute."""
+    """Raise ConfigError if a file that is read lies in the output folder, which may be replaced. All are absolute."""
     there = _real(out)
     path = next((path for path in paths if f"{_real(path)}/".startswith(f"{there}/")), None)
     if path is not None:
@@ -75,24 +74,24 @@ def _real(path: str) -> str:
 def finished(
     out: str, made_of: str | None, if_exists: str = "reuse", *, there: str | None = None
 ) -> dict[str, Any] | None:
-    """What was told of the output when it was finished, if it shall be reused; None if rows shall be scored.
+    """Return what was saved with the finished output if it is to be reused; None if rows are to be scored.
 
     Args:
         out: an absolute path.
-        made_of: names what it would be made of; None if nothing does.
-        if_exists: "reuse", the same is reused and another one is an error; "error", whatever is there is an error;
-            "replace", other predictions of ours are replaced by new ones, and the same, too.
-        there: the folder that it lies in, if another one than `out`.
+        made_of: the fingerprint of the new output's sources; None if they have no fingerprint.
+        if_exists: "reuse", an output of the same fingerprint is reused, any other is an error; "error", any output is
+            an error; "replace", predictions are replaced by new ones, also those of the same fingerprint.
+        there: the folder that holds the output, if that is not `out`.
 
-    Raises ConfigError where something is there that is neither reused nor replaced, and for another option.
+    Raises ConfigError where something exists that is neither reused nor replaced, and for another option.
     """
     there = there or out
     check_if_exists(if_exists)
     names = storage.listing(there)
     if not names or is_half(names):
         return None
-    told = _told(there, names)
-    if told is None:
+    saved = _saved(there, names)
+    if saved is None:
         raise ConfigError(
             f"output {out} already holds files, which are not finished predictions; choose a new folder "
             "(if_exists='replace' replaces predictions only)"
@@ -107,17 +106,18 @@ def finished(
             f"output {out} already holds predictions, and if_exists='error'; choose a new folder, or "
             f"if_exists='reuse', which takes the same ones; {_REPLACE}"
         )
-    if made_of is not None and told["made_of"] == made_of:
-        _check_parts(out, told, there)
-        return told
-    known = made_of is not None and told["made_of"] is not None
-    what = " of another input, model, code or options" if known else "; nothing tells whether of the same rows and code"
+    if made_of is not None and saved["made_of"] == made_of:
+        _check_parts(out, saved, there)
+        return saved
+    known = made_of is not None and saved["made_of"] is not None
+    unknown = "; it is not known whether they are of the same rows and code"
+    what = " of another input, model, code or options" if known else unknown
     raise ConfigError(f"output {out} already holds predictions{what}; choose a new folder, or {_REPLACE}")
 
 
-def _check_parts(out: str, told: Mapping[str, Any], there: str) -> None:
-    """Raise ConfigError if the parts are not those that were written. Outputs of before do not tell them."""
-    parts = told.get("parts")
+def _check_parts(out: str, saved: Mapping[str, Any], there: str) -> None:
+    """Raise ConfigError if the parts are not those that were written. Outputs of older versions do not list parts."""
+    parts = saved.get("parts")
     found = {name: size for name, size in storage.sizes(there).items() if name.startswith("part-")}
     if parts is None or parts == found:
         return
@@ -127,30 +127,29 @@ def _check_parts(out: str, told: Mapping[str, Any], there: str) -> None:
 
 
 def _is_ours(name: str) -> bool:
-    # A commit to an object store that was killed at its very end leaves its plan.
     return name in (SUCCESS_NAME, FIGURES_NAME, COMMITTING_NAME) or name.startswith("part-")
 
 
-def _told(out: str, names: list[str]) -> dict[str, Any] | None:
-    """What was told of finished predictions; None where something else is there."""
+def _saved(out: str, names: list[str]) -> dict[str, Any] | None:
+    """Read what was saved with finished predictions; None if the folder holds something else."""
     if SUCCESS_NAME not in names:
         return None
     try:
-        told: dict[str, Any] = json.loads(storage.read_bytes(storage.join(out, FIGURES_NAME)))
+        saved: dict[str, Any] = json.loads(storage.read_bytes(storage.join(out, FIGURES_NAME)))
     except (FileNotFoundError, ValueError):
         return None
-    return told if "made_of" in told else None
+    return saved if "made_of" in saved else None
 
 
 @dataclass(frozen=True, slots=True)
 class NewOutput:
-    """An output that is being made.
+    """Describe an output that is being made.
 
     Attributes:
-        out: where it will be.
-        folder: where its parts are written.
-        lease: what says that somebody waits for them.
-        replace: predictions that are at `out` give way to it.
+        out: the path of the finished output.
+        folder: the folder where its parts are written.
+        lease: shows tasks that the driver still waits for the parts.
+        replace: True if the new output replaces predictions at `out`.
     """
 
     out: str
@@ -158,15 +157,15 @@ class NewOutput:
     lease: Lease
     replace: bool = False
 
-    def commit(self, parts: Mapping[str, int], told: Mapping[str, Any]) -> None:
-        """Make these files of `folder`, by name with their sizes, the output; in this order they are its parts.
+    def commit(self, parts: Mapping[str, int], saved: Mapping[str, Any]) -> None:
+        """Make these files of `folder`, sizes by name, the parts of the output, in this order; save `saved` with them.
 
-        On a local disk the folder gets its name in one step, after the one that it replaces has lost it. On an object
-        store the parts are copied one by one, those that they replace are deleted, and `_SUCCESS` comes last: until
-        then readers may see some of them; what a killed commit left, the next deletes.
+        On a local disk the folder gets its name in one step, after the output that it replaces has lost the name. On an
+        object store the parts are copied one by one, the parts that they replace are deleted, and `_SUCCESS` comes
+        last: until then readers may see some of the parts; the next commit deletes the files of a killed commit.
 
         Raises:
-            DatasetError: a part did not stay, or another run took this one for dead.
+            DatasetError: a part is missing, or another run took this run for dead.
             ConfigError: another run has finished the same output meanwhile.
         """
         found = storage.sizes(self.folder)
@@ -174,18 +173,18 @@ class NewOutput:
             raise DatasetError(f"{self.out}: what was scored did not stay; score it again")
         there = storage.listing(self.out)
         half = is_half(there)
-        replacing = self.replace and not half and _told(self.out, there) is not None
+        replacing = self.replace and not half and _saved(self.out, there) is not None
         if there and not half and not replacing:
             raise ConfigError(f"{self.out} cannot be made: another run has written there meanwhile")
         if half and not storage.is_local(self.out):
             _take_back(self.out)
         stale = [name for name in there if name.startswith("part-")] if replacing else []
-        # In a store those that they replace stay beside them until all of them are there.
+        # In a store the old parts stay beside the new ones until all new parts exist.
         beside = stale and not storage.is_local(self.out)
         mark = f"-{self.lease.generation.removeprefix('generation-')}" if beside else ""
-        names = {name: _part_name(place, mark) for place, name in enumerate(parts)}
+        names = {name: _part_name(number, mark) for number, name in enumerate(parts)}
         sizes = {names[name]: size for name, size in parts.items()}
-        text = json.dumps({**told, "parts": sizes}, indent=1).encode()
+        text = json.dumps({**saved, "parts": sizes}, indent=1).encode()
         if storage.is_local(self.out):
             self._name(names, text, replacing=replacing)
         else:
@@ -218,13 +217,13 @@ class NewOutput:
 
 @contextlib.contextmanager
 def new_output(out: str, *, replace: bool = False) -> Iterator[NewOutput]:
-    """An output to be made within the block; what was not committed at its end is deleted.
+    """Yield an output to make within the block; files that were not committed at its end are deleted.
 
     Args:
         out: an absolute path.
-        replace: predictions that are there are replaced when the new ones are committed.
+        replace: the commit replaces predictions that exist at `out`.
 
-    Raises ConfigError where it cannot be made.
+    Raises ConfigError where the output cannot be made.
     """
     if storage.is_local(out):
         out = os.path.realpath(out)
@@ -243,10 +242,10 @@ def new_output(out: str, *, replace: bool = False) -> Iterator[NewOutput]:
             try:
                 yield NewOutput(out, folder, lease, replace)
                 if lease.is_held():
-                    # What a driver left that was killed a moment before this one began was not silent for long then.
+                    # At the first sweep the lease of a driver that was just killed was not silent for long.
                     sweep(staging, lease)
             finally:
-                # The lease first: tasks that still run see by it that nobody waits for them.
+                # The lease first: by its absence tasks that still run see that the driver does not wait for them.
                 storage.delete(lease.file)
                 storage.delete(folder)
     finally:
@@ -254,9 +253,9 @@ def new_output(out: str, *, replace: bool = False) -> Iterator[NewOutput]:
 
 
 def put_back(out: str) -> None:
-    """Give an output its name again that was to be replaced, if the driver was killed before the new one had it.
+    """Give a replaced output its name again, if the driver was killed before the new output got the name.
 
-    Where the new one has it, the old one is deleted. To be called before `finished`.
+    If the new output has the name, the old one is deleted. To be called before `finished`.
     """
     if not storage.is_local(out):
         return
@@ -266,8 +265,8 @@ def put_back(out: str) -> None:
         os.rmdir(_staging(out))
 
 
-def _part_name(place: int, mark: str = "") -> str:
-    return f"part-{place:05d}{mark}.parquet"
+def _part_name(number: int, mark: str = "") -> str:
+    return f"part-{number:05d}{mark}.parquet"
 
 
 def _staging(out: str) -> str:
@@ -276,12 +275,12 @@ def _staging(out: str) -> str:
 
 
 def replaced_folder(out: str) -> str:
-    """Where the output waits that a new one replaces."""
+    """Return the folder that keeps an output while a new one replaces it."""
     return storage.join(_staging(out), REPLACED_NAME)
 
 
 def _delete_empty(staging: str) -> None:
-    """Delete the folder unless there is something in it, which may be another run's that has just begun."""
+    """Delete the folder if it is empty: its content may belong to another run that has just begun."""
     if storage.is_local(staging):
         with contextlib.suppress(OSError):
             os.rmdir(staging)
@@ -290,7 +289,7 @@ def _delete_empty(staging: str) -> None:
 
 
 def is_half(names: list[str]) -> bool:
-    """Whether a commit to an object store was killed."""
+    """Tell whether a commit to an object store was killed."""
     return COMMITTING_NAME in names and SUCCESS_NAME not in names
 
 

@@ -1,7 +1,7 @@
-"""Name the code of the user's own classes and functions in a model, so that edited code is seen to be other code.
+"""Fingerprint the code of the user's classes and functions in a model, so that edited code is seen to be other code.
 
-Made on the driver, compared in Spark workers. Modules are found and read, never imported here. Installed packages count
-by the files of their installation; other modules with all modules of the user's that they import.
+Made on the driver, compared in Spark workers. Modules are found and read, never imported here. The fingerprint of an
+installed package covers the files of its installation; that of another module all the user's modules that it imports.
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ __all__ = ["OwnCode", "check_code", "own_code"]
 
 log = logging.getLogger(__name__)
 
-# What this process has imported for models, and which source each module had then.
+# The modules that this process has imported for models, with the fingerprint of their source at that time.
 _IMPORTED: dict[str, str] = {}
-# Edited modules, with their sources, that were warned of.
+# Edited modules, with the fingerprints of their sources, about which a warning was logged.
 _WARNED: set[tuple[str, str]] = set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnCode:
-    """The user's own code that a model needs.
+    """Identify the user's code that a model needs.
 
     Attributes:
         objects: each class and function that was given, by name, with its module and its name there.
-        modules: the modules that hold them and that those import, each with what names its source.
-        is_named: whether these tell all of the code. Classes of `__main__`, of a notebook or inside of functions have
-            no name that another process knows.
+        modules: the modules that hold these objects, and the modules that those import, each with the fingerprint of
+            its source.
+        is_named: whether objects and modules identify all of the code. Classes of `__main__`, of a notebook or inside
+            of functions have no name that another process knows.
     """
 
     objects: tuple[tuple[str, str], ...] = ()
@@ -49,24 +50,24 @@ class OwnCode:
 def own_code(
     saved: Mapping[str, str | None], given: Mapping[str, Any], pickled: bytes, *, import_modules: bool
 ) -> OwnCode:
-    """The code that loading a model takes.
+    """Find the user's code that loading a model needs.
 
     Args:
-        saved: the model's own names with their modules, as in its signature.
-        given: the caller's own objects by name.
-        pickled: those, as they travel to workers.
-        import_modules: what was not given is imported from the modules that `saved` names (`safe_mode=False`).
+        saved: the names of the model's custom objects with their modules, as in its signature.
+        given: the caller's custom objects by name.
+        pickled: the given objects, as they travel to workers.
+        import_modules: objects that were not given are imported from the modules in `saved` (`safe_mode=False`).
     """
     importlib.invalidate_caches()  # a module may just have been written
     objects = {name: _reference(found) for name, found in given.items()}
     roots = {reference.split(":")[0] for reference in objects.values() if reference is not None}
     if import_modules:
-        # Keras finds no other name of the model's: those without a module, or in safe mode, are not needed to predict.
+        # Keras finds no other name in the model: names without a module, or in safe mode, are not needed to predict.
         found = (module for name, module in saved.items() if not {name, name.rsplit(">", 1)[-1]} & given.keys())
         roots |= {module for module in found if module is not None and _is_importable(module)}
     sources = _sources(roots)
     is_named = None not in objects.values() and all(module_digest(root) is not None for root in roots)
-    # What travels by value names the modules that it uses by their names.
+    # A pickled object that travels by value holds the names of the modules that it uses.
     sources |= _sources({name for name in _texts(pickled) if name in sys.modules and not is_library(name)})
     _warn_of_edits(sources)
     return OwnCode(
@@ -90,9 +91,10 @@ def _warn_of_edits(sources: Mapping[str, str]) -> None:
 
 
 def check_code(code: OwnCode, model_dir: str) -> None:
-    """See that this process scores with the code that the driver named; to be called when it is imported.
+    """Check that this process scores with the driver's code; to be called when the code is imported.
 
-    Raises ModelError if the file of a module that this process has imported is another, or was another at that time.
+    Raises ModelError if the file of a module that this process has imported differs from the driver's, or differed at
+    the time of the import.
     """
     for module, expected in code.modules:
         if module not in sys.modules:
@@ -114,7 +116,7 @@ def _is_importable(module: str) -> bool:
 
 
 def _reference(found: Any) -> str | None:
-    """`module:name` of a class or function that every process can import by it, else None."""
+    """Return `module:name` of a class or function that every process can import by this name, else None."""
     module, name = getattr(found, "__module__", None), getattr(found, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(name, str) or not _is_importable(module):
         return None
@@ -127,16 +129,16 @@ def _reference(found: Any) -> str | None:
 
 
 def _texts(pickled: bytes) -> Iterator[str]:
-    """All strings in a pickle."""
+    """Yield all strings in a pickle."""
     for _, value, _ in pickletools.genops(pickled):
         if isinstance(value, str):
             yield value
 
 
 def _sources(roots: set[str]) -> dict[str, str]:
-    """These modules and the user's own that they import, directly or not, each with what names its source.
+    """Return these modules and the user's modules that they import, directly or not, with fingerprints of the sources.
 
-    Those of which nothing tells are left out.
+    Modules without a fingerprint are left out.
     """
     own = {name for name in source_digests(roots) if not is_library(name)}
     digests = {name: module_digest(name) for name in own | roots}

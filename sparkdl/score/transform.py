@@ -38,21 +38,21 @@ def transform(
     custom_objects: Mapping[str, Any] | None = None,
     safe_mode: bool = True,
 ) -> DataFrame:
-    """The DataFrame with one more column, the prediction; every other column and every row stays. Streams, too.
+    """Add the prediction as a column to a DataFrame, also of a stream; every other column and every row stays.
 
     Args:
         df: raw rows, with a column for each of the model's inputs.
-        model_dir: as in `result.model_dir`.
-        output_col: the new column's name.
+        model_dir: the path of a model, as in `result.model_dir`.
+        output_col: the name of the new column.
         on_error: "raise", as in `predict_udf`; or "null", a row that cannot be scored has the prediction null, and the
             reason in a second new column, `<output_col>_error`, a string, null for all others.
         returns, k, batch_size, device, metrics, custom_objects, safe_mode: as in `predict_udf`.
 
     Raises:
-        ModelError: no model there, or it has no classes.
+        ModelError: `model_dir` holds no model, or the model has no classes.
         ConfigError: an option is wrong, or the plan reads the files of a Delta, Hudi or Iceberg table as plain Parquet.
-        SchemaError: an input column is missing or of a type that its encoder does not take, or a new column is already
-            there.
+        SchemaError: an input column is missing or of a type that its encoder does not take, or a new column already
+            exists.
     """
     task, signature = score_spec(
         model_dir,
@@ -70,10 +70,10 @@ def transform(
         raise ConfigError(f"output_col={shown(output_col)} must be the name of a column")
     with_reasons = task.on_error == "null"
     for name in (output_col, f"{output_col}_error") if with_reasons else (output_col,):
-        # Spark's names do not tell upper from lower case.
+        # Spark's names do not distinguish upper from lower case.
         if name.lower() in (other.lower() for other in df.columns):
             raise SchemaError(f"the DataFrame already has a column {name!r}; choose another output_col")
-    # Said to be random, it is computed once for a row, and not again for a filter over the predictions.
+    # Spark computes a UDF that is marked as random once for a row, and not again for a filter over the predictions.
     udf = scoring_udf(task, signature, metrics, with_reasons=with_reasons).asNondeterministic()
     prediction = udf(*map(column, signature.input_names))
     scored = df.select("*", prediction.alias(output_col))
@@ -84,7 +84,7 @@ def transform(
 
 
 def _check_input_columns(df: DataFrame, signature: Signature) -> None:
-    """Raise SchemaError if a DataFrame lacks a column of the model's inputs, or has one of a type that is not taken."""
+    """Raise SchemaError if a DataFrame lacks a column of the model's inputs, or has one of a wrong type."""
     from pyspark.errors import PySparkException
     from pyspark.sql.pandas.types import to_arrow_type
 

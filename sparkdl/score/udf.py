@@ -1,6 +1,6 @@
-"""A trained model as a column function and as an SQL function.
+"""Make a trained model a column function or an SQL function.
 
-Called on the driver; the function itself runs in Spark workers.
+Called on the driver; the functions run in Spark workers.
 """
 
 from __future__ import annotations
@@ -34,33 +34,33 @@ def predict_udf(
     custom_objects: Mapping[str, Any] | None = None,
     safe_mode: bool = True,
 ) -> Callable[..., Column]:
-    """The model as a function of the raw columns, for `select`, `withColumn` and `filter`, in streams too.
+    """Make the model a function of the raw columns, for `select`, `withColumn` and `filter`, in streams too.
 
     Args:
-        model_dir: as in `result.model_dir`.
+        model_dir: the path of a model, as in `result.model_dir`.
         returns: "raw", the model's output: a number for an output of one unit, else a (nested) array; "class", the
             class of a categorical label; or "top_k", the most probable classes, best first, an array of structs
             (class, probability). Of several outputs a struct by output name.
-        k: of "top_k".
+        k: the number of classes for "top_k".
         batch_size: rows of one call of the model.
         on_error: "raise", a row that cannot be scored fails the job with its column, number and reason; or "null", its
             prediction is null (of several outputs, each is). `transform` gives the reasons, too.
-        device: "auto", the GPU if Spark gives the task one; "cpu"; or "gpu", which fails where there is none.
-        metrics: gets the counts and times.
+        device: "auto", the GPU if Spark gives the task one; "cpu"; or "gpu", which fails without a GPU.
+        metrics: the object that gets the counts and times.
         custom_objects, safe_mode: as in `load_model`. The objects travel to the workers as functions do in Spark:
-            those of modules by name, so that the workers must have the module.
+            objects of modules by name, so that the workers must have the module.
 
     Returns:
-        A function of column names or Columns. It takes them in the order of the features: two of one type that are
-        swapped give wrong numbers, unless they are names, of which that of another input is an error. One struct is
-        taken by the names of its fields, in any order: `predict(F.struct("age", "job"))`. Without arguments the
-        function takes the columns by the features' names.
+        A function of column names or Columns, in the order of the features. Two swapped columns of one type give wrong
+        numbers, unless they are given as names: the name of another input is an error. A struct is taken apart by the
+        names of its fields, in any order: `predict(F.struct("age", "job"))`. Without arguments the function takes the
+        columns by the features' names.
 
-        It scores with the model that it was made for. When the model directory holds another model, or other code of
-        the user's is there, every query that uses the function fails, in all workers: make it again.
+        The function scores with the model that it was made for. When the model directory holds another model, or the
+        user's code has changed, every query that uses the function fails, in all workers: make the function again.
 
     Raises:
-        ModelError: no model there, or it has no classes.
+        ModelError: `model_dir` holds no model, or the model has no classes.
         ConfigError: an option is wrong.
         SchemaError: when called with another number of columns than the model has inputs, or in another order of names;
             in a query, with a struct whose fields are not the model's inputs.
@@ -81,7 +81,7 @@ def predict_udf(
     def predict(*columns: str | Column) -> Column:
         if not columns:
             columns = tuple(column(name) for name in names)
-        # One column may be a struct that names all inputs; what it is, workers see.
+        # One column may be a struct that names all inputs; only workers see its type.
         by_name = len(columns) == 1 and not (isinstance(columns[0], str) and columns[0] in names)
         if len(columns) != len(names) and not by_name:
             raise count_error(names, len(columns))
@@ -109,12 +109,12 @@ def register_udf(
 ) -> None:
     """Make the model an SQL function: `SELECT id, income(age, job) FROM people`.
 
-    SQL gives arguments by their order, and tells nobody when two of one type are swapped. By name they come in one
-    struct: `income(struct(age, job))`, `income(named_struct('job', occupation, 'age', years))`, or `income(person)` for
+    SQL gives arguments by their order, so that two swapped arguments of one type go unnoticed. One struct gives them by
+    name: `income(struct(age, job))`, `income(named_struct('job', occupation, 'age', years))`, or `income(person)` for
     a column that is such a struct. Arguments of `register_udf` are as in `predict_udf`.
     """
     if not (isinstance(name, str) and name.isidentifier()):
-        raise ConfigError(f"{shown(name)} is no name of an SQL function; use letters, digits and underscores")
+        raise ConfigError(f"name={shown(name)} must name an SQL function; use letters, digits and underscores")
     if spark.sql(f"SHOW SYSTEM FUNCTIONS LIKE '{name.lower()}'").count():
         raise ConfigError(f"{name!r} is a function of Spark's own, which it would replace; choose another name")
     task, signature = score_spec(
@@ -133,7 +133,7 @@ def register_udf(
 def scoring_udf(
     task: ScoreSpec, signature: Signature, metrics: ScoreMetrics | None, *, with_reasons: bool = False
 ) -> Any:
-    """The pandas UDF that scores; `with_reasons`, a struct of the prediction and of what is wrong with the row."""
+    """Make the pandas UDF that scores; `with_reasons`, it returns a struct of the prediction and the row's error."""
     import pandas as pd
     from pyspark.sql.pandas.functions import pandas_udf
     from pyspark.sql.types import StringType, StructType
@@ -151,9 +151,9 @@ def scoring_udf(
     made = spark_type(signature, task.returns)
     if with_reasons:
         made = StructType().add("prediction", made).add("error", StringType())
-    # The kind of UDF is read off its hints, which must be classes, not the strings that this module's hints are.
+    # Spark reads the kind of UDF off its hints, which must be classes, not strings as the hints of this module are.
     taken = tuple[pd.Series, ...] if len(signature.inputs) > 1 else pd.Series
     given = pd.DataFrame if isinstance(made, StructType) else pd.Series
     predict.__annotations__ = {"batches": Iterator[taken], "return": Iterator[given]}  # type: ignore[valid-type]
-    make: Any = pandas_udf  # its overloads know no iterators
+    make: Any = pandas_udf  # its overloads lack iterators
     return make(predict, made)

@@ -1,6 +1,6 @@
-"""Score a DataFrame into a folder of Parquet files that is there as a whole or not at all.
+"""Score a DataFrame into a folder of Parquet files that is complete or absent.
 
-Driver; Spark reads and writes the rows. What jobs/score.py does where `score_parquet` cannot.
+Driver; Spark reads and writes the rows. jobs/score.py uses this where `score_parquet` cannot score.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ScoredRows:
-    """What will be written.
+    """Describe the output that will be written.
 
     Attributes:
         df: the rows with their predictions, not computed yet.
-        out: where to.
-        made_of: names the content; None where nothing does: then one that is there is never the same.
+        out: the folder to write.
+        made_of: the fingerprint of the content; None if it has none: then an existing output never counts as the same.
     """
 
     df: DataFrame
@@ -52,11 +52,11 @@ class ScoredRows:
 def scored_rows(
     df: DataFrame, model_dir: str, out: str, *, keep: Sequence[str] | None, metrics: ScoreMetrics, **options: Any
 ) -> ScoredRows:
-    """Check all that can be checked before a job.
+    """Plan the output, and check all that can be checked before a job.
 
     Args:
-        keep: the columns to write beside the prediction, None: all.
-        options: of `transform`, whose errors it raises.
+        keep: the columns to write beside the prediction; None: all.
+        options: arguments of `transform`, whose errors this function raises.
     """
     scored = transform(df, model_dir, metrics=metrics, **options)
     if keep is not None:
@@ -69,18 +69,18 @@ def scored_rows(
 
 
 def write_scored(rows: ScoredRows, metrics: ScoreMetrics, *, if_exists: str = "reuse") -> bool:
-    """Write the rows, and beside them what scoring counted.
+    """Write the rows, and beside them the metrics of scoring.
 
     Args:
-        rows: what to write.
-        metrics: those of the rows.
-        if_exists: as in `score_parquet`; rows that do not come from files alone are never the same.
+        rows: the planned output.
+        metrics: the metrics that scoring these rows updates.
+        if_exists: as in `score_parquet`; rows that do not come from files alone never count as the same.
 
     Returns:
-        Whether they were written now.
+        True if the rows were written now, False if the output was reused.
 
     Raises:
-        ConfigError: predictions are at `out` that are neither reused nor replaced, or something else.
+        ConfigError: `out` holds predictions that are neither reused nor replaced, or something else.
         SchemaError, ModelError: a row cannot be scored.
     """
     replace = if_exists == "replace"

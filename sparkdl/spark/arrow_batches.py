@@ -21,7 +21,7 @@ _SETTING = "spark.sql.execution.arrow.maxRecordsPerBatch"
 
 @dataclass(slots=True)
 class _Bounds:
-    """What the user's session had, and the bounds of all blocks that are open on it, of several threads."""
+    """Hold the user's setting of a session, and the bounds of all blocks that are open on it, of several threads."""
 
     before: int
     rows: list[int] = field(default_factory=list)
@@ -37,9 +37,10 @@ _lock = threading.Lock()
 
 @contextmanager
 def arrow_batches(spark: SparkSession, rows: int) -> Iterator[None]:
-    """Within the block, an Arrow batch has at most so many rows: up to Spark 4.0, nothing can bound its bytes.
+    """Bound the rows of an Arrow batch, within the block: up to Spark 4.0, nothing can bound its bytes.
 
-    It is a setting of the session: other jobs that it starts meanwhile get smaller batches, too, and nothing worse.
+    The bound is a setting of the session: other jobs that the session starts meanwhile get smaller batches, too, and
+    nothing worse.
     """
     with _lock:
         bounds = _of_session.setdefault(spark, _Bounds(int(str(spark.conf.get(_SETTING)))))

@@ -20,7 +20,7 @@ __all__ = ["check_types", "column", "map_in_arrow", "require_column"]
 
 
 def column(name: str) -> Column:
-    """The column of exactly this name; `F.col` would take `a.b` for field b of a."""
+    """Return the column of exactly this name; `F.col` would take `a.b` for field b of a."""
     from pyspark.sql import functions as F
 
     return F.col("`" + name.replace("`", "``") + "`")
@@ -57,7 +57,7 @@ def check_types(schema: StructType, names: Iterable[str]) -> None:
 
 
 def _parts(type_: DataType) -> Iterator[DataType]:
-    """The type, and all that is inside of it."""
+    """Yield a type, and all types inside of it."""
     yield type_
     fields = getattr(type_, "fields", ())
     inner = [getattr(type_, name, None) for name in ("elementType", "keyType", "valueType")]
@@ -69,10 +69,10 @@ def _parts(type_: DataType) -> Iterator[DataType]:
 def map_in_arrow(
     df: DataFrame, function: Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]], schema: StructType | str
 ) -> DataFrame:
-    """`df.mapInArrow(function, schema)` for columns of any name; PySpark's own looks `a.b` up as field b of a."""
+    """Run `df.mapInArrow(function, schema)` for columns of any name; PySpark's looks `a.b` up as field b of a."""
     names = df.columns
 
     def named(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return function(pa.RecordBatch.from_arrays(batch.columns, names=names) for batch in batches)
 
-    return df.toDF(*[f"column_{place}" for place in range(len(names))]).mapInArrow(named, schema)
+    return df.toDF(*[f"column_{index}" for index in range(len(names))]).mapInArrow(named, schema)

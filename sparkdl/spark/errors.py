@@ -1,7 +1,7 @@
-"""Bring an error of ours back from a Spark worker as itself, and explain those of a Python that is not the driver's.
+"""Raise sparkdl's errors in a Spark worker as themselves on the driver, and explain errors of a worker's other Python.
 
-Used on the driver around Spark actions: Spark hands on a Python worker's exception as text inside an exception of its
-own, under many lines of Java.
+Used on the driver around Spark actions: Spark hands on a Python worker's exception as text inside Spark's exception,
+under many lines of Java.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _OWN_ERROR = re.compile(r"^sparkdl\.errors\.(\w+): (.*)$", re.MULTILINE)
 
 
 def own_error_in(text: str) -> errors.SparkDLError | None:
-    """The error of ours that a worker's traceback ends with, if any."""
+    """Return the error of sparkdl that a worker's traceback ends with; None for other tracebacks."""
     found = _OWN_ERROR.findall(text)
     if not found:
         return None
-    # Its causes come first.
+    # The causes of an error come before it.
     name, message = found[-1]
     kind = getattr(errors, name, None)
     if not (isinstance(kind, type) and issubclass(kind, errors.SparkDLError)):
@@ -35,11 +35,11 @@ def own_error_in(text: str) -> errors.SparkDLError | None:
 
 
 def other_python(workers: str) -> str:
-    """What to do where the workers' Python, as Spark names it, is not this one: an end of a message, "" if it is."""
+    """Say what to do if the workers' Python, as Spark names it, is not this one: an end of a message; "" if it is."""
     found = shutil.which(workers) or workers
-    # The interpreter of a virtual environment is a link: where it leads does not tell one environment from another.
-    places = [(os.path.dirname(os.path.abspath(path)), os.path.realpath(path)) for path in (found, sys.executable)]
-    if places[0] == places[1]:
+    # The interpreter of a virtual environment is a link, whose target does not tell one environment from another.
+    locations = [(os.path.dirname(os.path.abspath(path)), os.path.realpath(path)) for path in (found, sys.executable)]
+    if locations[0] == locations[1]:
         return ""
     return (
         f". Spark's workers run {workers!r}, this program {sys.executable}: activate its environment, or set "
@@ -48,19 +48,20 @@ def other_python(workers: str) -> str:
 
 
 def explained(text: str) -> str:
-    """What Spark's error of a Python worker means, and what to do; "" for any other error."""
+    """Explain Spark's error of a Python worker and say what to do; "" for any other error."""
     from pyspark import SparkContext
 
-    told = explain_worker_error(text)
+    meaning = explain_worker_error(text)
     context = SparkContext._active_spark_context
-    return f"{told}{other_python(context.pythonExec) if context else ''}" if told else ""
+    return f"{meaning}{other_python(context.pythonExec) if context else ''}" if meaning else ""
 
 
 @contextmanager
 def errors_from_workers() -> Iterator[None]:
-    """Within the block, Spark's exception for one of our errors in a worker becomes that error, chained.
+    """Turn Spark's exception for one of sparkdl's errors in a worker into that error, chained, within the block.
 
-    Where a worker could not even begin, since its Python lacks a package or is another one, it becomes a ConfigError.
+    Where a worker could not even begin, since its Python lacks a package or is another one, Spark's exception becomes a
+    ConfigError.
     """
     from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
@@ -69,8 +70,8 @@ def errors_from_workers() -> Iterator[None]:
         yield
     except (PySparkException, Py4JError) as error:
         own = own_error_in(str(error))
-        if own is None and (told := explained(str(error))):
-            raise errors.ConfigError(told) from error
+        if own is None and (explanation := explained(str(error))):
+            raise errors.ConfigError(explanation) from error
         if own is None:
             raise
         raise own from error

@@ -1,7 +1,7 @@
 """Refuse folders that belong to a Delta, Hudi or Iceberg table where they would be read as plain Parquet.
 
-Driver, within prepare, transform and score_parquet. Such a folder holds deleted rows and replaced files too: which of
-its rows are alive is told by the table's log alone, which Spark's Parquet reader does not read.
+Driver, within prepare, transform and score_parquet. Such a folder holds deleted rows and replaced files too: only
+the table's log, which Spark's Parquet reader does not read, says which rows are alive.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ICEBERG_FILE = re.compile(r"(v\d+|\d+-[0-9a-fA-F-]{36})(\.gz)?\.metadata\.json(
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]*:(//)?")
 
 _SOURCES = "org.apache.spark.sql.execution.datasources."
-# Spark's own readers of files that tables are made of, and its own lists of files. Tables' own readers have others.
+# Spark's own readers of files that tables are made of, and its own lists of files. Tables' own readers have theirs.
 _PLAIN_READERS = (_SOURCES + "parquet.ParquetFileFormat", _SOURCES + "orc.OrcFileFormat")
 _PLAIN_TABLES = (_SOURCES + "v2.parquet.ParquetTable", _SOURCES + "v2.orc.OrcTable")
 _PLAIN_LISTS = tuple(_SOURCES + name for name in ("InMemoryFileIndex", "CatalogFileIndex"))
@@ -44,7 +44,7 @@ def check_folders(path: str) -> None:
         try:
             found = fs.ls(folder, detail=False)
         except (OSError, ValueError):
-            # There is no such folder, or a parent that this process may not look into.
+            # The folder does not exist, or is a parent that this process may not look into.
             return []
         return [posixpath.basename(name.rstrip("/")) for name in found]
 
@@ -58,10 +58,10 @@ def check_folders(path: str) -> None:
 
 
 def check_files(path: str, files: Iterable[str]) -> None:
-    """Raise ConfigError if one of these files, by their paths relative to a folder, tells of a table in it."""
+    """Raise ConfigError if one of these files, by their paths relative to a folder, shows that a table is in it."""
     for file in files:
         *folders, name = file.split("/")
-        log = next((place for place, folder in enumerate(folders) if folder in _LOGS), None)
+        log = next((index for index, folder in enumerate(folders) if folder in _LOGS), None)
         if log is not None:
             raise _refusal(_LOGS[folders[log]], posixpath.join(path, *folders[:log]))
         if folders and folders[-1] == _ICEBERG_FOLDER and _ICEBERG_FILE.fullmatch(name):
@@ -71,7 +71,7 @@ def check_files(path: str, files: Iterable[str]) -> None:
 def check_plan(df: DataFrame) -> None:
     """Raise ConfigError if the plan of a DataFrame reads a table's files by Spark's reader of plain files.
 
-    What is read by a table's own reader (`format("delta")`) passes: it knows which rows are alive.
+    A plan that reads by a table's own reader (`format("delta")`) passes: that reader knows which rows are alive.
     """
     from py4j.protocol import Py4JJavaError
 
@@ -83,7 +83,7 @@ def check_plan(df: DataFrame) -> None:
         try:
             return path.getFileSystem(spark._jsc.hadoopConfiguration()).listStatus(path)
         except Py4JJavaError:
-            # There is no such folder, or a parent that this process may not look into.
+            # The folder does not exist, or is a parent that this process may not look into.
             return []
 
     def names(folder: str) -> list[str]:
@@ -100,10 +100,10 @@ def check_plan(df: DataFrame) -> None:
 
 
 def _plain_roots(plan: Any) -> Iterator[str]:
-    """The paths that a plan reads by Spark's readers of plain files."""
+    """Yield the paths that a plan reads by Spark's readers of plain files."""
     leaves = plan.collectLeaves()
-    for place in range(leaves.size()):
-        leaf = leaves.apply(place)
+    for index in range(leaves.size()):
+        leaf = leaves.apply(index)
         kind = leaf.getClass().getName()
         if kind == _SOURCES + "LogicalRelation" and _class(leaf.relation()) == _SOURCES + "HadoopFsRelation":
             files, plain = leaf.relation().location(), _class(leaf.relation().fileFormat()) in _PLAIN_READERS
@@ -119,7 +119,7 @@ def _plain_roots(plan: Any) -> Iterator[str]:
 
 
 def _streamed(source: Any) -> Iterator[str]:
-    """The path that a stream of plain files watches; a stream has no list of files before it runs."""
+    """Yield the path that a stream of plain files watches; a stream has no list of files before it runs."""
     if source.className().lower() in ("parquet", "orc", *(name.lower() for name in _PLAIN_READERS)):
         path = source.options().get("path")
         if path.isDefined():
@@ -141,7 +141,7 @@ def _check(paths: Iterable[str], exists: Callable[[str], bool], names: Callable[
 
 
 def _with_parents(path: str) -> Iterator[str]:
-    """A path or URL, the folder that it lies in, and so on, up to the topmost one below the root."""
+    """Yield a path or URL, the folder that it lies in, and so on, up to the topmost folder below the root."""
     found = _SCHEME.match(path)
     scheme = found[0] if found else ""
     folder = path[len(scheme) :].rstrip("/")

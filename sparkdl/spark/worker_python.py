@@ -23,15 +23,15 @@ _PYTHONS = re.compile(
 _NO_PROGRAM = re.compile(r'Cannot run program "([^"]+)".*No such file')
 _NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'")
 _NO_NAME = re.compile(
-    r"AttributeError: Can't get attribute '(?P<lost>[\w.]+)' on <module '(?P<place>sparkdl(?:\.\w+)*)'"
+    r"AttributeError: Can't get attribute '(?P<lost>[\w.]+)' on <module '(?P<owner>sparkdl(?:\.\w+)*)'"
     r"|ImportError: cannot import name '(?P<name>\w+)' from '(?P<module>sparkdl(?:\.\w+)*)'"
 )
 
 
 def explain_worker_error(text: str) -> str | None:
-    """What Spark's error of a failed Python worker means, and what to change, in one line; None if it is another error.
+    """Explain Spark's error of a failed Python worker and say what to change, in one line; None for another error.
 
-    It knows the errors that end a worker before it can say which versions it has.
+    The explained errors are those that end a worker before it can say which versions it has.
     """
     if found := _PYTHONS.search(text):
         # Spark 3.5 shows the worker's version as a tuple.
@@ -40,7 +40,7 @@ def explain_worker_error(text: str) -> str | None:
     if found := _NO_PROGRAM.search(text):
         return f"the executors have no program {found[1]}; spark.pyspark.python (or PYSPARK_PYTHON) must name theirs"
     if found := _NO_NAME.search(text):
-        what = f"{found['place']}.{found['lost']}" if found["place"] else f"{found['module']}.{found['name']}"
+        what = f"{found['owner']}.{found['lost']}" if found["owner"] else f"{found['module']}.{found['name']}"
         return f"the executors have another version of sparkdl, without {what}; {SAME_SPARKDL}"
     for module in _NO_MODULE.findall(text):
         root = module.partition(".")[0]

@@ -1,6 +1,6 @@
 """Read and write files on local disks and in object stores: `storage.join`, `storage.read_bytes`, …
 
-The functions of `paths` under the name that reads well where they are called.
+The functions of `paths`, under a name that reads well at their calls.
 """
 
 from sparkdl.storage.paths import (

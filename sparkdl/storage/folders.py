@@ -39,20 +39,20 @@ def upload_folder(local_folder: str, path: str, *, last: str | None = None) -> N
 
 
 def _files_below(folder: str) -> list[str]:
-    """The paths of all files in a local folder and its folders, relative to it."""
+    """List the paths of all files below a local folder, relative to the folder."""
     return [os.path.relpath(os.path.join(below, name), folder) for below, _, names in os.walk(folder) for name in names]
 
 
 @contextlib.contextmanager
 def committed_folder(path: str, *, last: str) -> Iterator[str]:
-    """A local folder to write files into; when the block ends they are the folder `path`, in place of one there.
+    """Give a local folder to write files into; it becomes the folder `path` when the block ends, replacing an old one.
 
     Args:
-        path: what to make.
-        last: the file without which readers see nothing in the folder; elsewhere than on local disks it is taken away
-            first and uploaded last. A local folder is written beside and renamed.
+        path: the folder to make.
+        last: the file without which readers see nothing in the folder; elsewhere than on local disks, this file is
+            deleted first and uploaded last. A local folder is written beside and renamed.
 
-    If the block raises, the files are gone and a folder that was there is as before.
+    If the block raises, the written files are deleted and a folder that was there is as before.
     """
     if storage.is_local(path):
         with _local_committed_folder(os.path.realpath(path)) as folder:
@@ -102,12 +102,12 @@ def name_folder(folder: str, path: str) -> None:
 def replace_folder(folder: str, path: str, *, aside: str) -> None:
     """Give a finished local folder the name of another one, which is moved aside before, and then deleted.
 
-    A process that is killed between the two steps leaves nothing by that name: `restore_folder` puts the old one back.
+    A process that is killed between the two steps leaves nothing by that name: `restore_folder` restores the old one.
 
     Args:
-        folder: the new one.
+        folder: the new folder.
         path: the name.
-        aside: where the old one waits, on the same disk.
+        aside: the path where the old folder waits, on the same disk.
     """
     restore_folder(path, aside=aside)
     _sync_folder(folder)
@@ -136,11 +136,11 @@ def move_folder(path: str, target: str, *, last: str, mark: tuple[str, bytes]) -
     """Move a folder to a name that is free, in one step where the storage renames.
 
     Args:
-        path: what to move.
-        target: where to; on the same storage.
-        last: on object stores, which copy file by file, the file that is copied and deleted last: until the copy is
-            whole, the old folder is.
-        mark: name and content of a file that the moved folder gets, and that says that all of it is there.
+        path: the folder to move.
+        target: the new path, on the same storage.
+        last: on object stores, which copy file by file, the file that is copied and deleted last: the old
+            folder is whole until the copy is.
+        mark: name and content of a file in the moved folder, which says that all files of the folder are there.
     """
     name, content = mark
     fs, inner = storage.filesystem(path)

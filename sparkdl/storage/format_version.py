@@ -1,4 +1,4 @@
-"""The check of `format_version`, which every file that outlives the library's version carries.
+"""Check `format_version`, which every file that outlives the library's version carries.
 
 Called where a manifest, a signature or a checkpoint is read: on the driver, in Spark workers and in ranks.
 """

@@ -1,7 +1,7 @@
-"""Read and write files on any fsspec path, with an atomic write; whole folders are the matter of `folders`.
+"""Read and write files on any fsspec path, with an atomic write; `folders` is for whole folders.
 
 Called by all rooms, on the driver, in Spark workers and in ranks. A path is a local path or a URL (`s3://…`; Hadoop's
-`s3a://…` names the same objects). Where a store is and who may read it is told by each process's environment.
+`s3a://…` names the same objects). Each process's environment says where a store is and who may read it.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ __all__ = [
     "write_from",
 ]
 
-# How the name of a file ends that waits to be renamed; a killed process leaves it behind.
+# The suffix of a file that waits to be renamed; a killed process leaves such a file behind.
 ASIDE = ".aside"
 
 # One PUT replaces an object as a whole.
 _ATOMIC_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "az")
 _LOCAL = ("file", "local")
-# A rename that finds its target there is refused.
+# These refuse to rename over a file.
 _NO_OVERWRITE = ("hdfs", "webhdfs")
-# Of a copy in memory; s3fs would hold 50 MiB.
+# Bytes of a copy that are held in memory; s3fs would hold 50 MiB.
 _COPY_BYTES = 8 << 20
 
 
 def filesystem(path: str) -> tuple[Any, str]:
-    """The fsspec filesystem of `path`, and the path as that filesystem names it."""
+    """Return the fsspec filesystem of `path`, and the path as that filesystem names it."""
     fs, inner = fsspec.core.url_to_fs(path)
     return fs, inner
 
@@ -65,19 +65,19 @@ def _protocol(fs: Any) -> str:
 
 
 def is_local(path: str) -> bool:
-    """Whether `path` lies on this machine's own filesystem."""
+    """Tell whether `path` lies on this machine's own filesystem."""
     return "://" not in path or path.startswith("file://")
 
 
 def renames(path: str) -> bool:
-    """Whether the storage of `path` gives a folder another name in one step; object stores copy each file."""
+    """Tell whether the storage of `path` gives a folder another name in one step; object stores copy each file."""
     return _protocol(filesystem(path)[0]) not in _ATOMIC_PUT
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """`path` as every process understands it: local paths absolute (executors have other working folders).
+    """Return `path` as every process understands it: local paths absolute (executors have other working folders).
 
-    Raises ConfigError for what is no path, and for one that other processes cannot see.
+    Raises ConfigError for a value that is not a path, and for a path that other processes cannot see.
     """
     try:
         path = os.fspath(path)
@@ -99,19 +99,19 @@ def absolute(path: str | os.PathLike[str]) -> str:
 
 
 def join(path: str, *names: str) -> str:
-    """`path/name/…` for local paths and URLs alike."""
+    """Return `path/name/…`, for local paths and URLs alike."""
     return posixpath.join(path, *names)
 
 
 def exists(path: str) -> bool:
-    """Whether a file or folder is there."""
+    """Tell whether a file or folder exists."""
     fs, inner = filesystem(path)
     fs.invalidate_cache()
     return bool(fs.exists(inner))
 
 
 def listing(path: str) -> list[str]:
-    """The names (not paths) in a folder, sorted; empty if there is no such folder."""
+    """List the names (not paths) in a folder, sorted; empty if the folder does not exist."""
     fs, inner = filesystem(path)
     fs.invalidate_cache()
     try:
@@ -121,7 +121,7 @@ def listing(path: str) -> list[str]:
 
 
 def sizes(path: str) -> dict[str, int]:
-    """The bytes of each file in a folder by name; empty if there is no such folder."""
+    """Return the size in bytes of each file in a folder, by name; empty if the folder does not exist."""
     fs, inner = filesystem(path)
     fs.invalidate_cache()
     try:
@@ -132,14 +132,14 @@ def sizes(path: str) -> dict[str, int]:
 
 
 def modified(path: str) -> datetime:
-    """When a file was last written, by the clock of its file system. Raises FileNotFoundError."""
+    """Return the time when a file was last written, by the clock of its file system. Raises FileNotFoundError."""
     fs, inner = filesystem(path)
     fs.invalidate_cache()
     return fs.modified(inner)
 
 
 def touch(path: str) -> None:
-    """Make an empty file; one that is there counts as written now."""
+    """Make an empty file; a file that exists counts as written now."""
     fs, inner = filesystem(path)
     fs.touch(inner)
 
@@ -151,9 +151,9 @@ def make_folder(path: str) -> None:
 
 
 def read_bytes(path: str) -> bytes:
-    """A file's content. Raises FileNotFoundError."""
+    """Return a file's content. Raises FileNotFoundError."""
     fs, inner = filesystem(path)
-    # A listing that is remembered may tell the size that a file had before it was replaced.
+    # A cached listing may hold the size that a file had before it was replaced.
     fs.invalidate_cache()
     return bytes(fs.cat_file(inner))
 
@@ -162,8 +162,8 @@ def write_atomic(path: str, content: bytes, *, durable: bool = True) -> None:
     """Write a file so that a reader sees the old content or the new, never a part.
 
     Local files are written aside and renamed; an object store's PUT is atomic by itself. HDFS refuses to rename over a
-    file: there, a reader may find no file for a moment. What need not survive a power failure is not `durable`: the
-    write does not wait for a disk that others keep busy.
+    file: there, a reader may find no file for a moment. With `durable=False`, for content that need not survive a
+    power failure, the write does not wait for a disk that others keep busy.
     """
     fs, inner = filesystem(path)
     protocol = _protocol(fs)
@@ -204,7 +204,7 @@ def sync(path: str) -> None:
 def write_from(path: str, source: IO[bytes], size: int) -> None:
     """Write the first `size` bytes of an open local file, which may grow meanwhile; its position does not matter.
 
-    An object store keeps what it had until all of it is there. Elsewhere the file is written in place.
+    An object store keeps the old object until the new one is complete. Elsewhere the file is written in place.
     """
     fs, inner = filesystem(path)
     if _protocol(fs) not in _ATOMIC_PUT:
@@ -215,13 +215,13 @@ def write_from(path: str, source: IO[bytes], size: int) -> None:
             handle.write(os.pread(source.fileno(), min(_COPY_BYTES, size - start), start))
         handle.close()
     except BaseException:
-        with contextlib.suppress(Exception):  # the first error tells more
+        with contextlib.suppress(Exception):  # the first error says more
             discard(handle, path)
         raise
 
 
 def discard(handle: Any, path: str) -> None:
-    """Close a file that is being written without keeping it; an object store forgets the parts it has so far."""
+    """Close a file that is being written without keeping it; an object store forgets the parts that it has so far."""
     fs, _ = filesystem(path)
     if _protocol(fs) in _ATOMIC_PUT:
         handle.discard()
@@ -233,7 +233,7 @@ def discard(handle: Any, path: str) -> None:
 
 
 def download(path: str, local_file: str) -> None:
-    """Copy a file to this machine, piece by piece: it may be larger than the memory. Raises FileNotFoundError."""
+    """Copy a file to this machine, piece by piece: the file may be larger than the memory. Raises FileNotFoundError."""
     fs, inner = filesystem(path)
     fs.invalidate_cache()
     # Some filesystems leave an empty file where there is nothing to copy.
@@ -243,11 +243,11 @@ def download(path: str, local_file: str) -> None:
 
 
 def delete(path: str) -> None:
-    """Delete a file or a whole folder; nothing happens where there is none."""
+    """Delete a file or a whole folder; nothing happens if the path does not exist."""
     fs, inner = filesystem(path)
     fs.invalidate_cache()
     if _protocol(fs) in _ATOMIC_PUT and glob.has_magic(inner):
-        # There, rm takes it for a pattern: of run[1] it would delete run1.
+        # An object store's rm takes the path for a pattern: for run[1] it would delete run1.
         for name in fs.find(inner):
             fs.rm_file(name)
         return
@@ -256,7 +256,7 @@ def delete(path: str) -> None:
 
 
 def delete_file(path: str) -> None:
-    """Delete one file, by one request and without looking what is there; nothing happens where there is none."""
+    """Delete one file, by one request and without a look at the path; nothing happens if the file does not exist."""
     fs, inner = filesystem(path)
     with contextlib.suppress(FileNotFoundError):
         fs.rm_file(inner)

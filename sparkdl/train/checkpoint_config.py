@@ -1,4 +1,4 @@
-"""When a run keeps its state.
+"""Configure when a run saves checkpoints.
 
 Runs on the driver; the values travel to ranks.
 """
@@ -18,27 +18,28 @@ MODES = ("auto", "min", "max")
 @named_options
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointConfig:
-    """When a run keeps its state, and how much of it. It never changes the result.
+    """Configure when a run saves checkpoints, and how many it keeps. These options never change the result.
 
     Raises ConfigError for a value out of range.
     """
 
     every_epochs: int = 1
-    """After each so many epochs, and after the last one."""
+    """The number of epochs between two checkpoints; the last epoch has one in any case."""
 
     every_steps: int | None = None
-    """Also after each so many steps of an epoch: what a restart has to do again at most."""
+    """The number of steps between two checkpoints within an epoch, which is the most that a restart repeats; None: no
+    checkpoints within epochs."""
 
     keep: int = 3
-    """How many of the newest stay."""
+    """The number of newest checkpoints that are kept."""
 
     monitor: str | None = None
-    """A name in the history, such as "val_loss": the model of the epoch where it is best is kept as
-    `result.best_model_dir`."""
+    """The name of a metric in the history, such as "val_loss"; the model of the epoch with the best value is kept as
+    `result.best_model_dir`. None: no such model is kept."""
 
     mode: str = "auto"
-    """Whether the best value of `monitor` is the "min" or the "max"; "auto" takes what Keras' metric states, and the
-    smallest of a loss. For a figure of the user's own, whose direction nothing states, "auto" is refused."""
+    """The best value of `monitor`: "min" or "max"; "auto" takes the direction that Keras' metric states, and "min" for
+    a loss. "auto" is refused for a user's metric that states no direction."""
 
     def __post_init__(self) -> None:
         require_positive("checkpoint.every_epochs", self.every_epochs)

@@ -1,4 +1,4 @@
-"""The weights of classes: by name, or by code.
+"""Resolve the weights of classes, given by name or by code.
 
 Pure; used on the driver, to refuse early, and in ranks.
 """
@@ -16,9 +16,9 @@ __all__ = ["class_weights", "upgraded"]
 
 
 def class_weights(given: Mapping[str | int, float] | None, dataset: Dataset) -> tuple[float, ...] | None:
-    """The weight of every class in the order of the codes; 1 for a class that is not named. None for None.
+    """Return the weight of every class in the order of the codes; 1 for a class that is not named. None for None.
 
-    A class is meant where the name is one, else a code (for classes that are no whole numbers).
+    A key that is a class means that class; another key is a code, if the classes are not whole numbers.
 
     Raises:
         ConfigError: the label is not a single categorical one; a name is not a class, or may mean two of them.
@@ -42,16 +42,16 @@ def class_weights(given: Mapping[str | int, float] | None, dataset: Dataset) -> 
             weights[name] = float(weight)
         else:
             raise ConfigError(
-                f"class_weight names {shown(name)}, which is no class of {dataset.path}"
+                f"class_weight names {shown(name)}, which is not a class of {dataset.path}"
                 + near_miss(str(name), [str(known) for known in classes])
             )
     return tuple(weights)
 
 
 def upgraded(options: Mapping[str, Any], *, dataset: Dataset) -> dict[str, Any]:
-    """Recorded options with the weights by code: older runs recorded them as they were given, names and codes alike.
+    """Return recorded options with the class weights by code: older runs recorded them by name or code, as given.
 
-    Weights that may have been meant otherwise stay as they are, and so differ from all that is given now.
+    Ambiguous weights stay as they are, and so differ from any weights that are given now.
     """
     given = options.get("class_weight")
     if not isinstance(given, Mapping):
@@ -64,7 +64,7 @@ def upgraded(options: Mapping[str, Any], *, dataset: Dataset) -> dict[str, Any]:
 
 
 def _as_given(name: str, classes: Sequence[str | int]) -> str | int:
-    """What a key was before JSON made a string of it. Raises ConfigError where that may be two classes."""
+    """Return a key as it was before JSON made it a string; an ambiguous key as a code, which is refused."""
     if not name.lstrip("-").isdigit():
         return name
     code = int(name)

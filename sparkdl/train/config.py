@@ -1,4 +1,4 @@
-"""What determines the trained model.
+"""Configure training.
 
 Runs on the driver; the values travel to ranks.
 """
@@ -32,14 +32,14 @@ RESUMES = ("auto", "never", "must", "replace")
 @named_options
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """What determines the trained model, together with the dataset and `build_model`.
+    """Configure what determines the trained model, together with the dataset and `build_model`.
 
     Raises ConfigError for a value out of range.
     """
 
     run_dir: str
-    """Folder or URL of this run: the model, the history, checkpoints, logs. It must not hold another run; the same
-    one is continued."""
+    """Folder or URL of this run: the model, the history, checkpoints, logs. It must not hold another run; the
+    same run is continued."""
 
     epochs: int
     """Passes over the train split, in all; may grow when a run is continued."""
@@ -51,31 +51,31 @@ class TrainConfig:
     """Seed of initial weights, of dropout and of the order of every epoch."""
 
     validation: str | None = "val"
-    """The split evaluated after each epoch, if the dataset has it; None evaluates nothing."""
+    """The split that is evaluated after each epoch, if the dataset has the split; None evaluates nothing."""
 
     target: str = "label"
-    """What the loss compares the model's outputs with: "label"; or, for autoencoders, "inputs": the bare array of a
-    dataset with one feature, else a dict by the features' names. A label is left out then, and the dataset needs
-    none."""
+    """The values that the loss compares the model's outputs with: "label"; or, for autoencoders, "inputs": the bare
+    array of a dataset with one feature, else a dict by the features' names. With "inputs" a label is left out, and the
+    dataset needs no label."""
 
     callbacks: Callable[[], list[Any]] | None = None
-    """Called in every rank; returns Keras callbacks. They see logs reduced over all ranks. A callback that writes files
-    is for rank 0 alone: `sparkdl.world().rank` tells."""
+    """A function that is called in every rank and returns Keras callbacks. The callbacks see logs reduced over all
+    ranks. Return a callback that writes files on rank 0 only, where `sparkdl.world().rank` is 0."""
 
     class_weight: Mapping[str | int, float] | None = None
     """The weight of each class of the one categorical label, by its name, or by its code (0, 1, … in `ds.classes`)
     where classes are strings; a class that is not named has 1. A number that may be the name of one class and the code
-    of another is refused. It multiplies the sample weight, in training and not in validation."""
+    of another is refused. The weight of a class multiplies the sample weight, in training and not in validation."""
 
     lr_scaling: str | None = None
-    """None: the learning rate is the user's. "linear": it is multiplied by k, the rows of an update divided by 32, the
-    batch size of Keras' `fit`, for which it is taken to be tuned; "sqrt": by the root of k. The rows of an update are
-    global_batch_size times the steps whose gradients are accumulated; the number of workers is no part of it. What
-    callbacks read and set, and what is saved, is the user's rate; the history holds the product."""
+    """None: the learning rate is the user's. "linear": the rate is multiplied by k, the rows of an update divided by
+    32, the batch size of Keras' `fit`, for which the rate is assumed to be tuned; "sqrt": by the root of k. The rows of
+    an update are global_batch_size times the steps whose gradients are accumulated, whatever the number of workers.
+    What callbacks read and set, and what is saved, is the user's rate; the history holds the product."""
 
     warmup_epochs: float = 0
-    """The learning rate grows by the same amount with each step over so many epochs: from the user's rate to the scaled
-    one, if that is higher, else from a small one, the whole rate divided by the steps that it takes."""
+    """The number of epochs over which the learning rate grows by the same amount with each step: from the user's rate
+    to the scaled rate, if the scaled rate is higher, else from the rate divided by the number of warm-up steps."""
 
     gradient_accumulation_steps: int = 1
     """Steps whose gradients are averaged into one update, by Keras' own mechanism in every optimizer of the model."""
@@ -84,31 +84,31 @@ class TrainConfig:
     """None, or "fp16": gradients are half-precision floats on their way between ranks."""
 
     sync_batch_norm: bool = False
-    """Normalize batches by the moments of the global batch, in all BatchNormalization layers. False: by those of a
-    rank's rows, where the layer does not say synchronized=True."""
+    """True: all BatchNormalization layers normalize by the moments of the global batch. False: by the moments of a
+    rank's rows, unless the layer has synchronized=True."""
 
     exactness: str = "strict"
-    """What to do with a loss, metric or layer whose value depends on how rows are divided among workers: "strict"
-    refuses it by name on several workers; "per_worker" computes it on each worker's rows and averages by rows, says so
-    once, and marks history, report and model. With one worker all is as in plain Keras."""
+    """The treatment of a loss, metric or layer whose value depends on how rows are divided among workers: "strict"
+    refuses it by name on several workers; "per_worker" computes it on each worker's rows and averages by rows, warns
+    once, and marks history, report and model. With one worker everything is computed as in plain Keras."""
 
     initial_model: str | None = None
     """A model directory whose weights the run starts from, instead of those that `build_model` draws. Its features and
     classes must be encoded as the dataset's, and its layers have the same names and shapes in the same order."""
 
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """When to keep the run's state."""
+    """When checkpoints are saved, and how many are kept."""
 
     resume: str = "auto"
-    """What to do with a `run_dir` that holds a run already: "auto" continues this very run from its last checkpoint, or
-    returns its result if it is finished, and refuses another one; "never" refuses any; "must" refuses one that holds
-    nothing to continue; "replace" trains anew whatever run is there, finished or another: the old one is moved to
-    `<run_dir>.replaced` until the new one has finished, and then deleted. A run that "replace" began and that was
-    interrupted goes on when the same is asked for again."""
+    """The treatment of a `run_dir` that may hold a run: "auto" continues this very run from its last checkpoint, or
+    returns its result if it is finished, and refuses another run; "never" refuses any run; "must" refuses a folder that
+    holds nothing to continue; "replace" trains anew whatever run is there, finished or another: the old run is moved to
+    `<run_dir>.replaced` until the new run has finished, and then deleted. An interrupted run that "replace" began
+    continues when the same call is made again."""
 
     max_restarts: int = 2
     """How often a run starts again by itself, from its last checkpoint, after a rank's process or host was lost. An
-    exception of the user's own code, and a rank that hangs, are errors."""
+    exception in the user's code, and a rank that hangs, are errors at once."""
 
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     """How the ranks read the dataset: threads, memory, cache."""
@@ -150,7 +150,7 @@ class TrainConfig:
 
 
 def _plain_class_weight(value: object) -> dict[str | int, float] | None:
-    """The weights as a dict of Python's own values, such as run.json holds; numpy's, from its `unique`, become them."""
+    """Convert the weights to a dict of Python values, as in run.json; numpy values may come from `numpy.unique`."""
     if value is None:
         return None
     good = isinstance(value, Mapping) and len(value) > 0

@@ -1,7 +1,7 @@
-"""Start what a rank does: the functions that the driver sends to ranks.
+"""Start training, evaluation or description in a rank: the functions that the driver sends to ranks.
 
 The driver imports this module without Keras. In a rank process each function first loads the libraries, quietly, and
-then imports what works with them.
+then imports the modules that need the libraries.
 """
 
 from __future__ import annotations
@@ -52,15 +52,16 @@ def start_rank() -> World:
     gpus = tf.config.list_physical_devices("GPU")
     for device in gpus:
         tf.config.experimental.set_memory_growth(device, True)
-    if not gpus:  # the thread that feeds a GPU must be able to take a core from those that prepare rows
+    if not gpus:  # with a GPU, the thread that feeds it must be able to take a core from the threads that prepare rows
         compute_undisturbed()
     return world()
+
 
 log = logging.getLogger(__name__)
 
 
 def compute_undisturbed() -> None:
-    """Let this thread, and those that it starts, compute until their time is up, whoever wakes up meanwhile.
+    """Let this thread, and those that it starts, use their full time slice, whatever threads wake up meanwhile.
 
     Horovod's thread wakes up a thousand times a second and tf.data's ones for every batch; each time Linux would take
     the core from the thread that computes the step, and the other ranks wait for it: a step of 38 ms on two ranks with

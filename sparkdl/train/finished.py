@@ -1,6 +1,6 @@
-"""Whether the result of a finished run is that of the build_model and callbacks that are given now.
+"""Check that a finished run has the result that the given build_model and callbacks would give.
 
-Runs on the driver. Where their code has changed, one rank builds the model, and what it is decides.
+Runs on the driver. If their code has changed, one rank builds the model, and the models are compared.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 def check_finished(task: TrainSpec, launch: LaunchConfig, *, closure_limit: int) -> None:
     """Raise CheckpointError if the task would train another model than the finished run did, or with other callbacks.
 
-    Where the code is the same, nothing is started. Else one rank builds the model once, and what is then known to give
-    the same is remembered.
+    If the code is the same, no rank is started. Else one rank builds the model; if model and callbacks are the same,
+    the new code is recorded, and the next call starts no rank.
     """
     run = task.run
     changed = changed_code(run, task.code)
@@ -54,13 +54,13 @@ def check_finished(task: TrainSpec, launch: LaunchConfig, *, closure_limit: int)
     _compare(run, made_by, found, starts_with_them=task.config.initial_model is None)
     try:
         write_made_by(run.code, found)
-    except OSError as error:  # a folder that may be read only: the model is compared the next time, too
+    except OSError as error:  # such as a read-only folder: the next call compares the model again
         log.warning("%s cannot be written: %s", run.code, error)
     log.warning("%s gives the same model and callbacks as run_dir=%s was trained with", changed, run.path)
 
 
 def check_exactness(run: RunDir, history: Sequence[Mapping[str, Any]], exactness: str) -> None:
-    """Raise CheckpointError for a finished run whose last epoch has figures per worker, where all must be exact.
+    """Raise CheckpointError if all must be exact and the finished run's last epoch has metrics computed per worker.
 
     Args:
         exactness: as in `TrainConfig`.
@@ -74,7 +74,10 @@ def check_exactness(run: RunDir, history: Sequence[Mapping[str, Any]], exactness
 
 
 def _compare(run: RunDir, made_by: MadeBy | None, found: MadeBy, *, starts_with_them: bool) -> None:
-    """`starts_with_them`: whether training starts with the weights that build_model gives."""
+    """Raise CheckpointError if model, first weights or callbacks differ.
+
+    `starts_with_them`: whether training starts with the weights that build_model gives.
+    """
     facts = made_by.model if made_by is not None else _facts_of_checkpoint(run)
     if facts is None:
         log.warning("run_dir=%s is of an older sparkdl and has no checkpoint: its model cannot be compared", run.path)
@@ -90,6 +93,6 @@ def _compare(run: RunDir, made_by: MadeBy | None, found: MadeBy, *, starts_with_
 
 
 def _facts_of_checkpoint(run: RunDir) -> Mapping[str, object] | None:
-    """What the model was, by the last checkpoint: runs of before kept it nowhere else."""
+    """Read the description of the model from the last checkpoint: older runs have it nowhere else."""
     latest = run.latest_checkpoint()
     return None if latest is None else read_checkpoint(latest).facts["model"]

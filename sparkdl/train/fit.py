@@ -45,15 +45,15 @@ __all__ = ["TrainResult", "evaluate", "fit"]
 
 log = logging.getLogger(__name__)
 
-# Ends of a rank that are not of the user's making.
+# Kinds of failure after which the run restarts: they are not caused by the user's code.
 RESTARTED = ("signal", "lost")
-# Executors that were lost take some seconds to come back.
+# Lost executors take some seconds to come back.
 RESTART_WAITS_S = (1.0, 5.0, 15.0)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What `fit` gives back.
+    """Hold the result of `fit`.
 
     Attributes:
         history: one dict per epoch: epoch, loss, metrics and val_*; lr, the rate with which the epoch's last step was
@@ -61,10 +61,10 @@ class TrainResult:
             data_wait_seconds, of the rank that waited longest; allreduce_share, the fraction of the epoch that a rank
             spent in the reduction of gradients, waiting for others included, in the mean over ranks; gradient_norm, the
             mean over steps of the global norm of the gradient over all ranks, before clipping and without loss
-            scaling. A model that has several optimizers and a train_step of its own has no gradient_norm.
-        model_dir: the trained model, for predict_udf, transform, evaluate and load_model.
-        best_model_dir: the model of the best epoch, where `checkpoint.monitor` asked for it while the run trained; else
-            None.
+            scaling. A model that has several optimizers and overrides train_step has no gradient_norm.
+        model_dir: the directory of the trained model, for predict_udf, transform, evaluate and load_model.
+        best_model_dir: the directory of the best epoch's model, if `checkpoint.monitor` asked for it while the run
+            trained; else None.
     """
 
     history: list[dict[str, Any]]
@@ -80,7 +80,7 @@ def fit(
     Args:
         build_model: called in every rank with the dataset; imports keras itself; returns a compiled model.
         dataset: a prepared dataset, with a label unless `config.target` is "inputs".
-        config: what determines the result.
+        config: the options that determine the result.
         launch: where the ranks run.
 
     Raises:
@@ -110,7 +110,7 @@ def fit(
 
 
 def _trained(task: TrainSpec, launch: LaunchConfig) -> list[dict[str, Any]]:
-    """Train until the run is finished; its history."""
+    """Train until the run is finished, and return its history."""
     run = task.run
     with RunLock(run.path, run.driver) as lock:
         try:
@@ -128,11 +128,11 @@ def _trained(task: TrainSpec, launch: LaunchConfig) -> list[dict[str, Any]]:
 
 
 def _train(task: TrainSpec, launch: LaunchConfig, lock: RunLock) -> Recorded:
-    """What was recorded, after as many restarts as it took and `max_restarts` allows."""
+    """Launch the ranks, again after a loss up to `max_restarts` times, and return what the run recorded."""
     run, restarts = task.run, task.config.max_restarts
     for attempt in range(restarts + 1):
         lock.check()
-        # Nobody writes here now: what is not committed belongs to nobody.
+        # No rank writes here now, so uncommitted files can be deleted.
         sweep_checkpoints(run.checkpoints, keep=task.config.checkpoint.keep)
         task = dataclasses.replace(task, checkpoint=run.latest_checkpoint())
         try:
@@ -168,14 +168,14 @@ def evaluate(
     safe_mode: bool = True,
     exactness: str = "strict",
 ) -> dict[str, Any]:
-    """Loss and metrics of a trained model over all rows of a split, exact for any number of ranks.
+    """Return loss and metrics of a trained model over all rows of a split, exact for any number of ranks.
 
     A loss with reduction="sum" is the sum over all rows, as `val_loss` is.
 
     Args:
         model_dir: as in `result.model_dir`.
         dataset: a dataset prepared with the same features, and labels unless the model was trained on its inputs.
-        split: which rows.
+        split: the split whose rows are evaluated.
         launch: where the ranks run.
         global_batch_size: rows of one step over all ranks; the result does not depend on it.
         custom_objects, safe_mode: as in `load_model`. The objects travel to the ranks as `build_model` does.
@@ -185,7 +185,8 @@ def evaluate(
 
     Raises:
         ModelError: no model there; a loss or metric is not exact.
-        ConfigError: the dataset's features are not the model's; more workers than lanes; `custom_objects` are none.
+        ConfigError: the dataset's features are not the model's; more workers than lanes; `custom_objects` is not a
+            dict of classes and functions.
         DatasetError: no such split; the dataset's parts are gone.
     """
     check_places(dataset, launch)

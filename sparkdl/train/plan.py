@@ -33,12 +33,12 @@ __all__ = ["FitPlan", "plan_fit"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitPlan:
-    """What `fit` is going to do.
+    """Describe what `fit` is going to do.
 
     Attributes:
-        task: what the ranks are to train.
-        action: "begin" a run in an empty folder; "replace" the one that is there; "go on" with it; "give back" its
-            result, if it is still made by the same code.
+        task: the specification of the training, for the ranks.
+        action: "begin" a run in an empty folder; "replace" the run in the folder; "go on" with that run; "give back"
+            its result, if the same code would still make it.
         history: of the finished run that is given back; else None.
     """
 
@@ -61,9 +61,9 @@ class FitPlan:
         return f"goes on before {read_checkpoint(checkpoint).position}" if checkpoint else "has no checkpoint yet"
 
     def facts(self, launch: LaunchConfig) -> dict[str, Any]:
-        """What a dry run tells: `run_dir`, `state`, `rows`, `steps` of an epoch, `epochs`, and `ranks` to be started.
+        """Return what a dry run shows: `run_dir`, `state`, `rows`, `steps` of an epoch, `epochs`, `ranks` to start.
 
-        Raises what the launch raises before it starts ranks. Which model build_model gives is known in ranks only.
+        Raises what the launch raises before it starts ranks. The model itself is only known in ranks.
         """
         dataset, config = self.task.dataset, self.task.config
         rows = dataset.split("train").rows
@@ -87,7 +87,7 @@ def plan_fit(
     config = dataclasses.replace(config, run_dir=run.path)
     replaces = config.resume == "replace"
     if replaces or not storage.exists(run.finished):
-        check_held(dataset)  # before the run is named after it
+        check_held(dataset)  # before the run's record names the dataset
     code = code_of(build_model, config.callbacks)
     task = TrainSpec(build_model=build_model, dataset=dataset, config=config, run=run, code=code)
     check = run_check(run, config, dataset)

@@ -1,6 +1,6 @@
-"""Say what a rank is to do: train a run, or evaluate a model.
+"""Specify what a rank does: train a run, or evaluate a model.
 
-Frozen values, made on the driver, that travel to rank processes.
+Frozen values, made on the driver and sent to rank processes.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["EvaluateSpec", "TrainSpec"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSpec:
-    """All that a rank needs to train.
+    """Hold all that a rank needs to train.
 
     Attributes:
-        run: where the run lies.
-        checkpoint: the path of the checkpoint to go on from, or None.
+        run: the folder of the run.
+        checkpoint: the path of the checkpoint to continue from, or None.
         code: the fingerprints of build_model and callbacks.
     """
 
@@ -37,7 +37,7 @@ class TrainSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateSpec:
-    """All that a rank needs to evaluate."""
+    """Hold all that a rank needs to evaluate."""
 
     model_dir: str
     dataset: Dataset

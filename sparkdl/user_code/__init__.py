@@ -1,1 +1,1 @@
-"""Look at the source of the user's own modules: what it is, and whether it was edited after its import."""
+"""Find and fingerprint the source of the user's code, and tell whether it was edited after its import."""

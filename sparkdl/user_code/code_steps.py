@@ -15,17 +15,17 @@ __all__ = ["Names", "constant_steps", "used_names"]
 
 # *args, **kwargs, generators and coroutines; the other flags say nothing of what the code does.
 _FLAGS = 0x04 | 0x08 | 0x20 | 0x80 | 0x100 | 0x200
-# Names that the body of a class assigns, and that follow the text and not the code.
+# Names that the body of a class assigns, whose values follow the text and not the code.
 _TEXT = ("__doc__", "__firstlineno__", "__static_attributes__")
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The names that code uses, nested functions included.
+    """Hold the names that code uses, nested functions included.
 
     Attributes:
-        globals: of global variables.
-        attributes: of attributes.
+        globals: the names of global variables.
+        attributes: the names of attributes.
         imports: for each import statement the module, the names taken from it, and the level of a relative import.
     """
 
@@ -35,30 +35,30 @@ class Names:
 
 
 def constant_steps(code: CodeType) -> list[Any]:
-    """All that determines what code does, as values; nested code objects are among them."""
+    """List all that determines what code does, as values; nested code objects are among them."""
     steps: list[Any] = [code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & _FLAGS]
     steps.append(getattr(code, "co_exceptiontable", b""))
     instructions = list(dis.get_instructions(code))
-    for place, step in enumerate(instructions):
-        following = instructions[place + 1] if place + 1 < len(instructions) else None
+    for index, step in enumerate(instructions):
+        following = instructions[index + 1] if index + 1 < len(instructions) else None
         is_text = following is not None and following.opname == "STORE_NAME" and following.argval in _TEXT
-        # Python 3.11 and 3.12 give the place of a call's keyword names, and not the names.
+        # Python 3.11 and 3.12 give the index of a call's keyword names, and not the names.
         value = code.co_consts[step.arg or 0] if step.opname == "KW_NAMES" else step.argval
         steps += [step.opname] if is_text else [step.opname, value]
     return [*steps, code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]
 
 
 def used_names(code: CodeType) -> Names:
-    """The names that code and the code nested in it use."""
+    """Find the names that code and the code nested in it use."""
     found = Names(set(), set(), [])
     for nested in _nested(code):
         instructions = list(dis.get_instructions(nested))
-        for place, step in enumerate(instructions):
+        for index, step in enumerate(instructions):
             if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
                 found.globals.add(step.argval)
             elif step.opname == "IMPORT_NAME":
                 # The compiler pushes the level and the names just before.
-                level, names = (earlier.argval for earlier in instructions[place - 2 : place])
+                level, names = (earlier.argval for earlier in instructions[index - 2 : index])
                 found.imports.append((step.argval, tuple(names or ()), int(level or 0)))
             elif step.opname in ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM"):
                 found.attributes.add(step.argval)

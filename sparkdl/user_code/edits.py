@@ -1,8 +1,8 @@
 """Tell which of the user's modules were edited after this process imported them.
 
-Python keeps neither the source that it imported nor the moment. So what can be compared is compared: the code of the
-functions that are in memory, the constants beside them, and the source at the time when sparkdl first looked at it. An
-edit of anything else before that time is not seen.
+Python keeps neither the source that it imported nor the time of the import. So a module's source is compared
+with the code of its functions in memory, with the constants beside them, and with the source at the time when sparkdl
+first looked at it. An edit of anything else before that time is not seen.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from sparkdl.user_code.source import is_library, module_digest
 
 __all__ = ["edited_modules"]
 
-# By name: a module's specification, which is made anew when it is reloaded, and its source's digest when both agreed.
+# By module name: its specification, which a reload makes anew, and its source's digest when memory and source agreed.
 _SEEN: dict[str, tuple[ModuleSpec, str]] = {}
 
-# Of other types decorators and metaclasses make what they will: an enumeration's members, a dataclass's slots.
+# Values of other types are replaced by decorators and metaclasses: an enumeration's members, a dataclass's slots.
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
 def edited_modules(names: Iterable[str]) -> list[str]:
-    """Those of these modules that this process has imported, and whose files say something else now.
+    """List the modules among `names` that this process has imported, and whose files define something else now.
 
     Comments, docstrings and moved lines make no difference. Libraries are not looked at.
     """
@@ -54,13 +54,13 @@ def _is_edited(name: str) -> bool:
 
 
 def _differs(module: ModuleType, spec: ModuleSpec) -> bool:
-    """Whether functions or constants in memory are not those that the file defines now."""
+    """Tell whether functions or constants in memory are not those that the file defines now."""
     loader: Any = spec.loader
     try:
         source, path = loader.get_source(module.__name__), spec.origin
         if source is None or path is None:
             return False
-        # As the loader compiles, for some change the code.
+        # Compiled by the loader, since some loaders change the code.
         own = getattr(loader, "source_to_code", None)
         code = compile(source, path, "exec", dont_inherit=True) if own is None else own(source, path)
         tree = ast.parse(source)
@@ -75,7 +75,7 @@ def _differs(module: ModuleType, spec: ModuleSpec) -> bool:
             continue  # made by a decorator of another module
         name = function.__qualname__
         if name not in now or function.__code__.co_name != name.rpartition(".")[2]:
-            continue  # it was named anew, made within a function, or left behind by a reload
+            continue  # the function was renamed, made within a function, or left behind by a reload
         if _meaning(function.__code__) not in now[name]:
             return True
         if len(now[name]) == 1 and not _agree(function.__defaults__, defaults.get(name, [])):
@@ -84,7 +84,7 @@ def _differs(module: ModuleType, spec: ModuleSpec) -> bool:
 
 
 def _defaults(body: Iterable[ast.stmt], prefix: str) -> Iterator[tuple[str, list[ast.expr]]]:
-    """The defaults of each function and method of a module."""
+    """Yield each function and method of a module, by qualified name, with its defaults."""
     for node in body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             yield f"{prefix}{node.name}", node.args.defaults
@@ -93,7 +93,7 @@ def _defaults(body: Iterable[ast.stmt], prefix: str) -> Iterator[tuple[str, list
 
 
 def _agree(values: tuple[Any, ...] | None, written: list[ast.expr]) -> bool:
-    """Whether defaults are as they are written, as far as they are numbers, text or None."""
+    """Tell whether defaults are equal to the written ones, as far as both are numbers, text or None."""
     pairs = zip(reversed(values or ()), reversed(written), strict=False)
     return all(
         repr(value) == repr(node.value)
@@ -103,7 +103,7 @@ def _agree(values: tuple[Any, ...] | None, written: list[ast.expr]) -> bool:
 
 
 def _codes(code: CodeType, prefix: str) -> Iterator[tuple[str, CodeType]]:
-    """The functions in a module's or class's code, by qualified name; those inside of functions belong to them."""
+    """Yield a module's or class's functions, by qualified name; a nested function is a part of the outer one."""
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
             if inner.co_flags & inspect.CO_OPTIMIZED:  # a function, not the body of a class
@@ -113,7 +113,7 @@ def _codes(code: CodeType, prefix: str) -> Iterator[tuple[str, CodeType]]:
 
 
 def _meaning(code: CodeType) -> tuple[Any, ...]:
-    """What a function does, without its lines and docstring."""
+    """Describe what a function does, without its lines and docstring."""
     steps = [(s.opname, _argument(s.argval)) for s in dis.get_instructions(code) if s.opname != "EXTENDED_ARG"]
     flags = code.co_flags & ~inspect.CO_ITERABLE_COROUTINE  # which a decorator sets
     return code.co_argcount, code.co_kwonlyargcount, code.co_posonlyargcount, code.co_varnames, flags, steps
@@ -126,7 +126,7 @@ def _argument(value: Any) -> Any:
 
 
 def _functions(module: ModuleType) -> Iterator[FunctionType]:
-    """The functions and methods that a module defines."""
+    """Yield the functions and methods that a module defines."""
     for value in list(vars(module).values()):
         if getattr(value, "__module__", None) != module.__name__:
             continue
@@ -148,18 +148,18 @@ def _unwrapped(found: Any) -> Iterator[FunctionType]:
 
 
 def _constants_differ(module: ModuleType, tree: ast.Module) -> bool:
-    """Whether constants of the module (in capitals) or of its classes have other values than in the file.
+    """Tell whether constants of the module (in capitals) or of its classes have other values than in the file.
 
-    What the module itself assigns elsewhere, too, is no constant.
+    A name that the module itself assigns elsewhere, too, is not a constant.
     """
     assigned = Counter(
         node.attr if isinstance(node, ast.Attribute) else node.id
         for node in ast.walk(tree)
         if isinstance(node, (ast.Attribute, ast.Name)) and isinstance(node.ctx, ast.Store)
     )
-    places: list[tuple[Any, list[ast.stmt]]] = [(module, tree.body)]
-    places += [(getattr(module, n.name, None), n.body) for n in tree.body if isinstance(n, ast.ClassDef)]
-    for holder, body in places:
+    bodies: list[tuple[Any, list[ast.stmt]]] = [(module, tree.body)]
+    bodies += [(getattr(module, n.name, None), n.body) for n in tree.body if isinstance(n, ast.ClassDef)]
+    for holder, body in bodies:
         if not isinstance(holder, (type, ModuleType)):
             continue
         for name, value in _literals(body).items():
@@ -171,7 +171,7 @@ def _constants_differ(module: ModuleType, tree: ast.Module) -> bool:
 
 
 def _literals(body: Iterable[ast.stmt]) -> dict[str, Any]:
-    """The last value of each name that is assigned a number, text or None in the body of a module or class."""
+    """Return the last value of each name that is assigned a number, text or None in the body of a module or class."""
     found: dict[str, Any] = {}
     for node in body:
         targets = (

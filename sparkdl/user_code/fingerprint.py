@@ -1,8 +1,8 @@
-"""Fingerprints of functions and classes: the code that they run, without comments, docstrings, lines and file names.
+"""Fingerprint functions and classes by the code that they run, without comments, docstrings, lines and file names.
 
 `fingerprint` is for the driver: a function with all that is sent along with it. `code_digest` is for ranks: the code of
-a class or function that is in a model. Neither depends on the process, on the seed of hashes, or on a notebook's cell
-being run again.
+a class or function that is in a model. Neither digest depends on the process, on the seed of hashes, or on a notebook's
+cell being run again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _NAMED = (
 )
 _CACHED = functools._lru_cache_wrapper  # of functools.cache and lru_cache
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented))
-# What a class holds that says nothing of its behaviour, or differs between processes.
+# Attributes of a class that say nothing of its behaviour, or differ between processes.
 _NOT_CODE = {
     *("__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__annotations__", "_abc_impl"),
     *("__firstlineno__", "__static_attributes__", "__slotnames__", "__annotate__", "__annotate_func__"),
@@ -53,23 +53,23 @@ _NOT_CODE = {
 
 
 class _UnknownError(Exception):
-    """Something that has no fingerprint, as a lock."""
+    """Report an object that has no fingerprint, as a lock."""
 
 
 def fingerprint(value: Any) -> str | None:
-    """The SHA-256 of a function, or of another object, with all that it takes along to a rank; None if part has none.
+    """Return the SHA-256 of a function or other object, with all that is sent along; None if a part has no fingerprint.
 
-    What is sent by value counts with its code, defaults, variables and globals. What ranks import counts by the source
-    that lies on disk now, with all modules that it imports; of libraries the installed files count.
+    An object that is sent by value counts with its code, defaults, variables and globals. One that ranks import counts
+    by the source that lies on disk now, with all modules that this source imports; libraries count by installed files.
     """
     try:
         return _Walk(live=False).digest(value)
-    except Exception:  # any type: objects of the user refuse as they like
+    except Exception:  # any type: the user's objects refuse as they like
         return None
 
 
 def code_digest(value: Any) -> str:
-    """The SHA-256 of the code of a class or function of this process, and of the user's code that it refers to.
+    """Return the SHA-256 of the code of a class or function of this process, and of the user's code that it refers to.
 
     Libraries count by name. Of objects that code refers to, values count by their content, and others by their class
     (see `live_values`).
@@ -81,18 +81,18 @@ def code_digest(value: Any) -> str:
 
 
 def is_own(value: Any) -> bool:
-    """Whether a class or function is the user's, and not a library's."""
+    """Tell whether a class or function is the user's, and not a library's."""
     module = getattr(value, "__module__", None)
     return isinstance(value, (type, FunctionType)) and (not isinstance(module, str) or not is_library(module))
 
 
 class _Walk:
-    """Digests of values by their parts. What refers to itself is told by how far above it stands."""
+    """Digest values by their parts. A value that refers to itself counts there by the levels between."""
 
     def __init__(self, *, live: bool) -> None:
         self._live = live
         self._open: dict[int, int] = {}
-        # The objects are kept: an id may not be given to another one.
+        # The objects are kept, so that an id is not given to another object.
         self._known: dict[int, tuple[str, Any]] = {}
 
     def digest(self, value: Any) -> str:
@@ -182,7 +182,7 @@ class _Walk:
         return _sha("class", cls.__name__, self._all("bases", (type(cls), *cls.__bases__)), self._items("parts", parts))
 
     def _by_name(self, value: Any) -> str | None:
-        """The digest of a class or function that a rank imports by its name; None for one that is sent by value."""
+        """Return the digest of a class or function that a rank imports by name; None for one that is sent by value."""
         module, name = getattr(value, "__module__", None), value.__qualname__
         if not isinstance(module, str):
             return None
@@ -193,7 +193,7 @@ class _Walk:
         return _sha("module", name, self._imported([module]))
 
     def _module(self, module: ModuleType, attributes: set[str]) -> str:
-        """A module that code names, and of its attributes those that the code may mean."""
+        """Digest a module that code names, and those of its attributes that the code may mean."""
         name = module.__name__
         if is_library(name):
             return _sha("library", name, "" if self._live else installed_digest(name))
@@ -215,7 +215,7 @@ class _Walk:
         return _sha(*(part for item in digests.items() for part in item))
 
     def _object(self, value: Any) -> str:
-        """An object by what pickling takes of it."""
+        """Digest an object by what pickling takes of it."""
         if isinstance(value, np.ndarray) and not value.dtype.hasobject:
             return _array(value)
         reducer = copyreg.dispatch_table.get(type(value))
@@ -225,11 +225,11 @@ class _Walk:
             return _sha("name", name, reduced, self._module(sys.modules[name], {reduced}))
         if not isinstance(reduced, tuple):
             raise _UnknownError(type(value).__qualname__)
-        made = [part if place < 3 or place > 4 or part is None else list(part) for place, part in enumerate(reduced)]
+        made = [part if index < 3 or index > 4 or part is None else list(part) for index, part in enumerate(reduced)]
         return self._all("object", made)
 
     def _live_object(self, value: Any) -> str:
-        """An object in a running process: its configuration, what it holds by the user's class, or its value."""
+        """Digest an object of a running process by its configuration, by attributes (user's class), or by its value."""
         if isinstance(value, np.ndarray) and not value.dtype.hasobject:
             return _array(value)
         kind = type(value)
@@ -244,7 +244,7 @@ class _Walk:
 
 
 def _is_importable(value: Any, module: str) -> bool:
-    """Whether a new process finds this very object by its module and name, as cloudpickle sends it."""
+    """Tell whether a new process finds this very object by its module and name, as cloudpickle sends it."""
     if module == "__main__" or any(module == n or module.startswith(f"{n}.") for n in _sent_by_value()):
         return False
     found: Any = sys.modules.get(module)

@@ -48,7 +48,7 @@ def value_parts(value: Any) -> list[Any] | None:
     if isinstance(value, np.ndarray):
         return [str(value.dtype), value.shape, value.tolist()]
     if library == "pandas" and hasattr(kind, "iloc") and hasattr(kind, "columns"):
-        return [value.index, value.columns, *(value.iloc[:, place] for place in range(value.shape[1]))]
+        return [value.index, value.columns, *(value.iloc[:, index] for index in range(value.shape[1]))]
     if library == "pandas" and hasattr(kind, "array"):
         return [str(value.dtype), str(value.name), *([value.index] if hasattr(kind, "iloc") else []), value.tolist()]
     if not (library in (*_VALUES, "pandas") or kind.__module__ == "numpy" or kind.__name__ == "EagerTensor"):
@@ -59,4 +59,4 @@ def value_parts(value: Any) -> list[Any] | None:
         return None
     if isinstance(reduced, str):
         return [kind.__module__, reduced]
-    return [part if place < 3 or part is None else list(part) for place, part in enumerate(reduced[:5])]
+    return [part if index < 3 or part is None else list(part) for index, part in enumerate(reduced[:5])]

@@ -27,24 +27,24 @@ _PROGRAM = ("__main__", "__mp_main__")
 
 
 def is_library(name: str) -> bool:
-    """Whether a module belongs to Python, to an installed package or to sparkdl; the user's own modules do not.
+    """Tell whether a module belongs to Python, to an installed package or to sparkdl; the user's own modules do not.
 
     A package that is installed in editable mode lies outside of the folders of libraries and is the user's own.
     """
     top = name.partition(".")[0]
-    if top in _PROGRAM:  # `python -m` gives it the place of a library
+    if top in _PROGRAM:  # `python -m` gives the program a library's location
         return False
     if top == _OURS or top in sys.stdlib_module_names or top in sys.builtin_module_names:
         return True
     spec = _spec(top)
-    places = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or ())]
-    return any(_is_library_place(place) for place in places if place)
+    locations = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or ())]
+    return any(_is_library_location(location) for location in locations if location)
 
 
 def installed_digest(name: str) -> str:
-    """SHA-256 of the files that an installer wrote for a library's package, as its RECORD lists them; else its version.
+    """Return the SHA-256 of a library's installed files, as its package's RECORD lists them; else its version.
 
-    Empty for Python's own modules, for sparkdl and for what no installer knows.
+    Empty for Python's own modules, for sparkdl and for packages that no installer knows.
     """
     top = name.partition(".")[0]
     if top == _OURS or top in sys.stdlib_module_names:
@@ -53,10 +53,10 @@ def installed_digest(name: str) -> str:
 
 
 def source_digests(names: Iterable[str]) -> dict[str, str]:
-    """What the user's modules, and all modules that they import, consist of: a digest for each by its name.
+    """Digest the user's modules, and all modules that these import; one digest for each module's name.
 
-    The digest of a user's module is of its syntax tree, without comments and docstrings, as it lies on disk now: that
-    is what a new process imports. Of a library the digest is that of its installation.
+    The digest of a user's module is of its syntax tree, without comments and docstrings, as the file lies on disk
+    now: a new process imports that. The digest of a library is that of its installation.
     """
     importlib.invalidate_caches()  # a module that was just written must be found
     found: dict[str, str] = {}
@@ -78,7 +78,7 @@ def source_digests(names: Iterable[str]) -> dict[str, str]:
 
 
 def module_digest(name: str) -> str | None:
-    """What a module alone consists of, as in `source_digests`; None where nothing tells."""
+    """Digest one module alone, as in `source_digests`; None where it has neither source nor installed files."""
     if is_library(name):
         return installed_digest(name) or None
     tree, _ = _tree(name)
@@ -86,7 +86,7 @@ def module_digest(name: str) -> str | None:
 
 
 def imported_modules(module: str, names: Iterable[str], *, level: int, package: str) -> list[str]:
-    """The modules that `from module import names` may load: the module, and of the names those that are modules."""
+    """List the modules that `from module import names` may load: `module`, and those of the names that are modules."""
     if level:
         parent = package.rsplit(".", level - 1)[0] if level > 1 else package
         module = f"{parent}.{module}" if module else parent
@@ -97,7 +97,7 @@ def imported_modules(module: str, names: Iterable[str], *, level: int, package: 
 
 
 def _with_parents(name: str) -> list[str]:
-    """A dotted name, and the packages that importing it runs, too."""
+    """List the packages that importing a dotted name runs, and the name."""
     parts = name.split(".")
     return [".".join(parts[: count + 1]) for count in range(len(parts))]
 
@@ -112,7 +112,7 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
 
 
 def _digest(tree: ast.Module) -> str:
-    """SHA-256 of a syntax tree without docstrings; comments and line numbers are not part of it."""
+    """Return the SHA-256 of a syntax tree without docstrings, comments and line numbers."""
     for node in ast.walk(tree):
         documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
         if documented and ast.get_docstring(node, clean=False) is not None:  # type: ignore[arg-type]
@@ -123,14 +123,14 @@ def _digest(tree: ast.Module) -> str:
 
 
 def _tree(name: str) -> tuple[ast.Module | None, bool]:
-    """The syntax tree of a module, None if it has no source in Python; and whether it is a package."""
+    """Return a module's syntax tree, None if it has no source in Python; and whether the module is a package."""
     spec = _spec(name)
     if spec is None:
         return None, False
     is_package = spec.submodule_search_locations is not None
     read: Any = getattr(spec.loader, "get_source", None)
     if read is None:
-        return (ast.Module([], []) if is_package else None), is_package  # a package without a file of its own
+        return (ast.Module([], []) if is_package else None), is_package  # a package without a file
     try:
         source = read(name)
         return (None if source is None else ast.parse(source)), is_package
@@ -139,7 +139,7 @@ def _tree(name: str) -> tuple[ast.Module | None, bool]:
 
 
 def _spec(name: str) -> ModuleSpec | None:
-    """Where a module comes from, without importing it or its parents."""
+    """Find the specification of a module, without importing it or its parents."""
     loaded = getattr(sys.modules.get(name), "__spec__", None)
     if isinstance(loaded, ModuleSpec):
         return loaded
@@ -164,10 +164,10 @@ def _library_roots() -> tuple[Path, ...]:
     return tuple(Path(paths[key]).resolve() for key in ("stdlib", "platstdlib"))
 
 
-def _is_library_place(place: str) -> bool:
-    if place in ("built-in", "frozen") or any(part in _LIBRARY_FOLDERS for part in Path(place).parts):
+def _is_library_location(location: str) -> bool:
+    if location in ("built-in", "frozen") or any(part in _LIBRARY_FOLDERS for part in Path(location).parts):
         return True
-    resolved = Path(place).resolve()
+    resolved = Path(location).resolve()
     return any(root in resolved.parents for root in _library_roots())
 
 

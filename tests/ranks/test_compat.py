@@ -124,5 +124,5 @@ def test_options_go_by_name_alone():
 
 
 def test_what_is_no_function_is_refused():
-    with pytest.raises(ConfigError, match="main='train' is no function"):
+    with pytest.raises(ConfigError, match="main='train' is not callable"):
         HorovodRunner(np=-1).run("train")

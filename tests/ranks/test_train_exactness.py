@@ -385,7 +385,7 @@ REFUSED = {
         compiled(kind=keeping("largest", "Sum", lambda ops, errors: ops.max(errors))),
     ),
     "state 'spread' of layer 'remembering": ("numbers", compiled(layer=remembering_a_variance)),
-    "has reduction='sum', and the model a train_step": (
+    "has reduction='sum', and the model has its own train_step": (
         "numbers",
         compiled(lambda keras: keras.losses.MeanSquaredError(reduction="sum"), kind=mean_within_a_step),
     ),

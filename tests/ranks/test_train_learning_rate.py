@@ -300,4 +300,4 @@ def test_every_optimizer_of_keras_takes_a_factor_as_a_larger_rate(trained) -> No
     *_, (far, refused) = trained
     assert len(far) >= 14 and {"SGD", "AdamW", "Adafactor", "Ftrl", "Lion", "Nadam", "LossScaleOptimizer"} <= far.keys()
     assert {name: how_far for name, how_far in far.items() if how_far > 1e-12} == {}
-    assert "(OwnRate) has a learning_rate of its own making, which lr_scaling and warmup_epochs" in refused
+    assert "(OwnRate) overrides learning_rate, which lr_scaling and warmup_epochs" in refused

@@ -375,7 +375,7 @@ def test_a_wrong_monitor_is_told_before_the_first_epoch(digits_dataset, tmp_path
         sparkdl.fit(small_model, digits_dataset, options, launch=one)
     assert "epoch 1/2" not in caplog.text
     undirected = config(tmp_path / "lr", checkpoint=CheckpointConfig(monitor="lr"))
-    with pytest.raises(ConfigError, match="monitor='lr' says not whether .* use checkpoint.mode='min' or 'max'"):
+    with pytest.raises(ConfigError, match="monitor='lr' does not say whether .* use checkpoint.mode='min' or 'max'"):
         sparkdl.fit(small_model, digits_dataset, undirected, launch=one)
     # A figure that a callback adds is known after the first epoch only.
     twice = CheckpointConfig(monitor="twice", mode="min")
@@ -421,10 +421,10 @@ def test_what_cannot_be_exact_is_refused_by_name(digits_dataset) -> None:
         "has its own fit": own("fit"),
         "has outputs ['left', 'right'] and none for the labels ['pay']": of_other_labels,
         "not features of the dataset: ['weight'], features without an input: ['height']": by_other_names,
-        "has reduction='sum', and the model a train_step": own(
+        "has reduction='sum', and the model has its own train_step": own(
             "train_step", loss=lambda keras: keras.losses.MeanSquaredError(reduction="sum")
         ),
-        "has an ignore_class, and the model a train_step": own(
+        "has an ignore_class, and the model has its own train_step": own(
             "test_step", loss=lambda keras: keras.losses.SparseCategoricalCrossentropy(ignore_class=0)
         ),
         "accep": compiled_with(loss=own_reduction),
@@ -433,7 +433,7 @@ def test_what_cannot_be_exact_is_refused_by_name(digits_dataset) -> None:
         "is a mean of the correlations of batches": compiled_with(
             metrics=lambda keras: [keras.metrics.PearsonCorrelation()]
         ),
-        "metric 'epoch' has the name of another figure": compiled_with(
+        "metric 'epoch' has the name of another entry": compiled_with(
             metrics=lambda keras: [keras.metrics.SparseCategoricalAccuracy("epoch")]
         ),
         "metric 'odd' (Odd) is not known to be exact": compiled_with(metrics=own_metric),
@@ -472,7 +472,7 @@ def test_more_workers_than_lanes_are_refused(digits_dataset, tmp_path) -> None:
         ({"dataset": "data"}, "dataset='data' must be a Dataset; open a path"),
         ({"launch": 2}, "launch=2 must be a LaunchConfig"),
         ({"config": {"epochs": 2}}, "must be a TrainConfig"),
-        ({"validation": "vall"}, "validation='vall' is no split of .*; did you mean 'val'?"),
+        ({"validation": "vall"}, "validation='vall' is not a split of .*; did you mean 'val'?"),
     ],
 )
 def test_a_wrong_call_is_refused_before_any_rank(digits_dataset, tmp_path, arguments, message) -> None:

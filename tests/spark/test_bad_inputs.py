@@ -60,8 +60,8 @@ BAD = {
     "interval": ({"features": ["span"]}, SchemaError, "column 'span'"),
     "text as number": ({"features": [Numeric("text")]}, SchemaError, "column 'text'"),
     "text as number with fill": ({"features": [Numeric("long_text", fill=0.0)]}, SchemaError, "column 'long_text'"),
-    "fraction as category": ({"features": [Categorical("x")]}, SchemaError, "column 'x'.*no categories"),
-    "array as category": ({"features": [Categorical("ragged")]}, SchemaError, "column 'ragged'.*no categories"),
+    "fraction as category": ({"features": [Categorical("x")]}, SchemaError, "column 'x'.*cannot be categories"),
+    "array as category": ({"features": [Categorical("ragged")]}, SchemaError, "column 'ragged'.*cannot be categories"),
     "ragged array": ({"features": ["ragged"]}, SchemaError, r"column 'ragged'.*\[50.0\]"),
     "null inside an array": ({"features": ["null_inside"]}, SchemaError, "column 'null_inside'.*null inside"),
     "wrong shape": ({"features": [Tensor("x", shape=(2,))]}, SchemaError, "column 'x'.*declared shape"),
@@ -160,7 +160,7 @@ def test_rows_that_are_none_and_columns_of_one_name_are_refused(rows, tmp_path) 
     [
         ("file", DatasetError, "file"),
         ("file/below", DatasetError, "file"),
-        ("strange", DatasetError, "holds 'notes.txt', which is no part of a dataset"),
+        ("strange", DatasetError, "holds 'notes.txt', which is not part of a dataset"),
         ("/proc/nothing", DatasetError, "/proc/nothing cannot be written"),
     ],
 )

@@ -255,7 +255,8 @@ def test_names_that_a_saved_model_cannot_have_are_refused_or_replaced(small, tmp
         sparkdl.export_saved_model(small, out, names={"größe": "size"})
     with pytest.raises(ModelError, match="two columns or outputs would be named 'size'"):
         sparkdl.export_saved_model(small, out, names={"größe": "size", "self": "size"})
-    with pytest.raises(ConfigError, match="names: 'grösse' is no column or output of the model; did you mean 'größe'"):
+    problem = "names: 'grösse' is not a column or output of the model; did you mean 'größe'"
+    with pytest.raises(ConfigError, match=problem):
         sparkdl.export_saved_model(small, out, names={"größe": "size", "self": "own", "grösse": "x"})
     assert os.listdir(tmp_path) == []
     sparkdl.export_saved_model(small, out, names={"größe": "size", "self": "own", "sum": "both"})

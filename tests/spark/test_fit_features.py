@@ -157,16 +157,16 @@ def test_only_statistics_reach_the_driver(spark, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("feature", "problem"),
     [
-        (Categorical("day"), "'day': values of type date32.* are no categories; make a string"),
-        (Categorical("age"), "'age': values of type double are no categories; cast them to strings"),
-        (Text("code", length=2), "'code': values of type int16 are no text; cast"),
+        (Categorical("day"), "'day': values of type date32.* cannot be categories; make a string"),
+        (Categorical("age"), "'age': values of type double cannot be categories; cast them to strings"),
+        (Text("code", length=2), "'code': values of type int16 are not text; cast"),
         (Text("review", length=2), "'review': null without a policy .*row 2 is None"),
-        (Image("town", height=2, width=2), "'town': values of type string are no images"),
-        (Numeric("town"), "'town': values of type string are no numbers; strings need an encoder: Categorical or Text"),
+        (Image("town", height=2, width=2), "'town': values of type string are not images"),
+        (Numeric("town"), "'town': values of type string are not numbers; strings need an encoder: Categorical or"),
         (Numeric("age"), "'age': null without a policy"),
         (Numeric("pair", fill="indicator"), "'pair': fill='indicator' is for scalars"),
-        (Tensor("parts"), "'parts': values of type map<.*> are no numbers; select what is needed"),
-        (Numeric("both", fill=0), "'both': values of type struct<.*> are no numbers; select what is needed"),
+        (Tensor("parts"), "'parts': values of type map<.*> are not numbers; select what is needed"),
+        (Numeric("both", fill=0), "'both': values of type struct<.*> are not numbers; select what is needed"),
         (Numeric("void", fill=0), "'void': the train split has no value that is not null"),
     ],
 )

@@ -104,7 +104,7 @@ def test_a_scoring_job_twice_works_once_by_spark_and_directly(tmp_path) -> None:
     for first in (0, 4):
         assert "(new) of columns id " in told[first]["said"] and "(finished)" in told[first + 3]["said"]
         assert "9 rows in 1 batches" in told[first + 1]["said"] and "found, scored" in told[first + 2]["said"]
-    assert "x.parquet is no prepared dataset" in told[8]["said"] and "source must be {path: …}" in told[9]["said"]
+    assert "x.parquet is not a prepared dataset" in told[8]["said"] and "source must be {path: …}" in told[9]["said"]
     for output in ("by-spark", "direct"):
         assert pq.read_table(tmp_path / output).to_pylist() == [{"id": i, "prediction": 2.0 * i} for i in range(9)]
         assert yaml.safe_load((tmp_path / f"{output}.job.yaml").read_text())["model_dir"] == "model"

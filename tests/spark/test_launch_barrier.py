@@ -259,5 +259,5 @@ def test_without_a_session_the_error_says_what_to_do():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (
-        "LaunchError: there is no active SparkSession; start one, or run on this machine with local=True" in done.stderr
+        "LaunchError: no SparkSession is active; start one, or run on this machine with local=True" in done.stderr
     )

@@ -28,7 +28,7 @@ def test_a_plan_of_prepare_names_the_columns_and_writes_nothing(digits, digits_d
     with pytest.raises(sparkdl.SchemaError, match="pixel"):
         plan_prepare(digits, dataclasses.replace(config, label="pixel"))
     (tmp_path / "mine").write_text("")
-    with pytest.raises(sparkdl.DatasetError, match="which is no part of a dataset"):
+    with pytest.raises(sparkdl.DatasetError, match="which is not part of a dataset"):
         plan_prepare(digits, dataclasses.replace(config, path=str(tmp_path)))
 
 

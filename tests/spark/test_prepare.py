@@ -178,12 +178,12 @@ def test_vectors_of_spark_ml_are_stored_dense(spark, tmp_path) -> None:
         (
             {"features": ["job"]},
             SchemaError,
-            "column 'job': values of type string are no numbers; strings need an encoder",
+            "column 'job': values of type string are not numbers; strings need an encoder",
         ),
         ({"features": ["age"]}, SchemaError, "column 'age': null without a policy.*; row \\d+ is None"),
         ({"features": [Numeric("age")]}, SchemaError, "column 'age': null without a policy"),
         ({"features": [Tensor("hours", shape=(3,))]}, SchemaError, "declared shape \\(3,\\)"),
-        ({"features": [Categorical("hours")]}, SchemaError, "are no categories"),
+        ({"features": [Categorical("hours")]}, SchemaError, "cannot be categories"),
         ({"weight": "job"}, SchemaError, "column 'job'"),
         ({"splits": Split.fraction({"train": 1 - 1e-9, "val": 1e-9}, seed=0)}, DatasetError, "split 'val' is empty"),
     ],
@@ -262,7 +262,7 @@ def test_ambiguous_columns_are_refused(people, tmp_path) -> None:
 
 def test_a_path_that_holds_something_else_is_refused(people, tmp_path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(DatasetError, match="holds 'notes.txt', which is no part of a dataset"):
+    with pytest.raises(DatasetError, match="holds 'notes.txt', which is not part of a dataset"):
         prepare(people, tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 

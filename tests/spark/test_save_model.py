@@ -173,7 +173,7 @@ def test_a_model_without_label_is_evaluated_only_as_an_autoencoder(tmp_path) -> 
     ("inputs", "kind", "message"),
     [
         ([AGE, JOB], ModelError, "the model's input 'hours' has no feature; inputs name age, job"),
-        ([AGE, JOB, "hour"], ModelError, "feature 'hour' is no input of the model; did you mean 'hours'?"),
+        ([AGE, JOB, "hour"], ModelError, "feature 'hour' is not an input of the model; did you mean 'hours'?"),
         (
             [AGE, JOB, Tensor("hours", shape=(3,))],
             ModelError,
@@ -185,7 +185,7 @@ def test_a_model_without_label_is_evaluated_only_as_an_autoencoder(tmp_path) -> 
         ([Numeric("age"), JOB, "hours"], ConfigError, "Numeric.'age'. needs statistics"),
         ([Numeric("age", scale="none", fill="mean"), JOB, "hours"], ConfigError, "Numeric.'age'. needs statistics"),
         ([AGE, AGE, JOB, "hours"], ConfigError, "inputs name the column 'age' twice"),
-        ([AGE, JOB, 3], ConfigError, "3 is no feature"),
+        ([AGE, JOB, 3], ConfigError, "3 is not a feature"),
         ([], ConfigError, "inputs=.. must be a list of features, or a prepared dataset"),
         ("hours", ConfigError, "inputs='hours' must be a list"),
         ([AGE, JOB, Image("hours", height=1, width=2)], ModelError, "'hours' has rows of shape .1, 2, 3."),

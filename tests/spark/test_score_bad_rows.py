@@ -172,7 +172,7 @@ def test_no_class_is_made_of_a_prediction_that_is_no_number(spark, tmp_path) -> 
 
 def test_a_column_of_another_type_is_refused_before_any_job_or_at_the_first_batch(rows, model_dir) -> None:
     for column, message in {
-        "string(x)": "column 'x': values of type string are no numbers",
+        "string(x)": "column 'x': values of type string are not numbers",
         "timestamp_seconds(x)": "column 'x' held numbers when it was fitted, and is timestamp",
         "array(x)": "column 'x': rows are arrays of more axes",
         "interval '1' day": "column 'x'",

@@ -142,7 +142,7 @@ def test_a_split_of_a_dataset_gives_what_its_raw_rows_give(spark, raw, dataset, 
 
 
 def test_a_dataset_that_encodes_otherwise_is_refused(spark, dataset, doubling, out) -> None:
-    with pytest.raises(SchemaError, match="the model's input 'x' is no feature of the dataset"):
+    with pytest.raises(SchemaError, match="the model's input 'x' is not a feature of the dataset"):
         sparkdl.score_parquet(spark, dataset.path, doubling, out, split="test")
 
 
@@ -199,7 +199,7 @@ def test_what_cannot_be_scored_is_refused_before_any_job(spark, doubling, tmp_pa
         ({"keep": ["y"]}, SchemaError, "keep: column 'y' is not in the input"),
         ({"keep": "x"}, ConfigError, "keep='x' must be a list"),
         ({"output_col": "word"}, SchemaError, "already has a column 'word'"),
-        ({"split": "test"}, ConfigError, "is no prepared dataset"),
+        ({"split": "test"}, ConfigError, "is not a prepared dataset"),
         ({"returns": "class"}, ModelError, "has no classes"),
     ):
         with pytest.raises(kind, match=message):
@@ -292,7 +292,7 @@ def test_what_was_scored_with_classes_of_ones_own_is_never_the_same(spark, tmp_p
     pq.write_table(pa.table({"x": [1.0]}), tmp_path / "x.parquet")
     arguments = (spark, str(tmp_path / "x.parquet"), str(tmp_path / "model"), out)
     assert sparkdl.score_parquet(*arguments, custom_objects={"Times": Times}) == 1
-    with pytest.raises(ConfigError, match="nothing tells whether of the same rows and code; .*if_exists='replace'"):
+    with pytest.raises(ConfigError, match="whether they are of the same rows and code; .*if_exists='replace'"):
         sparkdl.score_parquet(*arguments, custom_objects={"Times": Times})
     assert sparkdl.score_parquet(*arguments, custom_objects={"Times": Times}, if_exists="replace") == 1
 
@@ -345,7 +345,7 @@ def test_a_scored_dataframe_is_written_once_and_as_a_whole(spark, doubling, tmp_
     ]
     with pytest.raises(ConfigError, match="already holds predictions of another input, model, code or options"):
         write_scored(rows(on_error="raise"), metrics)
-    with pytest.raises(ConfigError, match="already holds predictions; nothing tells whether of the same rows"):
+    with pytest.raises(ConfigError, match="already holds predictions; it is not known whether they are of the same"):
         write_scored(rows(spark.createDataFrame([(1, 2.0)], "id long, x double")), metrics)
     assert write_scored(rows(on_error="raise"), metrics, if_exists="replace")
     assert spark.read.parquet(out).columns == ["id", "p"]

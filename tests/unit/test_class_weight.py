@@ -47,11 +47,11 @@ def test_a_class_is_named_or_counted(classes, given, weights) -> None:
 @pytest.mark.parametrize(
     ("labels", "given", "message"),
     [
-        ((label("a", "b"),), {"c": 1.0}, "names 'c', which is no class"),
+        ((label("a", "b"),), {"c": 1.0}, "names 'c', which is not a class"),
         ((label("apple", "pear"),), {"appel": 1.0}, "did you mean 'apple'"),
         ((label("a", "b"),), {2: 1.0}, "names 2"),
         ((label(3, 5),), {0: 1.0}, "names 0"),
-        ((label(1, 2),), {"1": 1.0}, "names '1', which is no class"),
+        ((label(1, 2),), {"1": 1.0}, "names '1', which is not a class"),
         (
             (label("1", "2", "3"),),
             {1: 20.0},

@@ -30,8 +30,8 @@ def test_overrides_reach_nested_keys_and_keep_the_rest(yaml_file: str) -> None:
     [
         ([], "give the job a YAML file"),
         (["nowhere.yaml"], "nowhere.yaml cannot be read"),
-        (["FILE", "epochs"], "'epochs' is no override"),
-        (["FILE", "x=[1"], "is no YAML value"),
+        (["FILE", "epochs"], "'epochs' is not an override"),
+        (["FILE", "x=[1"], "is not a YAML value"),
         (["FILE", "epochs.more=1"], "epochs holds 3, which has no keys"),
     ],
 )

@@ -131,7 +131,7 @@ def test_a_bad_reader_option_is_refused(options: dict, message: str) -> None:
         ({"features": "age"}, "must be a list"),
         ({"features": ["a", "a"]}, "named twice"),
         ({"features": ["a"], "label": ["b", "b"]}, "named twice in label"),
-        ({"features": [3]}, "3 is no feature"),
+        ({"features": [3]}, "3 is not a feature"),
         ({"features": ["a"], "lanes": 0}, "lanes=0"),
         ({"features": 5}, "features=5 must be a list"),
         ({"features": ["a"], "weight": 3}, "weight=3"),

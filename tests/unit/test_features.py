@@ -84,7 +84,7 @@ def test_a_value_beyond_float32_is_refused() -> None:
 
 @pytest.mark.parametrize("column", [pa.array(["7", None]), pa.array([b"7", None])])
 def test_a_fill_does_not_make_text_a_number(column: pa.Array) -> None:
-    with pytest.raises(SchemaError, match="are no numbers"):
+    with pytest.raises(SchemaError, match="are not numbers"):
         numeric_encoder(Numeric("x", fill=0), [pa.array([1.0, 2.0])]).encode(column)
 
 
@@ -148,7 +148,7 @@ def test_categories_of_another_type_than_fitted_are_refused() -> None:
     assert encoder.encode(pa.array([4, 5], pa.int16())).tolist() == [2, 0]
     with pytest.raises(SchemaError, match="was int64 when it was fitted and is string now"):
         encoder.encode(pa.array(["3"]))
-    with pytest.raises(SchemaError, match="are no categories"):
+    with pytest.raises(SchemaError, match="cannot be categories"):
         encoder.encode(pa.array([1.5]))
 
 
@@ -217,8 +217,8 @@ def test_a_flat_array_takes_the_declared_shape() -> None:
 @pytest.mark.parametrize(
     ("column", "problem"),
     [
-        (pa.array([datetime.date(2020, 1, 1)]), "date32.* are no sample weights; give numbers"),
-        (pa.array([datetime.datetime(2020, 1, 1)]), "timestamp.* are no sample weights; give numbers"),
+        (pa.array([datetime.date(2020, 1, 1)]), "date32.* are not sample weights; give numbers"),
+        (pa.array([datetime.datetime(2020, 1, 1)]), "timestamp.* are not sample weights; give numbers"),
         (pa.array([0.0, 1e-50]), "would become 0 as float32 .scale the weights. in 1 of 2 rows; row 1 is 1e-50"),
         (pa.array([1e39]), "not a finite number"),
     ],
@@ -325,7 +325,7 @@ def test_yaml_declares_features(mapping: object, feature: object) -> None:
             {"numeric": "x", "fill": "mode"},
             "fill='mode' must be one of mean, median, indicator, a finite number or None",
         ),
-        (7, "7 is no feature; use Numeric, Categorical, Text, Image, Tensor or a column's name"),
+        (7, "7 is not a feature; use Numeric, Categorical, Text, Image, Tensor or a column's name"),
     ],
 )
 def test_a_wrong_declaration_is_named(mapping: object, problem: str) -> None:
@@ -392,7 +392,7 @@ def test_whole_numbers_beyond_64_bits_are_no_categories() -> None:
 @pytest.mark.parametrize(
     ("column", "way_out"),
     [
-        (pa.array([{"a": 1}]), "select what is needed of it as columns of their own"),
+        (pa.array([{"a": 1}]), "select what is needed of it as separate columns"),
         (pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int8())), "select what is needed"),
         (pa.array(["a"]), "Categorical or Text"),
         (pa.array([b"a"]), "Image"),
@@ -402,7 +402,7 @@ def test_whole_numbers_beyond_64_bits_are_no_categories() -> None:
 )
 def test_a_type_that_is_no_number_is_named_with_the_way_out(column: pa.Array, way_out: str) -> None:
     for shape in ((), (1,)):
-        with pytest.raises(SchemaError, match=f"column 'x': values of type .* are no numbers; .*{way_out}"):
+        with pytest.raises(SchemaError, match=f"column 'x': values of type .* are not numbers; .*{way_out}"):
             to_numpy(column, name="x", shape=shape)
 
 
@@ -427,7 +427,7 @@ def test_columns_without_spark_come_as_they_are() -> None:
 )
 def test_what_is_no_category_is_refused_with_the_way_out(column: pa.Array, way_out: str) -> None:
     encoder = CategoricalEncoder.fit(Categorical("c"), [("a", 1)], is_label=False)
-    with pytest.raises(SchemaError, match=f"are no categories; {way_out}"):
+    with pytest.raises(SchemaError, match=f"cannot be categories; {way_out}"):
         encoder.encode(column)
 
 

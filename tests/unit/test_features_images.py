@@ -150,9 +150,9 @@ def test_a_wrong_declaration_is_refused(options: dict, problem: str) -> None:
     ],
 )
 def test_a_column_without_images_is_refused(column: pa.Array, way_out: str) -> None:
-    with pytest.raises(SchemaError, match=f"are no images; {way_out}"):
+    with pytest.raises(SchemaError, match=f"are not images; {way_out}"):
         ImageEncoder.fit(Image("x", height=6, width=9), column.type)
-    with pytest.raises(SchemaError, match=f"are no images; {way_out}"):
+    with pytest.raises(SchemaError, match=f"are not images; {way_out}"):
         encoder().encode(column)
 
 

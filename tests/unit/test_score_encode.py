@@ -99,12 +99,12 @@ def test_rows_that_are_all_bad_leave_zeros() -> None:
         (AGE, pa.string(), "strings need an encoder"),
         (AGE, pa.timestamp("us", "UTC"), "held numbers when it was fitted"),
         (JOB, pa.int64(), "was string when it was fitted and is int64 now"),
-        (JOB, pa.float64(), "no categories"),
-        (NOTE, pa.int32(), "no text"),
+        (JOB, pa.float64(), "cannot be categories"),
+        (NOTE, pa.int32(), "not text"),
         (GRID, pa.float32(), r"shape \(2,\) was expected, but values are float"),
         (GRID, pa.list_(pa.list_(pa.float32())), "arrays of more axes"),
         (COUNT, pa.list_(pa.int32()), "arrays of more axes"),
-        (FACE, pa.string(), "no images"),
+        (FACE, pa.string(), "not images"),
     ],
 )
 def test_a_column_of_a_wrong_type_is_an_error_without_rows_and_with(encoder, type_, message) -> None:

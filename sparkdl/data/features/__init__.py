@@ -1,6 +1,6 @@
-"""Features: declared once, encoded by the same code in prepare and in scoring.
+"""Declare features once, and encode them by the same code in prepare and in scoring.
 
-Imported on the driver, in Spark workers and in ranks; needs numpy and pyarrow alone.
+Imported on the driver, in Spark workers and in ranks; imports only numpy and pyarrow.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
     "encoder_from_json",
 ]
 
-# By kind: what users declare, and the encoder fitted from it.
+# By kind: the class that users declare, and the class of the encoder fitted from it.
 _KINDS: dict[str, tuple[Any, Any]] = {
     "numeric": (Numeric, NumericEncoder),
     "categorical": (Categorical, CategoricalEncoder),
@@ -40,7 +40,7 @@ _KINDS: dict[str, tuple[Any, Any]] = {
 
 
 def as_feature(declared: object) -> Feature:
-    """A feature from itself, from a bare column name (a `Tensor`), or from a YAML mapping `{numeric: age, fill: mean}`.
+    """Return a feature as it is, or make one of a column name (`Tensor`) or a mapping `{numeric: age, fill: mean}`.
 
     Raises ConfigError for anything else, with the near miss of a misspelt kind or option.
     """
@@ -51,7 +51,7 @@ def as_feature(declared: object) -> Feature:
     if isinstance(declared, Mapping):
         return _from_mapping(dict(declared))
     kinds = ", ".join(kind.capitalize() for kind in _KINDS)
-    raise ConfigError(f"{shown(declared)} is no feature; use {kinds} or a column's name")
+    raise ConfigError(f"{shown(declared)} is not a feature; use {kinds} or a column's name")
 
 
 def _from_mapping(options: dict[str, Any]) -> Feature:
@@ -77,7 +77,7 @@ def _from_mapping(options: dict[str, Any]) -> Feature:
 
 
 def encoder_from_json(content: dict[str, Any]) -> Encoder:
-    """The encoder that a manifest or a signature describes."""
+    """Make the encoder that a manifest or a signature describes."""
     kind = content.get("kind")
     if kind not in _KINDS:
         raise DatasetError(f"encoder of kind {shown(kind)} is not known to this version of sparkdl; update it")

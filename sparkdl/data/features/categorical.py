@@ -1,4 +1,4 @@
-"""Categories as whole numbers, from a vocabulary of the train split.
+"""Encode categories as whole numbers, by a vocabulary of the train split.
 
 Declared on the driver, fitted over the train split in Spark, encoded in Spark workers.
 """
@@ -25,9 +25,9 @@ __all__ = ["Categorical", "CategoricalEncoder", "as_categories", "most_frequent"
 @named_options
 @dataclass(frozen=True, slots=True)
 class Categorical:
-    """A column of strings, whole numbers or booleans as int32: 1 is the most frequent value, 0 is out of vocabulary.
+    """Declare strings, whole numbers or booleans, encoded as int32: 1 is the most frequent, 0 is out of vocabulary.
 
-    As a label: 0 … classes - 1 in sorted order, no out-of-vocabulary slot; a value unseen in train is an error.
+    A label's codes are 0 … classes - 1 in sorted order, no out-of-vocabulary slot; a value unseen in train is an error.
     Raises ConfigError for a size below 1.
     """
 
@@ -38,7 +38,7 @@ class Categorical:
     """Keep at most this many values, the most frequent; ties go to the smaller value. None keeps all."""
 
     min_count: int = 1
-    """Keep values that come at least this often in the train split."""
+    """Keep values that the train split has at least this often."""
 
     def __post_init__(self) -> None:
         if self.max_size is not None:
@@ -51,10 +51,10 @@ class Categorical:
 
 
 def as_categories(column: pa.Array, *, name: str) -> pa.Array:
-    """The column as strings or int64, the two types of categories. Raises SchemaError for other types and nulls."""
+    """Return a column as strings or int64, the types of categories. Raises SchemaError for other types and nulls."""
     type_, types = column.type, pa.types
     if types.is_integer(type_) or types.is_boolean(type_):
-        check_no_nulls(name, column, "give missing values a category of their own, or drop such rows")
+        check_no_nulls(name, column, "give missing values a separate category, or drop such rows")
         try:
             return column.cast(pa.int64())
         except pa.ArrowInvalid as error:
@@ -66,13 +66,13 @@ def as_categories(column: pa.Array, *, name: str) -> pa.Array:
             way_out = "cast them to strings or whole numbers, or take them as Numeric"
         else:
             way_out = "use strings or whole numbers"
-        raise SchemaError(f"column {name!r}: values of type {type_!s:.80} are no categories; {way_out}")
-    check_no_nulls(name, column, "give missing values a category of their own, or drop such rows")
+        raise SchemaError(f"column {name!r}: values of type {type_!s:.80} cannot be categories; {way_out}")
+    check_no_nulls(name, column, "give missing values a separate category, or drop such rows")
     return column
 
 
 def most_frequent(name: str, counted: Sequence[tuple[Any, int]], *, max_size: int | None, min_count: int) -> list[Any]:
-    """The values of these (value, count) pairs by frequency, ties by value. Raises SchemaError where none is left."""
+    """Sort the values of (value, count) pairs by frequency, ties by value. Raises SchemaError if all are too rare."""
     kept = [(value, count) for value, count in counted if count >= min_count]
     if not kept:
         raise SchemaError(f"column {name!r}: no value comes {min_count} times in the train split; lower min_count")
@@ -81,11 +81,11 @@ def most_frequent(name: str, counted: Sequence[tuple[Any, int]], *, max_size: in
 
 @dataclass(frozen=True)
 class CategoricalEncoder:
-    """A fitted `Categorical`.
+    """Encode a column by the vocabulary of a fitted `Categorical`.
 
     Attributes:
         vocabulary: the known values in the order of their codes.
-        is_label: codes start at 0 and an unknown value is an error; else they start at 1 and unknown is 0.
+        is_label: codes start at 0 and an unknown value is an error; else codes start at 1 and an unknown value is 0.
     """
 
     name: str
@@ -96,7 +96,7 @@ class CategoricalEncoder:
     def fit(
         cls, feature: Categorical, counted: Sequence[tuple[str | int, int]], *, is_label: bool
     ) -> CategoricalEncoder:
-        """The encoder for these (value, count) pairs of the train split.
+        """Fit an encoder to (value, count) pairs of the train split.
 
         Raises SchemaError for a label with a single class.
         """
@@ -157,5 +157,5 @@ class CategoricalEncoder:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> CategoricalEncoder:
-        """The encoder that `to_json` described."""
+        """Make the encoder that `to_json` described."""
         return cls(content["name"], tuple(content["vocabulary"]), content["is_label"])

@@ -1,4 +1,4 @@
-"""What the type of an Arrow column says: arrays or not, numbers or not, and what the numbers count.
+"""Read from the type of an Arrow column whether its rows are arrays, whether they are numbers, and of what unit.
 
 Used on the driver, in Spark workers and beside the model.
 """
@@ -11,37 +11,37 @@ from sparkdl.errors import SchemaError
 
 __all__ = ["check_numbers", "check_unit", "holds_decimals", "is_list", "is_nested", "is_vector", "unit_of"]
 
-# What Spark's ML vectors look like in Arrow (pyspark.ml.linalg.VectorUDT.sqlType).
+# The fields of Spark's ML vectors in Arrow (pyspark.ml.linalg.VectorUDT.sqlType).
 _VECTOR_FIELDS = {"type", "size", "indices", "values"}
 
 
 def is_list(type_: pa.DataType) -> bool:
-    """Whether rows are arrays, of any length or of one."""
+    """Tell whether rows are arrays, of varying or of fixed length."""
     return pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
 
 
 def is_vector(type_: pa.DataType) -> bool:
-    """Whether rows are ML vectors."""
+    """Tell whether rows are ML vectors."""
     return pa.types.is_struct(type_) and {f.name for f in type_} == _VECTOR_FIELDS
 
 
 def is_nested(type_: pa.DataType) -> bool:
-    """Whether the rows of a column of this type are lists or ML vectors."""
+    """Tell whether rows are arrays or ML vectors."""
     return is_list(type_) or is_vector(type_)
 
 
 def holds_decimals(type_: pa.DataType) -> bool:
-    """Whether rows are decimals, or (nested) arrays of them."""
+    """Tell whether rows are decimals, or (nested) arrays of decimals."""
     while is_list(type_):
         type_ = type_.value_type
     return bool(pa.types.is_decimal(type_))
 
 
 def unit_of(type_: pa.DataType) -> str:
-    """What the numbers of a column of this type count: "number", "days" of dates, "seconds" of timestamps.
+    """Return the unit of the numbers of a column: "number", "days" of dates, "seconds" of timestamps.
 
-    Timestamps without a time zone are "local seconds": pandas UDFs get Spark's moments as the clock of the session's
-    zone, and would be hours off where they passed for UTC.
+    Timestamps without a time zone are "local seconds": pandas UDFs get Spark's timestamps as local times of the
+    session's zone, which would be hours off if they passed for UTC.
     """
     while is_list(type_):
         type_ = type_.value_type
@@ -51,7 +51,7 @@ def unit_of(type_: pa.DataType) -> str:
 
 
 def check_unit(name: str, type_: pa.DataType, unit: str) -> None:
-    """Raise SchemaError if a column counts something else than the one that its encoder was fitted on."""
+    """Raise SchemaError if a column's unit is not that of the column that its encoder was fitted on."""
     if not pa.types.is_null(type_) and unit_of(type_) != unit:
         fitted = {
             "number": "numbers",
@@ -77,7 +77,7 @@ def check_numbers(type_: pa.DataType, name: str) -> None:
     elif types.is_binary(type_) or types.is_large_binary(type_):
         way_out = "encoded images need the encoder Image, other bytes must be made numbers before"
     elif types.is_struct(type_) or types.is_map(type_):
-        way_out = "select what is needed of it as columns of their own (df.select('column.part'))"
+        way_out = "select what is needed of it as separate columns (df.select('column.part'))"
     else:
         way_out = "cast it to a number before"
-    raise SchemaError(f"column {name!r}: values of type {type_!s:.80} are no numbers; {way_out}")
+    raise SchemaError(f"column {name!r}: values of type {type_!s:.80} are not numbers; {way_out}")

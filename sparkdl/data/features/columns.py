@@ -1,6 +1,6 @@
 """Convert Arrow columns to dense numpy arrays and back, without a Python object per row.
 
-Runs in Spark workers (prepare, score) and on the driver (`predict`); knows shapes and dtypes, nothing of features.
+Runs in Spark workers (prepare, score) and on the driver (`predict`); this module knows shapes and dtypes, not features.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ __all__ = [
 # `type` of an ML vector: 0 is sparse, 1 is dense.
 _SPARSE = 0
 
-# Spark has no unsigned and no half types: the next wider type that holds every value.
+# Spark has no unsigned and no half types: use the next wider type that holds every value.
 _WIDER = {"uint8": "int16", "uint16": "int32", "uint32": "int64", "float16": "float32"}
 
 
 def as_array(column: Any) -> pa.Array:
-    """An Arrow array, a chunked or dictionary-encoded one, numpy, pandas or a sequence of values as one Arrow array.
+    """Make one Arrow array of an array (plain, chunked, dictionary-encoded), numpy, pandas or a sequence of values.
 
-    What is masked in a numpy array, None, and pandas' NA and NaT are nulls. Raises SchemaError for values that no
-    Arrow type holds together.
+    Masked elements of a numpy array, None, and pandas' NA and NaT become nulls. Raises SchemaError for values that do
+    not fit one Arrow type.
     """
     if isinstance(column, pa.ChunkedArray):
         if pa.types.is_dictionary(column.type):
@@ -52,7 +52,7 @@ def as_array(column: Any) -> pa.Array:
     if isinstance(column, pa.Array):
         return column
     try:
-        # A pandas Series says by itself that its NaN is a null; a NaN in a list stays one.
+        # pyarrow makes a null of NaN in a pandas Series; a NaN in a list stays NaN.
         of_objects = isinstance(column, (list, tuple)) or getattr(column, "dtype", None) == np.dtype(object)
         if isinstance(column, np.ndarray):
             made = to_arrow(column)
@@ -69,7 +69,7 @@ def as_array(column: Any) -> pa.Array:
 
 
 def _check_zones(values: Any) -> None:
-    """Raise SchemaError for moments of which some have a time zone: Arrow would take the others for UTC."""
+    """Raise SchemaError if only some datetimes have a time zone: Arrow would take the others for UTC."""
     has_zone = [value.tzinfo is not None for value in values if isinstance(value, datetime)]
     if any(has_zone) and not all(has_zone):
         raise SchemaError(
@@ -79,19 +79,19 @@ def _check_zones(values: Any) -> None:
 
 
 def _without_masks(values: Any) -> Any:
-    """The same values of any type, with None for masked ones and pandas' NA and NaT; Arrow passes over such masks."""
+    """Replace masked values and pandas' NA and NaT by None, in values of any type: pyarrow ignores such masks."""
     import pandas as pd
 
     if not any(isinstance(value, np.ma.MaskedArray) or value is pd.NA or value is pd.NaT for value in values):
         return values
     masked: Any = np.ma.MaskedArray  # its methods have no types
-    # A masked value that was taken out of its array is an array without axes, whose list is None.
+    # A masked value that was taken out of its array is an array without axes, whose `tolist` is None.
     plain = [value.tolist() if isinstance(value, masked) else value for value in values]
     return [None if value is pd.NA or value is pd.NaT else value for value in plain]
 
 
 def first_bad(name: str, column: pa.Array, bad: np.ndarray, problem: str) -> SchemaError:
-    """The error for a column with bad rows: names the column, how many, and the first of them.
+    """Build the error for a column with bad rows: it names the column, the number of such rows, and the first one.
 
     `bad`: bool, shape ``(rows,)``, with at least one True.
     """
@@ -100,7 +100,7 @@ def first_bad(name: str, column: pa.Array, bad: np.ndarray, problem: str) -> Sch
 
 
 def bad_rows(name: str, column: pa.Array, problems: Mapping[int, str]) -> SchemaError:
-    """The same for rows that each have a problem of their own; there is at least one."""
+    """Build the error for a column from the problem of each bad row; `problems` holds at least one."""
     row = min(problems)
     message = (
         f"column {name!r}: {problems[row]} in {len(problems)} of {len(column)} rows; row {row} is "
@@ -117,7 +117,7 @@ def check_no_nulls(name: str, column: pa.Array, way_out: str) -> None:
 
 
 def check_utf8(name: str, column: pa.Array) -> None:
-    """Raise SchemaError if text is not UTF-8: Spark's JVM replaces such bytes by others, so no word of it is found."""
+    """Raise SchemaError if text is not UTF-8: Spark's JVM replaces such bytes, so none of its words would be found."""
     try:
         column.validate(full=True)
     except pa.ArrowInvalid as error:
@@ -130,12 +130,12 @@ def check_utf8(name: str, column: pa.Array) -> None:
 
 
 def any_in_row(bad: np.ndarray, *, rows: int) -> np.ndarray:
-    """Whether any element of a row is bad: bool, shape ``(rows,)``, for elements of any shape in row order."""
+    """Tell for each row whether any element is bad: bool, shape ``(rows,)``; `bad` has any shape, in row order."""
     return bad.reshape(rows, bad.size // rows if rows else 0).any(axis=1)
 
 
 def infer_shape(column: pa.Array, *, name: str) -> tuple[int, ...]:
-    """The shape of one row, taken from the first row: () for scalars, (3,) for arrays of length 3."""
+    """Return the shape of one row, taken from the first row: () for scalars, (3,) for arrays of length 3."""
     column = column[:1]
     if is_vector(column.type):
         row = column[0].as_py()
@@ -152,12 +152,12 @@ def infer_shape(column: pa.Array, *, name: str) -> tuple[int, ...]:
 
 
 def to_numpy(column: pa.Array, *, name: str, shape: tuple[int, ...], missing: bool = False) -> np.ndarray:
-    """The column as a dense array of its own dtype, shape ``(rows, *shape)``; it may share read-only memory with it.
+    """Convert a column to a dense array of its dtype, shape ``(rows, *shape)``, which may share its memory, read-only.
 
-    Scalars, decimals (float64), dates (int32, days since 1970-01-01), timestamps (float64, seconds since 1970-01-01
-    UTC), (nested) lists of them and ML vectors, dense and sparse. With `missing`, nulls at any depth are NaN and values
-    beside them float64. Raises SchemaError for nulls without it, for rows of another shape (with one such row) and for
-    types that are no numbers.
+    Takes scalars, decimals (float64), dates (int32, days since 1970-01-01), timestamps (float64, seconds since
+    1970-01-01 UTC), (nested) lists of these and ML vectors, dense and sparse. With `missing`, nulls at any depth are
+    NaN and values beside them float64. Raises SchemaError for nulls without `missing`, for rows of another shape (with
+    one such row) and for types that are not numbers.
     """
     check_numbers(column.type, name)
     if missing and pa.types.is_null(column.type):
@@ -187,7 +187,7 @@ def to_numpy(column: pa.Array, *, name: str, shape: tuple[int, ...], missing: bo
 
 
 def _lengths(column: pa.Array) -> np.ndarray:
-    """The length of each list; a null list has length -1. int64, shape ``(len(column),)``."""
+    """Return the length of each list, -1 for a null list: int64, shape ``(len(column),)``."""
     if pa.types.is_fixed_size_list(column.type):
         lengths = np.full(len(column), column.type.list_size, dtype=np.int64)
         lengths[column.is_null().to_numpy(zero_copy_only=False)] = -1
@@ -196,25 +196,25 @@ def _lengths(column: pa.Array) -> np.ndarray:
 
 
 def _spread(values: pa.Array, present: np.ndarray) -> pa.Array:
-    """The values at the places that are present, null at the others. `present`: bool, with `len(values)` True."""
+    """Put the values where `present` is True, and null elsewhere. `present`: bool, with `len(values)` True."""
     if present.all():
         return values
-    places = np.cumsum(present) - 1
-    return values.take(pa.array(places, mask=~present))
+    indices = np.cumsum(present) - 1
+    return values.take(pa.array(indices, mask=~present))
 
 
 def _numbers(values: pa.Array) -> np.ndarray:
-    """Scalars that `check_numbers` lets pass as int, float or bool; a null is NaN, and the others float64 then."""
+    """Convert scalars that `check_numbers` accepts to int, float or bool, or to float64 with NaN if one is null."""
     type_ = values.type
     if pa.types.is_null(type_):
         values = values.cast(pa.float64())
     elif pa.types.is_decimal(type_):
-        # By way of text, which is rounded once; the direct cast is off by an ulp in a fifth of all values.
+        # Through text, which is rounded once; the direct cast is off by an ulp in a fifth of all values.
         values = values.cast(pa.string()).cast(pa.float64())
     elif pa.types.is_date(type_):
         values = values.cast(pa.date32()).cast(pa.int32())
     elif pa.types.is_timestamp(type_):
-        # Spark counts microseconds; what pandas counts finer is cut off, so that both give the same seconds.
+        # Spark counts microseconds; pandas' nanoseconds are cut off, so that both give the same seconds.
         whole = values.cast(pa.timestamp("us", type_.tz), safe=type_.unit != "ns").cast(pa.int64())
         values = pc.divide(pc.cast(whole, pa.float64(), safe=False), 1e6)
     if values.null_count:
@@ -223,7 +223,7 @@ def _numbers(values: pa.Array) -> np.ndarray:
 
 
 def _vectors(column: pa.Array, *, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Dense and sparse ML vectors as float64, shape ``(rows, size)``; a null one is NaN throughout."""
+    """Convert dense and sparse ML vectors to float64, shape ``(rows, size)``; a null vector is NaN throughout."""
     if len(shape) != 1:
         raise SchemaError(f"column {name!r}: ML vectors have one axis, the declared shape is {shape}")
     parts = {field.name: part for field, part in zip(column.type, column.flatten(), strict=True)}
@@ -250,7 +250,7 @@ def _vectors(column: pa.Array, *, name: str, shape: tuple[int, ...]) -> np.ndarr
 
 
 def arrow_type(dtype: np.dtype, shape: tuple[int, ...]) -> pa.DataType:
-    """The Arrow type, readable by Spark, of values of this dtype and shape: nested lists for axes."""
+    """Return the Arrow type, readable by Spark, of values of this dtype and shape: nested lists for axes."""
     type_ = pa.from_numpy_dtype(np.dtype(_WIDER.get(dtype.name, dtype.name)))
     for _ in shape:
         type_ = pa.list_(type_)
@@ -258,9 +258,9 @@ def arrow_type(dtype: np.dtype, shape: tuple[int, ...]) -> pa.DataType:
 
 
 def to_arrow(array: np.ndarray) -> pa.Array:
-    """An array of shape ``(rows, *shape)`` as an Arrow column of (nested lists of) numbers Spark can read.
+    """Convert an array of shape ``(rows, *shape)`` to an Arrow column of (nested lists of) numbers that Spark can read.
 
-    What is masked is null.
+    Masked elements become nulls.
     """
     wider = _WIDER.get(array.dtype.name)
     flat = np.ascontiguousarray(array if wider is None else array.astype(wider)).reshape(-1)

@@ -1,4 +1,4 @@
-"""What a feature and its encoder are, for prepare and for scoring alike.
+"""Define the interfaces of features and encoders, which prepare and scoring share.
 
 A feature is declared on the driver; the encoder fitted from it runs in Spark workers and beside the model.
 """
@@ -17,11 +17,11 @@ __all__ = ["BytesEncoder", "Encoder", "Feature", "check_whole"]
 
 @runtime_checkable
 class Feature(Protocol):
-    """A declared input or label: the column's name and how it is encoded."""
+    """Declare an input or a label: the column's name, and how the column is encoded."""
 
     @property
     def name(self) -> str:
-        """The column, and the model's input."""
+        """The name of the column, and of the model's input."""
 
     @property
     def kind(self) -> str:
@@ -29,11 +29,11 @@ class Feature(Protocol):
 
 
 class Encoder(Protocol):
-    """A fitted feature: what it learnt from the train split, and the one way to encode a column."""
+    """Encode a column by what a feature learnt from the train split; all code encodes by this interface."""
 
     @property
     def name(self) -> str:
-        """The column, and the model's input."""
+        """The name of the column, and of the model's input."""
 
     @property
     def dtype(self) -> np.dtype:
@@ -45,24 +45,24 @@ class Encoder(Protocol):
 
     @property
     def stored(self) -> Literal["values", "bytes"]:
-        """What a dataset stores of a row: the encoded values, or bytes that `encode` makes values of in the feed."""
+        """The form in which a dataset stores a row: encoded values, or bytes that the feed gives to `encode`."""
 
     def encode(self, column: pa.Array) -> np.ndarray:
-        """Encode raw values: `dtype`, shape ``(rows, *shape)``. Raises SchemaError naming column and row.
+        """Encode raw values: `dtype`, shape ``(rows, *shape)``. Raises SchemaError that names column and row.
 
         The result depends on the values alone: slices, chunked, large, dictionary-encoded arrays and Python sequences
         give the same bits.
         """
 
     def to_json(self) -> dict[str, Any]:
-        """All that `from_json` needs to make the same encoder again."""
+        """Return all that `from_json` needs to make the same encoder again."""
 
 
 class BytesEncoder(Encoder, Protocol):
-    """An encoder whose rows may be stored as bytes of any length."""
+    """Encode a column whose rows may be stored as bytes of any length."""
 
     def to_bytes(self, column: pa.Array) -> pa.Array:
-        """What is stored of raw values: binary, null where a fill stands for a row. `encode` takes it like them."""
+        """Return the bytes stored for raw values: binary, null where a fill stands for a row. `encode` takes both."""
 
 
 def check_whole(declared: str, option: str, value: object, *, least: int) -> None:

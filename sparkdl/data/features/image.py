@@ -1,4 +1,4 @@
-"""Images as arrays of bytes.
+"""Encode images as arrays of bytes.
 
 Declared on the driver; decoded in Spark workers by prepare, in the feed where the encoded bytes are stored, and beside
 the model.
@@ -27,20 +27,21 @@ STORES = ("pixels", "encoded")
 @named_options
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A column of images as uint8 of shape (height, width, channels), grey or red, green, blue.
+    """Declare images that become uint8 of shape (height, width, channels), grey or red, green, blue.
 
-    Taken are encoded bytes (PNG, JPEG, GIF, BMP, TIFF, WebP, PPM), such as `content` of Spark's `binaryFile` source,
-    and the struct of its `image` source. An image of another size is resized (Pillow's bilinear filter), one of the
-    right size is not touched. Transparency is dropped, 9 to 16 bits keep their upper 8 and more are no image, of an
-    animation the first frame counts. The orientation that cameras write into EXIF is not applied, as in TensorFlow,
-    Keras and Spark: turn such images before. Raises ConfigError for a wrong size, `store` or `fill`.
+    The column holds encoded bytes (PNG, JPEG, GIF, BMP, TIFF, WebP, PPM), such as `content` of Spark's `binaryFile`
+    source, or the struct of Spark's `image` source. An image of another size is resized (Pillow's bilinear filter), one
+    of the right size is not touched. Transparency is dropped. Channels of 9 to 16 bits keep their upper 8; an image of
+    more bits counts as undecodable. Of an animation, the first frame counts. The orientation that cameras write into
+    EXIF is not applied, as in TensorFlow, Keras and Spark: turn such images before. Raises ConfigError for a wrong
+    size, `store` or `fill`.
     """
 
     name: str
     _: KW_ONLY
 
     height: int
-    """Pixels of a row of the result from top to bottom."""
+    """Pixels of the result from top to bottom."""
 
     width: int
     """Pixels from left to right."""
@@ -49,8 +50,8 @@ class Image:
     """3: red, green, blue. 1: grey (ITU-R 601 luma)."""
 
     store: str = "pixels"
-    """What the dataset holds: "pixels" are read fastest; "encoded" keeps each image's own bytes, a tenth of the space
-    for photographs, and decodes them in the feed in every epoch."""
+    """The form in which the dataset holds images: "pixels" are read fastest; "encoded" keeps each image's own bytes, a
+    tenth of the space for photographs, which the feed decodes in every epoch."""
 
     fill: int | None = None
     """0 to 255: the value of all pixels of an image that is null or cannot be decoded. None: such a row is an error."""
@@ -75,7 +76,10 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class ImageEncoder:
-    """An `Image`, which learns nothing from the data. Its methods may be called from several threads at once."""
+    """Encode images as an `Image` declares, without learning from data.
+
+    All methods may be called from several threads at once.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -84,7 +88,7 @@ class ImageEncoder:
 
     @classmethod
     def fit(cls, feature: Image, type_: pa.DataType) -> ImageEncoder:
-        """The encoder for a column of this type. Raises SchemaError if it holds no images."""
+        """Make the encoder for a column of this type. Raises SchemaError for a type that does not hold images."""
         _check_images(type_, feature.name)
         return cls(feature.name, (feature.height, feature.width, feature.channels), feature.store, feature.fill)
 
@@ -110,7 +114,7 @@ class ImageEncoder:
         return pixels
 
     def to_bytes(self, column: pa.Array) -> pa.Array:
-        """What a dataset stores of these rows with `store="encoded"`: binary, null for an image that `fill` stands for.
+        """Return the bytes stored with `store="encoded"`: binary, null for an image that `fill` stands for.
 
         Encoded bytes stay as they are, a Spark image struct becomes PNG; `encode` gives the same pixels for the result
         as for `column`. Raises SchemaError as `encode` does.
@@ -133,21 +137,21 @@ class ImageEncoder:
         return contents.take(pa.array(np.arange(len(column)), mask=missing))
 
     def _each(self, column: pa.Array, action: Callable[[int, Any], None]) -> np.ndarray:
-        """Call `action(row, image)` for every image; True where `fill` stands for it, shape ``(rows,)``.
+        """Call `action(row, image)` for every image; return True where `fill` stands for one, bool, shape ``(rows,)``.
 
-        Raises SchemaError for a null or undecodable image where there is no fill.
+        Raises SchemaError for a null or undecodable image if `fill` is None.
         """
         _check_images(column.type, self.name)
         if self.fill is None:
             check_no_nulls(self.name, column, "Image(fill=…), or drop such rows")
         undecodable: dict[int, str] = {}
-        # Row by row: all rows as Python objects at once would be a second copy of a batch of photographs.
+        # Row by row: all rows as Python objects at once would be a second copy of the batch.
         for row, scalar in enumerate(column):
             if scalar.is_valid:
                 try:
                     action(row, scalar.as_py())
                 except Undecodable as error:
-                    undecodable[row] = f"image cannot be decoded ({error}; Image(fill=…) puts a plain one there)"
+                    undecodable[row] = f"image cannot be decoded ({error}; Image(fill=…) puts a uniform image there)"
         if self.fill is None and undecodable:
             raise bad_rows(self.name, column, undecodable)
         missing: np.ndarray = column.is_null().to_numpy(zero_copy_only=False).copy()
@@ -165,7 +169,7 @@ class ImageEncoder:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> ImageEncoder:
-        """The encoder that `to_json` described."""
+        """Make the encoder that `to_json` described."""
         return cls(content["name"], tuple(content["shape"]), content["store"], content["fill"])
 
 
@@ -178,5 +182,5 @@ def _check_images(type_: pa.DataType, name: str) -> None:
         return
     way_out = "take its pixels as Tensor" if types.is_list(type_) else "give the encoded bytes or Spark's image struct"
     if types.is_struct(type_):
-        way_out = "select the encoded bytes of it as a column (df.select('image.content'))"
-    raise SchemaError(f"column {name!r}: values of type {type_!s:.80} are no images; {way_out}")
+        way_out = "select its encoded bytes as a column (df.select('image.content'))"
+    raise SchemaError(f"column {name!r}: values of type {type_!s:.80} are not images; {way_out}")

@@ -1,6 +1,6 @@
-"""Statistics of number columns that merge: count, mean, squared deviations and extremes, per element of the last axis.
+"""Compute and merge count, mean, squared deviations and extremes of number columns, per element of the last axis.
 
-Computed in Spark workers, one small state a task, and merged on the driver.
+Spark workers compute one small state a task, the driver merges them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ __all__ = ["Moments", "checked_numbers", "per_last_axis"]
 def checked_numbers(
     column: pa.Array, *, name: str, shape: tuple[int, ...], unit: str, missing_allowed: bool
 ) -> np.ndarray:
-    """Values as float64, shape ``(rows, *shape)``; null and NaN are NaN.
+    """Return a column's values as float64, shape ``(rows, *shape)``; null and NaN are NaN.
 
-    Raises SchemaError for infinite values, for missing ones unless they are allowed, and for another unit.
+    Raises SchemaError for infinite values, for missing values unless `missing_allowed`, and for another unit.
     """
     check_unit(name, column.type, unit)
     numbers = to_numpy(column, name=name, shape=shape, missing=missing_allowed)
@@ -38,13 +38,13 @@ def checked_numbers(
 
 
 def per_last_axis(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Values of shape ``(rows, *shape)`` as ``(all others, last axis)``; scalars have a last axis of one."""
+    """Reshape values of shape ``(rows, *shape)`` to ``(all others, last axis)``; scalars have a last axis of one."""
     return values.reshape(-1, shape[-1] if shape else 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Statistics of the values that are not missing; each array has the shape ``(last axis,)``, one for scalars.
+    """Hold statistics of the values that are not missing; each array has the shape ``(last axis,)``, one for scalars.
 
     Merging follows Chan, Golub and LeVeque (1979), which stays accurate where summing squares cancels.
     """
@@ -59,7 +59,7 @@ class Moments:
     @classmethod
     @np.errstate(over="ignore", invalid="ignore")
     def of(cls, values: np.ndarray, shape: tuple[int, ...]) -> Moments:
-        """The moments of one batch of `checked_numbers`; NaN is left out. What overflows is refused by `fit`."""
+        """Compute the moments of one batch of `checked_numbers`, without NaN. `fit` refuses moments that overflowed."""
         matrix = per_last_axis(values, shape)
         missing = np.isnan(matrix)
         count = len(matrix) - missing.sum(axis=0)
@@ -71,7 +71,7 @@ class Moments:
 
     @np.errstate(over="ignore", invalid="ignore")
     def merge(self, other: Moments) -> Moments:
-        """The moments of both batches together."""
+        """Return the moments of both batches together."""
         count = self.count + other.count
         share = other.count / np.maximum(count, 1)
         delta = other.mean - self.mean

@@ -1,4 +1,4 @@
-"""Numbers, scaled by what the train split looks like.
+"""Encode numbers, scaled by statistics of the train split.
 
 Declared on the driver, fitted over the train split in Spark, encoded in Spark workers.
 """
@@ -26,11 +26,11 @@ FILLS = ("mean", "median", "indicator")
 @named_options
 @dataclass(frozen=True, slots=True)
 class Numeric:
-    """A number, or an array of numbers scaled per last axis. The model's input is float32.
+    """Declare a number, or an array of numbers scaled per last axis; the model's input is float32.
 
-    Whole numbers, fractions, decimals, booleans, dates (days since 1970-01-01), timestamps (seconds since 1970-01-01
-    UTC), (nested) arrays of them and ML vectors. Infinite values are an error.
-    Raises ConfigError for an unknown `scale` or `fill`.
+    Takes whole numbers, fractions, decimals, booleans, dates (days since 1970-01-01), timestamps (seconds since
+    1970-01-01 UTC), (nested) arrays of these and ML vectors. Infinite values are an error. Raises ConfigError for an
+    unknown `scale` or `fill`.
     """
 
     name: str
@@ -42,8 +42,8 @@ class Numeric:
 
     fill: str | float | None = None
     """For null and NaN: "mean" or "median" of the train split (in arrays per last axis), a constant in the column's own
-    units, or None (an error). "indicator", for scalars: the input is float32 (2,), the number with the mean for missing
-    ones, and 1.0 where it was missing."""
+    units, or None (an error). "indicator", for scalars: the input is float32 (2,), the number, or the mean where it is
+    missing, and 1.0 where it is missing."""
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
@@ -62,14 +62,14 @@ class Numeric:
 
 @dataclass(frozen=True, slots=True)
 class NumericEncoder:
-    """A fitted `Numeric`: `(x - offset) / divisor` in float64, then float32. Shape is the column's own.
+    """Encode a column as a fitted `Numeric`: `(x - offset) / divisor` in float64, then float32, in the column's shape.
 
     Attributes:
-        mean, std, low, high: of the train split's values, missing ones left out; one per element of the last axis (a
-            float for scalars).
-        fill: what stands for a missing value, before it is scaled; one per element of the last axis, or one for all.
+        mean, std, low, high: statistics of the train split's values that are not missing; one per element of the last
+            axis (a float for scalars).
+        fill: the value that stands for a missing one, before scaling; one per element of the last axis, or one for all.
         indicator: the shape is (2,): the number, and whether it was missing.
-        unit: what the column counts, as in `column_types.unit_of`; another one is refused.
+        unit: of the column, as in `column_types.unit_of`; a column of another unit is refused.
     """
 
     name: str
@@ -87,10 +87,10 @@ class NumericEncoder:
     def fit(
         cls, feature: Numeric, moments: Moments, *, median: np.ndarray | None = None, unit: str = "number"
     ) -> NumericEncoder:
-        """The encoder that these moments of the train split give.
+        """Fit an encoder to moments of the train split.
 
         Args:
-            feature: what was declared.
+            feature: the declaration.
             moments: of the train split.
             median: per element of the last axis, shape ``(last axis,)``; needed for `fill="median"`.
             unit: of the column.
@@ -155,7 +155,7 @@ class NumericEncoder:
         return scaled
 
     def _narrow(self, values: np.ndarray, column: pa.Array) -> np.ndarray:
-        """The values as float32. Raises SchemaError for one beyond its range."""
+        """Return the values as float32. Raises SchemaError for a value beyond the range of float32."""
         with np.errstate(over="ignore"):
             encoded = values.astype(np.float32)
         bad = np.isinf(encoded)
@@ -180,7 +180,7 @@ class NumericEncoder:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> NumericEncoder:
-        """The encoder that `to_json` described."""
+        """Make the encoder that `to_json` described."""
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items() if k != "kind"}
         return cls(**fields)
 

@@ -1,4 +1,4 @@
-"""Decode one image to pixels: encoded bytes, or a row of Spark's own image columns.
+"""Decode one image to pixels, from encoded bytes or a row of Spark's image columns.
 
 Runs in Spark workers, beside the model and, for datasets that store encoded images, in the feed's threads; Pillow is
 imported when the first image comes.
@@ -28,7 +28,7 @@ _CHANNELS_OF_MODE = {0: 1, 16: 3, 24: 4}  # CV_8UC1, CV_8UC3, CV_8UC4
 # Only formats of pictures that Pillow decodes by itself: its EPS reader, for one, starts another program.
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 
-# All that Pillow's decoders raise on damaged bytes, its limit of pixels aside, which is an Exception of its own.
+# All that Pillow's decoders raise on damaged bytes, but for DecompressionBombError, which is its limit of pixels.
 _DAMAGED = (
     ArithmeticError,
     AssertionError,
@@ -45,12 +45,12 @@ _DAMAGED = (
 )
 
 
-# The tag of TIFF that tells the bits of a channel.
+# The tag of TIFF that holds the bits of a channel.
 _BITS_PER_SAMPLE = 258
 
 
 class Undecodable(Exception):
-    """An image that cannot be made pixels; its text says why."""
+    """Say why an image cannot be decoded to pixels."""
 
 
 def check_image(row: bytes | Mapping[str, Any], *, channels: int) -> None:
@@ -59,7 +59,7 @@ def check_image(row: bytes | Mapping[str, Any], *, channels: int) -> None:
 
 
 def decode(row: bytes | Mapping[str, Any], *, height: int, width: int, channels: int) -> np.ndarray:
-    """The pixels of one image: uint8, shape ``(height, width, channels)``, grey or red, green, blue.
+    """Decode one image to pixels: uint8, shape ``(height, width, channels)``, grey or red, green, blue.
 
     Args:
         row: an encoded image (PNG, JPEG, GIF, BMP, TIFF, WebP, PPM), or Spark's image struct.
@@ -78,29 +78,29 @@ def decode(row: bytes | Mapping[str, Any], *, height: int, width: int, channels:
 
 
 def as_png(row: Mapping[str, Any]) -> bytes:
-    """Spark's image struct as PNG, which decodes to the same pixels. Raises Undecodable."""
+    """Encode Spark's image struct as PNG, which decodes to the same pixels. Raises Undecodable."""
     encoded = io.BytesIO()
     _from_struct(row).save(encoded, "PNG")
     return encoded.getvalue()
 
 
 def _converted(row: bytes | Mapping[str, Any], *, channels: int) -> Image:
-    """The image in its own size, in mode L or RGB."""
+    """Return the image in its own size, in mode L or RGB. Raises Undecodable."""
     from PIL.Image import DecompressionBombError
 
     try:
         image = _opened(row) if isinstance(row, bytes) else _from_struct(row)
         return _plain_mode(image, "L" if channels == 1 else "RGB")
     except (*_DAMAGED, DecompressionBombError) as error:
-        # One line, as all our messages are.
+        # One line, as every message of sparkdl is.
         raise Undecodable(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
 
 
 @functools.cache
 def _pillow() -> Any:
-    """Pillow's module Image, with the formats' modules, which register themselves when they are imported.
+    """Import Pillow's module Image and the formats' modules, which register themselves at import.
 
-    Left to Pillow, threads that open their first image together may see half of the formats.
+    If Pillow imported the formats, threads that open their first image together might see half of the formats.
     """
     from PIL import Image
 
@@ -110,14 +110,14 @@ def _pillow() -> Any:
 
 
 def _opened(content: bytes) -> Image:
-    """The first frame of an encoded image, all its pixels read."""
+    """Open the first frame of an encoded image and read all its pixels."""
     pillow = _pillow()
     try:
         image: Image = pillow.open(io.BytesIO(content), formats=_FORMATS)
     except pillow.UnidentifiedImageError as error:
         # Pillow's text holds the address of an object.
         raise Undecodable(f"no image in one of the formats {', '.join(_FORMATS)}") from error
-    # Pillow only warns between its limit and twice that.
+    # Between its limit and twice its limit, Pillow only warns.
     limit = pillow.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise Undecodable(f"{image.width} × {image.height} pixels are more than Pillow's limit of {limit}")
@@ -126,9 +126,9 @@ def _opened(content: bytes) -> Image:
 
 
 def _plain_mode(image: Image, mode: str) -> Image:
-    """The image in mode L or RGB. Transparency is dropped; of 16 bits the upper 8 are kept, as PNG readers do.
+    """Convert the image to mode L or RGB: drop transparency; of 16 bits keep the upper 8, as PNG readers do.
 
-    Raises Undecodable where nothing tells which number is white.
+    Raises Undecodable where nothing defines which number is white.
     """
     from PIL import Image
 
@@ -143,13 +143,13 @@ def _plain_mode(image: Image, mode: str) -> Image:
         image = Image.fromarray((values >> (bits - 8)).astype(np.uint8))
     if image.mode == "F":
         raise Undecodable("pixels that are fractions have no known range")
-    # Left there, Pillow would warn of transparent palettes and look for a colour of its own for them.
+    # With this entry, Pillow would warn of transparent palettes and pick a colour for transparent pixels.
     image.info.pop("transparency", None)
     return image.convert(mode)
 
 
 def _stored_bits(image: Image) -> int:
-    """The bits of a grey pixel of more than 8: TIFF alone has any number; the other formats' are stretched to 16."""
+    """Return the bits of a grey pixel of more than 8: any number in TIFF; other formats are stretched to 16."""
     if image.format != "TIFF":
         return 16
     return int(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))[0])  # type: ignore[attr-defined]
@@ -160,10 +160,10 @@ def _from_struct(row: Mapping[str, Any]) -> Image:
 
     channels = _CHANNELS_OF_MODE.get(row["mode"])
     if channels is None:
-        raise Undecodable(f"mode {row['mode']} of Spark's image struct is none of {list(_CHANNELS_OF_MODE)}")
+        raise Undecodable(f"mode {row['mode']} of Spark's image struct must be one of {list(_CHANNELS_OF_MODE)}")
     height, width, data = row["height"], row["width"], row["data"]
     if not (height and width and data) or height < 1 or len(data) != height * width * channels:
-        raise Undecodable(f"{len(data or b'')} bytes are no {height} × {width} × {channels} image")
+        raise Undecodable(f"{len(data or b'')} bytes are not a {height} × {width} × {channels} image")
     pixels = np.frombuffer(data, np.uint8).reshape(height, width, channels)
     if channels == 1:
         return Image.fromarray(pixels[:, :, 0])

@@ -1,4 +1,4 @@
-"""Numbers, arrays and vectors taken as they are.
+"""Encode numbers, arrays and vectors without scaling.
 
 Declared on the driver; shape and dtype come from the declaration or the first row; encoded in Spark workers.
 """
@@ -21,16 +21,16 @@ __all__ = ["Tensor", "TensorEncoder"]
 
 DTYPES = ("float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
 
-# From here on, not every whole number is a float64, which decimals are taken as.
+# From here on, float64, which decimals are converted to, does not hold every whole number.
 _EXACT = 2.0**53
 
 
 @named_options
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A scalar, an array, a nested array or an ML vector, as it is. A bare column name means `Tensor(name)`.
+    """Declare a scalar, an array, a nested array or an ML vector, as it is; a bare column name means `Tensor(name)`.
 
-    Numbers, booleans, decimals (rounded once to float64; as int64, from 2^53 on an error), dates as days since
+    Takes numbers, booleans, decimals (rounded once to float64; as int64, from 2^53 on an error), dates as days since
     1970-01-01, timestamps as seconds since 1970-01-01 UTC (to the microsecond from 1698 to 2242; one without a time
     zone counts as UTC). NaN and infinite values stay what they are; null is an error.
     Raises ConfigError for an unknown dtype or an axis below 1.
@@ -44,8 +44,9 @@ class Tensor:
     elements is reshaped (row-major)."""
 
     dtype: str | None = None
-    """What the model gets. None: float32 for fractions, decimals and vectors, int32 or int64 for whole numbers by the
-    column's width, bool for booleans, int32 for dates, float64 for timestamps, whose seconds float32 cannot hold."""
+    """The dtype of the model's input. None: float32 for fractions, decimals and vectors, int32 or int64 for whole
+    numbers by the column's width, bool for booleans, int32 for dates, float64 for timestamps, whose seconds float32
+    cannot hold."""
 
     def __post_init__(self) -> None:
         if self.shape is not None:
@@ -64,11 +65,11 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class TensorEncoder:
-    """A `Tensor` with its shape and dtype known.
+    """Encode a column as a `Tensor` whose shape and dtype are known.
 
     Attributes:
-        column_shape: of a raw row; `shape` is what the model gets.
-        unit: what the column counts, as in `column_types.unit_of`; another one is refused.
+        column_shape: of a raw row; `shape` is that of the model's input.
+        unit: of the column, as in `column_types.unit_of`; a column of another unit is refused.
     """
 
     name: str
@@ -83,7 +84,7 @@ class TensorEncoder:
 
     @classmethod
     def fit(cls, feature: Tensor, first_row: pa.Array) -> TensorEncoder:
-        """The encoder for a column whose first row is this. Raises SchemaError if it does not fit the declaration."""
+        """Make the encoder for a column with this first row. Raises SchemaError if the row does not fit `feature`."""
         found = infer_shape(first_row, name=feature.name)
         shape = found if feature.shape is None else feature.shape
         if int(np.prod(found)) != int(np.prod(shape)) or (len(found) > 1 and found != shape):
@@ -115,7 +116,7 @@ class TensorEncoder:
         return encoded.reshape(len(values), *self.shape)
 
     def _shape_in(self, type_: pa.DataType) -> tuple[int, ...]:
-        """The shape of a raw row of this type: a flat array stands for a nested one of as many elements."""
+        """Return the shape of a raw row of this type: a flat array stands for a nested one of as many elements."""
         flat = is_vector(type_) or (is_list(type_) and not is_list(type_.value_type))
         return (math.prod(self.column_shape),) if flat and len(self.column_shape) > 1 else self.column_shape
 
@@ -131,7 +132,7 @@ class TensorEncoder:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> TensorEncoder:
-        """The encoder that `to_json` described."""
+        """Make the encoder that `to_json` described."""
         shapes = tuple(content["column_shape"]), tuple(content["shape"])
         return cls(content["name"], *shapes, np.dtype(content["dtype"]), content.get("unit", "number"))
 
@@ -151,5 +152,5 @@ def _natural(dtype: np.dtype, unit: str) -> np.dtype:
 
 
 def _may_lose(source: np.dtype, target: np.dtype) -> bool:
-    """Whether the cast can change a value by more than a float's rounding: to whole numbers or booleans."""
+    """Tell whether the cast can change a value by more than a float's rounding: to whole numbers or booleans."""
     return target.kind in "iub" and source != target and not np.can_cast(source, target)

@@ -1,4 +1,4 @@
-"""Text as the ids of its words, from a vocabulary of the train split.
+"""Encode text as the ids of its words, by a vocabulary of the train split.
 
 Declared on the driver; `words` counts and encodes, in Spark workers and beside the model.
 """
@@ -23,14 +23,14 @@ from sparkdl.errors import ConfigError, SchemaError, shown
 __all__ = ["BETWEEN_WORDS", "UNKNOWN", "Text", "TextEncoder", "check_text", "words"]
 
 PAD, UNKNOWN = 0, 1
-# Whatever is no letter, mark (accents of their own), number or underscore in Unicode parts words.
+# Words are parted by all characters but Unicode letters, marks (combining accents), numbers and underscores.
 BETWEEN_WORDS = r"[^\p{L}\p{M}\p{N}_]+"
 
 
 @named_options
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A column of text as int32 ids of shape (length,): 0 pads, 1 is out of vocabulary, 2 is the most frequent word.
+    """Declare text, encoded as int32 ids of shape (length,): 0 pads, 1 is out of vocabulary, 2 is the commonest word.
 
     A text is lower-cased, character by character as Unicode has it, and split into words: the longest runs of Unicode
     letters, marks, numbers and underscores. "Don't stop, 2 €!" has the words don, t, stop and 2. The first `length`
@@ -41,16 +41,16 @@ class Text:
     _: KW_ONLY
 
     length: int
-    """Words of a row."""
+    """The number of words of a row."""
 
     max_size: int = 20_000
-    """Keep at most this many words, the most frequent; ties go to the smaller one."""
+    """Keep at most this many words, the most frequent; ties go to the smaller word."""
 
     min_count: int = 1
-    """Keep words that come at least this often in the train split."""
+    """Keep words that the train split has at least this often."""
 
     fill: str | None = None
-    """The text that stands for null; "" makes it all padding. None: null is an error."""
+    """The text that stands for null; "" gives a row of padding. None: null is an error."""
 
     def __post_init__(self) -> None:
         for option in ("length", "max_size", "min_count"):
@@ -64,16 +64,16 @@ class Text:
 
 
 def check_text(column: pa.Array, *, name: str) -> None:
-    """Raise SchemaError for a column that is no text."""
+    """Raise SchemaError for a column that is not text."""
     type_, types = column.type, pa.types
     if not (types.is_string(type_) or types.is_large_string(type_) or types.is_null(type_)):
-        raise SchemaError(f"column {name!r}: values of type {type_!s:.80} are no text; cast them to strings")
+        raise SchemaError(f"column {name!r}: values of type {type_!s:.80} are not text; cast them to strings")
 
 
 def words(column: pa.Array, *, name: str, fill: str | None) -> tuple[pa.Array, np.ndarray]:
-    """The lower-cased words of all rows one after the other, and how many each row has: int64, shape ``(rows,)``.
+    """Return the lower-cased words of all rows in turn, and the number of words of each row: int64, shape ``(rows,)``.
 
-    Raises SchemaError for a column that is no text or not UTF-8, and for nulls where `fill` is None.
+    Raises SchemaError for a column that is not text or not UTF-8, and for nulls where `fill` is None.
     """
     check_text(column, name=name)
     if fill is None:
@@ -85,7 +85,7 @@ def words(column: pa.Array, *, name: str, fill: str | None) -> tuple[pa.Array, n
     split = pc.split_pattern_regex(pc.utf8_lower(texts), BETWEEN_WORDS)
     pieces = split.flatten()
     lengths = pc.list_value_length(split).to_numpy().astype(np.int64)
-    # A text that begins or ends between words has an empty piece there.
+    # A text that begins or ends with a separator has an empty piece there.
     empty = pc.equal(pc.binary_length(pieces), 0).to_numpy(zero_copy_only=False)
     if not empty.any():
         return pieces, lengths
@@ -95,10 +95,10 @@ def words(column: pa.Array, *, name: str, fill: str | None) -> tuple[pa.Array, n
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A fitted `Text`.
+    """Encode text by the vocabulary of a fitted `Text`.
 
     Attributes:
-        vocabulary: the known words in the order of their ids, which begin at 2.
+        vocabulary: the known words in the order of their ids; the first id is 2.
     """
 
     name: str
@@ -108,7 +108,7 @@ class TextEncoder:
 
     @classmethod
     def fit(cls, feature: Text, counted: Sequence[tuple[str, int]]) -> TextEncoder:
-        """The encoder for these (word, count) pairs of the train split. Raises SchemaError where no word is left."""
+        """Fit an encoder to (word, count) pairs of the train split. Raises SchemaError if all words are too rare."""
         kept = most_frequent(feature.name, counted, max_size=feature.max_size, min_count=feature.min_count)
         return cls(feature.name, tuple(kept), feature.length, feature.fill)
 
@@ -137,10 +137,10 @@ class TextEncoder:
         flat, counts = words(as_array(column), name=self.name, fill=self.fill)
         ids = np.full((len(counts), self.length), PAD, dtype=np.int32)
         if (counts > self.length).any():
-            place = np.arange(len(flat)) - np.repeat(np.cumsum(counts) - counts, counts)
-            flat = flat.filter(pa.array(place < self.length))
+            position = np.arange(len(flat)) - np.repeat(np.cumsum(counts) - counts, counts)
+            flat = flat.filter(pa.array(position < self.length))
         codes = pc.index_in(flat, value_set=self._known.cast(flat.type))
-        # Row by row, the first places of `ids` take the row's words in turn.
+        # Row by row, the first elements of `ids` take the row's words in turn.
         ids[np.arange(self.length) < counts[:, None]] = codes.fill_null(UNKNOWN - 2).to_numpy() + np.int32(2)
         return ids
 
@@ -155,5 +155,5 @@ class TextEncoder:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> TextEncoder:
-        """The encoder that `to_json` described."""
+        """Make the encoder that `to_json` described."""
         return cls(content["name"], tuple(content["vocabulary"]), content["length"], content["fill"])

@@ -1,1 +1,1 @@
-"""Feed a rank: the order of an epoch, and row groups read, kept and gathered into batches."""
+"""Feed a rank: order an epoch, read and keep row groups, and gather their rows into batches."""

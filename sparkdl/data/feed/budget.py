@@ -1,4 +1,4 @@
-"""Decide how a rank's feed uses its memory: blocks, places for row groups, or the whole split.
+"""Decide how a rank's feed uses its memory: for blocks, slots for row groups, or the whole split.
 
 Pure; called in rank processes when a feed is made.
 """
@@ -18,26 +18,26 @@ __all__ = ["FeedMemory", "feed_memory"]
 
 # A block costs one call from tf.data into Python (about 0.3 ms); this many bytes make that negligible.
 BLOCK_BYTES = 8 << 20
-# Steps of a block at the most.
+# The largest number of steps of a block.
 MOST_STEPS = 1 << 12
-# Blocks at once: one is assembled, one waits for tf.data, one is prefetched, one is cut into steps.
+# Blocks in memory at once: one is assembled, one waits for tf.data, one is prefetched, one is cut into steps.
 BLOCKS = 4
-# What a feed takes if nothing is said and the order of the epoch does not need more.
+# The memory of a feed for which none is configured, unless the order of the epoch needs more.
 DEFAULT_MEMORY = 512 << 20
-# A remote store answers after some 30 ms: so many requests at once keep a link busy whatever the cores.
+# A remote store answers after some 30 ms: 16 requests at once keep a link busy with any number of cores.
 REMOTE_THREADS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class FeedMemory:
-    """How a feed uses its memory.
+    """Describe how a feed uses its memory.
 
     Attributes:
-        slots: places for row groups; None keeps the whole split, decoded.
-        block_steps: steps of a block.
-        threads: that read row groups.
-        cache: copy row groups from remote storage to the local disk.
-        bytes: what all of it takes at most.
+        slots: the number of row groups held at once; None keeps the whole split, decoded.
+        block_steps: the number of steps of a block.
+        threads: the number of threads that read row groups.
+        cache: whether to copy row groups to the local disk.
+        bytes: the most memory that the feed takes.
     """
 
     slots: int | None
@@ -56,9 +56,9 @@ def feed_memory(
     world_size: int,
     global_batch_size: int,
 ) -> FeedMemory:
-    """How the feed of one rank of `world_size` uses the memory that `reader` allows.
+    """Divide the memory that `reader` allows for the feed of one rank of `world_size`.
 
-    Raises ConfigError if that is too little for the order of an epoch, or for the whole split where it must be kept.
+    Raises ConfigError if the memory is too little for the order of an epoch, or for a split that must be kept whole.
     """
     row_bytes = dataset.layout.row_bytes
     lanes = -(-dataset.lanes // world_size)

@@ -1,4 +1,4 @@
-"""Order the rows of an epoch and say which rank reads which rows when.
+"""Order the rows of an epoch, and assign the rows of each step to ranks.
 
 Pure numpy; runs in every rank at each epoch, and on the driver for checks. The order is a function of (row groups,
 seed, epoch, lanes) alone: neither workers nor threads nor machines change what the model sees.
@@ -23,13 +23,13 @@ _ORDER_OF_ROWS = 2
 
 
 def row_permutation(rows: int, *, seed: int, epoch: int, row_group: int) -> np.ndarray:
-    """The order of the rows inside a row group in an epoch: a permutation of ``range(rows)``, int64."""
+    """Permute the rows of a row group for an epoch: a permutation of ``range(rows)``, int64."""
     return np.random.default_rng((_ORDER_OF_ROWS, seed, epoch, row_group)).permutation(rows)
 
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """Runs of consecutive rows, each within one row group.
+    """Hold runs of consecutive rows, each within one row group.
 
     Attributes:
         row_groups: indices into the split's row groups, int64, shape ``(runs,)``.
@@ -42,13 +42,13 @@ class Runs:
 
 
 class EpochPlan:
-    """The order of one epoch of one split.
+    """Hold the order of one epoch of one split.
 
     Args:
         row_group_rows: rows of each row group of the split, in manifest order. Shape ``(row groups,)``.
-        lanes: sequences to interleave (the manifest's).
-        global_batch_size: rows of a step over all ranks.
-        seed, epoch: which permutation; a seed of None keeps the stored order (validation, evaluation).
+        lanes: the number of sequences to interleave, from the manifest.
+        global_batch_size: the rows of a step over all ranks.
+        seed, epoch: choose the permutation; a seed of None keeps the stored order (validation, evaluation).
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class EpochPlan:
         self._set_rounds()
 
     def _set_rounds(self) -> None:
-        """Where the number of active lanes changes: it falls each time a lane runs out."""
+        """Find the rounds at which lanes run out, so that fewer lanes are active from there on."""
         by_length = np.sort(self.lane_rows)
         # stages: distinct lengths; between two of them the same lanes are active in every round.
         lengths = np.unique(np.concatenate(([0], by_length)))
@@ -97,11 +97,11 @@ class EpochPlan:
 
     @property
     def steps(self) -> int:
-        """Steps of the epoch, the same on every rank."""
+        """The number of steps of the epoch, the same on every rank."""
         return -(-self.rows // self.global_batch_size)
 
     def counts(self, positions: np.ndarray) -> np.ndarray:
-        """How many rows each lane has given before each position of the epoch.
+        """Count the rows that each lane has given before each position of the epoch.
 
         Args:
             positions: int64, shape ``(n,)``, each from 0 to `rows`.
@@ -117,16 +117,16 @@ class EpochPlan:
         full_rounds, rest = base + offset // active, offset % active
         # The lanes of a round give in lane order: the first `rest` of the active ones have given one row more.
         is_active = self.lane_rows[None, :] > base[:, None]
-        place = np.cumsum(is_active, axis=1) - 1
-        extra = is_active & (place < rest[:, None])
+        number = np.cumsum(is_active, axis=1) - 1
+        extra = is_active & (number < rest[:, None])
         return np.minimum(self.lane_rows[None, :], full_rounds[:, None]) + extra
 
     def owned_lanes(self, rank: int, world_size: int) -> np.ndarray:
-        """The lanes of a rank, int64."""
+        """Return the lanes of a rank, int64."""
         return np.arange(rank, self.lanes, world_size)
 
     def shares(self, rank: int, world_size: int, start_step: int, stop_step: int) -> np.ndarray:
-        """Where each owned lane stands at the steps' borders.
+        """Count the rows that each owned lane has given at the steps' borders.
 
         Returns:
             int64, shape ``(stop_step - start_step + 1, owned lanes)``: lane i gives step start_step + k the rows
@@ -136,31 +136,31 @@ class EpochPlan:
         return self.counts(borders)[:, self.owned_lanes(rank, world_size)]
 
     def step_rows(self, rank: int, world_size: int, start_step: int, stop_step: int) -> np.ndarray:
-        """Rows of a rank in each of the steps, int64, shape ``(stop_step - start_step,)``."""
+        """Count the rows of a rank in each of the steps, int64, shape ``(stop_step - start_step,)``."""
         return np.diff(self.shares(rank, world_size, start_step, stop_step).sum(axis=1))
 
     def runs(self, lanes: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> Runs:
-        """The rows [starts[i], stops[i]) of lane lanes[i], cut at its row groups; lane after lane.
+        """Cut the rows [starts[i], stops[i]) of lane lanes[i] at its row groups; lane after lane.
 
-        Args: int64, each of shape ``(lanes asked for,)``.
+        Every argument is int64 of shape ``(lanes asked for,)``.
         """
         first = np.searchsorted(self._keys, lanes * self._stride + starts, side="right") - 1
         behind = np.searchsorted(self._keys, lanes * self._stride + stops, side="left")
         counts = np.where(stops > starts, behind - first, 0)
-        # place: the row group of each run in the list of all lanes; asked: which of the lanes it is for.
+        # asked: the index in `lanes` of each run; index: that of its row group in the list of all lanes.
         asked = np.repeat(np.arange(len(lanes)), counts)
-        place = np.arange(len(asked)) - np.repeat(np.cumsum(counts) - counts, counts) + first[asked]
-        begins = self._begins[place]
+        index = np.arange(len(asked)) - np.repeat(np.cumsum(counts) - counts, counts) + first[asked]
+        begins = self._begins[index]
         return Runs(
-            self._groups[place],
+            self._groups[index],
             np.maximum(starts[asked], begins) - begins,
-            np.minimum(stops[asked], self._ends[place]) - begins,
+            np.minimum(stops[asked], self._ends[index]) - begins,
         )
 
     def reading_order(self, rank: int, world_size: int, start_step: int = 0) -> np.ndarray:
-        """The row groups that a rank reads from a step on, in the order in which their first rows are needed."""
+        """Return the row groups that a rank reads from a step on, in the order in which their first rows are needed."""
         given = self.shares(rank, world_size, start_step, start_step)[0]
-        # Rows that each of all lanes has given; a lane of another rank counts as finished.
+        # The rows that each lane has given; a lane of another rank counts as finished.
         done = np.full(self.lanes, self._stride)
         done[self.owned_lanes(rank, world_size)] = given
         left = np.flatnonzero(self._ends > done[self._lane_of])
@@ -169,7 +169,7 @@ class EpochPlan:
         return self._groups[left[order]]
 
     def row_groups_begun(self, rank: int, world_size: int, step: int) -> int:
-        """How many row groups of `reading_order(rank, world_size)` have given a row before a step."""
+        """Count the row groups of `reading_order(rank, world_size)` that have given a row before a step."""
         lanes = self.owned_lanes(rank, world_size)
         given = self.shares(rank, world_size, step, step)[0]
         behind = np.searchsorted(self._keys, lanes * self._stride + given, side="left")
@@ -177,7 +177,7 @@ class EpochPlan:
         return int((behind - first).sum())
 
     def permute(self, row_group: int) -> np.ndarray:
-        """The order of the rows inside a row group in this epoch, int64."""
+        """Return the order of the rows inside a row group in this epoch, int64."""
         rows = int(self.row_group_rows[row_group])
         if self.seed is None:
             return np.arange(rows)

@@ -27,16 +27,16 @@ __all__ = ["Block", "Feed"]
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A rank's rows of some consecutive steps.
+    """Hold a rank's rows of some consecutive steps.
 
     Attributes:
         arrays: one for each group of the layout, shape ``(rows of all steps, *group.shape)``, the steps' rows one
-            after the other; one row of zeros more if a step has none.
-        starts, stops: int32, shape ``(steps,)``: each step is fed the rows [start, stop), which is a padding row where
-            it has none.
-        rows: int32, shape ``(steps,)``, the rows that count: 0 for a padding row.
-        global_rows: int32, shape ``(steps,)``, the rows of each step over all ranks.
-        first_step: the number of its first step since the first epoch began.
+            after the other; then a row of zeros if a step does not have rows.
+        starts, stops: int32, shape ``(steps,)``: each step is fed the rows [start, stop): a padding row if the step
+            does not have rows.
+        rows: int32, shape ``(steps,)``, the number of rows that count: 0 for a padding row.
+        global_rows: int32, shape ``(steps,)``, the number of rows of each step over all ranks.
+        first_step: the number of the block's first step, counted from the begin of the first epoch.
     """
 
     arrays: tuple[np.ndarray, ...]
@@ -48,12 +48,12 @@ class Block:
 
 
 class Feed:
-    """The blocks of one rank over one split.
+    """Make the blocks of one rank over one split.
 
     Args:
         seed: of the epochs' order; None keeps the stored order (validation, evaluation).
         reader: threads and memory.
-        cores: of the rank: the number of reading threads where `reader` gives none.
+        cores: the rank's cores: the number of threads that read, unless `reader` gives one.
 
     Raises:
         ConfigError: the memory that `reader` allows is too small for the order of an epoch.
@@ -87,7 +87,7 @@ class Feed:
         self._cache = LocalCache() if self.memory.cache else None
 
     def plan(self, epoch: int) -> EpochPlan:
-        """The order of an epoch."""
+        """Return the order of an epoch."""
         return EpochPlan(
             self._split.row_group_rows,
             lanes=self._dataset.lanes,
@@ -97,17 +97,18 @@ class Feed:
         )
 
     def blocks(self, epochs: Sequence[int], *, start_step: int = 0) -> Generator[Block, None, None]:
-        """The blocks of these epochs, one epoch after the other; a block never crosses an epoch's end.
+        """Yield the blocks of epochs, one epoch after the other; a block never crosses an epoch's end.
 
         Args:
-            start_step: where the first of the epochs begins (to go on after an interruption).
+            start_step: the step at which the first of the epochs begins (to go on after an interruption).
 
         Raises:
             ConfigError: `start_step` lies beyond the epoch.
-            DatasetError: a row group that comes is not the one that the plan awaits.
+            DatasetError: the reader gives another row group than the plan awaits.
         """
-        if not 0 <= start_step <= self.plan(epochs[0]).steps:
-            raise ConfigError(f"start_step={start_step} is no step of an epoch of {self.plan(epochs[0]).steps} steps")
+        steps = self.plan(epochs[0]).steps
+        if not 0 <= start_step <= steps:
+            raise ConfigError(f"start_step={start_step} must be from 0 to {steps}, the steps of an epoch")
         memory = self._row_memory()
         starts = [start_step, *[0] * (len(epochs) - 1)]
         with ExitStack() as stack:
@@ -131,7 +132,7 @@ class Feed:
             self._spare = memory
 
     def _row_memory(self) -> RowMemory:
-        """The memory of a pass: the one that keeps the split, or that of a pass that has ended, or a new one."""
+        """Return a pass's memory: the one that keeps the split, or that of a pass that has ended, or a new one."""
         if self._kept is not None:
             return self._kept
         if self._spare is not None:
@@ -144,11 +145,11 @@ class Feed:
         return memory
 
     def _order(self, epochs: Sequence[int], starts: Sequence[int], memory: RowMemory) -> Iterator[int]:
-        """The row groups to read: those of every epoch, or, where they are kept, those that are not there yet."""
+        """Yield the row groups to read: those of every epoch or, for a memory that keeps all, those not read yet."""
         asked = memory.places >= 0
         for epoch, start in zip(epochs, starts, strict=True):
             if memory.keeps_all and asked.all():
-                # Looking through all other epochs for what is missing would hold up the first step.
+                # Looking through all other epochs for missing row groups would delay the first step.
                 return
             for row_group in self.plan(epoch).reading_order(self._rank, self._world_size, start).tolist():
                 if not (memory.keeps_all and asked[row_group]):
@@ -166,7 +167,7 @@ class Feed:
     ) -> Iterator[Block]:
         lanes = plan.owned_lanes(self._rank, self._world_size)
         awaited = plan.reading_order(self._rank, self._world_size, start_step)
-        # Row groups that were used up before start_step.
+        # The number of row groups that were used up before start_step.
         passed = self._begun(plan, plan.steps) - len(awaited)
         orders = RowOrders(plan, memory)
         opened = freed = 0
@@ -182,9 +183,9 @@ class Feed:
             opened = needed
             shares = plan.shares(self._rank, self._world_size, first, last)
             runs = plan.runs(lanes, shares[0], shares[-1])
-            places, starts, rows = _places(shares)
-            sources = np.empty(len(places), dtype=np.int64)
-            sources[places] = orders.rows(runs)
+            targets, starts, rows = _step_order(shares)
+            sources = np.empty(len(targets), dtype=np.int64)
+            sources[targets] = orders.rows(runs)
             borders = np.minimum(np.arange(first, last + 1) * plan.global_batch_size, plan.rows)
             block = self._block(
                 sources,
@@ -207,7 +208,7 @@ class Feed:
         return plan.row_groups_begun(self._rank, self._world_size, step)
 
     def _block_end(self, plan: EpochPlan, first: int, most_begun: int) -> int:
-        """The step after a block's last: as many steps as wanted if their row groups fit, but one at least."""
+        """Return the step after a block's last: `block_steps` steps on if their row groups fit, and at least one."""
         last = min(first + self.memory.block_steps, plan.steps)
         while last > first + 1 and self._begun(plan, last) > most_begun:
             last = first + (last - first) // 2
@@ -221,7 +222,7 @@ class Feed:
         buffers: Buffers,
         decoder: Executor | None,
     ) -> Block:
-        """The block of these rows of the memory: an array a group, a padding row where a step has no rows."""
+        """Gather the block from rows of the memory: an array a group, and a padding row for steps without rows."""
         total, has_padding = len(sources), bool((steps.rows == 0).any())
         arrays = []
         for number, group in enumerate(self._dataset.layout.groups):
@@ -240,7 +241,7 @@ class Feed:
 
 @dataclass(frozen=True, slots=True)
 class _Steps:
-    """The steps of a block, as `Block` has them, but for where each begins among the rows that count."""
+    """Describe the steps of a block as `Block` does, except that `starts` counts only the rows that count."""
 
     starts: np.ndarray
     rows: np.ndarray
@@ -248,15 +249,15 @@ class _Steps:
     first_step: int
 
 
-def _places(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where rows that are taken lane after lane belong in a block, step after step.
+def _step_order(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Map rows that are taken lane after lane to their rows in a block, step after step.
 
     Args:
         shares: int64, shape ``(steps + 1, lanes)``, as `EpochPlan.shares` gives it.
 
     Returns:
-        The place of each row as it is taken, int64, shape ``(rows,)``; where each step begins, and its rows, int64,
-        shape ``(steps,)``. Within a step, rows lie lane after lane.
+        The block's row of each row that is taken, int64, shape ``(rows,)``; each step's first row and number of rows,
+        int64, shape ``(steps,)``. Within a step, rows lie lane after lane.
     """
     counts = np.diff(shares, axis=0)  # (steps, lanes)
     rows = counts.sum(axis=1)
@@ -264,5 +265,5 @@ def _places(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     begins = (np.cumsum(counts.reshape(-1)) - counts.reshape(-1)).reshape(counts.shape)
     by_lane = counts.T.reshape(-1)
     taken = np.cumsum(by_lane) - by_lane
-    places = np.repeat(begins.T.reshape(-1) - taken, by_lane) + np.arange(int(rows.sum()))
-    return places, np.cumsum(rows) - rows, rows
+    targets = np.repeat(begins.T.reshape(-1) - taken, by_lane) + np.arange(int(rows.sum()))
+    return targets, np.cumsum(rows) - rows, rows

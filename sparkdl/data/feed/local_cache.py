@@ -1,4 +1,4 @@
-"""Keep a copy of what was read from remote storage on the local disk.
+"""Keep copies of row groups from remote storage on the local disk.
 
 Runs in rank processes; called by the reader's threads.
 """
@@ -17,30 +17,31 @@ log = logging.getLogger(__name__)
 
 
 class LocalCache:
-    """Byte strings by number, in a file without a name: the system frees it when the process ends, however it ends.
+    """Keep byte strings by number in an unnamed file, which the system frees when the process ends, even by a crash.
 
-    When the disk is full nothing more is kept, and said so once; what is missing is read from its source again.
+    When the disk is full, the cache warns once and keeps no more; callers read missing contents from their source
+    again.
     """
 
     def __init__(self) -> None:
         self._file, path = tempfile.mkstemp(prefix="sparkdl-cache-")
         os.unlink(path)
         self.close = weakref.finalize(self, os.close, self._file)
-        """Free the disk. Happens by itself when nobody holds the cache any more."""
-        self._places: dict[int, tuple[int, int]] = {}
+        """Free the disk. Python calls this when nobody holds the cache any more."""
+        self._spans: dict[int, tuple[int, int]] = {}
         self._end = 0
         self._full = False
         self._lock = threading.Lock()
 
     def get(self, number: int) -> bytes | None:
-        """What was put there, or None."""
-        place = self._places.get(number)
-        return None if place is None else os.pread(self._file, place[1], place[0])
+        """Return the content that was put under a number, or None."""
+        span = self._spans.get(number)
+        return None if span is None else os.pread(self._file, span[1], span[0])
 
     def put(self, number: int, content: memoryview) -> None:
-        """Keep a copy, if there is room for it."""
+        """Keep a copy of a content, if the disk has room."""
         with self._lock:
-            if self._full or number in self._places:
+            if self._full or number in self._spans:
                 return
             start, self._end = self._end, self._end + len(content)
         try:
@@ -51,4 +52,4 @@ class LocalCache:
             self._full = True
             log.warning("no more is cached on the local disk (%s); the rest is read from its source each epoch", error)
             return
-        self._places[number] = (start, len(content))
+        self._spans[number] = (start, len(content))

@@ -1,8 +1,8 @@
 """Read row groups through Petastorm's `Reader`, in the order of a plan.
 
-Runs in rank processes. With `row_group_worker`, the only module that knows Petastorm, which gives the frame (Reader,
-worker, pool, ventilator); ours are the worker, the order (Petastorm shuffles once for all epochs and shards by
-row-group index) and the pool (its own thread pool does not keep an order): see docs/decisions/0004.
+Runs in rank processes. Only this module and `row_group_worker` import Petastorm, which gives the interfaces (Reader,
+worker, pool, ventilator). The worker, the order (Petastorm shuffles once for all epochs and shards by row-group index)
+and the pool (Petastorm's thread pool does not keep an order) are sparkdl's: see docs/decisions/0004.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["RowGroupReader"]
 
 
 class _LegacyFileSystem(DaskFileSystem):  # type: ignore[misc]
-    """An fsspec filesystem as the pyarrow interface that Petastorm 0.13.1 needs; it lacks two methods there."""
+    """Wrap an fsspec filesystem for Petastorm 0.13.1, and add two methods that pyarrow's wrapper lacks."""
 
     def isdir(self, path: str) -> bool:
         return bool(self.fs.isdir(path))
@@ -44,7 +44,7 @@ class _LegacyFileSystem(DaskFileSystem):  # type: ignore[misc]
 
 
 class _PlannedOrder(Ventilator):  # type: ignore[misc]
-    """The order in which row groups are read; the pool takes from it when it has room, so nothing polls."""
+    """Hold the order in which row groups are read; the pool takes the next one when it has room, so nothing polls."""
 
     def __init__(self, row_groups: Iterable[tuple[int, RowGroup]]) -> None:
         super().__init__(None)
@@ -57,14 +57,14 @@ class _PlannedOrder(Ventilator):  # type: ignore[misc]
         return self._next
 
     def advance(self) -> None:
-        """`next` is taken."""
+        """Go on to the next row group: the pool has taken `next`."""
         self._next = next(self._rest, None)
 
     def start(self) -> None:
-        """The pool takes by itself."""
+        """Do nothing: the pool takes row groups by itself."""
 
     def processed_item(self) -> None:
-        """The pool bounds what is in flight by itself."""
+        """Do nothing: the pool bounds the row groups in flight by itself."""
 
     def completed(self) -> bool:
         return self._next is None
@@ -74,9 +74,9 @@ class _PlannedOrder(Ventilator):  # type: ignore[misc]
 
 
 class _OrderedPool:
-    """Threads that read ahead; results come in the order that was asked for. Petastorm's pool interface.
+    """Read ahead in threads, and give results in the planned order, by Petastorm's pool interface.
 
-    What is read ahead is bounded by the memory: a row group is read when there is a place for it.
+    The memory bounds the reading ahead: a row group is read when there is a slot for it.
     """
 
     def __init__(self, threads: int, layout: RecordLayout, memory: RowMemory, cache: LocalCache | None) -> None:
@@ -94,16 +94,16 @@ class _OrderedPool:
         self.read_ahead()
 
     def read_ahead(self) -> None:
-        """Start to read what there is a place for."""
+        """Start to read the next row groups, as long as the memory has slots."""
         while self._executor is not None and (item := self._order.next) is not None:
-            place = self._memory.reserve(item[0])
-            if place is None:
+            start = self._memory.reserve(item[0])
+            if start is None:
                 return
             self._order.advance()
-            self._pending.append(self._executor.submit(self._worker.process, *item, place))
+            self._pending.append(self._executor.submit(self._worker.process, *item, start))
 
     def drain(self) -> None:
-        """Wait until nothing is being read."""
+        """Wait until all reads have ended."""
         wait(self._pending)
 
     def get_results(self) -> tuple[int, int]:
@@ -132,15 +132,15 @@ class _PlannedReader(Reader):  # type: ignore[misc]
 
 
 class RowGroupReader:
-    """Reads the row groups of a split into a memory, in a given order. A context manager.
+    """Read the row groups of a split into a memory, in a given order; a context manager.
 
     Args:
         order: indices into the split's row groups to read; taken lazily, so it may go over many epochs.
-        memory: where the rows go; the reader reads ahead as long as it has places.
-        threads: that read and decode.
-        cache: where copies lie for the next epochs, or None.
+        memory: receives the rows; the reader reads ahead as long as the memory has slots.
+        threads: the number of threads that read and decode.
+        cache: keeps copies for the next epochs, or None.
 
-    Its methods raise DatasetError where a part is missing or is not what the manifest says.
+    All methods raise DatasetError where a part is missing or is not what the manifest says.
     """
 
     def __init__(
@@ -153,37 +153,37 @@ class RowGroupReader:
         threads: int,
         cache: LocalCache | None = None,
     ) -> None:
-        places = [
-            RowGroup(storage.join(dataset.path, part.file), place, rows)
+        row_groups = [
+            RowGroup(storage.join(dataset.path, part.file), index, rows)
             for part in split.parts
-            for place, rows in enumerate(part.row_groups)
+            for index, rows in enumerate(part.row_groups)
         ]
         self._memory = memory
         self._pool = _OrderedPool(threads, dataset.layout, memory, cache)
         try:
-            self._reader = _open_reader(places, order, self._pool)
+            self._reader = _open_reader(row_groups, order, self._pool)
         except (OSError, ValueError) as error:
             raise DatasetError(
-                f"{places[0].path} cannot be opened: {error}; {fate(dataset.path, dataset.generation)}"
+                f"{row_groups[0].path} cannot be opened: {error}; {fate(dataset.path, dataset.generation)}"
             ) from error
 
     def wait_for(self, row_group: int) -> None:
-        """Wait until a row group is in the memory: it must be the next in the order, or be there already."""
+        """Wait until a row group is in the memory: it must be the next in the order, or be in the memory already."""
         if self._memory.places[row_group] >= 0:
             return
-        got, place = next(self._reader, (None, -1))
+        got, start = next(self._reader, (None, -1))
         if got != row_group:
             raise DatasetError(
                 f"row group {got} came where the plan awaits {row_group}; the dataset was changed or damaged"
             )
-        self._memory.places[row_group] = place
+        self._memory.places[row_group] = start
 
     def read_ahead(self) -> None:
-        """Read more, after places were freed in the memory."""
+        """Read more, after slots were freed in the memory."""
         self._pool.read_ahead()
 
     def add_slots(self, count: int) -> None:
-        """Make the memory larger."""
+        """Add slots to the memory."""
         self._pool.drain()
         self._memory.add_slots(count)
         self._pool.read_ahead()
@@ -197,11 +197,11 @@ class RowGroupReader:
         self._reader.join()
 
 
-def _open_reader(places: Sequence[RowGroup], order: Iterable[int], pool: _OrderedPool) -> Reader:
+def _open_reader(row_groups: Sequence[RowGroup], order: Iterable[int], pool: _OrderedPool) -> Reader:
     # Petastorm reads its schema from the first part alone: the manifest already knows all row groups, so no rank opens
     # the footers of parts that it does not read.
-    fs, first = storage.filesystem(places[0].path)
-    planned = ((index, places[index]) for index in order)
+    fs, first = storage.filesystem(row_groups[0].path)
+    planned = ((index, row_groups[index]) for index in order)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return _PlannedReader(

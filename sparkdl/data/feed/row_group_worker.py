@@ -1,7 +1,7 @@
 """Read one row group into the feed's memory.
 
-Runs in the threads of a rank's `reader`, as the worker of Petastorm's `Reader`: no copy of copies, file handles and
-footers kept, a local copy where the source is remote.
+Runs in the threads of a rank's `reader`, as the worker of Petastorm's `Reader`: it copies rows once, keeps file handles
+and footers open, and keeps a local copy if the source is remote.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ __all__ = ["RowGroup", "RowGroupWorker"]
 
 @dataclass(frozen=True, slots=True)
 class RowGroup:
-    """Where a row group lies."""
+    """Locate a row group: its file, its index in the file, and its number of rows."""
 
     path: str
-    place: int
+    index: int
     rows: int
 
 
 class _Results:
-    """What Petastorm's Reader asks for the next result."""
+    """Give Petastorm's Reader the next result."""
 
     batched_output = True
 
@@ -53,7 +53,7 @@ class _Results:
 
 
 class RowGroupWorker(WorkerBase):  # type: ignore[misc]
-    """Reads row groups; called from several threads at once, each with file handles of its own."""
+    """Read row groups; called from several threads at once, each with separate file handles."""
 
     def __init__(
         self, worker_id: int, publish: Any, layout: RecordLayout, memory: RowMemory, cache: LocalCache | None
@@ -69,8 +69,8 @@ class RowGroupWorker(WorkerBase):  # type: ignore[misc]
     def new_results_queue_reader() -> _Results:
         return _Results()
 
-    def process(self, number: int, row_group: RowGroup, place: int) -> tuple[int, int]:
-        """Read a row group to a place in the memory; returns its number and the place.
+    def process(self, number: int, row_group: RowGroup, start: int) -> tuple[int, int]:
+        """Read a row group into the memory from the row `start` on; return its number and `start`.
 
         Raises DatasetError if the file does not hold what the manifest says.
         """
@@ -78,12 +78,12 @@ class RowGroupWorker(WorkerBase):  # type: ignore[misc]
         records = self._layout.from_arrow(table.column(RECORD_COLUMN))
         if len(records) != row_group.rows:
             raise DatasetError(
-                f"{row_group.path}, row group {row_group.place} has {len(records)} rows, the manifest says "
+                f"{row_group.path}, row group {row_group.index} has {len(records)} rows, the manifest says "
                 f"{row_group.rows}; prepare the dataset again"
             )
         encoded = {f.key: as_array(table.column(f.key)) for f in self._layout.stored_as_bytes}
-        self._memory.put(place, records, encoded)
-        return number, place
+        self._memory.put(start, records, encoded)
+        return number, start
 
     def _table(self, number: int, row_group: RowGroup) -> pa.Table:
         copy = self._cache.get(number) if self._cache else None
@@ -91,11 +91,11 @@ class RowGroupWorker(WorkerBase):  # type: ignore[misc]
             return pa.ipc.open_stream(copy).read_all()
         try:
             file = self._file(row_group.path)
-            table = file.read_row_group(row_group.place, columns=list(self._layout.columns), use_threads=False)
+            table = file.read_row_group(row_group.index, columns=list(self._layout.columns), use_threads=False)
         except (OSError, ValueError, IndexError, KeyError) as error:
             path, generation, _ = row_group.path.rsplit("/", 2)
             raise DatasetError(
-                f"{row_group.path}, row group {row_group.place} cannot be read: {error}; {fate(path, generation)}"
+                f"{row_group.path}, row group {row_group.index} cannot be read: {error}; {fate(path, generation)}"
             ) from error
         if self._cache:
             sink = pa.BufferOutputStream()

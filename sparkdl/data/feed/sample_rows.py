@@ -1,4 +1,4 @@
-"""Read a few rows of a split that show what all of it is like.
+"""Read a few rows that represent a split.
 
 Runs in a rank process; numpy only. The rows are a function of the dataset alone, not of the rank or the world size.
 """
@@ -15,12 +15,12 @@ from sparkdl.data.feed.row_memory import RowMemory
 
 __all__ = ["sample_rows"]
 
-# Enough to find what one part of the data has and another has not; a row group more costs a request.
+# Enough to see differences between parts of the data; each row group costs a request.
 ROW_GROUPS = 4
 
 
 def sample_rows(dataset: Dataset, split: SplitParts, *, most: int = 64) -> list[np.ndarray]:
-    """Read at most so many rows, of row groups from all over the split; of each value of a label some.
+    """Read at most `most` rows, from row groups all over the split; values of a label come in turn.
 
     Returns:
         An array for each group of the layout, shape ``(rows, *group.shape)``.
@@ -31,13 +31,13 @@ def sample_rows(dataset: Dataset, split: SplitParts, *, most: int = 64) -> list[
     chosen = sorted(set(np.linspace(0, count - 1, min(ROW_GROUPS, count)).round().astype(int).tolist()))
     encoders = {field.key: dataset.encoder_of(field) for field in dataset.layout.stored_as_bytes}
     memory = RowMemory(dataset.layout, encoders, split.row_group_rows, slots=len(chosen))
-    places = []
+    rows_of_groups = []
     with RowGroupReader(dataset, split, chosen, memory, threads=len(chosen)) as reader:
         for row_group in chosen:
             reader.wait_for(row_group)
-            place = int(memory.places[row_group])
-            places.append(np.arange(place, place + split.row_group_rows[row_group]))
-    sources = np.concatenate(places)
+            start = int(memory.places[row_group])
+            rows_of_groups.append(np.arange(start, start + split.row_group_rows[row_group]))
+    sources = np.concatenate(rows_of_groups)
     sources = sources[_spread(_labels(dataset, memory, sources))[:most]]
     with ThreadPoolExecutor(1) as decoder:
         return [_gathered(dataset, memory, number, sources, decoder) for number in range(len(dataset.layout.groups))]
@@ -53,19 +53,19 @@ def _gathered(
 
 
 def _labels(dataset: Dataset, memory: RowMemory, sources: np.ndarray) -> np.ndarray:
-    """The rows' labels that are single values, ``(rows, labels)``."""
+    """Return the rows' labels that are single values, ``(rows, labels)``."""
     found = []
     for number, group in enumerate(dataset.layout.groups):
         single = group.stored == "values" and (len(group.fields) > 1 or group.shape in ((), (1,)))
         if not single or not any(field.role == "label" for field in group.fields):
             continue
         rows = _gathered(dataset, memory, number, sources, None).reshape(len(sources), -1)
-        found += [rows[:, place] for place, field in enumerate(group.fields) if field.role == "label"]
+        found += [rows[:, column] for column, field in enumerate(group.fields) if field.role == "label"]
     return np.stack(found, axis=1) if found else np.zeros((len(sources), 1))
 
 
 def _spread(labels: np.ndarray) -> np.ndarray:
-    """An order of rows ``(rows,)`` in which each value of a label comes before any comes again, and rows lie apart.
+    """Order rows ``(rows,)`` so that each value of a label comes before any value comes again, without neighbours.
 
     Args:
         labels: shape ``(rows, labels)``.

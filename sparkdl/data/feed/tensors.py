@@ -26,18 +26,18 @@ def step_dataset(
     target: str = "label",
     first_rows: FirstRows | None = None,
 ) -> tf.data.Dataset:
-    """The steps of these epochs, each with this rank's rows; the first epoch from `start_step` on.
+    """Make the tf.data dataset of epochs' steps, each with this rank's rows; the first epoch begins at `start_step`.
 
     Args:
         target: "label", or "inputs": the targets are the inputs.
-        first_rows: gets some rows of the first step of each epoch.
+        first_rows: receives some rows of the first step of each epoch.
 
     Returns:
         A dataset of (waited, (inputs, targets, weights, counts)): inputs and targets are a tensor, or a dict by name
-        where there are several, shape ``(rows, *shape)`` with everything but rows static; weights are float32
-        ``(rows,)`` or (); counts is int64 (3,): the rows that count (0: the one row is a padding row), those of the
-        step over all ranks, the number of the step since the first epoch began; waited is float64 (), the seconds that
-        the consumer waited for data before this element.
+        of several tensors, shape ``(rows, *shape)`` with everything but rows static; weights are float32 ``(rows,)`` or
+        (); counts is int64 (3,): the number of rows that count (0: the only row is a padding row), the number of rows
+        of the step over all ranks, the number of the step since the first epoch began; waited is float64 (), the
+        seconds that the consumer waited for data before this element.
     """
     groups = layout.groups
     signature = (
@@ -52,7 +52,7 @@ def step_dataset(
         for block in feed.blocks(epochs, start_step=start_step):
             if first_rows is not None:
                 first_rows.note(block, steps_of_epoch)
-            # As vectors of length 1, starts and stops go into a slice as they are.
+            # tf.strided_slice takes starts and stops as vectors, here of length 1.
             yield block.arrays, block.starts[:, None], block.stops[:, None], _counts(block)
 
     def steps_of(waited: Any, block: Any) -> tf.data.Dataset:
@@ -72,7 +72,7 @@ def step_dataset(
 
 
 class FirstRows:
-    """Keeps some rows of the first step that this rank takes in each epoch, until they are taken."""
+    """Keep some rows of the first step that this rank takes in each epoch, until `take` returns them."""
 
     def __init__(self, *, most: int) -> None:
         self._most = most
@@ -80,7 +80,7 @@ class FirstRows:
         self._rows: dict[int, list[np.ndarray]] = {}
 
     def note(self, block: Block, steps: int) -> None:
-        """Copy rows of a block, if it is the first one of its epoch of so many steps. Called by the feed's thread."""
+        """Copy rows of a block that is the first of its epoch of `steps` steps. Called by the feed's thread."""
         epoch = block.first_step // steps
         if epoch == self._epoch:
             return
@@ -103,13 +103,13 @@ def batch_of(arrays: Sequence[np.ndarray], layout: RecordLayout, *, target: str 
 
 
 def _counts(block: Block) -> np.ndarray:
-    """int64, shape ``(steps, 3)``: rows that count, rows over all ranks, the step's number."""
+    """Return int64, shape ``(steps, 3)``: rows that count, rows over all ranks, the step's number."""
     steps = block.first_step + np.arange(len(block.rows))
     return np.stack([block.rows, block.global_rows, steps], axis=1).astype(np.int64)
 
 
 def _fields(group: Group, rows: Any) -> dict[str, Any]:
-    """The fields of a group, each of shape ``(rows, *field.shape)``, from its rows ``(rows, *group.shape)``."""
+    """Split rows of a group, ``(rows, *group.shape)``, into its fields, each of shape ``(rows, *field.shape)``."""
     if len(group.fields) == 1:
         return {group.fields[0].key: rows}
     columns = tf.unstack(rows, num=len(group.fields), axis=1)
@@ -117,7 +117,7 @@ def _fields(group: Group, rows: Any) -> dict[str, Any]:
 
 
 def _roles(values: dict[str, Any], layout: RecordLayout, target: str) -> tuple[Any, Any, Any]:
-    """(inputs, targets, weights) from the fields of a record."""
+    """Gather (inputs, targets, weights) from the fields of a record."""
 
     def of_role(role: str) -> Any:
         named = {field.name: values[field.key] for field in layout.of_role(role)}
@@ -131,10 +131,10 @@ def _roles(values: dict[str, Any], layout: RecordLayout, target: str) -> tuple[A
 
 
 def _timed(blocks: tf.data.Dataset) -> tf.data.Dataset:
-    """Each block with the seconds that its consumer waited for it.
+    """Add to each block the seconds that its consumer waited for it.
 
     `zip` pulls its parts one after the other in the consumer's thread: the clock, then the block. The consumer asks for
-    a block when it has used up the one before; cutting a block into steps waits for nothing.
+    a block when it has used up the one before; cutting a block into steps does not wait.
     """
     clock = tf.data.Dataset.counter().map(lambda _: tf.timestamp())
     return tf.data.Dataset.zip(clock, blocks).map(lambda asked_at, block: (tf.timestamp() - asked_at, block))

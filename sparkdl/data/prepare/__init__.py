@@ -1,1 +1,1 @@
-"""Prepare a dataset: find one that is there, fit encoders, divide, shuffle and write rows. Runs on the driver."""
+"""Prepare a dataset: find a finished one, or fit encoders, divide, shuffle and write rows. Runs on the driver."""

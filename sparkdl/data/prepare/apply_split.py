@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LEFT_OUT", "hashed_columns", "same_values", "split", "split_index"]
 
-# The index of a row that a time split leaves out; a row that has no answer to the rule has null.
+# The split index of a row that a time split leaves out; a row for which the rule gives nothing has null.
 LEFT_OUT = -1
 
 # 53 bits of a hash make a double in [0, 1) without rounding.
@@ -35,7 +35,7 @@ _NUMBERS = re.compile(r"tinyint|smallint|int|bigint|float|double|decimal\(.*\)")
 
 
 def split(df: DataFrame, dataset: Dataset, *, column: str = "split") -> DataFrame:
-    """The raw rows with one more column that names their split, to score the held-out ones, for instance.
+    """Add a column that names the split of each raw row, to score the held-out rows, for instance.
 
     Args:
         df: raw rows as they were prepared: the columns that the split reads, or all columns of the dataset if it is
@@ -43,12 +43,12 @@ def split(df: DataFrame, dataset: Dataset, *, column: str = "split") -> DataFram
         column: the name of the new column; null for rows that are in no split.
 
     Raises:
-        SchemaError: a column that the rule reads is missing, twice there or of another type than it was when it was
-            prepared, or `column` is already there.
+        SchemaError: a column that the rule reads is missing, ambiguous or of another type than in the prepared rows, or
+            `column` is already there.
     """
     from pyspark.sql import functions as F
 
-    # Spark takes names that differ in case alone for one name.
+    # To Spark, names that differ in case alone are one name.
     if column.lower() in [name.lower() for name in df.columns]:
         raise SchemaError(f"the DataFrame already has a column {column!r}; choose another: split(df, ds, column=…)")
     if dataset.rule is None:
@@ -59,7 +59,7 @@ def split(df: DataFrame, dataset: Dataset, *, column: str = "split") -> DataFram
         now = df.schema[name].dataType.simpleString()
         if not same_values(before, now):
             raise SchemaError(
-                f"the split is told by column {name!r}, which was {shown(before)} when it was prepared and is "
+                f"the split is computed from column {name!r}, which was {shown(before)} when it was prepared and is "
                 f"{shown(now)} now; give the column as it was: cast what is wider, read again what has lost digits"
             )
     names = F.array(*[F.lit(name) for name in dataset.rule.names])
@@ -67,7 +67,7 @@ def split(df: DataFrame, dataset: Dataset, *, column: str = "split") -> DataFram
 
 
 def hashed_columns(types: Mapping[str, str]) -> list[str]:
-    """The columns whose values tell a row's split and place: all that Spark can hash, which maps are not.
+    """Return the columns that decide a row's split and order key: all but those with maps, which Spark cannot hash.
 
     Args:
         types: Spark type (DDL) of each column of the dataset.
@@ -76,11 +76,11 @@ def hashed_columns(types: Mapping[str, str]) -> list[str]:
 
 
 def split_index(rule: Split, types: Mapping[str, str]) -> Column:
-    """Each row's position in `rule.names`, int; `LEFT_OUT`, or null where a column that the rule reads has no answer.
+    """Compute each row's index in `rule.names`, int; `LEFT_OUT`, or null if a column that the rule reads fits no split.
 
     Args:
         types: Spark type (DDL), when the rows were prepared, of each column that the rule reads, or of all columns of
-            the dataset if it reads none.
+            the dataset if the rule has no columns.
 
     Raises SchemaError for a column of a type that the rule cannot read.
     """
@@ -90,10 +90,10 @@ def split_index(rule: Split, types: Mapping[str, str]) -> Column:
         return _by_hash(rule, types)
     from pyspark.sql import functions as F
 
-    places = [_by_time(rule, name, types[name]) for name in rule.columns]
-    if len(places) == 1:
-        return places[0]
-    first, last = places
+    indices = [_by_time(rule, name, types[name]) for name in rule.columns]
+    if len(indices) == 1:
+        return indices[0]
+    first, last = indices
     known = first.isNotNull() & last.isNotNull()
     return F.when(known, F.when(first == last, first).otherwise(F.lit(LEFT_OUT)))
 
@@ -102,7 +102,7 @@ def _by_name(rule: Split) -> Column:
     from pyspark.sql import functions as F
 
     said = named(rule.columns[0]).cast("string")
-    return F.coalesce(*[F.when(said == name, F.lit(place)) for place, name in enumerate(rule.names)])
+    return F.coalesce(*[F.when(said == name, F.lit(index)) for index, name in enumerate(rule.names)])
 
 
 def _by_hash(rule: Split, types: Mapping[str, str]) -> Column:
@@ -119,7 +119,7 @@ def _by_hash(rule: Split, types: Mapping[str, str]) -> Column:
 
 
 def _by_time(rule: Split, name: str, type_: str) -> Column:
-    """The first split that ends after the column's time; null for a null time, and for NaN."""
+    """Compute the index of the first split that ends after the column's time; null for a null time, and for NaN."""
     from pyspark.sql import functions as F
 
     column = named(name).cast(type_) if type_ == "float" else named(name)
@@ -128,7 +128,7 @@ def _by_time(rule: Split, name: str, type_: str) -> Column:
     if type_ in ("timestamp", "timestamp_ntz", "date"):
         if not all(isinstance(end, str) for end in finite):
             raise SchemaError(f"column {name!r} is {type_}, and Split.time ends its splits at numbers: {shown(finite)}")
-        # A text with its offset, and one cast without a zone, mean the same in every session's time zone.
+        # A text with its offset, and a text cast without a zone, mean the same in every session's time zone.
         if type_ == "timestamp":
             ends = [F.lit(f"{end}Z").cast("timestamp") for end in finite]
         else:
@@ -140,23 +140,23 @@ def _by_time(rule: Split, name: str, type_: str) -> Column:
         ends = [F.lit(end) for end in finite]
     else:
         raise SchemaError(f"column {name!r} is {shown(type_)}; Split.time needs timestamps, dates or numbers: cast it")
-    place = _first_end_above(column, ends, beyond=len(finite) if endless else LEFT_OUT)
+    index = _first_end_above(column, ends, beyond=len(finite) if endless else LEFT_OUT)
     known = column.isNotNull()
     if type_ in ("float", "double"):
-        known &= ~F.isnan(column)  # to Spark it is later than all times
-    return F.when(known, place)
+        known &= ~F.isnan(column)  # to Spark, NaN is later than all times
+    return F.when(known, index)
 
 
 def _first_end_above(value: Column, ends: Iterable[Column | float], *, beyond: int) -> Column:
-    """The position of the first end that is greater than the value, or `beyond`."""
+    """Compute the index of the first end that is greater than the value, or `beyond`."""
     from pyspark.sql import functions as F
 
-    places = [F.when(value < end, F.lit(place)) for place, end in enumerate(ends)]
-    return F.coalesce(*places, F.lit(beyond))
+    indices = [F.when(value < end, F.lit(index)) for index, end in enumerate(ends)]
+    return F.coalesce(*indices, F.lit(beyond))
 
 
 def _ends_of_shares(fractions: Iterable[float]) -> list[float]:
-    """The upper end of each share in [0, 1] but the last's, which takes what rounding leaves."""
+    """Return the upper end of each share in [0, 1] but the last, which also takes what rounding leaves."""
     ends, total = [], 0.0
     for share in fractions:
         total += share
@@ -165,11 +165,11 @@ def _ends_of_shares(fractions: Iterable[float]) -> list[float]:
 
 
 def _as_prepared(name: str, type_: str) -> Column:
-    """A column's values in the type that they are hashed in, of rows that may have come again in a wider type.
+    """Cast a column to the type that its values are hashed in, from the prepared type or a wider one.
 
     Args:
-        type_: the type when the rows were prepared. A double that was a float then is rounded as it was then: its
-            digits beyond those are of a table or a text that tells more of the same rows.
+        type_: the type when the rows were prepared. A double that was a float then is rounded to float first: the
+            further digits come from a table or a text that stores the same rows with more digits.
     """
     hashed_as = _hashed_as(type_)
     if hashed_as == type_:
@@ -178,11 +178,11 @@ def _as_prepared(name: str, type_: str) -> Column:
 
 
 def same_values(before: str, now: str) -> bool:
-    """Whether values that were of one type are told from values of the other: no digits of them were lost."""
+    """Tell whether values of the type `now` determine those of the type `before`: no digits were lost."""
     return before == now or (_hashed_as(before) == _hashed_as(now) and not ("double" in before and "float" in now))
 
 
 def _hashed_as(type_: str) -> str:
-    """The type that a value is hashed in: whole numbers as bigint, fractions as double, also inside arrays."""
+    """Return the type that a value is hashed in: whole numbers as bigint, fractions as double, also inside arrays."""
     narrow = _NARROW.fullmatch(type_)
     return narrow[1] + _WIDER[narrow[2]] + narrow[3] if narrow else type_

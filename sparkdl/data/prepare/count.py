@@ -1,6 +1,6 @@
 """Count the rows of each split, and add up their hashes: one pass, before anything is fitted or written.
 
-Driver.
+Runs on the driver.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ __all__ = ["CONTENT_COLUMN", "Counted", "count_rows", "split_names"]
 
 log = logging.getLogger(__name__)
 
-# The column with the hash that names rows by their content, where nothing else does.
+# The column with the hash that identifies rows by their content, if nothing else does.
 CONTENT_COLUMN = "__content__"
 
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What there is of each split, in the order of their names.
+    """Hold the count and the sums of each split, in the order of `split_names`.
 
     Attributes:
-        rows: how many.
+        rows: the number of rows.
         order: the sums of ORDER_COLUMN.
-        content: those of CONTENT_COLUMN, if the rows have one.
-        repeated: many rows repeat others.
+        content: the sums of CONTENT_COLUMN, NOTHING if the rows do not have this column.
+        repeated: whether many rows repeat others.
     """
 
     rows: tuple[int, ...]
@@ -47,21 +47,21 @@ class Counted:
 
 
 def split_names(config: PrepareConfig) -> tuple[str, ...]:
-    """The splits that a config divides rows into."""
+    """Return the names of the splits that a config divides rows into."""
     return ("train",) if config.splits is None else config.splits.names
 
 
 def count_rows(rows: DataFrame, config: PrepareConfig) -> Counted:
     """Count rows that have SPLIT_COLUMN and ORDER_COLUMN.
 
-    Raises DatasetError for no rows, an empty split, or rows that have none.
+    Raises DatasetError for a DataFrame without rows, an empty split, or rows without a split.
     """
     from pyspark.sql import functions as F
 
     by_content = CONTENT_COLUMN in rows.columns
-    figures = [F.count(F.lit(1)).alias("rows"), different_rows().alias("different"), sums(ORDER_COLUMN).alias("order")]
-    figures += [sums(CONTENT_COLUMN).alias("content")] if by_content else []
-    found = {row[SPLIT_COLUMN]: row for row in rows.groupBy(SPLIT_COLUMN).agg(*figures).collect()}
+    counts = [F.count(F.lit(1)).alias("rows"), different_rows().alias("different"), sums(ORDER_COLUMN).alias("order")]
+    counts += [sums(CONTENT_COLUMN).alias("content")] if by_content else []
+    found = {row[SPLIT_COLUMN]: row for row in rows.groupBy(SPLIT_COLUMN).agg(*counts).collect()}
     if not found:
         raise DatasetError("the DataFrame has no rows")
     if None in found:
@@ -69,13 +69,13 @@ def count_rows(rows: DataFrame, config: PrepareConfig) -> Counted:
     if LEFT_OUT in found:
         log.info("%d rows are in no split and are left out", found[LEFT_OUT]["rows"])
     names = split_names(config)
-    places = range(len(names))
-    counts = tuple(found[place]["rows"] if place in found else 0 for place in places)
-    _check_not_empty(names, counts)
+    indices = range(len(names))
+    rows_of_split = tuple(found[index]["rows"] if index in found else 0 for index in indices)
+    _check_not_empty(names, rows_of_split)
     return Counted(
-        rows=counts,
-        order=tuple(tuple(found[place]["order"]) for place in places),
-        content=tuple(tuple(found[place]["content"]) if by_content else NOTHING for place in places),
+        rows=rows_of_split,
+        order=tuple(tuple(found[index]["order"]) for index in indices),
+        content=tuple(tuple(found[index]["content"]) if by_content else NOTHING for index in indices),
         repeated=any(repeats(row["rows"], row["different"]) for row in found.values()),
     )
 
@@ -89,7 +89,7 @@ def _check_not_empty(names: Sequence[str], counts: Sequence[int]) -> None:
 
 
 def _no_split(rows: DataFrame, config: PrepareConfig, count: int) -> DatasetError:
-    """The error for rows whose columns do not answer the split's rule; shows one of them."""
+    """Build the error for rows to which the rule gives no split; its message shows one such row."""
     read = config.splits.columns if config.splits else ()
     one = rows.select(*[named(name) for name in read]).first()
     values = ", ".join(f"{name!r} is {shown(value)}" for name, value in zip(read, one or (), strict=False))

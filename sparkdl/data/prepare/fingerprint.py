@@ -1,7 +1,8 @@
-"""Name the input of a dataset, so that the same input is found again: a hash of config, plan and files.
+"""Fingerprint the input of a dataset, so that the same input is found again: a hash of config, plan and files.
 
-Driver, within prepare. The JVM is asked for the analysed plan as JSON, and for the state of the files. Whatever is not
-known to be a function of files alone has no name of this kind: a version names it, or, in prepare, the rows themselves.
+Runs on the driver, within prepare. The JVM gives the analysed plan as JSON, and the state of the files. A plan that is
+not known to be a function of files alone does not get such a fingerprint: a version identifies its rows, or, in
+prepare, the content of the rows does.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["name_content", "name_rows", "name_source", "normalised", "obstacle_in", "renumbered"]
 
-# Paths in a manifest are for people to read.
+# The paths in a manifest are for people to read.
 SHOWN_PATHS = 5
-# Settings that change how Spark works, not what it gives. Any other of Spark SQL that is set may change values.
+# Settings that change how Spark works, not its results. Any other setting of Spark SQL may change values.
 _HARMLESS_SETTINGS = tuple(
     "spark.sql." + name
     for name in (
@@ -58,7 +59,7 @@ _HARMLESS_SETTINGS = tuple(
         "warehouse.",
     )
 )
-# Set while a plan is printed, so that nothing of it is left out.
+# Set while a plan is printed, so that Spark prints all fields.
 _PRINTED_FIELDS = "spark.sql.debug.maxToStringFields"
 
 _LOGICAL = SQL + "catalyst.plans.logical."
@@ -66,8 +67,8 @@ _EXPRESSIONS = SQL + "catalyst.expressions."
 _EXPRESSION_ID = _EXPRESSIONS + "ExprId"
 _FILES = SQL + "execution.datasources."
 
-# Which rows they give, in any order, depends on their input alone. A limit or a subset without duplicates does not:
-# which row is taken depends on the order of arrival.
+# The rows of these nodes, in any order, depend on their input alone. Those of a limit or of a subset without duplicates
+# depend on the order of arrival, too.
 _PURE_NODES = """
     Aggregate CTERelationDef CTERelationRef Distinct Except Expand Filter Generate Intersect Join OneRowRelation
     Project Range RebalancePartitions Repartition RepartitionByExpression ResolvedHint Sort SubqueryAlias Union
@@ -84,22 +85,22 @@ _READERS = frozenset(
         "text.TextFileFormat",
     )
 )
-# What Spark takes for deterministic, and is not: user code, the moment, the session, the order of arrival; and plans
-# inside of expressions, whose files are not seen here.
+# Expressions that Spark takes for deterministic, though they depend on user code, the time, the session or the order of
+# arrival; and plans inside of expressions, whose files are not seen here.
 _IMPURE_EXPRESSIONS = """
     AnyValue ApplyFunctionExpression CallMethodViaReflection CollectList CollectSet CurrentCatalog CurrentDatabase
     CurrentDate CurrentTime CurrentTimeZone CurrentTimestamp CurrentUser DynamicPruningSubquery Exists First
     FunctionTableSubqueryArgumentExpression Last LateralSubquery ListAgg ListQuery LocalTimestamp Now PythonUDAF
     PythonUDF PythonUDTF ScalaUDF ScalarSubquery UserDefinedGenerator VariableReference
 """
-# Text that Spark takes for the day or the moment of the query where a date or a time is wanted, with a zone or without.
+# Text that Spark reads as the day or the time of the query where it expects a date or a time, with a zone or without.
 _MOVING_TEXT = re.compile(r"\s*(now|today|tomorrow|yesterday)\b", re.IGNORECASE)
-# When a view was made, and counters of the session.
+# The time when a view was made, and counters of the session.
 _DROPPED = frozenset({"desc", "catalogTable", "jvmId"})
 
 
 def name_source(df: DataFrame, config: PrepareConfig) -> tuple[Source, str]:
-    """What a dataset of these rows is prepared from, and what keeps it from having a fingerprint ("": nothing)."""
+    """Return the source of a dataset, and why it does not have a fingerprint ("" if it has one)."""
     return name_rows(df, {"format_version": FORMAT_VERSION, "config": _config(config)}, config.version)
 
 
@@ -110,24 +111,24 @@ def name_content(
     sums: Sequence[Sums],
     paths: tuple[str, ...],
 ) -> Source:
-    """The same by what is in the rows, for those that nothing else names.
+    """Return the source of a dataset, with a fingerprint of the rows' content, for rows that nothing else identifies.
 
     Args:
         types: Spark type (DDL) of each column that the dataset reads.
-        rows: of each split.
-        sums: of the hashes of whole rows, of each split.
-        paths: some of what was read.
+        rows: the number of rows of each split.
+        sums: of the hashes of whole rows, for each split.
+        paths: some of the folders and files that were read.
     """
     how = {"format_version": FORMAT_VERSION, "config": _config(config)}
     return Source(_hash(how | {"types": dict(types), "rows": list(rows), "content": list(sums)}), paths)
 
 
 def name_rows(df: DataFrame, how: Mapping[str, Any], version: str | int | None = None) -> tuple[Source, str]:
-    """The same for whatever is made of the rows.
+    """Return the source of a result of a DataFrame's rows, and why it does not have a fingerprint ("" if it has one).
 
     Args:
-        how: what else decides what is made (JSON).
-        version: names the rows in place of their plan.
+        how: all else that decides the result (JSON).
+        version: identifies the rows in place of their plan.
 
     Raises DatasetError if a file that will be read has changed since the DataFrame was made.
     """
@@ -149,14 +150,14 @@ def name_rows(df: DataFrame, how: Mapping[str, Any], version: str | int | None =
     if obstacle:
         return Source(None, paths), obstacle
     content |= {"plan": normalised(nodes), "relations": [relation.to_json() for relation in relations]}
-    # JSON leaves out what it has no form for, patterns and options among them; the printed plan has it.
+    # `toJSON` leaves out values without a form in JSON, such as patterns and options; the printed plan has them.
     content["printed"] = _printed(df.sparkSession, plan)
     content["settings"] = _settings(df.sparkSession)
     return Source(_hash(content), paths), ""
 
 
 def _printed(spark: SparkSession, plan: Any) -> str:
-    """The plan as text, without what differs from session to session."""
+    """Print a plan, without what differs from session to session."""
     before = spark.conf.get(_PRINTED_FIELDS)
     spark.conf.set(_PRINTED_FIELDS, str(2**31 - 1))
     try:
@@ -167,7 +168,7 @@ def _printed(spark: SparkSession, plan: Any) -> str:
 
 
 def renumbered(text: str) -> str:
-    """A printed plan with its columns, lambdas and common tables counted from 0, in the order of their appearance."""
+    """Renumber columns, lambdas and common tables in a printed plan from 0, in the order of their appearance."""
     numbers: dict[str, int] = {}
 
     def number(found: re.Match[str]) -> str:
@@ -177,7 +178,7 @@ def renumbered(text: str) -> str:
 
 
 def _settings(spark: SparkSession) -> dict[str, str]:
-    """What is set of Spark SQL and may change values; the time zone even where it is the machine's."""
+    """Return the settings of Spark SQL that may change values; always the time zone, even if it is the machine's."""
     every = {row["key"]: row["value"] for row in spark.sql("SET").collect()}
     chosen = {name: value for name, value in every.items() if name.startswith("spark.sql.")}
     kept = {name: value for name, value in chosen.items() if not name.startswith(_HARMLESS_SETTINGS)}
@@ -186,7 +187,7 @@ def _settings(spark: SparkSession) -> dict[str, str]:
 
 
 def obstacle_in(nodes: object) -> str:
-    """Why a plan (`TreeNode.toJSON`, parsed) is not known to be a function of files; "" if it is."""
+    """Find why a plan (`TreeNode.toJSON`, parsed) is not known to be a function of files; "" if it is."""
     if isinstance(nodes, list):
         return next((found for found in map(obstacle_in, nodes) if found), "")
     if not isinstance(nodes, dict):
@@ -205,7 +206,7 @@ def obstacle_in(nodes: object) -> str:
 
 
 def normalised(content: Any, ids: dict[Any, int] | None = None) -> Any:
-    """A plan without what differs from session to session: numbers of columns, of lambdas and of common tables."""
+    """Strip from a plan what differs from session to session: numbers of columns, of lambdas and of common tables."""
     ids = {} if ids is None else ids
     if isinstance(content, list):
         return [normalised(item, ids) for item in content]
@@ -224,11 +225,11 @@ def normalised(content: Any, ids: dict[Any, int] | None = None) -> Any:
 
 
 def _obstacle_of_files(nodes: Sequence[Any], relations: Sequence[Relation]) -> str:
-    """Why the files do not tell what was read; "" if they do."""
+    """Find why the files do not determine what was read; "" if they do."""
     if not relations:
         return "it reads no files"
     if len(relations) != sum(node["class"] == RELATION for node in nodes):
-        return "it reads what is no files"
+        return "it reads sources that are not files"
     for relation in relations:
         if relation.reader not in _READERS:
             return f"it reads by {relation.reader.rsplit('.', 1)[1]}"
@@ -238,7 +239,7 @@ def _obstacle_of_files(nodes: Sequence[Any], relations: Sequence[Relation]) -> s
 
 
 def _config(config: PrepareConfig) -> dict[str, Any]:
-    """All of a config that decides what is stored."""
+    """Return the fields of a config that decide what is stored."""
     return {
         "features": [_declared(feature) for feature in config.features],
         "labels": [_declared(feature) for feature in config.labels],

@@ -1,6 +1,6 @@
-"""Fit features: what each encoder must know of the train split.
+"""Fit an encoder for each feature to the train split.
 
-Driver; `statistics` computes it in Spark.
+Runs on the driver; `statistics` computes in Spark what the encoders need.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ __all__ = ["Fitted", "fit_encoders"]
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """The encoders of the features, then of the labels, and what each pass over the rows saw."""
+    """Hold the encoders of the features, then of the labels, and the row sums that each pass saw."""
 
     encoders: tuple[Encoder, ...]
     seen: tuple[Seen, ...]
 
 
 def fit_encoders(train: DataFrame, features: Sequence[Feature], labels: Sequence[Feature]) -> Fitted:
-    """The encoders of all features, then of all labels, fitted over the train split's raw rows.
+    """Fit the encoders of all features, then of all labels, over the train split's raw rows.
 
     Raises:
-        ConfigError: a label that cannot be one.
+        ConfigError: a feature that cannot be a label.
         SchemaError: a column's type or content does not fit its feature.
     """
     declared = [*features, *labels]
@@ -73,7 +73,7 @@ def fit_encoders(train: DataFrame, features: Sequence[Feature], labels: Sequence
         pairs = iter(found)
         seen.append(saw)
     fitted: list[Encoder] = []
-    for place, feature in enumerate(declared):
+    for index, feature in enumerate(declared):
         name = feature.name
         if isinstance(feature, Tensor):
             fitted.append(TensorEncoder.fit(feature, first[name]))
@@ -85,9 +85,9 @@ def fit_encoders(train: DataFrame, features: Sequence[Feature], labels: Sequence
         elif isinstance(feature, Text):
             fitted.append(TextEncoder.fit(feature, next(pairs)))
         elif isinstance(feature, Categorical):
-            fitted.append(_categorical(feature, next(pairs), is_label=place >= len(features)))
+            fitted.append(_categorical(feature, next(pairs), is_label=index >= len(features)))
         else:
-            raise ConfigError(f"{feature!r} is no feature that prepare knows")
+            raise ConfigError(f"{feature!r} is not a feature that prepare knows")
     return Fitted(tuple(fitted), tuple(seen))
 
 
@@ -99,7 +99,7 @@ def _check_label(label: Feature) -> None:
 
 
 def _first_values(train: DataFrame, declared: Sequence[Feature]) -> dict[str, pa.Array]:
-    """One row of each column, which tells its type and shape; not null where an array's shape must be told by it."""
+    """Read one row of each column, for its type and shape; a row that is not null where an array's shape is needed."""
     first = statistics.first_row(train, [f.name for f in declared])
     for feature in declared:
         value = first[feature.name]
@@ -109,7 +109,7 @@ def _first_values(train: DataFrame, declared: Sequence[Feature]) -> dict[str, pa
 
 
 def _number_columns(features: Sequence[Numeric], first: dict[str, pa.Array]) -> dict[str, NumberColumn]:
-    """How to read each column; one that is feature and label may have missing values where either of them fills."""
+    """Describe each column of numbers; a column that is feature and label may have missing values if either fills."""
     filled = {f.name for f in features if f.fill is not None}
     numbers: dict[str, NumberColumn] = {}
     for feature in features:
@@ -118,7 +118,7 @@ def _number_columns(features: Sequence[Numeric], first: dict[str, pa.Array]) -> 
         if shape and feature.fill == "indicator":
             raise SchemaError(
                 f"column {name!r}: fill='indicator' is for scalars and rows are of shape {shape}; use 'mean', "
-                "'median' or a number, or select its elements as columns of their own"
+                "'median' or a number, or select its elements as separate columns"
             )
         numbers[name] = NumberColumn(name, shape, unit_of(value.type), name in filled)
     return numbers

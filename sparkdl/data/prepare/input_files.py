@@ -1,7 +1,7 @@
-"""The files that a DataFrame's plan reads, and whether they are still what they were when the DataFrame was made.
+"""List the files that a DataFrame's plan reads, and check that none changed since the DataFrame was made.
 
-Driver. Spark lists the files once, when a DataFrame over a folder is made, and reads no more than it saw then: of a
-file that grew it reads the first part, up to the middle of a row. The JVM is asked for its list, and for a new one.
+Runs on the driver. Spark lists the files once, when a DataFrame over a folder is made, and reads no more than it listed
+then: of a file that grew, it reads the first bytes, up to the middle of a row. The JVM gives that list, and a new one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ WAY_OUT = "read it again (df = spark.read…; a table: spark.catalog.refreshTabl
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """One place where a plan reads files."""
+    """Describe one relation by which a plan reads files."""
 
     reader: str
     index: str
@@ -54,16 +54,16 @@ class Relation:
     files: Mapping[str, tuple[int, int]]
     """Path -> (bytes, milliseconds), as they were when the DataFrame was made."""
     location: Any = field(compare=False, repr=False)
-    """The JVM's list of them."""
+    """The JVM's list of the files."""
     filters: Any = field(compare=False, repr=False)
-    """The JVM's options that decide which files are listed, if they are known."""
+    """The JVM's options that decide which files are listed, or None if they are unknown."""
 
     def to_json(self) -> list[Any]:
         return [self.reader, self.options, self.schema, sorted(self.files.items())]
 
 
 def relations_of(plan: Any) -> list[Relation]:
-    """The places where a logical plan of the JVM reads files by Spark's own readers, in the plan's order."""
+    """Find the relations by which a plan of the JVM reads files with Spark's own readers, in the plan's order."""
     found = []
     for leaf in _leaves(plan):
         if leaf.getClass().getName() != RELATION:
@@ -77,9 +77,9 @@ def relations_of(plan: Any) -> list[Relation]:
 
 
 def files_of(spark: SparkSession, plan: Any) -> dict[str, tuple[int, int]]:
-    """Path -> (bytes, milliseconds) of all files that a plan reads by Spark's own readers, as Spark lists them now.
+    """Map path to (bytes, milliseconds) for all files that a plan reads by Spark's own readers, as listed now.
 
-    Tables with partitions are listed anew by each query, so `Relation.files` does not hold theirs.
+    Each query lists the files of tables with partitions anew, so `Relation.files` does not hold these.
     """
     jvm: Any = spark._jvm
     found: dict[str, tuple[int, int]] = {}
@@ -92,13 +92,13 @@ def files_of(spark: SparkSession, plan: Any) -> dict[str, tuple[int, int]]:
 
 
 def files_that_are_read(df: DataFrame) -> list[Relation]:
-    """The files that an action on the DataFrame would read: not those whose rows are all in a cache.
+    """Find the files that an action on the DataFrame would read: not those whose rows are all in a cache.
 
-    A warning tells of files that changed since their rows were cached.
+    Warns of files that changed since their rows were cached.
     """
     if df.isStreaming:
         return []
-    execution = df.select("*")._jdf.queryExecution()  # a new one: it looks for caches of now
+    execution = df.select("*")._jdf.queryExecution()  # a new execution looks for the caches of now
     with_caches, without = execution.withCachedData(), _files_of(execution.analyzed())
     caches = [leaf for leaf in _leaves(with_caches) if leaf.getClass().getName() == _CACHED]
     if not all(cache.cacheBuilder().isCachedColumnBuffersLoaded() for cache in caches):
@@ -112,10 +112,10 @@ def files_that_are_read(df: DataFrame) -> list[Relation]:
 
 
 def check_unchanged(spark: SparkSession, relations: Iterable[Relation], *, tell_new: bool = False) -> None:
-    """Raise DatasetError if a file is not what it was when the DataFrame was made.
+    """Raise DatasetError if a file has changed since the DataFrame was made.
 
     Args:
-        tell_new: warn of files that came since, and are not in the DataFrame.
+        tell_new: warn of files that are new since, and not in the DataFrame.
     """
     for relation in relations:
         if not relation.files:
@@ -140,9 +140,9 @@ def check_unchanged(spark: SparkSession, relations: Iterable[Relation], *, tell_
 
 @contextmanager
 def files_stay(spark: SparkSession, relations: Sequence[Relation]) -> Iterator[None]:
-    """Look at the files again after the block, and where Spark fails in it: a file that changed explains that best.
+    """Check the files again after the block, and when Spark fails in the block: a changed file is the likeliest cause.
 
-    Raises DatasetError for one that did.
+    Raises DatasetError for a file that changed.
     """
     from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
@@ -156,7 +156,7 @@ def files_stay(spark: SparkSession, relations: Sequence[Relation]) -> Iterator[N
 
 
 def without_secrets(path: str) -> str:
-    """A path or URL without user, password and query."""
+    """Strip user, password and query from a path or URL."""
     return re.sub(r"^([^/]*://)[^/]*@", r"\1", path).split("?")[0] if "://" in path else path
 
 
@@ -168,7 +168,7 @@ def _change(was: tuple[int, int], now: tuple[int, int] | None) -> str:
 
 def _leaves(plan: Any) -> Sequence[Any]:
     leaves = plan.collectLeaves()
-    return [leaves.apply(place) for place in range(leaves.size())]
+    return [leaves.apply(index) for index in range(leaves.size())]
 
 
 def _files_of(plan: Any) -> list[Relation]:
@@ -177,7 +177,7 @@ def _files_of(plan: Any) -> list[Relation]:
 
 def _relation(location: Any, reader: str, options: Any, schema: str) -> Relation:
     index = location.getClass().getSimpleName()
-    # Other indices know more of a table than its files: snapshots, deleted rows.
+    # Other file indices know more of a table than its files: snapshots, deleted rows.
     listed = location.allFiles().mkString("\n") if index == "InMemoryFileIndex" else ""
     roots = tuple(location.rootPaths().mkString("\n").split("\n"))
     printed = options.toString() if options is not None else ""
@@ -185,7 +185,7 @@ def _relation(location: Any, reader: str, options: Any, schema: str) -> Relation
 
 
 def _is_v2_files(leaf: Any) -> bool:
-    """Whether a leaf reads files by Spark's newer readers (`spark.sql.sources.useV1SourceList`)."""
+    """Tell whether a leaf reads files by Spark's newer readers (`spark.sql.sources.useV1SourceList`)."""
     return leaf.getClass().getName() == _V2 and "FileTable" in leaf.table().getClass().getSuperclass().getName()
 
 
@@ -195,7 +195,7 @@ def _v2_relation(leaf: Any) -> Relation:
 
 
 def _listed_now(spark: SparkSession, relation: Relation) -> dict[str, tuple[int, int]]:
-    """What Spark would list in the same places today. Places that are gone count as empty."""
+    """List the files of a relation's root paths as Spark would now. Paths that are gone count as empty."""
     from py4j.protocol import Py4JJavaError
 
     jvm: Any = spark._jvm
@@ -219,5 +219,5 @@ def _listed_now(spark: SparkSession, relation: Relation) -> dict[str, tuple[int,
 
 
 def _statuses(text: str) -> dict[str, tuple[int, int]]:
-    """Path -> (bytes, milliseconds) of Hadoop's FileStatus, one in a line."""
+    """Parse Hadoop's FileStatus, one in a line: path -> (bytes, milliseconds)."""
     return {path: (int(size), int(changed)) for path, size, changed in _FILE_STATUS.findall(text)}

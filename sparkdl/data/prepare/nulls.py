@@ -1,6 +1,7 @@
-"""Name every column that holds nulls which nothing was said about, where one of them ended a prepare.
+"""Name every column that holds nulls without a policy, when a null has ended a prepare.
 
-Driver. Workers stop at the first such column that they meet; whoever mends one would meet the next by another run.
+Runs on the driver. A worker stops at the first such column; without this list, users would find the others one by one,
+by a run each.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ NAMED_COLUMNS = 20
 
 @contextmanager
 def all_nulls_named(rows: DataFrame, config: PrepareConfig) -> Iterator[None]:
-    """Within the block, an error about a missing value becomes one that names all columns with such, and how many.
+    """Extend an error about a missing value in the block to one that counts missing values of all columns.
 
     Args:
-        rows: what is prepared: the used columns. They are read once more, after such an error alone.
+        rows: the used columns of the DataFrame that is prepared, read once more only after such an error.
     """
     try:
         with errors_from_workers():
@@ -36,14 +37,14 @@ def all_nulls_named(rows: DataFrame, config: PrepareConfig) -> Iterator[None]:
     except SchemaError as error:
         if "null" not in str(error) and "NaN" not in str(error):
             raise
-        told = _counted(rows, _must_be_there(config))
-        if not told:
+        counted = _counted(rows, _must_be_there(config))
+        if not counted:
             raise
-        raise SchemaError(f"{error}. Missing values without a policy are in {told}") from error
+        raise SchemaError(f"{error}. Missing values without a policy are in {counted}") from error
 
 
 def _must_be_there(config: PrepareConfig) -> dict[str, bool]:
-    """The columns that may hold no nulls, and whether NaN is one there."""
+    """Return the columns that may not hold nulls, and whether NaN counts as null in each."""
     wanted: dict[str, bool] = {}
     filled = {feature.name for feature in (*config.features, *config.labels) if _fills(feature)}
     for feature in (*config.features, *config.labels):
@@ -57,11 +58,11 @@ def _fills(feature: Feature) -> bool:
 
 
 def _counted(rows: DataFrame, wanted: dict[str, bool]) -> str:
-    """The columns with missing values, those with most of them first; "" if there is none."""
+    """Count missing values; list the columns that hold any, those with most first, or return ""."""
     from pyspark.sql import functions as F
 
     missing = [_missing(rows, name, nan) for name, nan in wanted.items()]
-    counts = [F.count_if(one).alias(str(place)) for place, one in enumerate(missing)]
+    counts = [F.count_if(one).alias(str(index)) for index, one in enumerate(missing)]
     total, *found = rows.agg(F.count(F.lit(1)), *counts).collect()[0]
     some = sorted(((-count, name) for name, count in zip(wanted, found, strict=True) if count))
     listed = [f"column {name!r} ({-count} of {total} rows)" for count, name in some]

@@ -1,4 +1,4 @@
-"""Plan what `prepare` does: check all that can be checked before a row is read, and find the dataset that is there.
+"""Plan a `prepare`: check all that can be checked before a row is read, and find a finished dataset.
 
 Runs on the driver; starts no job and writes nothing. `prepare` carries the plan out, a dry run shows it.
 """
@@ -34,14 +34,14 @@ RESERVED = re.compile("__(split|order|place|content|hash|hash_[0-9]+)__")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparePlan:
-    """What `prepare` is going to do.
+    """Describe what `prepare` is going to do.
 
     Attributes:
         path: of the dataset, absolute.
         columns: the Spark type (DDL) of each raw column that is read.
-        source: what the dataset is made of; without a fingerprint where only a pass over the rows can name them.
-        obstacle: why the rows have no name before they are read; "" if they have one.
-        found: the dataset that is there and was made of the same.
+        source: what the dataset is made of; without a fingerprint if only a pass over the rows can give one.
+        obstacle: why `source` does not have a fingerprint before rows are read; "" if it has one.
+        found: the finished dataset at the path with the same source fingerprint, or None.
         occupied: whether the folder holds anything.
     """
 
@@ -54,7 +54,7 @@ class PreparePlan:
 
     @property
     def state(self) -> str:
-        """"new", "finished", "replaces another one", or "finished if its rows are the same"."""
+        """The outcome: "new", "finished", "replaces another one", or "finished if its rows are the same"."""
         if self.found is not None:
             return "finished"
         if not self.occupied:
@@ -81,7 +81,7 @@ def plan_prepare(df: DataFrame, config: PrepareConfig) -> PreparePlan:
 
 
 def check_arguments(df: object, config: object) -> None:
-    """Raise ConfigError for what is no batch DataFrame of Spark, a table read as plain files, or no PrepareConfig."""
+    """Raise ConfigError unless given a batch DataFrame, not of a table read as plain files, and a PrepareConfig."""
     if not hasattr(df, "sparkSession") or not hasattr(df, "mapInArrow"):
         raise ConfigError(f"prepare takes a Spark DataFrame, not {type(df).__name__}; spark.createDataFrame makes one")
     if df.isStreaming:  # type: ignore[attr-defined]
@@ -92,7 +92,7 @@ def check_arguments(df: object, config: object) -> None:
 
 
 def used_columns(config: PrepareConfig) -> list[str]:
-    """Every raw column that the dataset reads, once each, in a fixed order."""
+    """Return every raw column that the dataset reads, once each, in a fixed order."""
     names = [f.name for f in (*config.features, *config.labels)]
     names += [config.weight] if config.weight else []
     names += list(config.keep)
@@ -111,25 +111,25 @@ def check_columns(df: DataFrame, names: Sequence[str]) -> None:
 
 
 def check_folder(path: str) -> bool:
-    """Whether anything is there. Raises DatasetError for a folder that holds something other than a dataset."""
+    """Tell whether a folder holds anything. Raises DatasetError for a folder that holds other things than a dataset."""
     try:
         names = storage.listing(path)
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error}") from error
-    strange = [name for name in names if not generations.is_ours(name)]
-    if strange:
-        raise DatasetError(f"{path} holds {shown(strange[0])}, which is no part of a dataset; choose an empty folder")
+    other = [name for name in names if not generations.is_ours(name)]
+    if other:
+        raise DatasetError(f"{path} holds {shown(other[0])}, which is not part of a dataset; choose an empty folder")
     return bool(names)
 
 
 def find_made_of(path: str, source: Source) -> Dataset | None:
-    """The dataset at the path, if it is whole and was made of the same."""
+    """Return the dataset at the path if it is complete and has the same source fingerprint, else None."""
     standing = find_dataset(path)
     if standing is None or source.fingerprint is None or standing.source.fingerprint != source.fingerprint:
         return None
-    damage = generations.damage(standing)
-    if damage:
-        log.warning("%s is prepared anew: %s", path, damage)
+    missing_part = generations.damage(standing)
+    if missing_part:
+        log.warning("%s is prepared anew: %s", path, missing_part)
         return None
     log.warning("found %s at %s, prepared from the same input: nothing is written", rows_by_split(standing), path)
     return standing

@@ -1,6 +1,6 @@
 """Turn a DataFrame into a prepared dataset: find it, or divide, fit, shuffle once, encode, write, commit.
 
-Driver; the rows themselves are touched by Spark and its Python workers only.
+Runs on the driver; rows are processed only by Spark and its Python workers.
 """
 
 from __future__ import annotations
@@ -43,23 +43,24 @@ __all__ = ["prepare"]
 log = logging.getLogger(__name__)
 
 
-
 def prepare(df: DataFrame, config: PrepareConfig) -> Dataset:
-    """Write a DataFrame as a prepared dataset and open it; find the one that is there, if it was made of the same.
+    """Write a DataFrame as a prepared dataset and open it, or open the one at the path if it has the same input.
 
     Features are fitted over the train split only. The rows are shuffled once by `config.seed`; the stored order depends
     on the rows and the seed, not on the cluster. The same config, plan and input files find the finished dataset and
-    write nothing; so do the same rows where no file names them (from memory, from Python code), after one pass over
-    them. Otherwise a dataset that is already at the path is replaced when the new one is complete; handles to it stay
-    readable until it is replaced once more. Several prepares may run at once: the last to finish stays.
+    write nothing; so do the same rows that no file identifies (from memory, from Python code), after one pass over
+    the rows. Otherwise a dataset that is already at the path is replaced when the new one is complete; handles to
+    the old one stay readable until the next replacement. Several prepares may run at once: the last to finish stays.
 
-    The DataFrame is read several times. Each reading adds up hashes of the rows, so that none can see others.
+    The DataFrame is read several times. Each reading adds up hashes of the rows, to detect that readings see other
+    rows.
 
     Raises:
-        ConfigError: not a DataFrame of Spark, a stream, a table's files read as plain Parquet, or no PrepareConfig.
-        SchemaError: a column is missing, twice there, or not what its feature declares (names column and row).
+        ConfigError: `df` is not a DataFrame of Spark, is a stream, or reads a table's files as plain Parquet; `config`
+            is not a PrepareConfig.
+        SchemaError: a column is missing, ambiguous, or not what its feature declares (names column and row).
         DatasetError: no rows, an empty split, a path that holds something else; a file that has changed since the
-            DataFrame was made; columns whose values change from one reading to the next (names them).
+            DataFrame was made; columns whose values change from one reading to the next (names these).
     """
     with errors_from_workers():
         return _prepare(df, config, plan_prepare(df, config))
@@ -116,7 +117,7 @@ def _write_dataset(
     source: Source,
     raw_types: Mapping[str, str],
 ) -> tuple[Dataset, str]:
-    """Fit and write: the dataset, complete but for its commit, and which readings of the rows differ, in words."""
+    """Fit and write; return the dataset, still to be committed, and a text on readings of the rows that differ."""
     names = split_names(config)
     train = rows.where(f"{SPLIT_COLUMN} = {names.index('train')}")
     with arrow_batches(rows.sparkSession, rows_per_batch(raw_types.values())):
@@ -160,7 +161,7 @@ def _write_dataset(
 
 
 def record_layout(encoders: Sequence[Encoder], labels: Sequence[Encoder], weight: str | None) -> RecordLayout:
-    """The record of a row: features, labels, weight."""
+    """Lay out the record of a row: features, labels, weight."""
     fields = [Field("feature", e.name, e.dtype.name, e.shape, e.stored) for e in encoders]
     fields += [Field("label", e.name, e.dtype.name, e.shape, e.stored) for e in labels]
     fields += [Field("weight", weight, "float32", ())] if weight else []
@@ -168,19 +169,19 @@ def record_layout(encoders: Sequence[Encoder], labels: Sequence[Encoder], weight
 
 
 def _divided(used: DataFrame, config: PrepareConfig, raw_types: Mapping[str, str], *, by_content: bool) -> DataFrame:
-    """Each row's split (also of rows that are left out of all splits), and its place in the order, beside its columns.
+    """Add to each row its split index (also if all splits leave it out) and its order key.
 
     Args:
-        by_content: also the hash that names rows by their content.
+        by_content: add the hash that identifies rows by their content, too.
     """
     from pyspark.sql import functions as F
 
-    place = F.lit(0) if config.splits is None else split_index(config.splits, raw_types)
-    rows = used.select("*", place.alias(SPLIT_COLUMN), order_key(config.seed, raw_types).alias(ORDER_COLUMN))
+    index = F.lit(0) if config.splits is None else split_index(config.splits, raw_types)
+    rows = used.select("*", index.alias(SPLIT_COLUMN), order_key(config.seed, raw_types).alias(ORDER_COLUMN))
     return rows.select("*", whole_rows(ORDER_COLUMN, raw_types).alias(CONTENT_COLUMN)) if by_content else rows
 
 
 def _fingerprint(plan: PartPlan, written: Sequence[Part]) -> str:
-    """Names the content: the generation is unique, the rest guards against an edited manifest."""
+    """Compute the dataset's fingerprint: the generation is unique, the rest guards against an edited manifest."""
     content = [plan.generation, plan.layout.to_json(), [(part.file, part.row_groups) for part in written]]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]

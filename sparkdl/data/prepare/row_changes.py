@@ -1,8 +1,8 @@
-"""Find which columns of a DataFrame change from one reading to the next, once it is known that rows did.
+"""Find the columns of a DataFrame whose values change from one reading to the next, once rows are known to differ.
 
-Driver. prepare reads its DataFrame several times; where the readings differ, what was fitted does not fit what was
-written. Sums of floating point numbers, of averages for instance, may differ in their last digits by the order in which
-a cluster adds them up: that does no harm, unless it decides a row's split.
+Runs on the driver. prepare reads its DataFrame several times; where the readings differ, what was fitted does not fit
+what was written. Sums of floating point numbers, of averages for instance, may differ in their last digits by the order
+in which a cluster adds up: such a difference is harmless, unless it decides a row's split.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Change", "blame", "check_rows_stay", "warn_of_chance"]
 
 log = logging.getLogger(__name__)
 
-# Relative difference of two sums that rounding alone explains; of float32, a unit in the last place.
+# Relative difference of two sums that rounding alone explains; for float32, a unit in the last digit.
 ROUNDING = 1e-9
 FLOAT_ROUNDING = 2**-23
 
@@ -35,10 +35,10 @@ WAY_OUT = "cache it (df = df.cache()), or write it to Parquet and read that, bef
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A column that was not the same in two readings.
+    """Describe a column whose values differed in two readings.
 
     Attributes:
-        rounded: the difference is one of the last digits.
+        rounded: whether only the last digits differ.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Change:
 
 
 def warn_of_chance(df: DataFrame) -> None:
-    """Warn of a plan that draws its values by chance, before it is read. Caches count as what they hold."""
+    """Warn of a plan whose values are random, before rows are read. Cached parts of a plan count as deterministic."""
     if not df._jdf.queryExecution().optimizedPlan().deterministic():
         log.warning(
             "the DataFrame's plan is not deterministic (random numbers, ids that depend on partitions, functions that "
@@ -56,11 +56,11 @@ def warn_of_chance(df: DataFrame) -> None:
 
 
 def check_rows_stay(df: DataFrame, config: PrepareConfig, differs: str, types: Mapping[str, str]) -> None:
-    """Raise DatasetError that names the columns that change; only warn where it is rounding that does no harm.
+    """Raise DatasetError that names the columns that change; only warn if the change is harmless rounding.
 
     Args:
-        df: the used columns. It is read twice more.
-        differs: which readings were found to differ, in words.
+        df: the used columns, which are read twice more.
+        differs: text that says which readings were found to differ.
         types: Spark type (DDL) of each column.
     """
     problem = blame(_changes(df, types), config, differs)
@@ -70,14 +70,14 @@ def check_rows_stay(df: DataFrame, config: PrepareConfig, differs: str, types: M
 
 
 def blame(changes: Sequence[Change], config: PrepareConfig, differs: str) -> str:
-    """The message of the error; "" if there need not be one."""
+    """Build the error message, or return "" if all changes are harmless."""
     if not changes:
         return (
             f"{differs}: the input changed while it was read, or depends on how it is read; prepare it again, from "
             f"files or a table that stay. If that does not help, {WAY_OUT}"
         )
     rule = config.splits
-    # Without a key, a row's split is told by all of its columns.
+    # Without a key, all columns of a row decide its split.
     decide = () if rule is None else (rule.columns or tuple(change.name for change in changes))
     harmful = [change.name for change in changes if not change.rounded or change.name in decide]
     if not harmful:
@@ -90,50 +90,50 @@ def blame(changes: Sequence[Change], config: PrepareConfig, differs: str) -> str
 
 
 def _changes(df: DataFrame, types: Mapping[str, str]) -> list[Change]:
-    """The columns that differ in two readings of now.
+    """Read the rows twice now, and return the columns that differ.
 
-    The passes of `prepare` hand rows to Python in batches of several sizes, and what a pandas UDF gives may depend on
-    them, be it by rounding alone: so do these readings.
+    The passes of `prepare` hand rows to Python in batches of several sizes, and the results of a pandas UDF may depend
+    on the size, if only by rounding: so these two readings use different sizes.
     """
     fractions = [name for name, type_ in types.items() if _is_fraction(type_)]
     one = _read(df, types, fractions)
     with arrow_batches(df.sparkSession, BINARY_BATCH_ROWS):
         other = _read(df, types, fractions)
     found = []
-    for place, name in enumerate(types):
-        if one[f"hash_{place}"] != other[f"hash_{place}"]:
+    for index, name in enumerate(types):
+        if one[f"hash_{index}"] != other[f"hash_{index}"]:
             unit = FLOAT_ROUNDING if "float" in types[name] else ROUNDING
-            rounding = unit * one.get(f"size_{place}", 0.0)
-            near = [abs(one[key] - other[key]) <= rounding for key in (f"sum_{place}", f"size_{place}") if key in one]
+            rounding = unit * one.get(f"size_{index}", 0.0)
+            near = [abs(one[key] - other[key]) <= rounding for key in (f"sum_{index}", f"size_{index}") if key in one]
             found.append(Change(name, rounded=bool(near) and all(near)))
     return found
 
 
 def _read(df: DataFrame, types: Mapping[str, str], fractions: Sequence[str]) -> dict[str, Any]:
-    """Sums of each column: of its hashes; for fractions, of its values and of their sizes too."""
+    """Add up the hashes of each column, and of columns of fractions the values and their absolute values."""
     from pyspark.sql import functions as F
 
-    names, columns, figures = list(types), [], []
-    # Weighed by the rest of the row, so that values that change places are no rounding.
+    names, columns, totals = list(types), [], []
+    # Weighted by the rest of the row, so that values that swap rows do not pass for rounding.
     rest = [name for name in names if name not in fractions]
     weight = F.lit(1.0) + (F.pmod(hash_of(rest, types), F.lit(1024)) / 1024 if rest else F.lit(0.0))
-    for place, name in enumerate(names):
-        columns.append(hash_of([name], types).alias(f"h{place}"))
-        figures.append(sums(f"h{place}").alias(f"hash_{place}"))
+    for index, name in enumerate(names):
+        columns.append(hash_of([name], types).alias(f"h{index}"))
+        totals.append(sums(f"h{index}").alias(f"hash_{index}"))
         if name in fractions:
-            columns += [(_total(name, types[name], size) * weight).alias(f"{size}{place}") for size in (False, True)]
-            figures += [F.sum(f"False{place}").alias(f"sum_{place}"), F.sum(f"True{place}").alias(f"size_{place}")]
-    found: dict[str, Any] = df.select(*columns).agg(*figures).collect()[0].asDict()
+            columns += [(_total(name, types[name], size) * weight).alias(f"{size}{index}") for size in (False, True)]
+            totals += [F.sum(f"False{index}").alias(f"sum_{index}"), F.sum(f"True{index}").alias(f"size_{index}")]
+    found: dict[str, Any] = df.select(*columns).agg(*totals).collect()[0].asDict()
     return found
 
 
 def _is_fraction(type_: str) -> bool:
-    """Whether a column is of floating point numbers, or arrays or vectors of them."""
+    """Tell whether a column holds floating point numbers, or arrays or vectors of these."""
     return type_.replace("array<", "").rstrip(">") in ("float", "double", "vector")
 
 
 def _total(name: str, type_: str, size: bool) -> Column:
-    """The sum of a row's fractions, or of their sizes; what is not a number counts as none."""
+    """Add up a row's fractions, or their absolute values (`size`); null, NaN and values from 1e300 on count as 0."""
     from pyspark.sql import functions as F
 
     values = named(name)

@@ -1,7 +1,7 @@
-"""Tell whether two passes over a DataFrame saw the same rows: sums of the rows' hashes.
+"""Compare the rows that two passes over a DataFrame saw, by sums of the rows' hashes.
 
-Driver; the hashes and sums are computed in Spark, and in its Python workers where rows pass through them anyway. Sums
-of whole numbers are equal for the same rows in any order and division; other rows have equal ones once in 2^64 times.
+Runs on the driver; Spark computes the hashes and sums, or its Python workers do if rows pass through them anyway. Sums
+of whole numbers are equal for the same rows in any order and division; other rows have equal sums once in 2^64 times.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LIMBS", "NOTHING", "Seen", "Sums", "add", "hash_of", "hashable", "sums", "sums_in", "whole_rows"]
 
-# The 16 bits of a hash from each of these places on are added up apart: no sum of so small numbers overflows.
+# The 16 bits of a hash from each of these bits on are added up apart: sums of such small numbers do not overflow.
 LIMBS = (0, 16, 32, 48)
 
 Sums = tuple[int, ...]
@@ -31,12 +31,12 @@ NOTHING: Sums = (0,) * len(LIMBS)
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a pass saw.
+    """Hold the sums of the rows that a pass saw.
 
     Attributes:
-        what: what the pass was for, in the words of a message.
-        names: the columns that it read.
-        sums: of the hashes of these.
+        what: the purpose of the pass, in the words of a message.
+        names: the columns that the pass read.
+        sums: of the hashes of these columns.
     """
 
     what: str
@@ -45,7 +45,7 @@ class Seen:
 
 
 def hashable(name: str, type_: str) -> list[Column]:
-    """A column's values as Spark can hash them, and whether they are null: the hash passes over nulls."""
+    """Return a column in a form that Spark can hash, and whether it is null, because the hash ignores nulls."""
     from pyspark.sql import functions as F
 
     column = named(name)
@@ -57,10 +57,10 @@ def hashable(name: str, type_: str) -> list[Column]:
 
 
 def hash_of(names: Sequence[str], types: Mapping[str, str]) -> Column:
-    """A row's hash over some columns.
+    """Hash each row over some columns.
 
     Args:
-        types: Spark type (DDL) of each of them.
+        types: Spark type (DDL) of each column.
     """
     from pyspark.sql import functions as F
 
@@ -68,10 +68,11 @@ def hash_of(names: Sequence[str], types: Mapping[str, str]) -> Column:
 
 
 def whole_rows(order: str, types: Mapping[str, str]) -> Column:
-    """A row's hash that tells all rows apart that are not equal: what names rows by their content.
+    """Hash each row so that all rows that are not equal differ, to identify rows by their content.
 
-    Spark's hash passes over nulls inside of arrays and structs, does not tell where an array ends, takes [[1], [2]] and
-    [[1, 2]] for one, and words that a collation takes for one too: where there may be such, they are hashed beside it.
+    Spark's hash ignores nulls inside of arrays and structs, and the ends of inner arrays: [[1], [2]] and [[1, 2]] have
+    the same hash, and so have words that are equal under a collation. In columns that may hold such values, these
+    details are hashed as well.
 
     Args:
         order: the column with the row's hash over all columns.
@@ -84,17 +85,17 @@ def whole_rows(order: str, types: Mapping[str, str]) -> Column:
 
 
 def _inside(column: Column, name: str, type_: str) -> list[Column]:
-
+    """Return the details of a column that Spark's hash ignores."""
     if type_.startswith("array<") and not any(kind in type_ for kind in ("struct<", "map<", "collate")):
         return _of_array(column, type_)
     if "<" in type_ or type_ == "vector":
-        # Structs, maps and what holds them come as kept columns and images: their text tells all.
+        # Structs, maps and arrays of these are kept columns and images: their text holds all that the hash ignores.
         return [] if type_ == "vector" else [_text(column)]
     return [column.cast("binary")] if "collate" in type_ else []
 
 
 def _of_array(column: Column, type_: str) -> list[Column]:
-    """The lengths of the array and of inner ones, and the whole array as text where it holds a null."""
+    """Return the lengths of the array and of inner ones, and the whole array as text if it holds a null."""
     from pyspark.sql import functions as F
 
     flat, sizes = column, [F.size(column)]
@@ -106,7 +107,7 @@ def _of_array(column: Column, type_: str) -> list[Column]:
 
 
 def _text(column: Column) -> Column:
-    """All that is in a column, as text: to the microsecond, and alike in every session's time zone."""
+    """Print all that a column holds: to the microsecond, and equally in every session's time zone."""
     from pyspark.sql import functions as F
 
     seconds = "yyyy-MM-dd'T'HH:mm:ss.SSSSSS"
@@ -115,7 +116,7 @@ def _text(column: Column) -> Column:
 
 
 def sums(hashes: str) -> Column:
-    """Adds up the hashes of a group, limb by limb: an array, as `Sums`."""
+    """Add up the hashes of a group in Spark, limb by limb: an array, as `Sums`."""
     from pyspark.sql import functions as F
 
     bits = F.lit(0xFFFF).cast("long")
@@ -123,12 +124,12 @@ def sums(hashes: str) -> Column:
 
 
 def sums_in(hashes: pa.Array) -> Sums:
-    """The same of a column of a batch, whole numbers of 64 bits."""
+    """Add up the hashes in a column of a batch, whole numbers of 64 bits, limb by limb."""
     values = hashes.to_numpy(zero_copy_only=False)
     # (rows,) of 64 bits -> (rows, limbs) of 16, the lowest first
     return tuple(int(total) for total in values.view("<u2").reshape(-1, len(LIMBS)).sum(axis=0, dtype=np.int64))
 
 
 def add(one: Sums, other: Sums) -> Sums:
-    """The sums of both together."""
+    """Add up two sums, limb by limb."""
     return tuple(a + b for a, b in zip(one, other, strict=True))

@@ -1,6 +1,6 @@
-"""The order in which rows are stored: shuffled by their own values and the seed, the same on any cluster.
+"""Shuffle rows into their stored order, by their values and the seed: the same order on any cluster.
 
-Driver; it becomes Spark expressions over the rows.
+Runs on the driver; the order becomes Spark expressions over the rows.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["ORDER_COLUMN", "PLACE_COLUMN", "different_rows", "order_key", "repeats", "shuffled"]
 
 ORDER_COLUMN = "__order__"
-# What the rows are sorted by where many of them have one order.
+# The column that rows are sorted by if many rows repeat others and so have one order key.
 PLACE_COLUMN = "__place__"
 
-# Rows of which more than this share repeat others are told apart before they are shuffled. Below it, repeated rows that
-# lie side by side change what a batch holds by less than chance does.
+# If more than this share of the rows repeat others, equal rows are numbered before the shuffle. Below this share,
+# repeated rows that lie side by side change what a batch holds by less than chance does.
 MOST_REPEATS = 0.02
 # Different rows are counted in a HyperLogLog sketch of 2 to this power registers, 16 KB for each split. Its relative
 # error is 1.04 / sqrt(registers) = 0.8 %, below the share that matters (Apache DataSketches, "HLL Sketch Accuracy").
@@ -30,7 +30,7 @@ COUNTING_ERROR = 0.01
 
 
 def order_key(seed: int, types: Mapping[str, str]) -> Column:
-    """A row's place in the stored order: a hash of its values.
+    """Compute a row's order key, by which rows are sorted: a hash of its values and the seed.
 
     Args:
         types: Spark type (DDL) of each column of the dataset.
@@ -42,10 +42,10 @@ def order_key(seed: int, types: Mapping[str, str]) -> Column:
 
 
 def different_rows() -> Column:
-    """Counts the different rows of a group, about.
+    """Count the different rows of a group, approximately.
 
     Not `approx_count_distinct`: its registers are 1,639 columns at this error, for which Spark compiles code for 3 s;
-    and each row takes it twice as long.
+    and each row takes twice as long.
     """
     from pyspark.sql import functions as F
 
@@ -53,24 +53,24 @@ def different_rows() -> Column:
 
 
 def repeats(rows: int, different: int) -> bool:
-    """Whether so many of the rows repeat others that equal ones must be told apart."""
+    """Tell whether enough rows repeat others that equal rows must be numbered before the shuffle."""
     return different < (1 - MOST_REPEATS - COUNTING_ERROR) * rows
 
 
 def shuffled(rows: DataFrame, parts: int, *, repeated: bool) -> DataFrame:
-    """The rows in their stored order within each of `parts` partitions, sorted by split first.
+    """Divide rows into `parts` partitions, and sort each by split, then by the stored order.
 
     Args:
         rows: with SPLIT_COLUMN and ORDER_COLUMN.
-        repeated: equal rows get a number, and a place by it; else they would lie side by side, and in one part. Which
-            of them gets which number is all the same.
+        repeated: number equal rows, and sort by a hash of the number; else equal rows would lie side by side, and in
+            one part. It does not matter which of the equal rows gets which number.
     """
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    place = ORDER_COLUMN
+    key = ORDER_COLUMN
     if repeated:
-        place = PLACE_COLUMN
+        key = PLACE_COLUMN
         number = F.row_number().over(Window.partitionBy(ORDER_COLUMN).orderBy(ORDER_COLUMN))
-        rows = rows.select("*", F.xxhash64(ORDER_COLUMN, number).alias(place))
-    return rows.repartition(parts, place).sortWithinPartitions(SPLIT_COLUMN, place).drop(PLACE_COLUMN)
+        rows = rows.select("*", F.xxhash64(ORDER_COLUMN, number).alias(key))
+    return rows.repartition(parts, key).sortWithinPartitions(SPLIT_COLUMN, key).drop(PLACE_COLUMN)

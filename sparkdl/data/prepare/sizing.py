@@ -1,7 +1,7 @@
-"""Decide how many parts a dataset gets, how many rows a row group, and how many an Arrow batch.
+"""Choose the number of parts of a dataset, of rows of a row group, and of rows of an Arrow batch.
 
-Pure; called by prepare on the driver. It depends on rows and bytes alone, not on the cluster, so that the same input
-gives the same dataset everywhere.
+Pure; called by prepare on the driver. The sizes depend on rows and bytes alone, not on the cluster, so that the same
+input gives the same dataset everywhere.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ ROW_GROUP_BYTES = 1 << 20
 PART_BYTES = 64 << 20
 # Fewer parts would leave cores idle while even a small dataset is encoded.
 FEWEST_PARTS = 4
-# What a task holds of its input: Arrow's buffers in the JVM and in Python, and a few copies while it encodes.
+# The size of an Arrow batch: a task holds it in buffers of the JVM and of Python, and in a few copies while it encodes.
 BATCH_BYTES = 16 << 20
-# Rows of an Arrow batch by what is in them: numbers and words; arrays of any length; images, sounds, documents, whose
-# decoding takes so long that small batches cost nothing.
+# Rows of an Arrow batch by content: numbers and words; arrays of any length; images, sounds, documents, which take long
+# to decode, so that small batches add no noticeable time.
 BATCH_ROWS, NESTED_BATCH_ROWS, BINARY_BATCH_ROWS = 10_000, 512, 64
 
 
 def part_count(rows: int, record_bytes: int) -> int:
-    """The number of parts for so many rows (of all splits) of so many bytes."""
+    """Return the number of parts for `rows` rows (of all splits) of `record_bytes` bytes each."""
     return max(FEWEST_PARTS, -(-rows * record_bytes // PART_BYTES))
 
 
 def rows_per_row_group(rows: int, record_bytes: int, *, lanes: int, parts: int) -> int:
-    """Rows of a full row group of a split.
+    """Return the number of rows of a full row group of a split.
 
-    The count of row groups comes out at most, and nearly, a multiple of the lanes, so that all lanes are equally long
-    and every number of workers up to the lanes finds equal work; each part may end with a shorter row group.
+    The number of row groups becomes at most, and nearly, a multiple of the lanes, so that all lanes are equally long
+    and workers in any number up to the lanes get equal work; each part may end with a shorter row group.
     """
     rounds = max(1, -(-rows * record_bytes // (lanes * ROW_GROUP_BYTES)))
     full_row_groups = max(1, lanes * rounds - parts)
@@ -40,11 +40,11 @@ def rows_per_row_group(rows: int, record_bytes: int, *, lanes: int, parts: int) 
 
 
 def rows_per_batch(raw_types: Iterable[str], record_bytes: int | None = None) -> int:
-    """Rows that are handed to Python at once.
+    """Return the number of rows that are handed to Python at once.
 
     Args:
         raw_types: Spark's types of the columns.
-        record_bytes: bytes of an encoded row, or None while nobody knows how long the arrays are.
+        record_bytes: bytes of an encoded row, or None while the lengths of arrays are unknown.
     """
     types = " ".join(raw_types)
     if "binary" in types:

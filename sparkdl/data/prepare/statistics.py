@@ -1,7 +1,7 @@
-"""Statistics of raw columns, computed in Spark: types and shapes, moments, medians, how often values come.
+"""Compute statistics of raw columns in Spark: types and shapes, moments, medians, frequencies of values.
 
-Driver; what reaches it is one row, one small state a task, or as many values as a vocabulary keeps, never the rows.
-Each pass over the rows also adds up their hashes, by which prepare sees that all passes saw the same.
+Runs on the driver, which receives one row, one small state a task, or as many values as a vocabulary keeps, never all
+rows. Each pass over the rows also adds up their hashes, by which prepare checks that all passes saw the same rows.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 __all__ = ["VOCABULARY_LIMIT", "NumberColumn", "counted_values", "first_row", "frequencies", "medians", "moments"]
 
-# Values that a vocabulary without `max_size` may have: more are ids, and would fill the driver.
+# Values that a vocabulary without `max_size` may have: more values are probably ids, and would fill the driver.
 VOCABULARY_LIMIT = 1_000_000
-# The column with a row's hash over the columns that a pass reads; and what stands for a feature's place where Spark
-# adds up the limbs of these.
+# The column with a row's hash over the columns that a pass reads; and the value of "place", the index of a feature, in
+# rows that hold limbs of these hashes.
 HASH_COLUMN = "__hash__"
 SUMS_PLACE = -1
 
 
 @dataclass(frozen=True, slots=True)
 class NumberColumn:
-    """How to take a column's values as numbers; the arguments of `checked_numbers`."""
+    """Hold the arguments of `checked_numbers` for a column."""
 
     name: str
     shape: tuple[int, ...]
@@ -45,7 +45,7 @@ class NumberColumn:
     missing_allowed: bool
 
     def of(self, batch: pa.RecordBatch) -> np.ndarray:
-        """The values of a batch: float64, shape ``(rows, *self.shape)``, NaN where one is missing."""
+        """Return the values of a batch: float64, shape ``(rows, *self.shape)``, NaN where a value is missing."""
         return checked_numbers(
             _column_of(batch, self.name),
             name=self.name,
@@ -56,7 +56,7 @@ class NumberColumn:
 
 
 def first_row(rows: DataFrame, names: Iterable[str]) -> dict[str, pa.Array]:
-    """The columns of one row, as Arrow sees them in a Spark worker; {} where there is no row."""
+    """Read the columns of one row, as Arrow arrays of a Spark worker; {} if `rows` is empty."""
 
     def serialize(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -75,7 +75,7 @@ def first_row(rows: DataFrame, names: Iterable[str]) -> dict[str, pa.Array]:
 
 
 def moments(rows: DataFrame, numbers: Sequence[NumberColumn]) -> tuple[dict[str, Moments], Seen]:
-    """The moments of every column by name: one pass, one small state a task, merged in the tasks' order."""
+    """Compute the moments of every column by name: one pass, one small state a task, merged in the tasks' order."""
     names = tuple(number.name for number in numbers)
 
     def observe(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -94,7 +94,7 @@ def moments(rows: DataFrame, numbers: Sequence[NumberColumn]) -> tuple[dict[str,
     found = map_in_arrow(_hashed(rows, names), observe, "content binary").collect()
     merged: dict[str, Moments] = {}
     total = NOTHING
-    by_task = sorted((cloudpickle.loads(row["content"]) for row in found), key=lambda told: int(told[0]))
+    by_task = sorted((cloudpickle.loads(row["content"]) for row in found), key=lambda state: int(state[0]))
     for _, states, sums in by_task:
         total = add(total, sums)
         for name, state in states.items():
@@ -103,9 +103,10 @@ def moments(rows: DataFrame, numbers: Sequence[NumberColumn]) -> tuple[dict[str,
 
 
 def medians(rows: DataFrame, numbers: Sequence[NumberColumn]) -> tuple[dict[str, np.ndarray], Seen]:
-    """The exact medians of every column by name, per element of the last axis: shape ``(last axis,)``, one for scalars.
+    """Compute the exact medians of every column by name, per element of the last axis.
 
-    A position without any value is NaN. Spark holds the distinct values of a position in one task's memory.
+    Each has shape ``(last axis,)``, (1,) for scalars. A position without any value is NaN. Spark holds the distinct
+    values of a position in one task's memory.
     """
     from pyspark.sql import functions as F
 
@@ -126,8 +127,8 @@ def medians(rows: DataFrame, numbers: Sequence[NumberColumn]) -> tuple[dict[str,
     values = map_in_arrow(_hashed(rows, names), present, "place int, position int, value double")
     result = {number.name: np.full(number.shape[-1] if number.shape else 1, np.nan) for number in numbers}
     limbs = list(NOTHING)
-    figures = F.median("value").alias("median"), F.sum("value").alias("sum")
-    for row in values.groupBy("place", "position").agg(*figures).collect():
+    aggregates = F.median("value").alias("median"), F.sum("value").alias("sum")
+    for row in values.groupBy("place", "position").agg(*aggregates).collect():
         if row["place"] == SUMS_PLACE:
             limbs[row["position"]] = int(row["sum"])
         else:
@@ -136,7 +137,7 @@ def medians(rows: DataFrame, numbers: Sequence[NumberColumn]) -> tuple[dict[str,
 
 
 def frequencies(rows: DataFrame, features: Sequence[Categorical | Text]) -> tuple[list[list[tuple[Any, int]]], Seen]:
-    """For each feature its (value, count) pairs, the most frequent ones, as many as it keeps: one pass for all.
+    """Count each feature's most frequent values, as many as it keeps, as (value, count) pairs: one pass for all.
 
     A feature without `max_size` gets at most `VOCABULARY_LIMIT` + 1 pairs.
     """
@@ -174,7 +175,7 @@ def frequencies(rows: DataFrame, features: Sequence[Categorical | Text]) -> tupl
 
 
 def counted_values(values: pa.Array, feature: Categorical | Text) -> pa.Array:
-    """What a vocabulary counts of a column, by the very code that encodes it."""
+    """Return the values of a column that a vocabulary counts, by the code that also encodes the column."""
     if isinstance(feature, Text):
         return words(values, name=feature.name, fill=feature.fill)[0]
     categories = as_categories(values, name=feature.name)
@@ -183,7 +184,7 @@ def counted_values(values: pa.Array, feature: Categorical | Text) -> pa.Array:
 
 
 def _counted(place: int, values: pa.Array) -> pa.RecordBatch:
-    """The distinct values of a batch and how often they come, for Spark to add up."""
+    """Return the distinct values of a batch and their counts, for Spark to add up."""
     counts = values.value_counts()
     distinct = counts.field("values")
     number = pa.types.is_integer(distinct.type)
@@ -199,7 +200,7 @@ def _counted(place: int, values: pa.Array) -> pa.RecordBatch:
 
 
 def _limbs(sums: Sums) -> pa.RecordBatch:
-    """Sums of hashes in the form of counted values, for Spark to add up: a limb's number, and its sum as `rows`."""
+    """Return sums of hashes in the form of counted values, for Spark to add up: a limb's number, its sum as `rows`."""
     count = len(sums)
     columns = [
         pa.array(np.full(count, SUMS_PLACE, np.int32)),
@@ -211,7 +212,7 @@ def _limbs(sums: Sums) -> pa.RecordBatch:
 
 
 def _hashed(rows: DataFrame, names: Sequence[str]) -> DataFrame:
-    """These columns, and the rows' hash over them."""
+    """Select columns, and the hash of each row over these."""
     types = {name: rows.schema[name].dataType.simpleString() for name in names}
     return rows.select(*map(column, names), hash_of(names, types).alias(HASH_COLUMN))
 

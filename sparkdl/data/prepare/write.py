@@ -1,6 +1,6 @@
-"""Shuffle the rows, have them written as parts, and see that they are those that were counted and fitted.
+"""Shuffle the rows, write them as parts, and check that they are the rows that were counted and fitted.
 
-Driver; `parts` writes in the workers.
+Runs on the driver; `writer` writes in Spark's Python workers.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ SHOWN_COLUMNS = 5
 
 
 def hash_columns(seen: Sequence[Seen]) -> dict[str, tuple[str, ...]]:
-    """A column for the hash over each set of columns that was fitted by: its name, and the set."""
-    return {f"__hash_{place}__": names for place, names in enumerate(dict.fromkeys(saw.names for saw in seen))}
+    """Name a hash column for each set of columns that encoders were fitted on: name -> the set."""
+    return {f"__hash_{number}__": names for number, names in enumerate(dict.fromkeys(saw.names for saw in seen))}
 
 
 def write_rows(
@@ -44,17 +44,17 @@ def write_rows(
     *,
     repeated: bool,
 ) -> tuple[list[Part], dict[str, dict[tuple[str, ...], Sums]]]:
-    """Shuffle and write; a part for each task and split.
+    """Shuffle and write rows; a part for each task and split.
 
     Args:
         rows: with SPLIT_COLUMN and ORDER_COLUMN.
-        parts: tasks that write.
-        hashes: of `hash_columns`.
+        parts: the number of tasks that write.
+        hashes: from `hash_columns`.
         raw_types: Spark type (DDL) of each column of the dataset.
-        repeated: many rows repeat others.
+        repeated: whether many rows repeat others.
 
     Returns:
-        The parts; and for each split the sums of its rows' hashes, by what is hashed: (ORDER_COLUMN,), or columns.
+        The parts; and for each split the sums of its rows' hashes, by the columns that are hashed, or (ORDER_COLUMN,).
     """
 
     def write(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -82,7 +82,7 @@ def write_rows(
 def differing(
     written: Mapping[str, Mapping[tuple[str, ...], Sums]], counted: Counted, names: Sequence[str], seen: Sequence[Seen]
 ) -> str:
-    """Which readings of the rows differ, in words; "" if none does."""
+    """Say which readings of the rows differ; "" if all are equal."""
     for name, order in zip(names, counted.order, strict=True):
         if written[name].get((ORDER_COLUMN,), NOTHING) != order:
             return f"rows of split {name!r} were others when they were written than when they were counted"
@@ -94,7 +94,7 @@ def differing(
 
 
 def check_counts(parts: Sequence[Part], names: Sequence[str], counts: Sequence[int]) -> None:
-    """Raise DatasetError if what was written is not what was counted: the input changed in between."""
+    """Raise DatasetError if another number of rows was written than counted: the input changed in between."""
     for name, count in zip(names, counts, strict=True):
         written = sum(sum(part.row_groups) for part in parts if part.split == name)
         if written != count:

@@ -31,26 +31,26 @@ SPLIT_COLUMN = "__split__"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartPlan:
-    """What a task needs to know to write its parts."""
+    """Hold all that a task needs to write its parts."""
 
     folder: str
     generation: str
     layout: RecordLayout
     encoders: Mapping[str, Encoder]
-    """By field key of the layout."""
+    """Encoders by field key of the layout."""
     weight: str | None
     keep: tuple[str, ...]
     splits: tuple[str, ...]
     row_group_rows: tuple[int, ...]
-    """Rows of a full row group, per split."""
+    """The number of rows of a full row group, per split."""
     hashes: tuple[str, ...] = ()
-    """Columns of hashes: their sums (`row_sums`) over the rows of a part are told with it."""
+    """Columns of hashes; the description of a part holds their sums (`row_sums`) over its rows."""
 
 
 def encode_columns(batch: pa.RecordBatch, plan: PartPlan) -> list[pa.Array]:
-    """The rows of a batch as the columns that the feed reads (`RecordLayout.columns`).
+    """Encode the rows of a batch into the columns that the feed reads (`RecordLayout.columns`).
 
-    Raises SchemaError naming column and row.
+    Raises SchemaError that names column and row.
     """
     values: dict[str, np.ndarray] = {}
     stored_as_bytes: list[pa.Array] = []
@@ -66,11 +66,11 @@ def encode_columns(batch: pa.RecordBatch, plan: PartPlan) -> list[pa.Array]:
 
 
 def sample_weights(column: pa.Array, name: str) -> np.ndarray:
-    """A column of weights as float32, shape ``(rows,)``. Raises SchemaError for other values."""
+    """Convert a column of weights to float32, shape ``(rows,)``. Raises SchemaError for values that are not weights."""
     from sparkdl.data.features.columns import first_bad, to_numpy
 
     if unit_of(column.type) != "number":
-        raise SchemaError(f"column {name!r}: values of type {column.type!s:.80} are no sample weights; give numbers")
+        raise SchemaError(f"column {name!r}: values of type {column.type!s:.80} are not sample weights; give numbers")
     given = to_numpy(column, name=name, shape=())
     with np.errstate(over="ignore", under="ignore"):
         weights = given.astype(np.float32)
@@ -85,7 +85,7 @@ def sample_weights(column: pa.Array, name: str) -> np.ndarray:
 
 @dataclass(slots=True)
 class _OpenPart:
-    """The part being written: rows wait here until they fill a row group."""
+    """Hold the part being written: rows wait here until they fill a row group."""
 
     file_name: str
     split: int
@@ -118,7 +118,7 @@ class _OpenPart:
             self.waiting, self.waiting_rows = [], 0
 
     def close(self) -> int:
-        """Complete the file; returns its bytes."""
+        """Complete the file and return its size in bytes."""
         self.writer.close()
         size = self.handle.tell()
         self.handle.close()
@@ -126,9 +126,9 @@ class _OpenPart:
 
 
 def write_parts(batches: Iterable[pa.RecordBatch], plan: PartPlan, partition: int) -> Iterator[dict[str, Any]]:
-    """Write one task's rows, sorted by split, as one part a split; yields a description of each finished part.
+    """Write one task's rows, sorted by split, as one part a split; yield a description of each finished part.
 
-    A file's name holds the attempt: where Spark runs a task twice, the driver lists one attempt's files only.
+    A file's name holds the attempt: if Spark runs a task twice, the driver lists only one attempt's files.
     """
     attempt = uuid.uuid4().hex[:12]
     part: _OpenPart | None = None
@@ -152,7 +152,7 @@ def write_parts(batches: Iterable[pa.RecordBatch], plan: PartPlan, partition: in
 
 
 def _by_split(batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """The batch cut where the split changes; rows come sorted by it."""
+    """Cut a batch where the split changes; its rows are sorted by split."""
     splits = batch.column(batch.schema.get_field_index(SPLIT_COLUMN)).to_numpy(zero_copy_only=False)
     borders = np.flatnonzero(np.diff(splits)) + 1
     for start, stop in zip([0, *borders], [*borders, len(splits)], strict=True):
@@ -161,16 +161,16 @@ def _by_split(batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
 
 
 def _stored(batch: pa.RecordBatch, plan: PartPlan) -> pa.Table:
-    """The columns of a part: what the feed reads, then the kept columns as they are."""
+    """Make the columns of a part: those that the feed reads, then the kept columns as they are."""
     columns = encode_columns(batch, plan)
     columns += [batch.column(batch.schema.get_field_index(name)) for name in plan.keep]
     return pa.table(columns, names=[*plan.layout.columns, *plan.keep])
 
 
 def _check_wanted(plan: PartPlan) -> None:
-    """Raise DatasetError if the prepare that this task belongs to has given up: its driver deleted what was written.
+    """Raise DatasetError if the prepare that this task belongs to has ended and deleted its files.
 
-    Where one task fails, Spark lets the others run on for a while; what they wrote would stay for ever.
+    When one task fails, Spark lets the others run on for a while; nothing would delete the files that they write.
     """
     if not storage.exists(storage.join(plan.folder, lease_file(plan.generation))):
         raise DatasetError(f"{plan.folder}: the prepare that this task belongs to has ended")
@@ -212,7 +212,7 @@ def _finish(part: _OpenPart, plan: PartPlan) -> dict[str, Any]:
 
 
 def _abandon(part: _OpenPart, plan: PartPlan) -> None:
-    """Leave nothing of a part that will not be finished: a row was bad, or Spark stops the task."""
+    """Delete a part that will not be finished, because a row was bad or Spark stops the task."""
     try:
         part.writer.close()
     finally:
@@ -220,7 +220,7 @@ def _abandon(part: _OpenPart, plan: PartPlan) -> None:
 
 
 def descriptions(parts: Iterator[dict[str, Any]], partition: int) -> Iterator[pa.RecordBatch]:
-    """Part descriptions as the one-column rows that travel back to the driver."""
+    """Yield descriptions of parts as the rows, of two columns, that travel back to the driver."""
     for part in parts:
         yield pa.RecordBatch.from_arrays(
             [pa.array([partition]), pa.array([json.dumps(part)])], names=["partition", "part"]

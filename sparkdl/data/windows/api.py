@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["windows"]
 
-# Spark's numbers, and numpy's for them; a decimal becomes a double.
+# Spark's types of numbers, and the dtype of each; a decimal becomes a double.
 _DTYPES = {
     "boolean": "bool",
     "tinyint": "int8",
@@ -34,7 +34,7 @@ _DTYPES = {
     "double": "float64",
     "decimal": "float64",
 }
-# The unit that the times of a column are counted in; whole numbers count themselves.
+# The unit that the times of a column are counted in; whole numbers are taken as they are.
 _TICKS = {
     "timestamp": (timedelta(microseconds=1), "microseconds"),
     "timestamp_ntz": (timedelta(microseconds=1), "microseconds"),
@@ -55,42 +55,42 @@ def windows(
     target: str | Sequence[str] | None = None,
     every: timedelta | int | None = None,
 ) -> DataFrame:
-    """Every window of `past` + `horizon` consecutive rows of each series: one row a window.
+    """Cut every window of `past` + `horizon` consecutive rows of each series: one row a window.
 
-    Columns of the result: the key; `<time>`, the time of the horizon's first step; `<time>_last`, that of its last;
-    `past`, an array of shape (past, columns); `horizon`, an array of shape (horizon, targets). One column given by its
-    bare name, not in a list, makes arrays of shape (past,) and (horizon,).
+    Columns of the result: the key; `<time>` and `<time>_last`, the times of the horizon's first and last step; `past`,
+    an array of shape (past, columns); `horizon`, an array of shape (horizon, targets). One column given by its bare
+    name, not in a list, makes arrays of shape (past,) and (horizon,).
 
     With `horizon=0`, to score where the future is not known yet, the result has the key, `<time>`, which is then the
     time of the last step of the past, and `past`. Every step that has a past gives a window: filter `df` to the newest
-    `past` rows of each series, or the result by its time, to score the newest alone.
+    `past` rows of each series, or the result by `<time>`, to score only the newest.
 
     `Split.time(time, until=…, last="<time>_last")` divides windows by their horizons; the past may reach back into the
-    split before. One series is read by one task, in memory that does not grow with its length. The result is computed
-    anew for each action: bad rows are errors then. Where clocks change, a local time comes twice and a day has 23 or 25
+    split before. One series is read by one task, in memory that does not grow with its length. Each action computes the
+    result anew, and raises the errors of bad rows. Where clocks change, a local time comes twice and a day has 23 or 25
     hours, so that `every` leaves out windows: give local times as TIMESTAMP_NTZ, and others in UTC.
 
     Args:
-        key: the column(s) that tell the series apart; None or () if all rows are one series.
-        time: timestamps, dates or whole numbers that order the rows of a series; each once in a series.
-        columns: the numbers of the past. The arrays have the type that holds all of them, double for decimals.
+        key: the column(s) that distinguish the series; None or () if all rows are one series.
+        time: timestamps, dates or whole numbers that order the rows of a series; each time once in a series.
+        columns: the numbers of the past. The arrays have the type that holds all these columns, double for decimals.
         past, horizon: steps, at least 1 and at least 0.
         target: the numbers of the horizon; None: the same as `columns`.
-        every: the distance of two steps, in the unit of `time` where that is a whole number: windows with a missing
+        every: the distance of two steps, in the unit of `time` if `time` is a whole number: windows with a missing
             step are left out. None: the next row is the next step.
 
     A null in a column of fractions is NaN in the arrays.
 
     Raises:
         ConfigError: `past`, `horizon` or `every` is out of range.
-        SchemaError: a column is missing, twice there, of a type that is no number (key, time), or named as a column of
-            the result. When the result is computed: a null key or time, a time that comes twice in a series, or a null
-            in a column of whole numbers.
+        SchemaError: a column is missing, ambiguous, of a type that cannot be numbers (a key, a time), or named as a
+            column of the result. When the result is computed: a null key or time, a time that comes twice in a series,
+            or a null in a column of whole numbers.
     """
     plan = _plan(df, key, time, columns, past, horizon, target, every)
     used = list(dict.fromkeys((*plan.key, time, *plan.columns, *plan.targets)))
     types = {name: df.schema[name].dataType for name in used}
-    # Doubles where Arrow would hand over decimals; the key's and the time's own type is that of the result.
+    # Doubles where Arrow would hand over decimals; the key and the time keep their types in the result.
     kept = (*plan.key, time)
     rows = df.select(
         *[
@@ -119,7 +119,7 @@ def _plan(
     target: str | Sequence[str] | None,
     every: timedelta | int | None,
 ) -> WindowPlan:
-    """The checked arguments of `windows`."""
+    """Check the arguments of `windows`, and make the plan that tasks get."""
     for option, value, least in (("past", past, 1), ("horizon", horizon, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ConfigError(f"windows: {option}={shown(value)} must be a whole number of at least {least}")
@@ -131,9 +131,9 @@ def _plan(
     for name in dict.fromkeys((*keys, time, *inputs, *targets)):
         require_column(df.columns, name)
         schema[name] = df.schema[name].dataType.simpleString()
-    _check_types(schema, keys, _KEYS, "no key of a series; use strings, whole numbers, dates or timestamps")
-    _check_types(schema, (time,), _TIMES, "no time; cast it to timestamp, date or a whole number")
-    _check_types(schema, (*inputs, *targets), tuple(_DTYPES), "no numbers")
+    _check_types(schema, keys, _KEYS, "not keys of a series; use strings, whole numbers, dates or timestamps")
+    _check_types(schema, (time,), _TIMES, "not times; cast the column to timestamp, date or a whole number")
+    _check_types(schema, (*inputs, *targets), tuple(_DTYPES), "not numbers")
     _check_results(keys, time, horizon)
     return WindowPlan(
         key=keys,
@@ -158,7 +158,7 @@ def _names(option: str, names: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _family(type_: str) -> str:
-    """The type without its parameters: "decimal" for decimal(10,2)."""
+    """Strip a type's parameters: "decimal" for decimal(10,2)."""
     return type_.split("(")[0]
 
 
@@ -169,7 +169,7 @@ def _check_types(schema: dict[str, str], names: Sequence[str], allowed: Sequence
 
 
 def _check_results(keys: Sequence[str], time: str, horizon: int) -> None:
-    """Raise SchemaError where two columns of the result would have one name; Spark does not tell a from A."""
+    """Raise SchemaError if two columns of the result would have one name; Spark ignores case in names."""
     made = [*keys, time, "past", *([f"{time}_last", "horizon"] if horizon else [])]
     lower = [name.lower() for name in made]
     for name in made:
@@ -178,7 +178,7 @@ def _check_results(keys: Sequence[str], time: str, horizon: int) -> None:
 
 
 def _distance(every: timedelta | int | None, time_type: str) -> int | None:
-    """`every` as `WindowPlan.every` counts. Raises ConfigError if it is no distance of such times."""
+    """Return `every` in the unit of `WindowPlan.every`. Raises ConfigError for another type, or a value not above 0."""
     if every is None:
         return None
     if time_type in _TICKS:
@@ -194,7 +194,7 @@ def _distance(every: timedelta | int | None, time_type: str) -> int | None:
 
 
 def _schema(plan: WindowPlan, types: dict[str, DataType]) -> StructType:
-    """The columns of the result."""
+    """Return the schema of the result."""
     from pyspark.sql.pandas.types import from_arrow_type
     from pyspark.sql.types import ArrayType, StructField, StructType
 

@@ -17,16 +17,16 @@ from sparkdl.errors import SchemaError, shown
 
 __all__ = ["WindowPlan", "cut_windows"]
 
-# Windows overlap, so they are many times larger than their rows: a batch of them stays below this.
+# Windows overlap, so they are many times larger than their rows: a batch of windows stays below this.
 BATCH_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowPlan:
-    """What a task needs to know to cut windows.
+    """Hold all that a task needs to cut windows.
 
     Attributes:
-        columns, targets: what `past` and `horizon` hold; a bare one is a single column, without a last axis.
+        columns, targets: the columns of `past` and of `horizon`; a bare one is a single column, without a last axis.
         every: the distance of two steps, or None for any: microseconds for timestamps, days for dates.
     """
 
@@ -44,16 +44,16 @@ class WindowPlan:
 
     @property
     def span(self) -> int:
-        """The rows of a window."""
+        """The number of rows of a window."""
         return self.past + self.horizon
 
 
 def cut_windows(batches: Iterable[pa.RecordBatch], plan: WindowPlan) -> Iterator[pa.RecordBatch]:
-    """The windows of rows that come sorted by key and time, in any division into batches.
+    """Cut windows from rows that come sorted by key and time, in any division into batches.
 
     Raises SchemaError for null keys and times, times that come twice, and nulls in whole numbers.
     """
-    # The last rows, which may begin windows that end in the next batch; one at least, to see times that come twice.
+    # The last rows, which may begin windows that end in the next batch; at least one row, to see times that come twice.
     carry: pa.Table | None = None
     for batch in batches:
         if not batch.num_rows:
@@ -71,8 +71,8 @@ def cut_windows(batches: Iterable[pa.RecordBatch], plan: WindowPlan) -> Iterator
 
 
 def _cut(rows: pa.Table, plan: WindowPlan, done: int) -> Iterator[pa.RecordBatch]:
-    """The windows of one table of sorted rows that begin at row `done` or later."""
-    # The run of consecutive steps that each row belongs to: a new series, or a missing step, begins another.
+    """Cut the windows of one table of sorted rows that begin at row `done` or later."""
+    # The run of consecutive steps that each row belongs to: a new series, or a missing step, begins another run.
     run = np.concatenate(([0], np.cumsum(_breaks(rows, plan))))
     ends = np.arange(done + plan.span - 1, len(rows))
     starts = ends - plan.span + 1
@@ -88,7 +88,7 @@ def _cut(rows: pa.Table, plan: WindowPlan, done: int) -> Iterator[pa.RecordBatch
 def _windows_from(
     rows: pa.Table, plan: WindowPlan, inputs: np.ndarray, targets: np.ndarray, starts: np.ndarray
 ) -> pa.RecordBatch:
-    """The windows that begin at these rows. `starts`: int64, shape ``(windows,)``."""
+    """Make the windows that begin at the rows `starts`: int64, shape ``(windows,)``."""
     named_by = pa.array(starts + plan.past - (0 if plan.horizon else 1))
     arrays = [rows.column(name).take(named_by).combine_chunks() for name in (*plan.key, plan.time)]
     if plan.horizon:
@@ -102,19 +102,19 @@ def _windows_from(
 
 
 def _arrays(matrix: np.ndarray, starts: np.ndarray, length: int, bare: bool) -> pa.Array:
-    """`length` rows of the matrix from each start on, as nested lists: (windows, length, columns)."""
+    """Take `length` rows of the matrix from each start on, as nested lists: (windows, length, columns)."""
     steps = matrix[starts[:, None] + np.arange(length)]
     return to_arrow(steps[:, :, 0] if bare else steps)
 
 
 def _matrix(rows: pa.Table, names: Sequence[str], dtype: np.dtype) -> np.ndarray:
-    """These columns side by side, shape ``(rows, columns)``; null is NaN."""
+    """Put columns side by side, shape ``(rows, columns)``; null is NaN."""
     type_ = pa.from_numpy_dtype(dtype)
     return np.stack([rows.column(name).cast(type_, safe=False).to_numpy() for name in names], axis=1)
 
 
 def _breaks(rows: pa.Table, plan: WindowPlan) -> np.ndarray:
-    """Whether a row does not continue the one before it: bool, shape ``(rows - 1,)``.
+    """Tell for each row but the first whether it does not continue the row before: bool, shape ``(rows - 1,)``.
 
     Raises SchemaError for a time that comes twice in a series.
     """
@@ -135,7 +135,7 @@ def _breaks(rows: pa.Table, plan: WindowPlan) -> np.ndarray:
 
 
 def _ticks(times: pa.ChunkedArray) -> np.ndarray:
-    """Times as whole numbers, int64, shape ``(rows,)``, in the unit of `WindowPlan.every`."""
+    """Convert times to whole numbers, int64, shape ``(rows,)``, in the unit of `WindowPlan.every`."""
     if pa.types.is_date(times.type):
         times = times.cast(pa.int32())
     return times.cast(pa.int64()).to_numpy()

@@ -1,7 +1,7 @@
-"""Which GPUs a rank may see.
+"""Choose the GPUs that a rank may see.
 
-Pure but for a look at /dev; called by the process that starts a rank (Spark worker or driver), and on the driver before
-local ranks start.
+Pure, except for reading the names in /dev; called by the process that starts a rank (Spark worker or driver), and on
+the driver before local ranks start.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from collections.abc import Iterable, Mapping, Sequence
 __all__ = ["addresses_for", "gpu_environment", "shared_addresses", "too_few", "visible_gpus"]
 
 _DEVICE = re.compile(r"nvidia\d+")
-# What CUDA takes in CUDA_VISIBLE_DEVICES: numbers, and the names of GPUs and of their slices.
+# The entries that CUDA takes in CUDA_VISIBLE_DEVICES: numbers, and the names of GPUs and of their slices.
 _ADDRESS = re.compile(r"\d+|(GPU|MIG)-[\w./-]+")
 
 
 def visible_gpus(environment: Mapping[str, str], devices: Iterable[str] | None = None) -> tuple[str, ...]:
-    """The addresses of the GPUs that a process with this environment can see.
+    """Return the addresses of the GPUs that a process with this environment can see.
 
     Args:
-        environment: its variables; CUDA_VISIBLE_DEVICES is obeyed as CUDA does, up to the first entry that is none.
-        devices: the names in /dev; None looks there.
+        environment: its variables; CUDA_VISIBLE_DEVICES counts as for CUDA: up to the first invalid entry.
+        devices: the names in /dev; None: read them there.
     """
     listed = environment.get("CUDA_VISIBLE_DEVICES")
     if listed is not None:
@@ -35,12 +35,12 @@ def visible_gpus(environment: Mapping[str, str], devices: Iterable[str] | None =
 
 
 def addresses_for(local_rank: int, gpus_per_worker: int, visible: Sequence[str]) -> tuple[str, ...]:
-    """A local rank's own share of this machine's GPUs; `visible` must hold enough for all (see `too_few`)."""
+    """Return a local rank's share of this machine's GPUs; `visible` must hold enough for all (see `too_few`)."""
     return tuple(visible[local_rank * gpus_per_worker : (local_rank + 1) * gpus_per_worker])
 
 
 def too_few(num_workers: int, gpus_per_worker: int, visible: Sequence[str]) -> str:
-    """The line that refuses local ranks on a machine with fewer GPUs than they need."""
+    """Return the error message that refuses local ranks on a machine with fewer GPUs than they need."""
     fitting = len(visible) // gpus_per_worker
     use = f"use num_workers <= {fitting}" if fitting else "use gpus_per_worker=0, which trains on CPUs"
     return (
@@ -50,12 +50,12 @@ def too_few(num_workers: int, gpus_per_worker: int, visible: Sequence[str]) -> s
 
 
 def gpu_environment(addresses: Sequence[str]) -> dict[str, str]:
-    """The variable that shows a process these GPUs and no others."""
+    """Return the variable that shows a process these GPUs and no others."""
     return {"CUDA_VISIBLE_DEVICES": ",".join(addresses)}
 
 
 def shared_addresses(claims: Sequence[tuple[str, Sequence[str]]]) -> str | None:
-    """Why two ranks would meet on one GPU, in one line, or None.
+    """Return the error message, of one line, if two ranks would share a GPU, else None.
 
     Args:
         claims: each rank's host and the addresses of its GPUs, in rank order.

@@ -1,6 +1,6 @@
-"""What a host's own name resolves to, which Gloo looks up whatever interface it is told.
+"""Check the address that a host's own name resolves to: Gloo looks the name up, whatever interface it is given.
 
-Pure but for the look-up, which each host does for itself.
+Pure, except for the look-up, which each host does for itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ NO_NAME = "nothing"
 
 
 def useless_address(name: str) -> str:
-    """What the name resolves to here where that is of no use: LOOPBACK_NAME or NO_NAME; else ""."""
+    """Return LOOPBACK_NAME or NO_NAME if the name resolves to an address of no use here, else ""."""
     try:
         return LOOPBACK_NAME if socket.gethostbyname(name).startswith("127.") else ""
     except OSError:
@@ -23,10 +23,12 @@ def useless_address(name: str) -> str:
 
 
 def refused_names(addresses: Mapping[str, str]) -> str | None:
-    """Why ranks on these hosts cannot find each other, in one line, or None; Gloo would abort natively.
+    """Return the error message, of one line, if ranks on these hosts cannot find each other, else None.
+
+    Without this check Gloo would abort the process natively.
 
     Args:
-        addresses: by host, what `useless_address` says there. A loopback address does for ranks of one host.
+        addresses: by host, what `useless_address` returns there. A loopback address suffices for ranks of one host.
     """
     useless = {host: what for host, what in addresses.items() if what == NO_NAME or (what and len(addresses) > 1)}
     if not useless:

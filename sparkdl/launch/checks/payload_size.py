@@ -1,4 +1,4 @@
-"""Pickle what a run sends to every rank, and refuse by name what is too large for it.
+"""Pickle the task that a run sends to every rank, and name the part that is too large or does not pickle.
 
 Pure; called on the driver before anything runs.
 """
@@ -19,21 +19,22 @@ from sparkdl.errors import ConfigError, shown
 __all__ = ["MAX_CLOSURE_BYTES", "largest_part", "pickled_task"]
 
 MAX_CLOSURE_BYTES = 10 * 2**20
-# The parts of a longer list are not looked at one by one, and no single one of them can be the mistake.
+# The parts of a longer list are not examined one by one: no single one of them can be the mistake.
 MAX_ITEMS = 100
 MAX_DEPTH = 20
-# Characters of what pickling says of an object.
+# Characters of the error that pickling an object raised.
 MAX_REASON = 160
-# Looking for the largest part may pickle this many times the whole: a path has few steps, each at most the whole.
+# The search for the largest part may pickle this many times the bytes of the whole: a path has few steps, and each
+# step pickles at most the whole.
 MAX_WORK = 10
 
 
 def pickled_task(
     fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, limit: int = MAX_CLOSURE_BYTES
 ) -> bytes:
-    """The pickled function with its arguments.
+    """Pickle the function with its arguments.
 
-    Raises ConfigError if they do not pickle, or take more than `limit` bytes; it names the part that is the cause.
+    Raises ConfigError if they do not pickle, or take more than `limit` bytes; the error names the part to blame.
     """
     try:
         task = bytes(cloudpickle.dumps((fn, args, kwargs)))
@@ -67,7 +68,7 @@ def _refusal(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, A
 def unsendable_part(
     fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[str, Any, Exception] | None:
-    """The innermost object that does not pickle: its path, itself, and why; None where each part pickles alone."""
+    """Find the innermost object that does not pickle: path, object and error; None if each part pickles alone."""
     parts = [(_name(fn), fn), *((f"args[{i}]", value) for i, value in enumerate(args))]
     parts += [(f"kwargs[{shown(name)}]", value) for name, value in kwargs.items()]
     found: tuple[str, Any, Exception] | None = None
@@ -96,7 +97,7 @@ def _why_not(part: Any) -> Exception | None:
 
 
 def _sent_parts(path: str, whole: Any) -> list[tuple[str, Any]]:
-    """The parts of an object, and of a class that is sent by value its attributes; none of what is Spark's."""
+    """Return an object's parts, and the attributes of a class that is sent by value; nothing for Spark's objects."""
     if _is_spark(whole):
         return []
     if isinstance(whole, type):
@@ -116,10 +117,10 @@ def _line(error: Exception) -> str:
 
 
 def largest_part(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, int]:
-    """Where the bytes are: the path of an object, and its pickled size in bytes.
+    """Find the object that takes most bytes; return its path and its pickled size in bytes.
 
-    The largest of the arguments and of what the function itself holds, and from there downwards for as long as one
-    part carries at least half of its whole. Parts that do not pickle alone are left out.
+    The search begins at the largest of the arguments and of the parts that the function holds, and goes down as long
+    as one part carries at least half of its whole. Parts that do not pickle alone are left out.
     """
     sizes = _Sizes(fn, args, kwargs)
     given = [(f"args[{i}]", value) for i, value in enumerate(args)]
@@ -147,17 +148,17 @@ def _by_size(part: _Measured) -> int:
 
 
 def _held(fn: Callable[..., Any], name: str, sizes: _Sizes) -> list[_Measured]:
-    """What the function holds; the function itself if it holds nothing that can be named."""
+    """Measure the parts that the function holds; the function itself if it holds nothing that can be named."""
     own = sizes.measured([(name, fn)], sizes.total)
     return (sizes.measured(_parts(name, fn), own[0][2]) or own) if own else []
 
 
 class _OutOfBudget(Exception):
-    """Enough was pickled."""
+    """Signal that the search has pickled as many bytes as it may."""
 
 
 class _Sizes:
-    """Pickled sizes of objects. It counts the bytes and keeps none of them."""
+    """Measure the pickled sizes of objects: count the bytes without keeping them."""
 
     def __init__(self, *whole: Any) -> None:
         self._left: float = float("inf")
@@ -165,16 +166,17 @@ class _Sizes:
         self._left = MAX_WORK * self.total
 
     def measured(self, parts: Sequence[tuple[str, Any]], limit: int) -> list[_Measured]:
-        """The parts with their sizes, in bytes; those left out that are larger than the whole (`limit`) they belong to.
+        """Return the parts with their sizes in bytes, except parts larger than their whole (`limit` bytes).
 
-        Such a part is not sent with it: a module's function takes nothing along, an object may drop an attribute.
+        A larger part is not sent with its whole: a module's function takes nothing along, an object may drop an
+        attribute.
         """
         found = [(path, part, self._of(part)) for path, part in parts]
-        # Alone, a part has a header of its own.
+        # A part that is pickled alone has a separate header.
         return [(path, part, size) for path, part, size in found if size is not None and size <= 1.01 * limit + 100]
 
     def write(self, content: Any) -> int:
-        """Count bytes: the one method of a file that pickling needs."""
+        """Count the bytes of `content`: `write` is the one method of a file that pickling needs."""
         count = memoryview(content).nbytes
         self._count += count
         if self._count > self._left:
@@ -195,7 +197,7 @@ class _Sizes:
 
 
 def _parts(path: str, whole: Any) -> list[tuple[str, Any]]:
-    """The named parts that an object consists of, with their paths; none for long lists and for what is opaque."""
+    """Return the named parts of an object with their paths; nothing for long lists and for opaque objects."""
     if isinstance(whole, (dict, list, tuple)) and len(whole) > MAX_ITEMS:
         return []
     if isinstance(whole, FunctionType):
@@ -235,7 +237,7 @@ def _global_names(code: CodeType) -> set[str]:
 
 
 def _attributes(whole: Any) -> dict[str, Any]:
-    """What pickling takes from an object: fields or attributes; nothing where its class decides for itself."""
+    """Return the fields or attributes that pickling takes from an object; nothing where its class defines pickling."""
     kind = type(whole)
     if dataclasses.is_dataclass(kind):
         names = [field.name for field in dataclasses.fields(kind)]
@@ -247,7 +249,7 @@ def _attributes(whole: Any) -> dict[str, Any]:
 
 
 def _name(fn: Callable[..., Any]) -> str:
-    # Never its repr: that of a partial holds all its arguments.
+    # Never the repr: the repr of a partial holds all its arguments.
     if isinstance(fn, functools.partial):
         return f"partial({_name(fn.func)})"
     return getattr(fn, "__qualname__", type(fn).__qualname__)

@@ -1,6 +1,6 @@
 """Refuse a run that cannot start, before anything runs.
 
-Runs on the driver. The decisions are pure; `check_session` asks the session.
+Runs on the driver. The decisions are pure; `check_session` reads the session.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 POLL_S = 0.2
-# Executors of a session that is older than this have arrived; what is still missing is waited for this long.
+# Executors of a session that is older than ARRIVAL_S have arrived; missing ones are waited for STEADY_S.
 ARRIVAL_S = 30.0
 STEADY_S = 3.0
 
-# What encrypts a session's own connections. `spark.ssl.enabled` alone does not: it is about web pages, and
-# `spark.ssl.rpc.enabled` is the one setting that does not follow it.
+# The settings that encrypt a session's own connections. `spark.ssl.enabled` alone does not: that setting is about web
+# pages, and `spark.ssl.rpc.enabled` is the one setting that does not follow it.
 ENCRYPTION = ("spark.network.crypto.enabled", "spark.authenticate.enableSaslEncryption", "spark.ssl.rpc.enabled")
 TASK_GPUS = "spark.task.resource.gpu.amount"
 EXECUTOR_GPUS = "spark.executor.resource.gpu.amount"
 
 
 def is_one_process(master: str) -> bool:
-    """Whether this master runs its tasks inside the driver (`local`, `local[4]`), unlike `local-cluster[...]`."""
+    """Tell whether this master runs its tasks inside the driver (`local`, `local[4]`), unlike `local-cluster[...]`."""
     return master == "local" or master.startswith("local[")
 
 
@@ -59,7 +59,7 @@ def declared_slots(
     task_gpus: float = 0,
     executor_gpus: float = 0,
 ) -> int | None:
-    """The task slots that a session can ever have, or None where its settings do not tell.
+    """Return the task slots that a session can ever have, or None where its settings do not determine them.
 
     Args:
         master: Spark's master URL.
@@ -78,7 +78,7 @@ def declared_slots(
         return (machine if match[1] == "*" else int(match[1])) // task_cpus
     if match := re.fullmatch(r"local-cluster\[\s*(\d+)\s*,\s*(\d+)\s*,\s*\d+\s*\]", master):
         return int(match[1]) * min(int(match[2]) // task_cpus, by_gpus)
-    # Standalone masters divide cores by other rules and may start more executors than were asked for.
+    # Standalone masters divide cores by other rules and may start more executors than were requested.
     if master.startswith(("yarn", "k8s")) and executor_cores and executors:
         return executors * min(executor_cores // task_cpus, by_gpus)
     return None
@@ -87,7 +87,7 @@ def declared_slots(
 def refusal(
     num_workers: int, master: str, *, slots: int | None, dynamic_allocation: bool, option: str = "num_workers"
 ) -> str | None:
-    """Why this run cannot start, in one line; None if nothing is known against it."""
+    """Return the error message, of one line, if this run is known to be unable to start, else None."""
     if dynamic_allocation and not is_one_process(master):
         return (
             "ranks need their slots at once and dynamic allocation takes them away; "
@@ -99,13 +99,13 @@ def refusal(
 
 
 def too_few(num_workers: int, master: str, slots: int, option: str = "num_workers") -> str:
-    """The line that refuses more workers than slots; `option` is the one that asks for them."""
+    """Return the error message that refuses more workers than slots; `option` is the setting that asks for them."""
     use = f"use {option} <= {slots} or more executor cores (or GPUs)" if slots else "lower spark.task.cpus"
     return f"{option}={num_workers} but {master} has {slots} slots in all; {use}"
 
 
 def encryption_refusal(master: str, settings: Mapping[str, str]) -> str | None:
-    """Why ranks do not belong into a session with these settings, in one line; None if it encrypts nothing.
+    """Return the error message, of one line, if a session with these settings encrypts its connections, else None.
 
     A master that runs its tasks inside the driver has no connections to encrypt.
     """
@@ -119,7 +119,7 @@ def encryption_refusal(master: str, settings: Mapping[str, str]) -> str | None:
 
 
 def gpu_refusal(gpus_per_worker: int, master: str, settings: Mapping[str, str]) -> str | None:
-    """Why the tasks of a session with these settings cannot give each rank its GPUs, in one line, or None."""
+    """Return the error message, of one line, if tasks of such a session cannot give each rank its GPUs, else None."""
     amount = settings.get(TASK_GPUS, "0")
     wanted = f"gpus_per_worker={gpus_per_worker}"
     if is_one_process(master):
@@ -141,7 +141,7 @@ def gpu_refusal(gpus_per_worker: int, master: str, settings: Mapping[str, str]) 
 
 
 def unused_gpus(gpus_per_worker: int, settings: Mapping[str, str]) -> str | None:
-    """The warning, in one line, where tasks own GPUs that their ranks are not to see; else None."""
+    """Return the warning, of one line, if tasks own GPUs that their ranks will not see, else None."""
     amount = settings.get(TASK_GPUS, "0")
     if gpus_per_worker or not float(amount):
         return None
@@ -151,7 +151,7 @@ def unused_gpus(gpus_per_worker: int, settings: Mapping[str, str]) -> str | None
 
 
 def whole_gpus(amount: str) -> int:
-    """A task's GPUs, given `spark.task.resource.gpu.amount`; 0 where it has none, or a part of one."""
+    """Return a task's number of GPUs, given `spark.task.resource.gpu.amount`; 0 for none or a fraction of one."""
     number = float(amount)
     return int(number) if number == int(number) else 0
 
@@ -165,11 +165,12 @@ def check_session(
     gpus_per_worker: int = 0,
     allow_unencrypted: bool = False,
 ) -> int:
-    """The ranks that the session can run at once: `num_workers`, or fewer if `min_workers` allows it.
+    """Return the number of ranks that the session can run at once: `num_workers`, or fewer if `min_workers` allows it.
 
-    Where executors are still arriving it waits for their slots: Spark's own check, done too early, costs 15 seconds.
+    Where executors are still arriving, the call waits for their slots: Spark's own check, done too early, costs 15
+    seconds.
 
-    Raises LaunchError if it can run too few, or not as they are to run.
+    Raises LaunchError if the session can run too few ranks, or not with these options.
     """
     least, option = (min_workers, "min_workers") if min_workers else (num_workers, "num_workers")
     context = spark.sparkContext
@@ -208,7 +209,7 @@ def check_session(
 
 
 def arrival_limit(age_s: float, start_timeout_s: float, *, expected: bool) -> float:
-    """Seconds to wait for executors that are not there yet.
+    """Return the seconds to wait for executors that are not there yet.
 
     Args:
         age_s: the session's age.
@@ -219,7 +220,7 @@ def arrival_limit(age_s: float, start_timeout_s: float, *, expected: bool) -> fl
 
 
 def _registered_slots(spark: SparkSession) -> int:
-    # What Spark itself asks before it submits a barrier stage.
+    # The number that Spark itself checks before it submits a barrier stage.
     scala_context = spark.sparkContext._jsc.sc()
     profile = scala_context.resourceProfileManager().defaultResourceProfile()
     return int(scala_context.maxNumConcurrentTasks(profile))

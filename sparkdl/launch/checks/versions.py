@@ -1,7 +1,7 @@
-"""Compare what is installed on the driver and on the executors, and say what to change where it differs.
+"""Compare the versions installed on the driver and on the executors, and say what to change where they differ.
 
-Pure but for `installed`, which looks at the environment that it runs in: on the driver and in Spark workers. It imports
-none of the packages.
+Pure, except for `installed`, which reads the environment that it runs in: on the driver and in Spark workers. This
+module imports none of the packages.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ DISTRIBUTIONS = {
     "Keras": ("keras", "keras-nightly"),
     "Horovod": ("horovod",),
 }
-# In the order in which they are named: who has another Python has other packages too.
+# In the order of the message: a host that has another Python has other packages too.
 PACKAGES = ("Python", "sparkdl", *DISTRIBUTIONS)
 MAX_HOSTS = 3
 
+
 def installed() -> dict[str, str]:
-    """The versions here of Python (major and minor), sparkdl, TensorFlow, Keras and Horovod; those missing left out."""
-    # The executors may have sparkdl from a zip, without a distribution.
+    """Return the versions here of Python (major and minor), sparkdl, TensorFlow, Keras and Horovod, if installed."""
+    # Executors may have sparkdl from a zip, without a distribution.
     found = {"Python": f"{sys.version_info.major}.{sys.version_info.minor}", "sparkdl": __version__}
     for package, names in DISTRIBUTIONS.items():
         version = _first_version(names)
@@ -48,7 +49,7 @@ def installed() -> dict[str, str]:
 def _first_version(names: Iterable[str]) -> str | None:
     for name in names:
         try:
-            # What comes after a + says who built it.
+            # The text after a + says who built the package.
             return metadata.version(name).partition("+")[0]
         except metadata.PackageNotFoundError:
             continue
@@ -56,28 +57,29 @@ def _first_version(names: Iterable[str]) -> str | None:
 
 
 def mismatch(driver: Mapping[str, str], workers: Sequence[tuple[str, Mapping[str, str]]]) -> str | None:
-    """What differs between the driver and the workers, and what to change, in one line; None if nothing does.
+    """Return one line that names a version that differs and what to change; None if driver and workers agree.
 
     Args:
-        driver: what `installed` says on the driver. A package that it lacks is compared among the workers alone.
-        workers: each worker's host, and what `installed` says there.
+        driver: what `installed` returns on the driver. A package that the driver lacks is compared among the workers
+            alone.
+        workers: each worker's host, and what `installed` returns there.
     """
     for package in PACKAGES:
-        places: dict[str | None, list[str]] = {}
+        hosts_of: dict[str | None, list[str]] = {}
         if package in driver:
-            places[driver[package]] = ["the driver"]
+            hosts_of[driver[package]] = ["the driver"]
         for host, versions in workers:
-            places.setdefault(versions.get(package), []).append(host)
-        if len(places) > 1:
-            # The driver stands for the workers that agree with it.
-            told = [_told(package, version, dict.fromkeys(hosts)) for version, hosts in places.items()]
+            hosts_of.setdefault(versions.get(package), []).append(host)
+        if len(hosts_of) > 1:
+            # The message leaves out the workers that agree with the driver.
+            said = [_phrase(package, version, dict.fromkeys(hosts)) for version, hosts in hosts_of.items()]
             way_out = SAME_SPARKDL if package == "sparkdl" else SAME_ENVIRONMENT
-            return f"{told[0]}, but {' and '.join(told[1:])}; {way_out}"
+            return f"{said[0]}, but {' and '.join(said[1:])}; {way_out}"
     return None
 
 
-def _told(package: str, version: str | None, places: Mapping[str, None]) -> str:
-    hosts = ["the driver"] if "the driver" in places else sorted(places)
+def _phrase(package: str, version: str | None, found: Mapping[str, None]) -> str:
+    hosts = ["the driver"] if "the driver" in found else sorted(found)
     names = ", ".join(hosts[:MAX_HOSTS])
     if len(hosts) > MAX_HOSTS:
         names += f" and {len(hosts) - MAX_HOSTS} more"

@@ -1,6 +1,6 @@
 """Run the ranks as the tasks of one Spark barrier job.
 
-Runs on the driver, which watches the job, stops and cancels it.
+Runs on the driver, which watches the job, and stops or cancels it.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ __all__ = ["BarrierRanks", "active_session", "available_workers", "task_cpus"]
 
 log = logging.getLogger(__name__)
 
-# For what lies in the mailbox when the job has ended: values may be large.
+# The limit for reading the files that are in the mailbox when the job has ended: values may be large.
 CATCH_UP_S = 60.0
 
 
 def active_session() -> SparkSession:
-    """The session to run on. Raises LaunchError if there is none, or one without a SparkContext."""
+    """Return the active session. Raises LaunchError without an active session, or if it has no SparkContext."""
     from pyspark.sql import SparkSession
 
     try:
@@ -53,19 +53,19 @@ def active_session() -> SparkSession:
     except RuntimeError:
         session = None
     if session is None:
-        raise LaunchError("there is no active SparkSession; start one, or run on this machine with local=True")
+        raise LaunchError("no SparkSession is active; start one, or run on this machine with local=True")
     if not hasattr(session, "_jsparkSession"):
         raise LaunchError("ranks cannot be started through Spark Connect; run the driver in the cluster or local=True")
     return session
 
 
 def task_cpus(spark: SparkSession) -> int:
-    """The cores of one task."""
+    """Return the number of cores of one task."""
     return int(spark.sparkContext.getConf().get("spark.task.cpus", "1"))
 
 
 def available_workers(launch: LaunchConfig) -> int:
-    """The ranks to start. Raises LaunchError if the session cannot run them."""
+    """Return the number of ranks to start. Raises LaunchError if the session cannot run them."""
     return check_session(
         active_session(),
         num_workers=launch.num_workers,
@@ -77,10 +77,10 @@ def available_workers(launch: LaunchConfig) -> int:
 
 
 class BarrierRanks:
-    """The ranks as tasks of a barrier job on the active session. Implements `Ranks`.
+    """Run ranks as tasks of a barrier job on the active session. Implements `Ranks`.
 
     Args:
-        spec: what to start.
+        spec: the ranks to start.
     """
 
     def __init__(self, spec: RanksSpec) -> None:
@@ -91,11 +91,11 @@ class BarrierRanks:
         self._job: BarrierJob
 
     def run(self, monitor: Monitor, values: Values) -> str:
-        """Run the ranks to their end; what they return goes to `values`, how they ended to `monitor`.
+        """Run the ranks to their end; their values go to `values`, their outcomes to `monitor`.
 
-        Returns why Spark's job failed, or "" where it ended well.
+        Returns the reason why Spark's job failed, or "" where the job succeeded.
 
-        Raises LaunchError if the ranks cannot start, do not in time, or somebody cancelled the job.
+        Raises LaunchError if the ranks cannot start, do not start in time, or somebody cancelled the job.
         """
         spec, spark = self._spec, active_session()
         one_process = is_one_process(str(spark.sparkContext.master))
@@ -118,8 +118,8 @@ class BarrierRanks:
             stack.enter_context(self._server)
             stack.enter_context(self._box_life)
             if mailbox is not None:
-                hear = partial(_hear_mailbox, on_message, f"{address}:{self._server.port}", mailbox)
-                box = MailboxServer(mailbox, key=key, size=spec.size, on_message=hear, on_lost=monitor.lose)
+                on_mail = partial(_on_mail, on_message, f"{address}:{self._server.port}", mailbox)
+                box = MailboxServer(mailbox, key=key, size=spec.size, on_message=on_mail, on_lost=monitor.lose)
                 self._box = self._box_life.enter_context(box)
             plan = self._plan(spark, address, key, mailbox)
             task = stack.enter_context(_broadcast(spark, spec.task))
@@ -137,13 +137,13 @@ class BarrierRanks:
         self._tell("stacks")
 
     def request_stop(self) -> None:
-        """Ask the ranks to keep what they need to go on, and to exit."""
+        """Ask the ranks to save what they need to go on later, and to exit."""
         self._tell("wind_down")
 
     def is_alive(self) -> bool:
-        """Whether more can be heard of them; closes the mailbox once every rank has connected to the socket."""
+        """Tell whether more messages may come; close the mailbox once every rank has connected to the socket."""
         if self._box is not None and self._server.is_complete:
-            self._box_life.close()  # nobody needs it, and on an object store every look is paid for
+            self._box_life.close()  # no rank needs the mailbox, and on an object store every listing costs
             self._box = None
         return not self._job.settled
 
@@ -171,7 +171,7 @@ class BarrierRanks:
                 self._box.catch_up(CATCH_UP_S)
             self._tell("finish" if monitor.complete else "stop")
             self._job.end(monitor.lost)
-        except BaseException:  # KeyboardInterrupt too: nothing may run on
+        except BaseException:  # KeyboardInterrupt too: no rank may run on
             self._tell("stop")
             self._job.cancel()
             raise
@@ -182,7 +182,7 @@ class BarrierRanks:
             self._box.tell_all({"type": word})
 
     def _job_error(self, monitor: Monitor) -> str:
-        """Why Spark's job failed, or "". Raises LaunchError where no rank is to blame."""
+        """Return the reason why Spark's job failed, or "". Raises LaunchError where no rank is to blame."""
         if monitor.complete:
             return ""
         job, size = self._job, self._spec.size
@@ -190,14 +190,14 @@ class BarrierRanks:
             raise LaunchError(f"the Spark job of {size} ranks was cancelled: {job.reason}")
         own_error = job.own_error
         if isinstance(own_error, LaunchError):
-            raise own_error  # a task's, before it could speak with the driver
+            raise own_error  # raised by a task before it could reach the driver
         if monitor.cause is None and monitor.stall is None:
             raise LaunchError(f"the Spark job of {size} ranks failed: {job.reason or 'its tasks ended early'}")
         return job.reason
 
 
 def _on_message(monitor: Monitor, values: Values, rank: int, message: dict[str, Any], body: bytes) -> None:
-    """Keep a value, and hand anything else to the monitor."""
+    """Keep a value; pass any other message to the monitor."""
     if message["type"] != "value":
         monitor.receive(rank, message)
         return
@@ -209,7 +209,7 @@ def _on_message(monitor: Monitor, values: Values, rank: int, message: dict[str, 
 
 
 def _addresses(spark: SparkSession, one_process: bool) -> tuple[str, str]:
-    """The address of the driver's control channel for the tasks, and the one it listens on."""
+    """Return the address of the driver's control channel for the tasks, and the address that the driver listens on."""
     if one_process:
         return LOOPBACK, LOOPBACK
     conf = spark.sparkContext.getConf()
@@ -217,7 +217,7 @@ def _addresses(spark: SparkSession, one_process: bool) -> tuple[str, str]:
     return address, conf.get("spark.driver.bindAddress", address)
 
 
-def _hear_mailbox(
+def _on_mail(
     on_message: OnMessage, address: str, mailbox: str, rank: int, message: dict[str, Any], body: bytes
 ) -> None:
     if message["type"] == "hello":

@@ -1,4 +1,4 @@
-"""The Spark barrier job whose tasks are the ranks: start it, end it, cancel it, and say why it failed.
+"""Start, end and cancel the Spark barrier job whose tasks are the ranks, and say why the job failed.
 
 Runs on the driver. The job itself runs in a thread, so that the driver can watch it.
 """
@@ -27,16 +27,17 @@ __all__ = ["BarrierJob"]
 
 log = logging.getLogger(__name__)
 
-# After the job's own end its tasks' last messages may still be under way.
+# After the end of the job its tasks' last messages may still be under way.
 SETTLE_S = 2.0
-# Tasks that were stopped end within three seconds; a job that does not is cancelled.
+# Tasks that were stopped end within three seconds; a job that is longer than this in ending is cancelled.
 END_LIMIT_S = 15.0
-# Spark ends the job of an executor that died within a second; what it has not noticed by then it notices much later.
+# Spark ends the job of an executor that died within a second; a death that Spark has not noticed within this time it
+# notices much later.
 LOST_LIMIT_S = 3.0
 
 
 class BarrierJob:
-    """The barrier job, run by a thread of its own; whoever starts it ends or cancels it."""
+    """Run the barrier job in a separate thread; whoever starts the job ends or cancels it."""
 
     def __init__(
         self, spark: SparkSession, plan: TaskPlan, task: Broadcast[bytes], size: int, monitor: Monitor
@@ -52,7 +53,7 @@ class BarrierJob:
         self._error: Exception | None = None
 
     def start(self, description: str) -> None:
-        """Submit it."""
+        """Submit the job."""
         from pyspark import InheritableThread
 
         self._thread = InheritableThread(target=self._run, args=(description,))
@@ -61,30 +62,30 @@ class BarrierJob:
 
     @property
     def settled(self) -> bool:
-        """Whether it ended, and no more is to be heard of its tasks."""
+        """True once the job has ended and no more messages of its tasks will come."""
         return self._ended is not None and time.monotonic() > self._ended + SETTLE_S
 
     @property
     def reason(self) -> str:
-        """Why it failed, in one line; nothing if it ended well, or because it was cancelled here."""
+        """The reason why the job failed, in one line; "" if it succeeded or was cancelled here."""
         return _reason(self._error) if self._error and not self._cancelled else ""
 
     @property
     def own_error(self) -> SparkDLError | None:
-        """What a task itself raised, if it is an error of ours."""
+        """The error that a task raised, if it is one of the library's errors, else None."""
         return own_error_in(str(self._error)) if self._error else None
 
     @property
     def cancelled_by_others(self) -> bool:
-        """Whether somebody else cancelled it."""
+        """True if somebody else cancelled the job."""
         return not self._cancelled and "cancelled" in str(self._error)
 
     def end(self, lost: Collection[int] = ()) -> None:
-        """Wait for its end; cancel it if its tasks do not end by themselves.
+        """Wait for the end of the job; cancel the job if its tasks do not end by themselves.
 
         Args:
-            lost: the ranks whose tasks are silent. If Spark does not end the job for them, it believes that their
-                executors live.
+            lost: the ranks whose tasks are silent. If Spark does not end the job because of them, Spark believes that
+                their executors live.
         """
         self._thread.join(LOST_LIMIT_S if lost else END_LIMIT_S)
         if self._thread.is_alive():
@@ -92,7 +93,7 @@ class BarrierJob:
             self._replace_executors(lost)
 
     def cancel(self) -> None:
-        """End it and its tasks now."""
+        """End the job and its tasks now."""
         self._cancelled = True
         with contextlib.suppress(Exception):  # the SparkContext itself may have ended
             self._spark.sparkContext.cancelJobsWithTag(self._tag)
@@ -101,8 +102,9 @@ class BarrierJob:
     def _replace_executors(self, ranks: Collection[int]) -> None:
         """Have Spark give up the executors of these ranks, and start others where it can.
 
-        By itself it waits for a sign of life for two minutes (spark.network.timeout). Until then the next barrier job
-        would be given their slots, and never start; and whoever cleans up, or stops the session, would wait for them.
+        By itself Spark waits for a sign of life for two minutes (spark.network.timeout). Until then the next barrier
+        job would be given the slots of the lost executors, and never start; and whoever cleans up, or stops the
+        session, would wait for the executors.
         """
         if not ranks or self._plan.one_process:
             return
@@ -118,18 +120,18 @@ class BarrierJob:
             log.warning("the executors of ranks %s cannot be replaced: %s", sorted(ranks), _reason(error))
 
     def _tasks(self, context: Any) -> Iterator[Any]:
-        """What Spark's own store knows about each task, as Spark's REST API calls it (`TaskData`)."""
+        """Yield the record of each task in Spark's own store, which Spark's REST API calls `TaskData`."""
         jobs = context.statusTracker()
         for job in jobs.getJobIdsForTag(self._tag):
             for stage in jobs.getJobInfo(job).get().stageIds():
                 tasks = context.statusStore().taskList(stage, 0, self._size)
-                yield from (tasks.apply(place) for place in range(tasks.size()))
+                yield from (tasks.apply(index) for index in range(tasks.size()))
 
     def _run(self, description: str) -> None:
         try:
             with self._described(description):
                 self._collect()
-        except Exception as error:  # told to the thread that watches
+        except Exception as error:  # reported to the thread that watches
             self._error = error
         self._ended = time.monotonic()
         self._monitor.wake()
@@ -173,8 +175,8 @@ class BarrierJob:
         ranks.mapInArrow(rank_task, "rank int", barrier=True).collect()
 
 
-# What a failed job's error says that helps, from the most telling on: a Python error, what became of an executor or a
-# Python worker. Java's own frames and wrappers around it do not.
+# The lines of a failed job's error that help, the most specific first: a Python error, the fate of an executor or a
+# Python worker. Java's own frames and the wrappers around such a line do not help.
 _TELLING = (
     r"(?!org\.|java\.|py4j\.)[A-Za-z_][\w.]*(?:Error|Exception): .+",
     r"ExecutorLostFailure .+",
@@ -184,8 +186,8 @@ _TELLING = (
 
 
 def _reason(error: BaseException) -> str:
-    """The line of a Spark error that says most, in our words where the executors lack what the driver has."""
+    """Return the most specific line of a Spark error; the library's own words if executors lack what the driver has."""
     text = str(error).strip()
     found = (re.search(rf"^(?:.*?Exception: )?(?:\[\w+\] )?({telling})$", text, re.MULTILINE) for telling in _TELLING)
-    told = next((match[1] for match in found if match), None)
-    return explained(text) or told or (text.splitlines() or [type(error).__name__])[0]
+    line = next((match[1] for match in found if match), None)
+    return explained(text) or line or (text.splitlines() or [type(error).__name__])[0]

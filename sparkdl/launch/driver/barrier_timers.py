@@ -1,8 +1,8 @@
 """Let the Java process of a driver end where timers of Spark's barrier stages would keep it alive.
 
-Spark 3.5 has two timers that are no daemon threads: in local mode the one of `barrier()` calls, which nobody cancels
+Spark 3.5 has two timers whose threads are not daemons: in local mode the one of `barrier()` calls, which nobody cancels
 (SPARK-46895), and before 3.5.6 the one of the scheduler (SPARK-51450). Under spark-submit the program then ends with
-success and its Java process waits for ever. Spark 4 has neither.
+success and its Java process never ends. Spark 4 has neither.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 __all__ = ["cancel_timers_at_exit"]
 
-# By application. A cancelled timer takes no further task, so all are kept until Python exits.
+# The timers by application. A cancelled timer takes no further task, so all are cancelled only when Python exits.
 _timers: dict[str, list[Any]] = {}
 
 
 def cancel_timers_at_exit(context: SparkContext) -> None:
     """Have the timers of a context that ran a barrier stage cancelled when Python exits.
 
-    Does nothing on Spark 4, for a context that was stopped, and where Python started the Java process: that one ends
-    with Python anyway.
+    Does nothing on Spark 4, for a context that was stopped, and where Python started the Java process: that process
+    ends with Python anyway.
     """
     if "PYSPARK_GATEWAY_PORT" not in os.environ or context._jsc is None or not context.version.startswith("3."):
         return
@@ -50,7 +50,7 @@ def _timers_of(context: SparkContext) -> Iterator[Any]:
 
 
 def _timer_of(owner: Any, name: str) -> Any:
-    """A private member, by the name that Scala gives its accessor."""
+    """Return the private timer of a Scala object, by the name that Scala gives the accessor."""
     return getattr(owner, f"org$apache$spark${name}$$timer")()
 
 

@@ -1,6 +1,6 @@
-"""Between the threads that hear the ranks and what may be slow: the terminal, and the user's `on_event`.
+"""Print rank output and call `on_event` from a background thread, so that neither can stall the ranks.
 
-Runs on the driver. A terminal that is not read must not stop the ranks, nor hide that one of them failed.
+Runs on the driver. A terminal that nobody reads must not stop the ranks, nor hide that one of them failed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["ConsoleQueue"]
 log = logging.getLogger(__name__)
 
 QUEUED_LINES = 10_000
-"""Lines that may wait; what comes beyond them is left out until half of them are shown."""
+"""Lines that may wait; further lines are left out until half of the waiting ones are shown."""
 
 # A rank that prints without line ends sends lines of 64 KiB.
 QUEUED_CHARACTERS = 64 << 20
@@ -25,7 +25,7 @@ QUEUED_CHARACTERS = 64 << 20
 
 @dataclass(slots=True)
 class _Gap:
-    """Where lines were left out."""
+    """Mark the spot where lines were left out, and count them."""
 
     lines: int = 0
 
@@ -37,11 +37,11 @@ class _Event:
 
 
 class ConsoleQueue:
-    """Delivers lines and events in order, in a thread of its own. A context manager; at its end all is delivered.
+    """Deliver lines and events in order, in a separate thread. A context manager; at its end all is delivered.
 
     Args:
-        show: shows a line. Should it raise, nothing more is shown.
-        on_event: called as `on_event(rank, event)`, or None. Should it raise, it gets no more events.
+        show: shows a line. After it has raised, nothing more is shown.
+        on_event: called as `on_event(rank, event)`, or None. After it has raised, it gets no more events.
         on_error: called once, from the thread, when `on_event` has raised.
     """
 
@@ -74,11 +74,11 @@ class ConsoleQueue:
 
     @property
     def error(self) -> BaseException | None:
-        """What `on_event` raised, or None."""
+        """The error that `on_event` raised, or None."""
         return self._error
 
     def line(self, text: str) -> None:
-        """Show a line, or count it as left out if too many wait. Returns at once; nothing happens after `close`."""
+        """Queue a line, or count it as left out if too many wait. Returns at once; nothing happens after `close`."""
         with self._changed:
             if self._closing:
                 return
@@ -95,22 +95,23 @@ class ConsoleQueue:
             self._changed.notify()
 
     def event(self, rank: int, event: dict[str, Any]) -> None:
-        """Pass on an event. Returns at once; nothing happens after `close`."""
+        """Queue an event. Returns at once; nothing happens after `close`."""
         with self._changed:
             if not self._closing and self._on_event is not None:
                 self._waiting.append(_Event(rank, event))
                 self._changed.notify()
 
     def close(self) -> None:
-        """Return when all was delivered. It takes as long as `show` and `on_event` do.
+        """Wait until all is delivered: as long as the calls of `show` and `on_event` take.
 
-        Who cannot wait may interrupt it: then the thread ends after the call that it is in, and the rest is forgotten.
+        A caller that cannot wait may interrupt `close`: then the thread ends after the call that it is in, and the rest
+        is dropped.
         """
         with self._changed:
             self._closing = True
             self._changed.notify()
         try:
-            # Not the thread's own join: one that was interrupted takes the thread for ended.
+            # Not the thread's own join: an interrupted join takes the thread for ended.
             self._ended.wait()
             self._thread.join()
         except BaseException:  # KeyboardInterrupt
@@ -119,7 +120,7 @@ class ConsoleQueue:
             raise
 
     def _is_full(self) -> bool:
-        # Half: a line about lines that were left out, for every line that is shown, would help nobody.
+        # Half of the limit after a gap: else every line that is shown would be followed by a line about a gap.
         share = 1 if self._gap is None else 2
         return self._lines >= QUEUED_LINES // share or self._characters >= QUEUED_CHARACTERS // share
 
@@ -136,7 +137,7 @@ class ConsoleQueue:
             self._ended.set()
 
     def _next(self) -> str | _Gap | _Event | None:
-        """The next to deliver; None at the end."""
+        """Wait for the next item to deliver and return it; None at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
             if not self._waiting:
@@ -152,7 +153,7 @@ class ConsoleQueue:
             return
         try:
             self._show(text)
-        except Exception as error:  # a closed terminal, say: no reason to fail a run
+        except Exception as error:  # for example a closed terminal, which must not fail a run
             self._show = None
             log.warning("the ranks' output is shown no more: %s", error)
 
@@ -161,7 +162,7 @@ class ConsoleQueue:
             return
         try:
             self._on_event(item.rank, item.event)
-        except BaseException as error:  # it belongs to the caller of the run, not to this thread
+        except BaseException as error:  # raised later, in the thread that called the run
             self._error = error
             self._on_event = None
             if self._on_error is not None:

@@ -1,6 +1,6 @@
 """Run the ranks as child processes of the driver, without Spark.
 
-Runs on the driver. The thread that calls it starts the processes and waits for them.
+Runs on the driver. The thread that calls `LocalRanks.run` starts the processes and waits for them.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ LOOPBACK = "127.0.0.1"
 
 
 def cores_per_rank(size: int) -> int:
-    """This machine's cores, divided among the ranks; at least one each."""
+    """Divide this machine's cores among the ranks; return the number for each, at least one."""
     return max(1, len(os.sched_getaffinity(0)) // size)
 
 
 class LocalRanks:
-    """The ranks as child processes. Implements `Ranks`.
+    """Run ranks as child processes. Implements `Ranks`.
 
     Args:
-        spec: what to start.
+        spec: the ranks to start.
     """
 
     def __init__(self, spec: RanksSpec) -> None:
@@ -46,9 +46,10 @@ class LocalRanks:
         self._processes: list[RankProcess] = []
 
     def run(self, monitor: Monitor, values: Values) -> str:
-        """Run the ranks to their end; what they return goes to `values`, how they ended to `monitor`. Returns "".
+        """Run the ranks to their end; their values go to `values`, their outcomes to `monitor`. Returns "".
 
-        Raises LaunchError if this machine has too few GPUs or a name that nothing knows, or ranks do not start in time.
+        Raises LaunchError if this machine has too few GPUs or a name that does not resolve, or ranks do not start in
+        time.
         """
         spec, gpus_per_worker = self._spec, self._spec.launch.gpus_per_worker
         visible = visible_gpus(os.environ) if gpus_per_worker else ()
@@ -96,12 +97,12 @@ class LocalRanks:
             process.report_stacks()
 
     def request_stop(self) -> None:
-        """Ask the ranks to keep what they need to go on, and to exit."""
+        """Ask the ranks to save what they need to go on later, and to exit."""
         for process in self._processes:
             process.wind_down()
 
     def is_alive(self) -> bool:
-        """Whether more can be heard of them: each process reports its own end."""
+        """Return True: each process reports its own end, so that more messages may come."""
         return True
 
 

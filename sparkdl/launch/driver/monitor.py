@@ -25,25 +25,25 @@ from sparkdl.launch.protocol.outcome import Outcome, choose_cause, is_secondary
 __all__ = ["Limits", "Monitor", "OnEvent", "shown_line"]
 
 OnEvent = Callable[[int, dict[str, Any]], None]
-"""Takes an event of a rank. Called one at a time."""
+"""Take an event of a rank. Called one at a time."""
 
 log = logging.getLogger(__name__)
 
 LAST_LINES = 100
-# Of a line in an error; the log file has all of it.
+# Characters of a line in an error; the log file has the whole line.
 LINE_CHARACTERS = 1000
-# A rank that lost its peer can be heard before the peer's own failure is.
+# The failure of a rank that lost its peer can arrive before the peer's own failure does.
 SECONDARY_GRACE_S = 3.0
-# Stopping takes two seconds at most; ranks that are silent after this are given up.
+# Stopping takes two seconds at most; ranks that are silent after this limit are given up.
 STOP_LIMIT_S = 10.0
-# A rank writes its stacks down within two seconds, or not at all.
+# A rank writes its stacks within two seconds, or not at all.
 STACKS_LIMIT_S = 4.0
 POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How long a run waits."""
+    """Hold the limits of the waits of a run."""
 
     start_timeout_s: float
     """Seconds until every rank's process has started."""
@@ -53,20 +53,20 @@ class Limits:
 
 
 def shown_line(rank: int, text: str, log: str) -> str | None:
-    """The line to show on the driver's terminal under this `LaunchConfig.log`, or None."""
+    """Return the line to show on the driver's terminal under this `LaunchConfig.log`, or None."""
     if log == "all":
         return f"[rank {rank}] {text}"
     return text if log == "rank0" and rank == 0 else None
 
 
 def _show(line: str) -> None:
-    # Above a progress bar, if there is one.
+    # tqdm prints the line above a progress bar that is shown.
     tqdm.write(line, file=sys.stderr)
     sys.stderr.flush()
 
 
 class Monitor:
-    """What the driver knows about the ranks of one run. A context manager: at its end all that was heard is told."""
+    """Hold what the driver knows about the ranks of one run. A context manager: at its end all output is delivered."""
 
     def __init__(
         self, size: int, limits: Limits, *, log: str, on_event: OnEvent | None, asked: threading.Event | None = None
@@ -74,10 +74,10 @@ class Monitor:
         self._size = size
         self._limits = limits
         self._log = log
-        # Set when the ranks are to stop by themselves.
+        # Set when the ranks are to stop by themselves (graceful stop).
         self._asked = asked or threading.Event()
         self._changed = threading.Condition()
-        self._teller = ConsoleQueue(_show, on_event, on_error=self.wake)
+        self._console = ConsoleQueue(_show, on_event, on_error=self.wake)
         self._outcomes: dict[int, Outcome] = {}
         self._beats: dict[int, Beat] = {}
         self._last_events: dict[int, float] = {}
@@ -91,23 +91,23 @@ class Monitor:
         self.stall: Stall | None = None
 
     def __enter__(self) -> Monitor:
-        self._teller.__enter__()
+        self._console.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._teller.close()
+        self._console.close()
 
     def receive(self, rank: int, message: dict[str, Any]) -> None:
-        """Take one rank's message, from any thread; it never waits for the terminal or the user's function."""
+        """Take one rank's message, from any thread, without waiting for the terminal or the user's function."""
         kind, now = message["type"], time.monotonic()
         if kind == "line":
             self._lines[rank].append(message["text"][:LINE_CHARACTERS])
             line = shown_line(rank, message["text"], self._log)
             if line is not None:
-                self._teller.line(line)
+                self._console.line(line)
             return
         if kind == "event":
-            self._teller.event(rank, message["event"])
+            self._console.event(rank, message["event"])
         if kind == "overrun":
             log.warning(
                 "rank %d was ended %g s after its function returned: threads or exit handlers of it still ran",
@@ -133,46 +133,46 @@ class Monitor:
             self._changed.notify_all()
 
     def lose(self, rank: int) -> None:
-        """Take note that the connection to a rank broke; it failed, unless its outcome is known."""
+        """Note that the connection to a rank broke; the rank has failed, unless its outcome is known."""
         with self._changed:
             self._outcomes.setdefault(rank, Outcome(rank=rank, host=self.hosts.get(rank, ""), kind="lost"))
             self._changed.notify_all()
 
     def give_up(self, error: LaunchError) -> None:
-        """Have `watch` raise this error."""
+        """Make `watch` raise this error."""
         with self._changed:
             self._error = self._error or error
             self._changed.notify_all()
 
     def wake(self) -> None:
-        """Have `watch` look again."""
+        """Make `watch` check the ranks again."""
         with self._changed:
             self._changed.notify_all()
 
     def watch(self, ranks: Ranks) -> None:
-        """Return when every rank has an outcome, or no more can come; stop all ranks once one has failed or stalled.
+        """Wait until every rank has an outcome, or no more can come; stop all ranks once one has failed or stalled.
 
         Once `asked` is set, the ranks are asked to stop by themselves, and watched as before.
 
-        Raises LaunchError if ranks have not started in time, what `give_up` was told, and whatever `on_event` raised;
-        the caller stops them.
+        Raises LaunchError if ranks have not started in time, the error that `give_up` got, and whatever `on_event`
+        raised; the caller stops the ranks.
         """
         start_limit = time.monotonic() + self._limits.start_timeout_s
         stopped_at: float | None = None
         stacks_limit = 0.0
-        winding_down = False
+        stop_requested = False
         while True:
             with self._changed:
                 if self._error:
                     raise self._error
-                if len(self._outcomes) == self._size or not ranks.is_alive() or self._teller.error:
+                if len(self._outcomes) == self._size or not ranks.is_alive() or self._console.error:
                     break
                 self._changed.wait(min(POLL_S, max(0.0, start_limit - time.monotonic()) or POLL_S))
                 failures = self.failures
                 missing = self._size - len(self.hosts.keys() | self._outcomes.keys())
             now = time.monotonic()
-            if self._asked.is_set() and not winding_down:
-                winding_down = True
+            if self._asked.is_set() and not stop_requested:
+                stop_requested = True
                 ranks.request_stop()
             if missing and not failures and now >= start_limit:
                 raise LaunchError(self._start_failure(missing))
@@ -185,12 +185,12 @@ class Monitor:
             elif self.stall is None and self._notice_stall(now):
                 stacks_limit = now + STACKS_LIMIT_S
                 ranks.dump_stacks()
-        if self._teller.error:
-            raise self._teller.error
+        if self._console.error:
+            raise self._console.error
 
     @property
     def failures(self) -> list[Outcome]:
-        """The ranks that failed, in order of arrival."""
+        """The outcomes of the ranks that failed, in order of arrival."""
         return [outcome for outcome in self._outcomes.values() if outcome.failed]
 
     @property
@@ -210,7 +210,7 @@ class Monitor:
 
     @property
     def complete(self) -> bool:
-        """Whether every rank returned a value."""
+        """True if every rank returned a value."""
         return len(self.returned) == self._size
 
     @property
@@ -219,7 +219,7 @@ class Monitor:
         return choose_cause(list(self._outcomes.values()), self._lines)
 
     def last_lines(self, rank: int) -> list[str]:
-        """The last lines (at most 100) that a rank printed."""
+        """Return the last lines (at most 100) that a rank printed."""
         return list(self._lines[rank])
 
     def _must_stop(self, now: float) -> bool:

@@ -1,4 +1,4 @@
-"""Say what a run's ranks are to the driver, wherever they run.
+"""Define the interface by which the driver commands the ranks of a run, wherever they run.
 
 Runs on the driver.
 """
@@ -15,13 +15,13 @@ __all__ = ["RanksSpec", "Ranks"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RanksSpec:
-    """What ranks to start.
+    """Describe the ranks to start.
 
     Attributes:
         task: the pickled function with its arguments.
-        size: how many ranks.
-        launch: where they run.
-        description: what the Spark UI calls the job.
+        size: the number of ranks.
+        launch: where the ranks run.
+        description: the name of the job in the Spark UI.
         log_folder: where each rank's output is kept, or None.
     """
 
@@ -33,7 +33,7 @@ class RanksSpec:
 
 
 class Ranks(Protocol):
-    """The ranks of a run, as the monitor commands them. Each call returns at once."""
+    """Command the ranks of a run, for the monitor. Each call returns at once."""
 
     def stop(self) -> None:
         """End all ranks, within two seconds."""
@@ -42,7 +42,7 @@ class Ranks(Protocol):
         """Have all ranks report the Python stacks of their threads."""
 
     def request_stop(self) -> None:
-        """Ask the ranks to keep what they need to go on, and to exit."""
+        """Ask the ranks to save what they need to go on later, and to exit."""
 
     def is_alive(self) -> bool:
-        """Whether more can be heard of them."""
+        """Tell whether more messages of the ranks may come."""

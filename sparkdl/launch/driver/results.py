@@ -1,6 +1,6 @@
-"""What the ranks of one run returned, pickled, until all of them have.
+"""Collect the pickled values that the ranks of one run return, until all ranks have returned.
 
-Runs on the driver. Values may be large: they lie in files without a name.
+Runs on the driver. Values may be large: files without a name hold them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Values"]
 
 
 class Values:
-    """One pickled value for each rank, as a context manager. Each rank's are added by one thread at a time."""
+    """Hold one pickled value for each rank, as a context manager. One thread at a time adds to a rank's value."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -41,7 +41,7 @@ class Values:
         shutil.copyfileobj(content, self._files[rank], 1 << 20)
 
     def load(self, rank: int) -> Any:
-        """A rank's value. Raises EOFError if there is none, and whatever unpickling raises."""
+        """Unpickle a rank's value. Raises EOFError if the rank has no value, and whatever unpickling raises."""
         file = self._files[rank]
         file.seek(0)
         return pickle.load(file)

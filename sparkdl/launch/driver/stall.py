@@ -1,6 +1,7 @@
-"""Which ranks hold up a run, and in which words.
+"""Find stalled ranks and build the error that names them.
 
-Pure; used on the driver. The reaper of each rank tells for how long it has made no progress; the stacks tell where.
+Pure; used on the driver. The reaper of each rank reports for how long the rank has made no progress; the stacks show
+where.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from sparkdl.launch.protocol.outcome import RETURNED, named
 
 __all__ = ["Beat", "Stall", "culprits", "stalled_ranks", "waits_in_collective"]
 
-# Beats come every two seconds; the report of one that is this late is its last one.
+# Beats come every two seconds; a rank whose next beat is this late counts as idle since its last beat.
 LATE_S = 5.0
-# The innermost frame of a thread that waits for its peers is Horovod's, or TensorFlow's call of an operation; what
-# TensorFlow generated itself ("<string>") does not count.
+# The innermost frame of a thread that waits for its peers is Horovod's, or TensorFlow's call of an operation; frames
+# of code that TensorFlow generated ("<string>") do not count.
 _FRAME = re.compile(r'^  File "(?!<)(.*)", line', re.MULTILINE)
 _WAITING = ("/horovod/", "/tensorflow/python/")
 _THREAD = re.compile(r"^(Current thread|Thread) 0x", re.MULTILINE)
@@ -25,29 +26,29 @@ _THREAD = re.compile(r"^(Current thread|Thread) 0x", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
-    """What is known about a running rank's progress."""
+    """Hold what is known about a running rank's progress."""
 
     heard_at: float
-    """When its reaper last spoke, in seconds of the driver's monotonic clock."""
+    """The time of the reaper's last beat, in seconds of the driver's monotonic clock."""
 
     idle_s: float = 0.0
-    """For how long it had made no progress then."""
+    """Seconds for which the rank had made no progress at that time."""
 
     stopped: bool = False
-    """Whether its process was stopped by a signal."""
+    """True if a signal has stopped the rank's process."""
 
     def idle_at(self, now: float) -> float:
-        """Seconds without progress, as far as is known now: a reaper that is late tells nothing good."""
+        """Return the seconds without progress as known now; a late beat counts as a time without progress."""
         late = now - self.heard_at
         return self.idle_s + (late if late > LATE_S else 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stall:
-    """A run in which a rank made no progress for too long."""
+    """Describe a run in which a rank made no progress for too long."""
 
     beats: Mapping[int, Beat]
-    """The running ranks' last beats when it was noticed."""
+    """The running ranks' last beats when the stall was noticed."""
 
     idle: Sequence[int]
     """The ranks without progress."""
@@ -55,10 +56,10 @@ class Stall:
     stall_timeout_s: float
 
     returned: Sequence[int] = ()
-    """The ranks whose function had returned by then."""
+    """The ranks whose function had returned when the stall was noticed."""
 
     def error(self, size: int, hosts: Mapping[int, str], stacks: Mapping[int, str]) -> WorkerError:
-        """The error for the driver: who holds up the run, then every rank's Python stacks, theirs first."""
+        """Build the error for the driver: the ranks to blame, then every rank's Python stacks, first those to blame."""
         who, kind = culprits(self.beats, self.idle, stacks), "stall"
         if self.returned and all(waits_in_collective(stacks.get(rank, "")) for rank in self.beats):
             who, kind = list(self.returned), "returned"
@@ -76,7 +77,7 @@ class Stall:
 
 
 def stalled_ranks(beats: Mapping[int, Beat], now: float, stall_timeout_s: float) -> list[int]:
-    """The ranks without progress, once one of them has made none for so long; beats lag behind by some seconds."""
+    """Return the ranks without progress, if one has had none for `stall_timeout_s`; beats lag by some seconds."""
     idle = {rank: beat.idle_at(now) for rank, beat in beats.items()}
     if max(idle.values(), default=0.0) < stall_timeout_s:
         return []
@@ -84,19 +85,20 @@ def stalled_ranks(beats: Mapping[int, Beat], now: float, stall_timeout_s: float)
 
 
 def waits_in_collective(stacks: str) -> bool:
-    """Whether a rank's main thread waits inside Horovod or TensorFlow, by faulthandler's dump of its threads.
+    """Tell whether a rank's main thread waits inside Horovod or TensorFlow, by faulthandler's dump of its threads.
 
-    Threads are separated by headings; the main thread is the last one, its innermost frame the first line.
+    In the dump headings separate the threads; the main thread is the last one, its innermost frame the first line.
     """
     innermost = _FRAME.search(_THREAD.split(stacks)[-1])
-    return innermost is not None and any(place in innermost[1] for place in _WAITING)
+    return innermost is not None and any(package in innermost[1] for package in _WAITING)
 
 
 def culprits(beats: Mapping[int, Beat], idle: Sequence[int], stacks: Mapping[int, str]) -> list[int]:
-    """The ranks that hold up the others, not those that wait for them; at least one.
+    """Return the ranks that the others wait for, not the ranks that wait; at least one.
 
-    A stopped process is one. Else it is a rank that does not wait in a collective operation, though others do: first of
-    those without progress, then of those that are busy with something else. Where all wait, nobody can be told apart.
+    Ranks with a stopped process are to blame, else ranks without progress and without stacks, else ranks that do not
+    wait in a collective operation, though others do: first those without progress, then those that are busy with
+    something else. Where all ranks wait, all ranks without progress are returned.
     """
     stopped = [rank for rank in sorted(beats) if beats[rank].stopped]
     elsewhere = [rank for rank in sorted(beats) if rank in stacks and not waits_in_collective(stacks[rank])]
@@ -116,7 +118,7 @@ def _headline(stall: Stall, who: Sequence[int], kind: str, size: int, host: str)
         waiting = ", ".join(map(str, stall.idle))
         return (
             f"{names} did not come to the collective operation in which rank {waiting} waited "
-            f"longer than {limit}: see its stack, and raise stall_timeout_s if it takes so long on purpose"
+            f"longer than {limit}: see its stack, and raise stall_timeout_s if it takes that long on purpose"
         )
     what = "its process is stopped" if stopped else "see its stack"
     return f"{names} made no progress for {limit} seconds: {what}"
@@ -124,4 +126,6 @@ def _headline(stall: Stall, who: Sequence[int], kind: str, size: int, host: str)
 
 def _stacks_of(rank: int, stacks: Mapping[int, str]) -> str:
     text = stacks.get(rank, "").rstrip()
-    return f"rank {rank}, the Python stacks of its threads:\n{text}" if text else f"rank {rank} did not tell its stacks"
+    if not text:
+        return f"rank {rank} did not report its stacks"
+    return f"rank {rank}, the Python stacks of its threads:\n{text}"

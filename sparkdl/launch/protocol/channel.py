@@ -1,7 +1,7 @@
-"""The control channel between the driver and the tasks: frames over authenticated sockets.
+"""Connect the driver and the tasks by the control channel: frames over authenticated sockets.
 
 The server runs on the driver, the link in each task (Spark worker). Nothing that arrives is unpickled here. Both sides
-give signs of life, so that a host that vanished, or a process that is stopped, is noticed.
+send signs of life, so that a host that vanished, or a process that is stopped, is noticed.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ __all__ = ["ControlServer", "Link", "OnMessage", "SocketLink"]
 log = logging.getLogger(__name__)
 
 OnMessage = Callable[[int, dict[str, Any], bytes], None]
-"""Takes a rank's message with its body. Called one at a time for each rank, in the order sent."""
+"""Take a rank's message with its body. Called one at a time for each rank, in the order sent."""
 
 CONNECT_LIMIT_S = 5.0
 AUTHENTICATION_LIMIT_S = 10.0
 ALIVE_S = 1.0
 # Only Python's own thread switches delay a task's sign of life.
 TASK_SILENCE_S = 12.0
-# The driver is the user's program: a library that holds the interpreter for some seconds is no dead driver.
+# The driver is the user's program: a library in it may hold the interpreter for some seconds, and the driver lives.
 DRIVER_SILENCE_S = 30.0
 
 _ALIVE = {"type": "alive"}
 
 
 class Link(Protocol):
-    """A task's connection with the driver."""
+    """Connect a task with the driver."""
 
     def send(self, message: dict[str, Any], body: bytes = b"") -> None:
-        """Send a message; nothing happens if the other end is gone (receiving tells)."""
+        """Send a message; nothing happens if the other end is gone (`receive` then returns None)."""
 
     def receive(self) -> dict[str, Any] | None:
         """Wait for the next message; None if the other end is gone."""
 
     def close(self) -> None:
-        """Close it; a thread that waits in `receive` gets None."""
+        """Close the connection; a thread that waits in `receive` gets None."""
 
 
 @contextlib.contextmanager
@@ -58,7 +58,7 @@ def _socket_of(connection: Connection) -> Any:
 
 
 def _limit_waits(connection: Connection, seconds: float) -> None:
-    """Have sending and receiving fail where nothing moves for so long."""
+    """Make sending and receiving fail where no byte moves for `seconds`."""
     whole = int(seconds)
     limit = struct.pack("ll", whole, int(1e6 * (seconds - whole)))
     with _socket_of(connection) as view:
@@ -67,7 +67,7 @@ def _limit_waits(connection: Connection, seconds: float) -> None:
 
 
 class SocketLink:
-    """One end of an authenticated connection."""
+    """Hold one end of an authenticated connection."""
 
     def __init__(self, connection: Connection, silence_s: float) -> None:
         self._connection = connection
@@ -79,8 +79,8 @@ class SocketLink:
     def to(cls, address: tuple[str, int], key: bytes, rank: int, *, silence_s: float = DRIVER_SILENCE_S) -> SocketLink:
         """Connect to the driver as this rank.
 
-        Raises OSError if it cannot be reached within five seconds, multiprocessing.AuthenticationError if it has
-        another secret.
+        Raises OSError if the driver cannot be reached within five seconds, multiprocessing.AuthenticationError if the
+        driver has another secret.
         """
         opened = socket.create_connection(address, timeout=CONNECT_LIMIT_S)
         opened.settimeout(None)
@@ -101,21 +101,21 @@ class SocketLink:
         return link
 
     def send(self, message: dict[str, Any], body: bytes = b"") -> None:
-        """Send a message; nothing happens if the other end is gone (receiving tells)."""
+        """Send a message; nothing happens if the other end is gone (`receive` then returns None)."""
         frame = encode(message, body)
         try:
             with self._sending:
                 self._connection.send_bytes(frame)
-        except OSError:  # half a frame may be under way: nothing can follow it
+        except OSError:  # half a frame may be under way: no other frame can follow
             self.close()
 
     def receive(self) -> dict[str, Any] | None:
-        """Wait for the next message; None if the other end is gone, silent for too long, or sends what is none."""
+        """Wait for the next message; None if the other end is gone, silent for too long, or sends an invalid frame."""
         received = self.receive_with_body()
         return received[0] if received else None
 
     def receive_with_body(self) -> tuple[dict[str, Any], bytes] | None:
-        """As `receive`, with the message's body."""
+        """Receive the next message with its body; None as in `receive`."""
         try:
             while True:
                 message, body = decode(self._connection.recv_bytes(MAX_FRAME_BYTES))
@@ -125,7 +125,7 @@ class SocketLink:
             return None
 
     def close(self) -> None:
-        """Close it; a thread that waits in `receive` gets None."""
+        """Close the connection; a thread that waits in `receive` gets None."""
         self._closed.set()
         with contextlib.suppress(OSError), _socket_of(self._connection) as view:
             view.shutdown(socket.SHUT_RDWR)
@@ -136,13 +136,13 @@ class SocketLink:
 
 
 class ControlServer:
-    """The driver's side: accepts one link per rank, passes on what ranks say, tells all of them something.
+    """Serve the driver's side: accept one link per rank, pass on the ranks' messages, send messages to all ranks.
 
     A context manager; at its end the listening socket and all links are closed. Entering raises LaunchError where the
     port cannot be listened on.
 
     Args:
-        port: to listen on; 0 for any free one.
+        port: the port to listen on; 0: any free port.
     """
 
     def __init__(
@@ -167,8 +167,8 @@ class ControlServer:
         self._lock = threading.Lock()
 
     def __enter__(self) -> ControlServer:
-        # Without a key here: the secret is checked in each connection's own thread, so that a peer that fails it, or
-        # says nothing, holds up nobody.
+        # Without a key here: the secret is checked in each connection's own thread, so that a peer that fails the
+        # check, or sends nothing, blocks nobody.
         try:
             self._listener = Listener(self._address, family="AF_INET", backlog=self._size + 16)
         except OSError as error:
@@ -196,12 +196,12 @@ class ControlServer:
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """The port that the server listens on."""
         return int(self._listener.address[1])
 
     @property
     def is_complete(self) -> bool:
-        """Whether every rank has connected."""
+        """True once every rank has connected."""
         with self._lock:
             return len(self._links) == self._size
 
@@ -230,7 +230,7 @@ class ControlServer:
                 continue
             try:
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-            except RuntimeError:  # this process may start no more threads now: the peer tries again, or is lost
+            except RuntimeError:  # the system allows no more threads now: the peer tries again, or is lost
                 connection.close()
 
     def _serve(self, connection: Connection) -> None:
@@ -243,7 +243,7 @@ class ControlServer:
                 hello = link.receive() or {}
                 rank = int(hello["rank"])
             except (AuthenticationError, OSError, EOFError, ValueError, KeyError, TypeError, AssertionError):
-                return  # not one of ours: whatever it sent, it is turned away
+                return  # not a rank of this run: refused, whatever it sent
             self._follow(link, rank)
 
     def _follow(self, link: SocketLink, rank: int) -> None:
@@ -255,7 +255,7 @@ class ControlServer:
         try:
             while (received := link.receive_with_body()) is not None:
                 self._on_message(rank, *received)
-        except Exception:  # without this message the rest would make no sense
+        except Exception:  # without this message the later ones would be wrong
             log.exception("the driver cannot take a message of rank %d; it counts as lost", rank)
         if not self._closed.is_set():
             self._on_lost(rank)

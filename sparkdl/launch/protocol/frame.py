@@ -1,7 +1,7 @@
-"""One message between the driver and a task as bytes: a JSON object, and content that is no JSON.
+"""Encode one message between the driver and a task as bytes: a JSON object, and a body of other bytes.
 
-Pure. Both ways between them carry frames: the control channel and the mailbox. Nothing of a frame is ever unpickled
-before the sender is known to hold the run's secret.
+Pure. Frames travel through both connections of driver and task: the control channel and the mailbox. Nothing of a frame
+is ever unpickled before the sender is known to hold the run's secret.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from typing import Any
 __all__ = ["MAX_BODY_BYTES", "MAX_FRAME_BYTES", "decode", "encode"]
 
 MAX_BODY_BYTES = 1 << 20
-"""What is larger travels in several frames."""
+"""A larger body travels in several frames."""
 
-# The largest event and a traceback's characters as JSON stay far below.
+# The largest event, and a traceback's characters as JSON, stay far below this limit.
 MAX_FRAME_BYTES = 8 << 20
 
 _LENGTH = struct.Struct(">I")
 
 
 def encode(message: dict[str, Any], body: bytes = b"") -> bytes:
-    """The frame of a message and its body."""
+    """Encode a message and its body as a frame."""
     text = json.dumps(message).encode()
     return b"".join((_LENGTH.pack(len(text)), text, body))
 
 
 def decode(frame: bytes) -> tuple[dict[str, Any], bytes]:
-    """The message and the body of a frame. Raises ValueError for bytes that are no frame."""
+    """Decode a frame into its message and its body. Raises ValueError for bytes that are not a frame."""
     if len(frame) < _LENGTH.size:
         raise ValueError(f"a frame of {len(frame)} bytes is too short")
     (length,) = _LENGTH.unpack_from(frame)

@@ -1,7 +1,7 @@
-"""How a rank ended, and which rank's end is the cause of a failed run.
+"""Describe how ranks ended, choose the rank that caused a failed run, and build the error that names it.
 
 Pure. A rank's launcher makes an `Outcome` and sends it to the driver as data; the driver chooses the cause and
-words it.
+builds the error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 
 Kind = Literal["value", "exception", "exit", "signal", "lost", "stopped"]
 
-# What Gloo prints before it aborts a process that lost its peer.
+# Gloo prints one of these before it aborts a process that lost its peer.
 GLOO_MARKS = ("Connection closed by peer", "Connection reset by peer", "/gloo/", "Gloo ", "[gloo]")
 
 HEADLINE_CHARACTERS = 500
@@ -36,14 +36,14 @@ RETURNED = "returned while rank {waiting} waited in a collective operation; ever
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How one rank ended."""
+    """Describe how one rank ended."""
 
     rank: int
     host: str
 
     kind: Kind
-    """value: its function returned; exception: it raised; exit, signal: the process ended before its function returned;
-    lost: the connection to it broke; stopped: the launcher ended it, because another rank failed."""
+    """value: the function returned; exception: the function raised; exit, signal: the process ended before its function
+    returned; lost: the connection to the rank broke; stopped: the launcher ended the rank, because another failed."""
 
     code: int = 0
     """The exit code or the signal's number."""
@@ -53,25 +53,25 @@ class Outcome:
     traceback: str = ""
 
     lost_peer: bool = False
-    """Whether the rank's own exception says that it only lost a peer."""
+    """True if the rank's exception says that the rank only lost a peer."""
 
     @property
     def failed(self) -> bool:
-        """Whether it failed by itself."""
+        """True if the rank failed by itself."""
         return self.kind not in ("value", "stopped")
 
     def as_data(self) -> dict[str, Any]:
-        """The outcome as JSON can hold it."""
+        """Return the outcome as a dictionary of JSON values."""
         return asdict(self)
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Outcome:
-        """The outcome that `as_data` described."""
+        """Make the outcome from the dictionary that `as_data` returned."""
         return cls(**data)
 
 
 def is_secondary(outcome: Outcome, last_lines: Sequence[str] = ()) -> bool:
-    """Whether a rank failed only because it lost a peer, as far as its own words tell."""
+    """Tell whether a rank failed only because it lost a peer, as far as its exception and last lines show."""
     if outcome.kind == "signal" and outcome.code == signal.SIGABRT:
         # Gloo aborts natively where nothing catches its exception.
         return any(mark in line for mark in GLOO_MARKS for line in last_lines)
@@ -79,7 +79,7 @@ def is_secondary(outcome: Outcome, last_lines: Sequence[str] = ()) -> bool:
 
 
 def choose_cause(outcomes: Sequence[Outcome], last_lines: Sequence[Sequence[str]] = ()) -> Outcome | None:
-    """The outcome to blame: the first failure in time that is not secondary, else the first failure, else None.
+    """Choose the outcome to blame: the first failure in time that is not secondary, else the first failure, else None.
 
     Args:
         outcomes: in order of arrival.
@@ -92,12 +92,12 @@ def choose_cause(outcomes: Sequence[Outcome], last_lines: Sequence[Sequence[str]
 
 
 def headline(outcome: Outcome, size: int) -> str:
-    """One line that says which rank failed, where and how."""
+    """Return one line that says which rank failed, where and how."""
     return f"{named([outcome.rank], size, outcome.host)} {_what_happened(outcome)}"
 
 
 def named(ranks: Sequence[int], size: int, host: str) -> str:
-    """One rank or several, and the first one's host, as an error names them."""
+    """Return the names of one or several ranks, and the first one's host, for an error message."""
     who = f"rank {ranks[0]}/{size}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))} of {size}"
     return f"{who} on {host or 'an unknown host'}"
 
@@ -125,14 +125,14 @@ def _signal_name(number: int) -> str:
 def worker_error(
     outcome: Outcome, size: int, last_lines: Sequence[str], *, why: str = "", log: str = ""
 ) -> WorkerError:
-    """The error for the driver: the headline, then the traceback, or the last lines where there is none.
+    """Build the error for the driver: the headline, then the traceback, or the last lines if it is missing.
 
     Args:
         outcome: the failure to blame.
         size: the world size.
-        last_lines: what the rank printed last.
-        why: what Spark says about a rank that was lost, if it does.
-        log: where the rank's whole output is kept, if it is.
+        last_lines: the last lines that the rank printed.
+        why: Spark's reason why a rank was lost, or "".
+        log: the path of the rank's whole output, or "".
     """
     lines = "\n".join(last_lines)
     message = headline(outcome, size)
@@ -157,10 +157,10 @@ def worker_error(
 def lost_peer_error(
     waiting: Outcome, size: int, hosts: Mapping[int, str], *, returned: Sequence[int], silent: Sequence[int]
 ) -> WorkerError:
-    """The error where every failed rank only lost its peer, and the peer itself did not fail.
+    """Build the error for a run in which every failed rank only lost its peer, and the peer itself did not fail.
 
     Args:
-        waiting: the first rank that lost its peer; it is not to blame.
+        waiting: the outcome of the first rank that lost its peer, which is not to blame.
         size: the world size.
         hosts: each rank's host.
         returned: the ranks whose function returned.

@@ -1,6 +1,6 @@
-"""Whether an exception only says that the rank lost a peer, in Horovod's words or in TensorFlow's for them.
+"""Recognize an exception which only says that the rank lost a peer, by Horovod's types and messages.
 
-Pure; runs in the rank process, where the exception still has its type and what led to it.
+Pure; runs in the rank process, where the exception still has its type and its chain of causes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 __all__ = ["only_lost_its_peer"]
 
-# What Horovod's operations, which fail with errors of TensorFlow, say of a peer that is gone.
+# Messages of Horovod's operations, which fail with errors of TensorFlow, about a peer that is gone.
 _TENSORFLOW_MARKS = (
     "Horovod has been shut down",
     "HorovodInternalError",
@@ -22,9 +22,9 @@ _TENSORFLOW_MARKS = (
 
 
 def only_lost_its_peer(error: BaseException) -> bool:
-    """Whether the exception, or one that it was raised for or in the handling of, is Horovod's of a lost peer.
+    """Tell whether the exception, or one in its chain of causes and contexts, is Horovod's error of a lost peer.
 
-    The words alone tell nothing: a database that is gone resets its connections too.
+    The message alone proves nothing: a database that is gone resets its connections too.
     """
     return any(_is_horovods(each) for each in _chain(error))
 

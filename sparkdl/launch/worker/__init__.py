@@ -1,1 +1,1 @@
-"""Hold a rank on its machine: its process, output, rendezvous and end."""
+"""Run a rank on its machine: its process, output, rendezvous and end."""

@@ -1,6 +1,6 @@
 """Send small events from a rank to the driver while it runs.
 
-Runs in the rank process. Events are JSON lines on a pipe to the process that started the rank; it relays them.
+Runs in the rank process. Events are JSON lines on a pipe to the process that started the rank, which relays them.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ def connect(pipe: int) -> None:
 
 
 def is_connected() -> bool:
-    """Whether this process is a rank, whose events reach a driver."""
+    """Tell whether this process is a rank, whose events reach a driver."""
     return _pipe is not None
 
 
 def emit(event: dict[str, Any]) -> None:
-    """Send a small event to the driver, where `on_event(rank, event)` receives it live. Outside a rank it does nothing.
+    """Send a small event to the driver, where `on_event(rank, event)` receives it live. Does nothing outside
+    a rank.
 
     Raises ConfigError if the event is not JSON or is larger than 1 MiB.
     """
@@ -52,7 +53,7 @@ def announce(message: dict[str, Any]) -> None:
         raise ConfigError(f"event {shown(message)} must be made of JSON values: {error}") from error
     if len(line) > MAX_EVENT_BYTES:
         raise ConfigError(f"an event of {len(line)} bytes is too large; send at most {MAX_EVENT_BYTES} bytes")
-    # A broken pipe means that the launcher is gone; this process ends with it.
+    # A broken pipe means that the launcher is gone; this process ends with the launcher.
     with _lock, contextlib.suppress(BrokenPipeError):
         view = memoryview(line)
         while view:

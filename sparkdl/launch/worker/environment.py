@@ -1,6 +1,7 @@
-"""The environment variables of a rank process.
+"""Make the environment variables of a rank process.
 
-Pure, called by the process that starts a rank (Spark worker or driver). It never changes that process's own variables.
+Pure, called by the process that starts a rank (Spark worker or driver). The variables of that process itself never
+change.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from sparkdl.launch.world import World, world_environment
 __all__ = ["Settings", "gloo_timeout_s", "interface_of", "rank_environment", "search_path"]
 
 GLOO_LATER_S = 4
-# Keys to the Spark driver's and the Python worker's own sockets: none of a rank's business.
+# Keys to the sockets of the Spark driver and of the Python worker, which a rank must not have.
 PRIVATE_PREFIXES = ("PYTHON_WORKER_FACTORY_", "PYSPARK_GATEWAY_")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What all ranks' environments have in common."""
+    """Hold what all ranks' environments have in common."""
 
     env: tuple[tuple[str, str], ...]
     """The user's variables (`LaunchConfig.env`), which override all others."""
@@ -35,13 +36,13 @@ class Settings:
 
     @classmethod
     def of(cls, launch: LaunchConfig, *, cores: int) -> Settings:
-        """Take them from a launch, for ranks of so many cores each."""
+        """Make the settings of a launch, for ranks of `cores` cores each."""
         return cls(env=tuple(launch.env.items()), stall_timeout_s=launch.stall_timeout_s, cores=cores)
 
 
 def rank_environment(
     base: Mapping[str, str],
-    place: World,
+    world: World,
     settings: Settings,
     *,
     rendezvous: tuple[str, int],
@@ -49,21 +50,21 @@ def rank_environment(
     path: Sequence[str],
     gpus: Sequence[str] = (),
 ) -> dict[str, str]:
-    """The environment of one rank process.
+    """Return the environment of one rank process.
 
     Args:
-        base: the variables of the process that starts it.
-        place: the rank's world.
+        base: the variables of the process that starts the rank.
+        world: the rank's world.
         settings: what all ranks share.
         rendezvous: address and port of Horovod's rendezvous.
         interface: the network interface for Gloo; None lets Gloo choose.
         path: where the rank finds modules, first to last.
-        gpus: the addresses of the rank's own GPUs; it sees no others.
+        gpus: the addresses of the rank's GPUs; the rank sees no others.
     """
     env = {name: value for name, value in base.items() if not name.startswith(PRIVATE_PREFIXES)}
-    # A variable of an outer Horovod run would be obeyed before ours.
+    # Horovod would obey a variable of an outer Horovod run before these.
     env = {name: value for name, value in env.items() if not name.startswith("HOROVOD_GLOO_")}
-    env.update(world_environment(place))
+    env.update(world_environment(world))
     env.update(
         HOROVOD_GLOO_RENDEZVOUS_ADDR=rendezvous[0],
         HOROVOD_GLOO_RENDEZVOUS_PORT=str(rendezvous[1]),
@@ -75,7 +76,7 @@ def rank_environment(
         # Spark sets OMP_NUM_THREADS=1 for its Python workers.
         OMP_NUM_THREADS=str(settings.cores),
         TF_NUM_INTRAOP_THREADS=str(settings.cores),
-        # One thread goes through a chain of operations to its end before it starts a sum over ranks beside it.
+        # A single thread would finish a chain of operations before it starts a sum over ranks beside the chain.
         TF_NUM_INTEROP_THREADS=str(max(2, settings.cores)),
         PYTHONPATH=os.pathsep.join(path),
     )
@@ -87,19 +88,19 @@ def rank_environment(
 
 
 def gloo_timeout_s(stall_timeout_s: float) -> int:
-    """Whole seconds that Gloo waits for a peer: longer than the launcher does, which can tell where each rank stands.
+    """Return the whole seconds that Gloo waits for a peer: longer than the launcher, which knows where each rank is.
 
-    Gloo keeps it in milliseconds as a signed 32-bit number.
+    Gloo keeps the timeout in milliseconds as a signed 32-bit number.
     """
     return int(min(stall_timeout_s + GLOO_LATER_S, (2**31 - 1) // 1000))
 
 
 def search_path(*paths: Sequence[str], folder: str) -> tuple[str, ...]:
-    """Several `sys.path`s as one: absolute (relative to `folder`), in order, each entry once."""
+    """Join several `sys.path`s: entries made absolute (relative to `folder`), in order, each once."""
     entries = [os.path.abspath(os.path.join(folder, entry)) for path in paths for entry in path]
     return tuple(dict.fromkeys(entry for entry in entries if os.pathsep not in entry))
 
 
 def interface_of(address: str, interfaces: Mapping[str, Sequence[str]]) -> str | None:
-    """The name of the interface that holds an IP address, or None. `interfaces` maps names to addresses."""
+    """Return the name of the interface that holds an IP address, or None. `interfaces` maps names to addresses."""
     return next((name for name, addresses in interfaces.items() if address in addresses), None)

@@ -1,7 +1,8 @@
-"""The wish that a run ends by itself, soon, with what it needs to go on later.
+"""Ask ranks to checkpoint and exit.
 
-On the driver a launch says that its ranks can (`obeyed`), and whoever hears the program's SIGTERM asks them to (`ask`).
-The launcher sends each rank process a signal, and the rank looks whether it came (`is_asked`).
+On the driver a launch registers that its ranks can stop by themselves (`obeyed`), and the handler of the program's
+SIGTERM asks them to (`ask`). The launcher sends each rank process a signal, and the rank checks whether the signal came
+(`is_asked`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _asked = False
 
 @contextlib.contextmanager
 def obeyed() -> Iterator[threading.Event]:
-    """On the driver, around a launch whose ranks wind down when they are asked to: the event says that they are."""
+    """Register, on the driver, a launch whose ranks stop by themselves when asked; `ask` sets the event."""
     event = threading.Event()
     _launches.append(event)
     try:
@@ -31,22 +32,25 @@ def obeyed() -> Iterator[threading.Event]:
 
 
 def ask() -> bool:
-    """Ask all launches of this process that can to wind down; whether there was one. On the driver, from any thread."""
+    """Ask all registered launches of this process for a graceful stop; True if one was registered.
+
+    Called on the driver, from any thread.
+    """
     for event in (launches := list(_launches)):
         event.set()
     return bool(launches)
 
 
 def listen() -> None:
-    """In a rank process: from now on the signal is heard. Until then it is ignored, and the launcher repeats it."""
+    """Handle the signal in a rank process from now on. Before, the signal is ignored, and the launcher repeats it."""
 
-    def hear(*_: object) -> None:
+    def on_signal(*_: object) -> None:
         global _asked
         _asked = True
 
-    signal.signal(WIND_DOWN_SIGNAL, hear)
+    signal.signal(WIND_DOWN_SIGNAL, on_signal)
 
 
 def is_asked() -> bool:
-    """Whether this rank was asked to wind down."""
+    """Tell whether this rank was asked to stop by itself."""
     return _asked

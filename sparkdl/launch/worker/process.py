@@ -1,4 +1,4 @@
-"""One rank's process: start it, relay what it says, end it with all its descendants, keep its result.
+"""Start one rank's process, relay its messages, end the process with all its descendants, and keep its result.
 
 Runs in the process that starts the rank: a Spark worker, or the driver for local ranks.
 """
@@ -26,22 +26,22 @@ from sparkdl.launch.world import World
 __all__ = ["RankProcess", "Report"]
 
 Report = Callable[[dict[str, Any]], None]
-"""Takes a rank's messages: started, beat, line, event, stacks, returned (its function has, the process has not ended
-yet), overrun (it did not in time), and at last outcome. Called from several threads."""
+"""Take a rank's messages: started, beat, line, event, stacks, returned (the function has returned, the process has not
+ended yet), overrun (the process did not end in time), and at last outcome. Called from several threads."""
 
 TERMINATE_S = 2.0
 # Time for exit handlers after the function returned: Horovod's shutdown, TensorFlow's teardown, the user's threads.
 EXIT_S = 10.0
 # The reaper's own limit for descendants that do not die, and some more.
 REAPER_LIMIT_S = 8.0
-# The readers' pipes end with the processes that write to them; what the rank itself has written is read at once.
+# The readers' pipes end with the processes that write to them; the rank's own output is read at once.
 DRAIN_S = 2.0
 LAST_WORDS_S = 0.5
 STACKS_LIMIT_S = 2.0
 MAX_LINE_BYTES = 1 << 16
 
-# The reaper is loaded by its place, without the package around it: it forks before anything else is loaded. Python puts
-# the working folder before all other places (as ''), where any yaml.py of the user's would hide the library's.
+# The reaper is loaded from its file, without the package around it, so that it forks before anything else is loaded.
+# Python puts the working folder first in the search path (as ''), where a yaml.py of the user would hide the library's.
 START = """\
 import sys
 sys.path[:] = filter(None, sys.path)
@@ -59,17 +59,17 @@ sys.exit(main(descriptors))
 
 
 class RankProcess:
-    """A rank's process, as a context manager: at its end no process, thread or file of it is left.
+    """Run a rank's process, as a context manager: at its end no process, thread or file of the rank is left.
 
     The thread that enters the context must live until the process has ended: the kernel ties a child's life to the
-    thread that started it. Task, result and stacks are files without a name, so nothing can stay behind; what the rank
-    puts into its folder for temporary files, its TMPDIR, goes with it.
+    thread that started the child. Task, result and stacks are files without a name, so nothing can stay behind; the
+    rank's folder for temporary files, its TMPDIR, is removed with its files.
     """
 
-    def __init__(self, place: World, *, task: bytes, env: Mapping[str, str], report: Report) -> None:
-        self._place = place
+    def __init__(self, world: World, *, task: bytes, env: Mapping[str, str], report: Report) -> None:
+        self._world = world
         self._task = task
-        # Names this rank's processes, should the reaper itself be killed.
+        # Marks this rank's processes, to find them if the reaper itself is killed.
         self._mark = f"SPARKDL_PROCESS={secrets.token_hex(16)}"
         name, _, value = self._mark.partition("=")
         self._env = {**env, name: value}
@@ -106,16 +106,16 @@ class RankProcess:
 
     @property
     def result(self) -> IO[bytes]:
-        """The pickled value, or the library's own pickled error, or nothing. Complete once the outcome was reported."""
+        """The pickled value, or the library's pickled error, or nothing. Complete once the outcome was reported."""
         self._result.seek(0)
         return self._result
 
     def wait(self) -> None:
-        """Return when the process has ended and its outcome was reported."""
+        """Wait until the process has ended and its outcome was reported."""
         self._done.wait()
 
     def stop(self) -> None:
-        """Ask the process and its descendants to end; two seconds later, make them. Returns at once."""
+        """Ask the process and its descendants to end, and kill them two seconds later. Returns at once."""
         with self._lock:
             if self._stopped:
                 return
@@ -125,11 +125,11 @@ class RankProcess:
         self._after(TERMINATE_S + REAPER_LIMIT_S, self._reaper.kill)
 
     def wind_down(self) -> None:
-        """Ask the process to end by itself. Returns at once; one whose function does not look for it runs on."""
+        """Ask the process to stop by itself. Returns at once; a function that does not check for this runs on."""
         self._command(WIND_DOWN)
 
     def report_stacks(self) -> None:
-        """Report the Python stacks of all the rank's threads, soon; a stopped process goes on for it."""
+        """Report the Python stacks of all the rank's threads, soon; a stopped process is continued for that."""
         threading.Thread(target=self._report_stacks, daemon=True).start()
 
     def _start(self) -> tuple[IO[bytes], IO[bytes]]:
@@ -162,10 +162,10 @@ class RankProcess:
     def _remove_files(self) -> None:
         self._result.close()
         self._stacks.close()
-        shutil.rmtree(self._folder, ignore_errors=True)  # the reaper has, unless it was killed itself
+        shutil.rmtree(self._folder, ignore_errors=True)  # left only if the reaper itself was killed
 
     def _command(self, command: bytes) -> None:
-        with self._lock, contextlib.suppress(OSError, ValueError):  # it has ended
+        with self._lock, contextlib.suppress(OSError, ValueError):  # the reaper has ended
             assert self._reaper.stdin is not None
             self._reaper.stdin.write(command)
 
@@ -190,17 +190,16 @@ class RankProcess:
                 except ValueError:  # a process that the rank forked wrote into the same pipe at the same time
                     continue
                 if message.get("type") != "ended":
-                    self._report({**message, "host": self._place.host} if message["type"] == "started" else message)
+                    self._report({**message, "host": self._world.host} if message["type"] == "started" else message)
                     continue
-                if self._stopped:  # whatever it says: that is why it ended
+                if self._stopped:  # whatever the message says: the stop is why the rank ended
                     message = {"kind": "stopped"}
                 self._ended = message
                 if message["kind"] == "value":
                     self._report({"type": "returned"})
                     self._after(EXIT_S, self._overrun)
-                elif (
-                    message["kind"] != "stopped"
-                ):  # its peers wait for it: tell at once, do not wait for its exit handlers
+                elif message["kind"] != "stopped":
+                    # The peers wait for this rank: report at once, without waiting for its exit handlers.
                     self._report_outcome()
                     self.stop()
 
@@ -210,7 +209,7 @@ class RankProcess:
         for line in self._reaper.stdout:
             message = json.loads(line)
             if message["type"] == "exited":
-                exited, stopped = True, self._stopped  # before its end, that is: because of it
+                exited, stopped = True, self._stopped  # stopped before the exit, that is: the stop is its cause
                 for reader in readers:
                     reader.join(LAST_WORDS_S)
                 self._died(os.waitstatus_to_exitcode(message["status"] or 0), stopped)
@@ -232,7 +231,7 @@ class RankProcess:
         self._done.set()
 
     def _died(self, code: int, stopped: bool) -> None:
-        """Take note of the process's end, unless the rank itself has told how it ended."""
+        """Note the end of the process, unless the rank itself has reported how it ended."""
         if self._ended is not None:
             return
         if stopped:
@@ -248,7 +247,7 @@ class RankProcess:
     def _report_outcome(self) -> None:
         assert self._ended is not None
         fields = {name: value for name, value in self._ended.items() if name != "type"}
-        outcome = Outcome(rank=self._place.rank, host=self._place.host, **fields)
+        outcome = Outcome(rank=self._world.rank, host=self._world.host, **fields)
         self._report({"type": "outcome", "outcome": outcome.as_data()})
 
     def _report_stacks(self) -> None:
@@ -266,7 +265,7 @@ class RankProcess:
 
 
 def _kill_marked(mark: str) -> None:
-    """Kill the processes that have this variable in the environment they were started with."""
+    """Kill the processes that were started with this variable in their environment."""
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
             if mark.encode() in file.read().split(b"\0"):

@@ -1,6 +1,6 @@
-"""The entry point of a rank process: read the function, call it, write down how it ended.
+"""Run a rank process: read the function, call the function, report how the call ended.
 
-Runs in the rank process, which `reaper.become_rank` has forked; it imports no TensorFlow itself.
+Runs in the rank process, which `reaper.become_rank` has forked; this module imports no TensorFlow itself.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from sparkdl.launch.worker.reaper import PR_SET_PDEATHSIG, STACKS_SIGNAL
 from sparkdl.launch.world import world
 
 __all__ = ["main"]
-# A recursion error's traceback can be endless; its head and its tail say enough. Both together stay below the size of
-# an event, at up to 12 bytes of JSON for a character.
+# A recursion error's traceback can be endless; its head and its tail say enough. Both limits together stay below the
+# size of an event, at up to 12 bytes of JSON for a character.
 MAX_TRACEBACK_CHARACTERS = 60_000
 MAX_MESSAGE_CHARACTERS = 10_000
 NOISY_MODULES = r"(petastorm|tensorflow|keras|horovod|pyarrow|pkg_resources|flatbuffers|google|h5py|ml_dtypes)(\.|$)"
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent, the reaper, dies; end now if it already has."""
+    """Make the kernel kill this process when its parent, the reaper, dies; exit now if the reaper is dead already."""
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent or parent == 1:
@@ -48,7 +48,7 @@ def quiet_libraries() -> None:
 
 
 def exception_record(error: BaseException) -> dict[str, Any]:
-    """An exception as data: type, text, traceback without this module's own frames, and whether a peer was lost."""
+    """Return an exception as data: type, text, traceback without this module's frames, and whether a peer was lost."""
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_globals.get("__file__") == __file__:
         frames = frames.tb_next
@@ -73,21 +73,21 @@ def write_error(error: BaseException, result: IO[bytes]) -> None:
     result.seek(0)
     result.truncate()
     if isinstance(error, SparkDLError):
-        # Arguments of the user's own making may not pickle; the record says what is needed.
+        # Arguments that the user made may not pickle; the record says what is needed.
         with contextlib.suppress(Exception):
             result.write(cloudpickle.dumps(error))
     result.flush()
 
 
 def exit_code(stop: SystemExit) -> tuple[int, str]:
-    """What `sys.exit` asked for: its code, and the text it was given instead of one."""
+    """Return the exit code of `sys.exit`, and the text that it got instead of a code."""
     if stop.code is None:
         return 0, ""
     return (int(stop.code), "") if isinstance(stop.code, int) else (1, str(stop.code)[:MAX_MESSAGE_CHARACTERS])
 
 
 def end_if_forked(rank: int, error: BaseException | None = None) -> None:
-    """End this process as Python would, if the function forked it: only the rank itself has a value and an end."""
+    """Exit as Python would, if the function forked this process: only the rank itself has a value and an outcome."""
     if os.getpid() == rank:
         return
     code, said = 0, ""
@@ -102,7 +102,7 @@ def end_if_forked(rank: int, error: BaseException | None = None) -> None:
 
 
 def flush_output() -> None:
-    """Write out what was printed, where the function has left the streams open."""
+    """Flush standard output and standard error, if the function has left them open."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
@@ -119,7 +119,7 @@ def write_value(value: Any, result: IO[bytes]) -> None:
 
 
 def call(task: IO[bytes], result: IO[bytes]) -> dict[str, Any]:
-    """Call the pickled function; its value goes to `result`, how it ended is returned."""
+    """Call the pickled function; write its value to `result`, and return how the call ended."""
     rank = os.getpid()
     try:
         fn, args, kwargs = pickle.load(task)

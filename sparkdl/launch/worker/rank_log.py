@@ -1,7 +1,7 @@
-"""Keep what a rank prints in a file, on any fsspec path.
+"""Keep a rank's output in a file, on any fsspec path.
 
-Runs in the task (Spark worker) of the rank, or on the driver for local ranks. A log that cannot be kept is no reason to
-fail a run: trouble is logged once, and the run goes on.
+Runs in the task (Spark worker) of the rank, or on the driver for local ranks. A log that cannot be kept does not fail a
+run: trouble is logged once, and the run goes on.
 """
 
 from __future__ import annotations
@@ -23,45 +23,47 @@ __all__ = ["RankLog", "launch_folder_name", "rank_log_header", "rank_log_path"]
 log = logging.getLogger(__name__)
 
 LIMIT_BYTES = 1 << 30
-"""A rank that prints without end must not fill the disk."""
+"""The limit of a log: a rank that prints without end must not fill the disk."""
 
 UPLOAD_EVERY_S = 30.0
-# Uploads may take a twentieth of the time: an object is replaced whole, however long the log has become.
+# Uploads may take a twentieth of the time: each replaces the whole object, however long the log has become.
 UPLOAD_PAUSES = 20
-# The last upload of a large log; a store that does not answer must not hold the task for ever.
+# The limit for the last upload of a large log; a store that does not answer must not hold the task without limit.
 CLOSE_S = 120.0
 
 
 def launch_folder_name(now: datetime, token: str) -> str:
-    """The name of the folder for one launch's logs, such as `20261121-103000-1a2b`: UTC, so that names sort by time.
+    """Return the name of the folder for one launch's logs, such as `20261121-103000-1a2b`.
+
+    The time in the name is UTC, so that names sort by time.
 
     Args:
         now: the time of the launch, with its time zone.
-        token: tells launches of the same second apart.
+        token: distinguishes launches of the same second.
     """
     return f"{now.astimezone(timezone.utc):%Y%m%d-%H%M%S}-{token}"
 
 
 def rank_log_path(folder: str, rank: int, size: int) -> str:
-    """The path of a rank's log in a launch's folder, such as `…/rank-0003.log`."""
+    """Return the path of a rank's log in a launch's folder, such as `…/rank-0003.log`."""
     digits = max(4, len(str(size - 1)))
     return storage.join(folder, f"rank-{rank:0{digits}d}.log")
 
 
-def rank_log_header(place: World, now: datetime) -> str:
-    """The first line of a rank's log: who, where, and when it began (UTC)."""
-    return f"sparkdl: {place.describe()}, {now.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
+def rank_log_header(world: World, now: datetime) -> str:
+    """Return the first line of a rank's log: the rank, its host, and the time of its start (UTC)."""
+    return f"sparkdl: {world.describe()}, {now.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
 
 
 class RankLog:
-    """A rank's log, as a context manager: takes lines from one thread at a time and never raises.
+    """Write a rank's log, as a context manager: takes lines from one thread at a time and never raises.
 
-    A local file has each line at once. On remote storage the file is uploaded whole from time to time, and at the end.
+    A local file has each line at once. On remote storage the whole file is uploaded from time to time, and at the end.
 
     Args:
-        path: local path or URL of the file. A local file that is there is continued.
-        header: its first line.
-        limit: bytes; what comes beyond them is left out, and a last line says so.
+        path: local path or URL of the file. A local file that exists is continued.
+        header: the first line of the log.
+        limit: bytes; lines beyond them are left out, and a last line says so.
     """
 
     def __init__(self, path: str, *, header: str, limit: int = LIMIT_BYTES) -> None:
@@ -72,15 +74,15 @@ class RankLog:
         self._warn = WarnOnce(log)
 
     @classmethod
-    def of(cls, folder: str, place: World) -> RankLog:
-        """The log of a rank that starts now, in a launch's folder."""
-        header = rank_log_header(place, datetime.now(timezone.utc))
-        return cls(rank_log_path(folder, place.rank, place.size), header=header)
+    def of(cls, folder: str, world: World) -> RankLog:
+        """Make the log of a rank that starts now, in a launch's folder."""
+        header = rank_log_header(world, datetime.now(timezone.utc))
+        return cls(rank_log_path(folder, world.rank, world.size), header=header)
 
     def __enter__(self) -> RankLog:
         try:
             self._file = _LocalFile(self._path) if storage.is_local(self._path) else _Upload(self._path, self._warn)
-        except Exception as error:  # file systems have errors of their own
+        except Exception as error:  # any type: file systems raise what they like
             self._warn("write", "the log %s is not kept: %s", self._path, error)
         self.write(self._header)
         return self
@@ -114,7 +116,7 @@ class _File(Protocol):
 
 
 class _LocalFile:
-    """One system call for each line, so that `tail -f` shows it, and a process that is killed has lost none."""
+    """Write each line by one system call, so that `tail -f` shows it, and a process that is killed loses no line."""
 
     def __init__(self, path: str) -> None:
         _, inner = storage.filesystem(path)
@@ -127,7 +129,7 @@ class _LocalFile:
 
 
 class _Upload:
-    """A local file without a name; a thread uploads what it has."""
+    """Collect the lines in a local file without a name, which a thread uploads."""
 
     def __init__(self, path: str, warn: WarnOnce) -> None:
         self._path = path
@@ -156,12 +158,12 @@ class _Upload:
             self._upload()
 
     def _upload(self) -> float:
-        """Upload what came since the last time, if anything did; the seconds that it took."""
+        """Upload the file if it grew since the last upload; return the seconds that the upload took."""
         begun, size = time.monotonic(), self._size
         if size > self._uploaded:
             try:
                 storage.write_from(self._path, self._file, size)
                 self._uploaded = size
-            except Exception as error:  # stores have errors of their own; it is tried again
+            except Exception as error:  # any type: stores raise what they like; the next upload tries again
                 self._warn("write", "the log %s cannot be uploaded: %s", self._path, error)
         return time.monotonic() - begun

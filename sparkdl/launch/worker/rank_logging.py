@@ -1,6 +1,6 @@
-"""Logging of a rank process.
+"""Configure the logging of a rank process.
 
-Runs in the rank process alone. Everywhere else the library only speaks to its loggers; who runs it configures them.
+Runs in the rank process alone. Everywhere else the library only logs to its loggers; the program configures them.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from sparkdl.launch.world import World
 __all__ = ["log_as_rank"]
 
 
-# Libraries that tell at INFO how they work, on every read or request.
+# Libraries that log at INFO on every read or request.
 CHATTY = ("absl", "botocore", "fsspec", "petastorm", "s3fs", "urllib3")
 
 
-def log_as_rank(place: World) -> None:
-    """Write this process's log to stderr; each line names the rank. Ranks above 0 speak from WARNING up.
+def log_as_rank(world: World) -> None:
+    """Write this process's log to stderr; each line names the rank. Ranks above 0 log from WARNING up.
 
     The form is `INFO [rank 0/8 host-a] sparkdl.train.rank.trainer: epoch 3 ...`.
     """
-    name = place.describe().replace("%", "%%")
-    level = logging.INFO if place.rank == 0 else logging.WARNING
+    name = world.describe().replace("%", "%%")
+    level = logging.INFO if world.rank == 0 else logging.WARNING
     logging.basicConfig(level=level, format=f"%(levelname)s [{name}] %(name)s: %(message)s", force=True)
     for library in CHATTY:
         logging.getLogger(library).setLevel(logging.WARNING)

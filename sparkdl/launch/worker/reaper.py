@@ -1,12 +1,13 @@
-"""The parent of a rank's process: tell whether it makes progress, pass on signals, leave nothing of it alive.
+"""Supervise a rank's process as its parent: report its progress, pass on signals, leave nothing of it alive.
 
-Runs as a process of its own between the launcher and the rank. It needs the standard library alone and forks the rank
-before anything else is loaded, so that it costs little and nothing that the rank does (a lock that is held, memory that
-is gone, a stop signal) can hold it up.
+Runs as a separate process, the reaper, between the launcher and the rank. The reaper needs the standard library alone
+and forks the rank before anything else is loaded, so that it costs little and nothing that the rank does (a lock that
+is held, memory that is gone, a stop signal) can block it.
 
-The launcher writes one byte for each command to its standard input; when that ends, or the launcher dies, everything is
-ended. It writes JSON lines to its standard output: `beat` every two seconds, and `exited` when the rank
-has; it ends itself when all descendants and the rank's temporary folder are gone.
+The launcher writes one byte for each command to the reaper's standard input; when that input ends, or the launcher
+dies, the reaper ends the rank and all its descendants. The reaper writes JSON lines to its standard output: `beat`
+every two seconds, and `exited` when the rank has exited; it exits when all descendants and the rank's temporary folder
+are gone.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ KILL = b"k"
 """End the rank and all its descendants now."""
 
 STACKS = b"s"
-"""Have the rank write down the Python stacks of its threads; a stopped process goes on for it."""
+"""Make the rank write the Python stacks of its threads; a stopped process is continued for that."""
 
 WIND_DOWN = b"w"
-"""Ask the rank to end by itself, with what it needs to go on later. Said again until it has ended."""
+"""Ask the rank for a graceful stop: to save what it needs to go on later, and exit. Repeated until it has exited."""
 
 FOLDER_PREFIX = "sparkdl-rank-"
-"""Of the name of a rank's temporary folder, which is the rank's TMPDIR and goes with it."""
+"""The prefix of the name of a rank's temporary folder, which is the rank's TMPDIR and is removed at its end."""
 
-# Real-time signals are nobody's: neither Python, TensorFlow nor a JVM uses these.
+# Real-time signals are free: neither Python, TensorFlow nor a JVM uses these.
 STACKS_SIGNAL = signal.SIGRTMIN + 10
 WIND_DOWN_SIGNAL = signal.SIGRTMIN + 11
 
@@ -59,23 +60,23 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 BEAT_S = 2.0
-# A thread that waits for a lock, a socket or a peer uses no processor time at all. One that polls uses some: a look
+# A thread that waits for a lock, a socket or a peer uses no processor time at all. A polling thread uses some: a look
 # every 20 ms took 0.3 %. Horovod's own thread, which wakes every millisecond, took 4 to 10 % while its rank waited.
 MAIN_THREAD_SHARE = 0.01
 ALL_THREADS_SHARE = 0.30
-# Nobody polls in a rank's descendants but what the user starts for it; on a busy machine one that works gets 20 %.
+# In a rank's descendants only processes that the user started may poll; on a busy machine one that works gets 20 %.
 DESCENDANTS_SHARE = 0.10
-# What descendants get to end by themselves: Python's resource tracker removes shared memory in this time.
+# The time for descendants to end by themselves: Python's resource tracker removes shared memory in this time.
 DESCENDANTS_TERMINATE_S = 1.0
 DESCENDANTS_LIMIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """The processor time of a rank at one moment."""
+    """Hold the processor time that a rank has used by one time."""
 
     at: float
-    """The moment, in seconds of a monotonic clock."""
+    """The time of the measurement, in seconds of a monotonic clock."""
 
     main: float
     """Seconds that its main thread has used."""
@@ -88,7 +89,7 @@ class Usage:
 
 
 def made_progress(before: Usage, now: Usage) -> bool:
-    """Whether a rank did anything between two moments, as far as processor time tells."""
+    """Tell whether a rank made progress between two measurements, judged by processor time."""
     elapsed = now.at - before.at
     return (
         now.main - before.main >= MAIN_THREAD_SHARE * elapsed
@@ -98,7 +99,7 @@ def made_progress(before: Usage, now: Usage) -> bool:
 
 
 def become_rank(launcher: int, output: int) -> None:
-    """Fork. The child returns, with its output going to the file descriptor `output`; the parent never does.
+    """Fork. The child returns, with its output going to the file descriptor `output`; the parent never returns.
 
     Args:
         launcher: the process id of the launcher.
@@ -116,11 +117,11 @@ def become_rank(launcher: int, output: int) -> None:
         os._exit(1)
     rank = os.fork()
     if rank:
-        with contextlib.suppress(OSError):  # the child does the same; whoever comes first
+        with contextlib.suppress(OSError):  # the child does the same; the first call counts
             os.setpgid(rank, rank)
         _Reaper(rank, wakeup, keep=(0, 1, 2, wakeup, wakeup_end)).run()
     signal.set_wakeup_fd(-1)
-    signal.signal(WIND_DOWN_SIGNAL, signal.SIG_IGN)  # until the rank can hear it
+    signal.signal(WIND_DOWN_SIGNAL, signal.SIG_IGN)  # until the rank handles it
     for number in (signal.SIGCHLD, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     os.setpgid(0, 0)
@@ -136,7 +137,7 @@ class _Reaper:
         self._rank = rank
         self._wakeup = wakeup
         self._status: int | None = None
-        self._winding_down = False
+        self._stop_requested = False
         # The rank's pipes must end when the rank does, not when this process does.
         for descriptor in map(int, os.listdir("/proc/self/fd")):
             if descriptor not in keep:
@@ -158,20 +159,20 @@ class _Reaper:
                 usage = _usage(self._rank)
                 idle = 0.0 if made_progress(before, usage) else idle + usage.at - before.at
                 before = usage
-                if self._winding_down:
+                if self._stop_requested:
                     self._signal_rank(WIND_DOWN_SIGNAL)
                 _say({"type": "beat", "idle_s": idle, "stopped": _state(self._rank) in "Tt"}, wait=False)
         if self._status is None:
             self._signal_rank(signal.SIGKILL)
             self._await_rank()
-        # At once: what the rank left behind may take its time, and its peers fail meanwhile.
+        # At once: the end of what the rank left behind may take time, and its peers fail meanwhile.
         _say({"type": "exited", "status": self._status}, wait=True)
         self._end_descendants()
         _remove_folder()
         os._exit(0)
 
     def _hear(self, descriptor: int) -> bool:
-        """Take commands or signals; False if everything is to end."""
+        """Handle commands or signals; return False if the rank and all descendants are to end."""
         said = os.read(descriptor, 64)
         if descriptor == self._wakeup:
             return signal.SIGTERM not in said  # the launcher has died, or somebody ends all of this host's processes
@@ -180,7 +181,7 @@ class _Reaper:
         if TERMINATE in said:
             self._signal_group(signal.SIGTERM)
         if WIND_DOWN in said:
-            self._winding_down = True
+            self._stop_requested = True
             self._signal_rank(WIND_DOWN_SIGNAL)
         if STACKS in said:
             self._signal_group(signal.SIGCONT)
@@ -200,7 +201,7 @@ class _Reaper:
                 os.kill(self._rank, number)
 
     def _reap(self) -> bool:
-        """Collect all children that have ended, adopted ones too; whether any are left."""
+        """Reap all children that have ended, adopted ones too; return True if any are left."""
         while True:
             try:
                 process, status = os.waitpid(-1, os.WNOHANG)
@@ -218,7 +219,7 @@ class _Reaper:
             self._reap()
 
     def _end_descendants(self) -> None:
-        """End what the rank started, wherever it hid: those processes have become this one's children."""
+        """End all processes that the rank started, however detached: they have become children of this process."""
         began, asked = time.monotonic(), False
         while self._reap() and time.monotonic() < began + DESCENDANTS_LIMIT_S:
             kill = time.monotonic() > began + DESCENDANTS_TERMINATE_S
@@ -231,8 +232,8 @@ class _Reaper:
 
 
 def _remove_folder() -> None:
-    """Remove the rank's temporary folder; TensorFlow's autograph leaves files there when its process is killed."""
-    import shutil  # now, for the start of every rank waits for what this module imports
+    """Remove the rank's temporary folder, where TensorFlow's autograph leaves files if the process is killed."""
+    import shutil  # here, since the start of every rank waits for the imports of this module
 
     folder = os.environ.get("TMPDIR", "")
     if os.path.basename(folder).startswith(FOLDER_PREFIX):
@@ -241,12 +242,12 @@ def _remove_folder() -> None:
 
 def _say(message: dict[str, Any], *, wait: bool) -> None:
     os.set_blocking(1, wait)
-    with contextlib.suppress(OSError):  # nobody reads, or not fast enough: the next beat says the same
+    with contextlib.suppress(OSError):  # the launcher does not read, or not fast enough: the next beat says the same
         os.write(1, json.dumps(message).encode() + b"\n")
 
 
 def _stat(path: str) -> list[str]:
-    """The fields after a process's name (state, parent, …), or nothing if it is gone."""
+    """Return the fields after a process's name (state, parent, …); none if the process is gone."""
     try:
         with open(path) as file:
             return file.read().rsplit(")", 1)[1].split()
@@ -259,10 +260,10 @@ def _state(process: int) -> str:
 
 
 def _seconds(path: str) -> tuple[float, float]:
-    """The processor time of a thread or process, and that of its children that have ended."""
+    """Return the processor time of a thread or process, and that of its children that have ended, in seconds."""
     fields = _stat(path)
     # utime, stime, cutime and cstime of proc(5), in clock ticks.
-    own, ended = (sum(map(int, fields[place : place + 2])) for place in (11, 13))
+    own, ended = (sum(map(int, fields[index : index + 2])) for index in (11, 13))
     return own / os.sysconf("SC_CLK_TCK"), ended / os.sysconf("SC_CLK_TCK")
 
 

@@ -1,6 +1,6 @@
-"""Horovod's rendezvous: the small HTTP store in which ranks find each other's addresses.
+"""Serve Horovod's rendezvous: the small HTTP store in which ranks find each other's addresses.
 
-Runs in the Spark worker of rank 0, or on the driver for local ranks; it imports no TensorFlow.
+Runs in the Spark worker of rank 0, or on the driver for local ranks; this module imports no TensorFlow.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ __all__ = ["Rendezvous"]
 
 
 class Rendezvous:
-    """An open rendezvous server, as a context manager. It must stay open until the last rank has ended.
+    """Serve the rendezvous, as a context manager, which must stay open until the last rank has ended.
 
-    Horovod's protocol has no secret: it listens on one address only, on a port that the kernel chooses.
+    Horovod's protocol has no secret: the server listens on one address only, on a port that the kernel chooses.
     """
 
     def __init__(self, address: str) -> None:
@@ -39,24 +39,24 @@ class Rendezvous:
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """The port that the server listens on."""
         return int(self._server.server_address[1])
 
     def open(self, worlds: Sequence[World]) -> None:
-        """Say who the ranks are. Until then they find nothing and ask again."""
+        """Publish the ranks' worlds. Until this call the ranks find nothing and ask again."""
         from horovod.runner.common.util.hosts import SlotInfo
 
         self._server.init(
             [
                 SlotInfo(
-                    hostname=place.host,
-                    rank=place.rank,
-                    local_rank=place.local_rank,
-                    cross_rank=place.cross_rank,
-                    size=place.size,
-                    local_size=place.local_size,
-                    cross_size=place.cross_size,
+                    hostname=world.host,
+                    rank=world.rank,
+                    local_rank=world.local_rank,
+                    cross_rank=world.cross_rank,
+                    size=world.size,
+                    local_size=world.local_size,
+                    cross_size=world.cross_size,
                 )
-                for place in worlds
+                for world in worlds
             ]
         )

@@ -1,6 +1,6 @@
-"""What a Spark task does for its rank: meet the other tasks, start the rank's process, send home what it returned.
+"""Run a rank in a Spark task: meet the other tasks, start the rank's process, send its result to the driver.
 
-Runs in the Spark worker, inside the barrier job. A failed rank is no failed task: outcomes are data.
+Runs in the Spark worker, inside the barrier job. A failed rank does not fail its task: outcomes are data.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskPlan:
-    """What the driver tells every task."""
+    """Hold what the driver sends to every task."""
 
     control: tuple[str, int]
     """Address and port of the driver's control channel."""
@@ -52,66 +52,66 @@ class TaskPlan:
     settings: Settings
 
     one_process: bool
-    """Whether all tasks run on the driver's machine, inside its process."""
+    """True if all tasks run on the driver's machine, inside the driver's process."""
 
     driver_path: tuple[str, ...]
-    """The driver's module search path, where it is the tasks' machine too."""
+    """The driver's module search path, where the tasks run on the driver's machine."""
 
     gpus_per_worker: int
-    """GPUs that each rank sees, of those that its task owns."""
+    """The number of GPUs that each rank sees, of those that its task owns."""
 
     gpus_of_hosts: bool
-    """Whether a GPU's address means the same to all tasks of a host; in containers each counts its own."""
+    """True if a GPU's address means the same to all tasks of a host; in containers each task counts separately."""
 
     versions: Mapping[str, str]
-    """What the driver has installed."""
+    """The versions of the packages on the driver, from `versions.installed`."""
 
     log_folder: str | None
-    """Where this run's log files go, or None."""
+    """The folder of this run's log files, or None."""
 
     mailbox: str | None
-    """The folder through which to speak with the driver where its port cannot be reached, or None."""
+    """The folder that replaces the control channel where the driver's port cannot be reached, or None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskInfo:
-    """What one task tells all others, once."""
+    """Hold what one task sends to all others, once."""
 
     host: str
     address: str
     port: int
     own_name: str
-    """What `useless_address` says there of the host's own name."""
+    """The result of `useless_address` there for the host's own name."""
 
     versions: Mapping[str, str]
     gpus: Sequence[str]
 
 
 def resolve(host: str) -> str:
-    """A host's IP address, or the name as it is where nothing knows it."""
+    """Return a host's IP address, or the name itself if it does not resolve."""
     try:
         return socket.gethostbyname(host)
     except OSError:
         return host
 
 
-def refusal(plan: TaskPlan, meetings: Sequence[TaskInfo]) -> str | None:
-    """Why these tasks cannot run the ranks, in one line, or None. Every task comes to the same answer."""
+def refusal(plan: TaskPlan, infos: Sequence[TaskInfo]) -> str | None:
+    """Return the error message, of one line, if these tasks cannot run the ranks, else None. All tasks agree on it."""
     return (
-        versions.mismatch(plan.versions, [(meeting.host, meeting.versions) for meeting in meetings])
-        or refused_names({meeting.host: meeting.own_name for meeting in meetings})
-        or (shared_addresses([(meeting.host, meeting.gpus) for meeting in meetings]) if plan.gpus_of_hosts else None)
+        versions.mismatch(plan.versions, [(info.host, info.versions) for info in infos])
+        or refused_names({info.host: info.own_name for info in infos})
+        or (shared_addresses([(info.host, info.gpus) for info in infos]) if plan.gpus_of_hosts else None)
     )
 
 
 def meet(context: BarrierTaskContext, mine: TaskInfo) -> list[TaskInfo]:
-    """Tell all tasks about this one, and hear about all of them: in rank order. The only exchange between tasks."""
+    """Exchange the tasks' information, the only exchange between tasks; return that of all tasks, in rank order."""
     note = {name: getattr(mine, name) for name in TaskInfo.__slots__}
     return [TaskInfo(**json.loads(text)) for text in context.allGather(json.dumps(note))]
 
 
 def run_rank(plan: TaskPlan, task: Broadcast[bytes]) -> None:
-    """Run this task's rank to its end; its pickled value, or its own pickled error, goes to the driver.
+    """Run this task's rank to its end; send its pickled value, or its pickled error, to the driver.
 
     Raises LaunchError if the driver cannot be reached.
     """
@@ -136,9 +136,9 @@ def run_rank(plan: TaskPlan, task: Broadcast[bytes]) -> None:
             versions=versions.installed(),
             gpus=gpus,
         )
-        meetings = meet(context, mine)
-        worlds = assign_worlds([meeting.host for meeting in meetings])
-        problem = refusal(plan, meetings)
+        infos = meet(context, mine)
+        worlds = assign_worlds([info.host for info in infos])
+        problem = refusal(plan, infos)
         if problem is not None:
             _refuse(link, worlds[rank], problem)
             return
@@ -148,15 +148,15 @@ def run_rank(plan: TaskPlan, task: Broadcast[bytes]) -> None:
             log = None
             if plan.log_folder is not None:
                 log = stack.enter_context(RankLog.of(plan.log_folder, worlds[rank]))
-            env = _environment(plan, worlds, rank, (meetings[0].address, meetings[0].port), gpus)
+            env = _environment(plan, worlds, rank, (infos[0].address, infos[0].port), gpus)
             _run_process(link, worlds[rank], task.value, env, log)
-        except Exception as error:  # no space, no more processes: told as what it is, and not as a host that is lost
+        except Exception as error:  # no space, no more processes: reported as such, and not as a lost host
             what = f"rank {rank} cannot be run on {host}: {type(error).__name__}: {error}"
             _refuse(link, worlds[rank], what)
 
 
 def connect(plan: TaskPlan, rank: int, host: str) -> Link:
-    """The way to the driver: its port, or else the run's folder. Raises LaunchError where there is neither."""
+    """Connect to the driver by its port, or else by the run's mailbox. Raises LaunchError if neither is possible."""
     try:
         return SocketLink.to(plan.control, plan.key, rank)
     except (OSError, EOFError, AuthenticationError, AssertionError) as error:
@@ -172,7 +172,7 @@ def connect(plan: TaskPlan, rank: int, host: str) -> Link:
 
 
 def own_gpus(context: BarrierTaskContext, wanted: int) -> tuple[str, ...]:
-    """The addresses of the GPUs that Spark gave this task, if its rank is to see any."""
+    """Return the addresses of the GPUs that Spark gave this task, if its rank is to see any."""
     resource = context.resources().get("gpu") if wanted else None
     return tuple(resource.addresses) if resource else ()
 
@@ -184,7 +184,7 @@ def _environment(
 
     one_host = worlds[rank].local_size == worlds[rank].size
     interfaces = {name: [entry.address for entry in entries] for name, entries in psutil.net_if_addrs().items()}
-    # Spark's discovery scripts count as nvidia-smi does; CUDA by itself counts the fastest first.
+    # Spark's discovery scripts count GPUs as nvidia-smi does; CUDA by default counts the fastest first.
     counting = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if gpus else {}
     return rank_environment(
         {**counting, **os.environ},
@@ -197,7 +197,7 @@ def _environment(
     )
 
 
-def _run_process(link: Link, place: World, task: bytes, env: Mapping[str, str], log: RankLog | None) -> None:
+def _run_process(link: Link, world: World, task: bytes, env: Mapping[str, str], log: RankLog | None) -> None:
     def report(message: dict[str, Any]) -> None:
         if message["type"] == "line" and log:
             log.write(message["text"])
@@ -205,7 +205,7 @@ def _run_process(link: Link, place: World, task: bytes, env: Mapping[str, str], 
             _send_value(link, process.result)
         link.send(message)
 
-    process = RankProcess(place, task=task, env=env, report=report)
+    process = RankProcess(world, task=task, env=env, report=report)
     with process:
         _follow(link, process)
 
@@ -216,10 +216,10 @@ def _send_value(link: Link, result: IO[bytes]) -> None:
 
 
 def _follow(link: Link, process: RankProcess) -> None:
-    """Wait for the process, and then for the driver to know all outcomes; obey the driver, or its silence."""
+    """Wait for the process, then until the driver knows all outcomes; handle its commands, and stop if it is silent."""
     dismissed = threading.Event()
 
-    def obey() -> None:
+    def handle_commands() -> None:
         while (message := link.receive()) is not None and message["type"] != "stop":
             if message["type"] == "stacks":
                 process.report_stacks()
@@ -231,15 +231,15 @@ def _follow(link: Link, process: RankProcess) -> None:
         process.stop()
         dismissed.set()
 
-    threading.Thread(target=obey, daemon=True).start()
+    threading.Thread(target=handle_commands, daemon=True).start()
     process.wait()
     # Rank 0 serves the rendezvous for all: no task leaves before the last rank has ended.
     dismissed.wait()
 
 
-def _refuse(link: Link, place: World, message: str) -> None:
+def _refuse(link: Link, world: World, message: str) -> None:
     outcome = Outcome(
-        rank=place.rank, host=place.host, kind="exception", error_type=LaunchError.__name__, message=message
+        rank=world.rank, host=world.host, kind="exception", error_type=LaunchError.__name__, message=message
     )
     link.send({"type": "value"}, pickle.dumps(LaunchError(message)))
     link.send({"type": "outcome", "outcome": outcome.as_data()})

@@ -1,1 +1,1 @@
-"""Score folders of Parquet files without a Spark plan: read as Spark reads, write beside."""
+"""Score folders of Parquet files without a Spark plan: read as Spark reads, write a new folder."""

@@ -38,7 +38,7 @@ __all__ = ["Scoring", "plan_scoring", "score_parquet"]
 
 log = logging.getLogger(__name__)
 
-_TASK_BYTES = 512 << 20  # it reads, uncompressed; a lost task is done again as a whole, and each costs 0.3 s
+_TASK_BYTES = 512 << 20  # uncompressed, that a task reads; a lost task is repeated as a whole, and each costs 0.3 s
 
 
 def score_parquet(
@@ -62,32 +62,33 @@ def score_parquet(
 ) -> int:
     """Score the Parquet files at `path` into a new folder of Parquet files; rows stay in order.
 
-    The output appears as a whole, whatever is killed meanwhile; on an object store `_SUCCESS` says that it is there.
+    The output appears complete or not at all, whatever is killed; on an object store `_SUCCESS` shows that it is there.
 
     Args:
         spark: the session whose tasks read, score and write.
-        path: a Parquet file, or a folder of such with one schema; `name=value` folders are columns. Or a prepared
-            dataset, whose rows are encoded already. Every executor must see it.
-        model_dir: as in `result.model_dir`.
+        path: a Parquet file, or a folder of Parquet files with one schema; `name=value` folders are columns. Or a
+            prepared dataset, whose rows are encoded already. Every executor must see the path.
+        model_dir: the path of a model, as in `result.model_dir`.
         out: the new folder.
-        keep: the columns to write beside the prediction; None: all that the input has, of a dataset its kept columns.
-        split: of a prepared dataset; None where it has one.
+        keep: the columns to write beside the prediction; None: all of the input's, of a dataset its kept columns.
+        split: the split of a prepared dataset; None if the dataset has one split.
         output_col, on_error: as in `transform`.
         returns, k, batch_size, device, metrics, custom_objects, safe_mode: as in `predict_udf`.
-        if_exists: "reuse", predictions at `out` of the same files, model, own code and options are taken as they are,
-            which a warning tells, and others are an error; code of `__main__` or inside of functions is never the same.
-            "error", any are an error. "replace", they stay until the new ones are complete and take their place.
+        if_exists: "reuse", predictions at `out` of the same files, model, user's code and options are reused, with a
+            warning, and others are an error; code of `__main__` or inside of functions never counts as the same.
+            "error", any predictions are an error. "replace", they stay until the new ones are complete, which then
+            replace them.
 
     Returns:
         The number of rows.
 
     Raises:
-        ConfigError: no Parquet files there, a Delta, Hudi or Iceberg table, `out` holds something else or is in
-            `path`, or an option is wrong.
-        ModelError: no model there, it has no classes, or it fails.
+        ConfigError: `path` holds no Parquet files, or a Delta, Hudi or Iceberg table; `out` holds something else or is
+            in `path`; or an option is wrong.
+        ModelError: `model_dir` holds no model, or the model has no classes or fails.
         SchemaError: a column is missing, of another type than its encoder takes, differs from file to file, or would be
-            read otherwise by Spark; a row cannot be scored, by its number in its file.
-        DatasetError: no such split; a file changed meanwhile.
+            read otherwise by Spark; a row, named by its number in its file, cannot be scored.
+        DatasetError: the dataset has no such split; a file changed meanwhile.
     """
     scoring = plan_scoring(
         spark,
@@ -106,10 +107,10 @@ def score_parquet(
         safe_mode=safe_mode,
     )
     put_back(scoring.out)
-    told = finished(scoring.out, scoring.made_of, if_exists)
-    if told is not None:
+    saved = finished(scoring.out, scoring.made_of, if_exists)
+    if saved is not None:
         log.warning("found %s, scored from the same input: nothing was scored now", scoring.out)
-        return int(told["rows"])
+        return int(saved["rows"])
     metrics = metrics or ScoreMetrics(spark)
     before = metrics.figures()
     with new_output(scoring.out, replace=if_exists == "replace") as new:
@@ -117,21 +118,21 @@ def score_parquet(
         rows = sum(part.rows for part in parts)
         if rows != scoring.source.rows:
             raise DatasetError(f"{path} has {scoring.source.rows} rows, {rows} were scored; score it again")
-        told = {"made_of": scoring.made_of, "rows": rows, "figures": metrics.figures_since(before)}
-        new.commit({part.file: part.bytes for part in parts}, told)
+        saved = {"made_of": scoring.made_of, "rows": rows, "figures": metrics.figures_since(before)}
+        new.commit({part.file: part.bytes for part in parts}, saved)
     return rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scoring:
-    """What `score_parquet` will do: all that is checked before any job.
+    """Plan what `score_parquet` will do: the result of all checks before any job.
 
     Attributes:
-        out: where to.
-        source: what is read.
+        out: the folder to write.
+        source: the files to read.
         keep: the columns that are written beside the prediction.
         written: all columns that are written.
-        made_of: names the content of the output; None with classes of the user's own whose code nothing names.
+        made_of: the fingerprint of the output's content; None if code of the user's classes has no fingerprint.
     """
 
     out: str
@@ -166,7 +167,7 @@ def plan_scoring(
     custom_objects: Mapping[str, Any] | None = None,
     safe_mode: bool = True,
 ) -> Scoring:
-    """Check the arguments of `score_parquet`, whose errors it raises, and look at the model and the files' footers."""
+    """Check the arguments of `score_parquet`, whose errors this raises, and read the model and the files' footers."""
     task, signature = score_spec(
         model_dir,
         returns=returns,
@@ -199,7 +200,7 @@ def plan_scoring(
 def _source(
     spark: SparkSession, path: str, signature: Signature, keep: Sequence[str] | None, split: str | None
 ) -> tuple[ParquetInput, tuple[str, ...], PreparedRows | None]:
-    """What is read, which columns are kept, and how inputs are made of it if it is a prepared dataset."""
+    """Return the files to read, the columns to keep and, for a prepared dataset, how to make inputs of its rows."""
     dataset = find_dataset(path)
     if dataset is not None:
         if split is None and len(dataset.splits) > 1:
@@ -208,7 +209,7 @@ def _source(
         kept = _kept(dataset.keep, keep)
         return split_input(dataset, split or dataset.splits[0], [*prepared.columns, *kept]), kept, prepared
     if split is not None:
-        raise ConfigError(f"split={shown(split)}: {path} is no prepared dataset")
+        raise ConfigError(f"split={shown(split)}: {path} is not a prepared dataset")
     folder = ParquetFolder.found(spark, path)
     for name in signature.input_names:
         if name not in folder.columns:
@@ -221,7 +222,7 @@ def _source(
 
 
 def _kept(columns: Sequence[str], keep: Sequence[str] | None) -> tuple[str, ...]:
-    """The columns that are written beside the prediction. Raises ConfigError, SchemaError."""
+    """Return the columns to write beside the prediction. Raises ConfigError, SchemaError."""
     if keep is None:
         return tuple(columns)
     if isinstance(keep, str) or not all(isinstance(name, str) for name in keep):
@@ -235,7 +236,7 @@ def _kept(columns: Sequence[str], keep: Sequence[str] | None) -> tuple[str, ...]
 def _written(
     source: ParquetInput, kept: Sequence[str], task: ScoreSpec, signature: Signature, output_col: str
 ) -> pa.Schema:
-    """The columns of the output, with what Spark wants to know of them."""
+    """Return the columns of the output, with Spark's metadata for them."""
     if not isinstance(output_col, str) or not output_col:
         raise ConfigError(f"output_col={shown(output_col)} must be the name of a column")
     new = [(output_col, prediction_type(signature, task.returns))]
@@ -248,19 +249,19 @@ def _written(
     schema = pa.schema([*(fields.field(name) for name in kept), *new])
     if source.spark_types is None:
         return schema
-    # What is new here may have the name of a column that is not kept.
+    # A new column may have the name of an input column that is not kept.
     known = {name: field for name, field in source.spark_types.items() if name in kept}
     return schema.with_metadata(spark_keys(schema, known, source.spark_version))
 
 
 def _name(source: ParquetInput, task: ScoreSpec, written: pa.Schema) -> str:
-    """Names what the output is made of, but for how it is computed: batches, devices, tasks."""
+    """Fingerprint the sources of the output, except how it is computed: batches, devices, tasks."""
     columns = [[field.name, str(field.type)] for field in written]
     return hashlib.sha256(json.dumps([source.name, task.content, columns]).encode()).hexdigest()[:32]
 
 
 def _tasks(source: ParquetInput, parallelism: int) -> tuple[tuple[Run, ...], ...]:
-    """What each task reads: as many tasks as work at once, or a multiple where they would read too much."""
+    """Divide the files among tasks: as many tasks as run at once, or a multiple where each would read too much."""
     files = [
         Run(f.path, f.row_groups, 0, len(f.row_groups), f.partition, f.state, f.calendar, f.int96) for f in source.files
     ]
@@ -270,7 +271,7 @@ def _tasks(source: ParquetInput, parallelism: int) -> tuple[tuple[Run, ...], ...
 
 
 def _score(spark: SparkSession, scoring: Scoring, new: NewOutput, metrics: ScoreMetrics) -> list[WrittenPart]:
-    """The finished parts, in order, one for each task whatever attempts it had."""
+    """Score in a Spark job; return the finished parts in order, one for each task, whatever attempts it had."""
     plan = PartsPlan(
         tasks=_tasks(scoring.source, spark.sparkContext.defaultParallelism),
         inputs=scoring.inputs,

@@ -1,7 +1,7 @@
-"""Find the Parquet files of a folder as Spark finds them, and the one schema that they have to Spark.
+"""Find the Parquet files of a folder as Spark finds them, and the one schema that Spark gives them.
 
-Driver, within `score_parquet`; looks at the files' footers, never at rows. What is read is what Spark would read of the
-same path; what Spark would read otherwise, or pass over without a word, is refused by name.
+Driver, within `score_parquet`; reads the files' footers, never rows. The files and values are those that Spark would
+read of the same path; a file or column that Spark would read otherwise, or ignore silently, is refused by name.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["ParquetFolder"]
 
 log = logging.getLogger(__name__)
 
-# Footers are small: reading them is waiting for the store.
+# Footers are small: reading them is mostly waiting for the store.
 _FOOTERS_AT_ONCE = 16
 # Files that hold the schema and row groups of others.
 _SUMMARIES = ("_common_metadata", "_metadata")
@@ -50,16 +50,16 @@ _WRITING = "_temporary"
 
 @dataclass(frozen=True, slots=True)
 class ParquetFolder:
-    """The Parquet files in a folder and its folders, or one file.
+    """Describe the Parquet files in a folder and its folders, or one file.
 
     Attributes:
-        footers: of each file by its path relative to the folder, in order ("": `path` is the file itself).
-        summaries: of the files beside them that hold no rows and tell Spark the schema.
-        folders: what Spark finds in the folders' names.
-        states: of each file.
+        footers: the footer of each file by its path relative to the folder, in order ("": `path` is the file itself).
+        summaries: the footers of the files beside them that hold no rows and give Spark the schema.
+        folders: the columns that Spark finds in the folders' names.
+        states: the state of each file.
         merged: whether files may lack columns that others have (spark.sql.parquet.mergeSchema).
         exact_case: whether `Id` and `id` are two columns (spark.sql.caseSensitive).
-        modes: how files are read that do not tell their calendar.
+        modes: how to read files that do not record their calendar.
     """
 
     spark: SparkSession
@@ -74,10 +74,10 @@ class ParquetFolder:
 
     @classmethod
     def found(cls, spark: SparkSession, path: str) -> ParquetFolder:
-        """What is there.
+        """Find the files at `path` and read their footers.
 
         Raises:
-            ConfigError: no Parquet files, one that cannot be read, or a table of Delta, Hudi or Iceberg.
+            ConfigError: `path` holds no Parquet files, one that cannot be read, or a table of Delta, Hudi or Iceberg.
             SchemaError: the folders' names do not agree, or Spark would not read all files.
         """
         states, summaries = _found_files(path)
@@ -89,10 +89,10 @@ class ParquetFolder:
             footers = dict(zip((*names, *summaries), pool.map(read_footer, paths), strict=True))
         inner_folders = list(dict.fromkeys(map(_folder, names)))
         folders = folder_columns(spark, path, inner_folders)
-        strange = next((name for name in names if _folder(name) not in folders.values), None)
-        if strange is not None:
+        unread = next((name for name in names if _folder(name) not in folders.values), None)
+        if unread is not None:
             raise SchemaError(
-                f"{path}: Spark would not read {strange}, whose folders name no columns as those of other files do "
+                f"{path}: Spark would not read {unread}, whose folders name no columns as those of other files do "
                 "(name=value); score each folder by itself, or move it away"
             )
         return cls(
@@ -109,18 +109,18 @@ class ParquetFolder:
 
     @property
     def name(self) -> str:
-        """As in `ParquetInput`."""
+        """The fingerprint of the content, as in `ParquetInput`."""
         content: list[Any] = sorted(self.states.items())
         if any(map(pa.types.is_timestamp, self.folders.types.types)):
-            # Of the same names, in another time zone of the session, come other moments.
+            # In another time zone of the session the same names give other timestamps.
             content.append(sorted(self.folders.values.items()))
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     @property
     def columns(self) -> list[str]:
-        """The names of all columns, as the first file has them, and with `merged` what later ones add.
+        """The names of all columns: those of the first file, and with `merged` those that later files add.
 
-        Raises SchemaError for one that is there twice.
+        Raises SchemaError for a column that occurs twice.
         """
         first = next(iter(self.footers))
         names = list(self.footers[first].schema.names)
@@ -137,7 +137,7 @@ class ParquetFolder:
         return names
 
     def check_all_read(self) -> None:
-        """Raise SchemaError if some file has a column that the first one lacks, unless such columns are merged."""
+        """Raise SchemaError if some file has a column that the first file lacks, unless such columns are merged."""
         first = next(iter(self.footers))
         known = {*self.footers[first].schema.names, *self.folders.types.names}
         for file, footer in {**self.footers, **self.summaries}.items():
@@ -149,9 +149,9 @@ class ParquetFolder:
                 )
 
     def reading(self, names: Sequence[str], *, inputs: Sequence[str] = ()) -> ParquetInput:
-        """The files, of which only these columns are read; `inputs` are those that a model takes.
+        """Plan to read these columns of the files; `inputs` are the columns that a model takes.
 
-        Raises SchemaError if columns differ from file to file, or are of types that Spark does not read or hand on.
+        Raises SchemaError if columns differ from file to file, or have types that Spark does not read or give on.
         """
         wanted = [name for name in names if name not in self.folders.types.names]
         fields, types = self._one_schema(wanted)
@@ -183,28 +183,28 @@ class ParquetFolder:
         )
 
     def _one_schema(self, names: Sequence[str]) -> tuple[dict[str, Any], pa.Schema]:
-        """What Spark takes the columns for, and the types in which they are handed on."""
+        """Return Spark's fields for the columns, and the Arrow types to which their values are cast."""
         fields: dict[str, Any] = {}
         types: dict[str, pa.DataType] = {}
-        told_by: dict[str, str] = {}
-        for file, footer, told in self._kinds(names):
+        seen_in: dict[str, str] = {}
+        for file, footer, found in self._kinds(names):
             for name in names:
-                if name not in told:
+                if name not in found:
                     if self.merged:
                         continue
                     first = next(iter(self.footers))
                     raise SchemaError(f"{self.path}: column {name!r} is in {first}, and not in {file}")
-                field, type_ = told[name], footer.schema.field(name).type
+                field, type_ = found[name], footer.schema.field(name).type
                 if name in fields and name_of_type(fields[name]) != name_of_type(field):
                     raise SchemaError(
-                        f"{self.path}: column {name!r} is {name_of_type(fields[name])} in {told_by[name]}, and "
+                        f"{self.path}: column {name!r} is {name_of_type(fields[name])} in {seen_in[name]}, and "
                         f"{name_of_type(field)} in {file}; write the files with one schema"
                     )
                 fields.setdefault(name, {**field, "nullable": True})
-                told_by.setdefault(name, file)
-                # What Spark gives to no UDF stays as it is stored.
-                handed_on = types.setdefault(name, arrow_type(field) or type_)
-                if not fits(type_, handed_on):
+                seen_in.setdefault(name, file)
+                # A type that Spark gives to no UDF stays as it is stored.
+                wanted = types.setdefault(name, arrow_type(field) or type_)
+                if not fits(type_, wanted):
                     raise SchemaError(
                         f"{self.path}: column {name!r} is stored as {type_} in {file}, and Spark takes it for "
                         f"{name_of_type(field)}; write the files again with one type"
@@ -212,11 +212,11 @@ class ParquetFolder:
         return fields, pa.schema([(name, types[name]) for name in names])
 
     def _kinds(self, names: Sequence[str]) -> Iterator[tuple[str, Footer, dict[str, Any]]]:
-        """Of the files of each kind of schema the first, with what Spark takes these columns of it for."""
+        """Yield the first file of each kind of schema, with its footer and Spark's fields for these columns."""
         seen = set()
-        strange_moments = is_set(self.spark, "spark.sql.parquet.int96TimestampConversion")
+        shifts_int96 = is_set(self.spark, "spark.sql.parquet.int96TimestampConversion")
         for file, footer in {**self.footers, **self.summaries}.items():
-            shifted = footer.int96.intersection(names) if strange_moments and not footer.by_parquet_mr else ()
+            shifted = footer.int96.intersection(names) if shifts_int96 and not footer.by_parquet_mr else ()
             if shifted:
                 raise SchemaError(
                     f"{self.path}: Spark would shift column {min(shifted)!r} of {file} by its time zone "
@@ -227,15 +227,15 @@ class ParquetFolder:
             seen.add(footer.kind)
             there = [name for name in names if name in footer.schema.names]
             thrift = thrift_of(_joined(self.path, file))
-            told = spark_fields(self.spark, thrift, footer.metadata.get(SPARK_ROW), there)
-            for name, field in told.items():
+            found = spark_fields(self.spark, thrift, footer.metadata.get(SPARK_ROW), there)
+            for name, field in found.items():
                 if isinstance(field, UnknownType):
-                    told[name] = _of_nanoseconds(footer.schema.field(name), field, self.path)
-            yield file, footer, told
+                    found[name] = _of_nanoseconds(footer.schema.field(name), field, self.path)
+            yield file, footer, found
 
 
 def _of_nanoseconds(field: pa.Field, error: UnknownType, path: str) -> dict[str, Any]:
-    """Timestamps of pandas, whose nanoseconds Spark does not read, as Spark's own; raises the error for others."""
+    """Return Spark's field for pandas' timestamps in nanoseconds, which Spark does not read; raise for other types."""
     if not (pa.types.is_timestamp(field.type) and field.type.unit == "ns"):
         raise SchemaError(
             f"{path}: column {field.name!r} is of type {field.type}, which Spark does not read ({error}); leave it out "
@@ -254,7 +254,7 @@ def _folder(name: str) -> str:
 
 
 def _found_files(path: str) -> tuple[dict[str, FileState], list[str]]:
-    """The state of each file, by its path relative to the folder ("": `path` is the file), and the summaries there.
+    """Return the state of each file, by its path relative to the folder ("": `path` is the file), and the summaries.
 
     Raises ConfigError for a table of Delta, Hudi or Iceberg.
     """
@@ -273,7 +273,7 @@ def _found_files(path: str) -> tuple[dict[str, FileState], list[str]]:
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether Spark passes a file over, by its path in the folder."""
+    """Tell whether Spark ignores a file, by its path in the folder."""
     return any(
         part.startswith(".") or (part.startswith("_") and "=" not in part) or part.endswith(_COPYING)
         for part in name.split("/")

@@ -1,4 +1,4 @@
-"""Read what a Parquet file's footer says of the file.
+"""Read the footers of Parquet files.
 
 Driver, within `score_parquet`.
 """
@@ -24,13 +24,15 @@ _END_BYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """What a file says of itself.
+    """Hold what the footer of a file says.
 
     Attributes:
-        schema: as Arrow reads it.
-        metadata: keys and values.
-        int96: the columns that hold moments in 96 bits.
-        kind: the same for files whose schemas are the same to Parquet, to Arrow and to Spark.
+        schema: the schema as Arrow reads it.
+        row_groups: the rows of each row group.
+        row_group_bytes: the bytes of each row group, uncompressed.
+        metadata: the footer's keys and values.
+        int96: the columns that hold timestamps in 96 bits.
+        kind: a digest, equal for files whose schemas are the same to Parquet, to Arrow and to Spark.
         by_parquet_mr: whether Spark, or another program with its library, wrote it.
     """
 
@@ -44,20 +46,20 @@ class Footer:
 
 
 def read_footer(path: str) -> Footer:
-    """The footer of a file. Raises ConfigError for one that cannot be read."""
+    """Read the footer of a file. Raises ConfigError for a file that cannot be read."""
     fs, inner = storage.filesystem(path)
     try:
         with fs.open(inner, "rb") as handle:
             file = pq.ParquetFile(handle, coerce_int96_timestamp_unit="us")
-            # Of each leaf the column's name, which may have dots, comes first.
+            # The path of each leaf begins with the column's name, which may have dots.
             footer, schema, paths = file.metadata, file.schema_arrow, file.reader.column_paths
-            # The first line tells where the object is in memory.
+            # The first line holds the address of the object in memory.
             stored = str(file.schema).partition("\n")[2]
     except (pa.ArrowException, OSError) as error:
         raise ConfigError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from error
-    leaves = [footer.schema.column(place) for place in range(footer.num_columns)]
+    leaves = [footer.schema.column(index) for index in range(footer.num_columns)]
     int96 = frozenset(path[0] for path, leaf in zip(paths, leaves, strict=True) if leaf.physical_type == "INT96")
-    groups = [footer.row_group(place) for place in range(footer.num_row_groups)]
+    groups = [footer.row_group(index) for index in range(footer.num_row_groups)]
     schema, metadata = schema.remove_metadata(), footer.metadata or {}
     kind = hashlib.sha256(f"{stored}\n{schema}\n".encode() + metadata.get(SPARK_ROW, b""))
     return Footer(
@@ -72,7 +74,7 @@ def read_footer(path: str) -> Footer:
 
 
 def thrift_of(path: str) -> bytes:
-    """The bytes of a file's footer, for other readers."""
+    """Return the bytes of a file's footer, in Thrift, for other readers."""
     fs, inner = storage.filesystem(path)
     with fs.open(inner, "rb") as handle:
         handle.seek(-_END_BYTES, 2)

@@ -1,6 +1,6 @@
-"""What `score_parquet` reads: the Parquet files of a folder, or of a split of a prepared dataset.
+"""Describe the input of `score_parquet`: the Parquet files of a folder, or of a split of a prepared dataset.
 
-Driver; looks at the files' footers, never at rows.
+Driver; reads the files' footers, never rows.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ FileState = tuple[int, str]
 
 
 def file_state(info: Mapping[str, Any]) -> FileState:
-    """What tells one content of a file from another, of what fsspec tells of it."""
+    """Return the part of fsspec's metadata that changes with a file's content."""
     written = next((info[key] for key in ("ETag", "mtime", "LastModified", "updated") if key in info), "")
     return info["size"], str(written)
 
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """A Parquet file.
+    """Describe a Parquet file.
 
     Attributes:
-        state: as it was found; None for a part of a dataset, which never changes.
+        state: its state when it was found; None for a part of a dataset, which never changes.
         row_groups: the rows of each of its row groups.
-        row_group_bytes: of each, uncompressed.
+        row_group_bytes: the bytes of each of its row groups, uncompressed.
         partition: the values of the columns that its folders name, in the order of `ParquetInput.partition_columns`.
-        calendar: which of its dates and moments may be of the old calendar.
-        int96: the columns that hold moments in 96 bits.
+        calendar: says which of its dates and timestamps may be of the old calendar.
+        int96: the columns that hold timestamps in 96 bits.
     """
 
     path: str
@@ -53,14 +53,14 @@ class InputFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParquetInput:
-    """Files with one schema.
+    """Describe files with one schema.
 
     Attributes:
-        columns: the type of each column that the files hold, as it is handed on.
+        columns: the type to which the values of each column of the files are cast.
         partition_columns: the types of the columns that folders name, `day=2024-05-01`.
-        spark_types: what Spark takes all these columns for (JSON of a StructField); None for a prepared dataset.
-        spark_version: of the session.
-        name: names the very content; another one means other files.
+        spark_types: Spark's field for each of these columns (JSON of a StructField); None for a prepared dataset.
+        spark_version: the version of the session.
+        name: the fingerprint of the content; another fingerprint means other files.
     """
 
     files: tuple[InputFile, ...]
@@ -72,12 +72,12 @@ class ParquetInput:
 
     @property
     def rows(self) -> int:
-        """Of all files."""
+        """The number of rows of all files."""
         return sum(sum(file.row_groups) for file in self.files)
 
 
 def split_input(dataset: Dataset, split: str, names: Sequence[str]) -> ParquetInput:
-    """The parts of a split of a prepared dataset, of which only these columns are read.
+    """Plan to read these columns of the parts of a split of a prepared dataset.
 
     Raises DatasetError for an unknown split.
     """

@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 
 __all__ = ["PartsPlan", "Run", "WrittenPart", "runs_of_tasks", "score_part"]
 
-# Of one row group of the output, in memory: as many as Spark writes, which readers are made for.
+# The bytes of one row group of the output, in memory: as many as Spark writes, which readers are made for.
 _ROW_GROUP_BYTES = 128 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Row groups of a file that lie side by side.
+    """Describe consecutive row groups of a file.
 
     Attributes:
         row_groups: the rows of each row group of the whole file.
-        start, stop: those of this run.
+        start, stop: the range of this run's row groups.
         partition, state, calendar, int96: as in `InputFile`.
     """
 
@@ -57,24 +57,24 @@ class Run:
 
     @property
     def rows(self) -> int:
-        """Of this run."""
+        """The number of rows of this run."""
         return sum(self.row_groups[self.start : self.stop])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartsPlan:
-    """What a task needs to know to score its part.
+    """Hold what a task needs to score its part.
 
     Attributes:
-        tasks: what each task reads.
+        tasks: the runs that each task reads.
         inputs: the columns that `score_batches` takes, in order.
-        types: of all columns that are read, as they are handed on.
+        types: the types to which the values of all columns that are read are cast.
         partition: the types of the columns that folders name.
-        written: the columns of the output; `keep` first, then the prediction and, where it is asked for, the error.
+        written: the columns of the output; `keep` first, then the prediction and, if requested, the error.
         keep: the columns of the input that are written, too.
-        numbers: the column that holds what the model made as it is, or "".
-        folder: where parts are written before they count.
-        lease: the file that says that somebody waits for them.
+        numbers: the column that holds the model's raw numbers, or "".
+        folder: where parts are written before they are committed.
+        lease: the file that exists while the driver waits for the parts.
     """
 
     tasks: tuple[tuple[Run, ...], ...]
@@ -92,7 +92,7 @@ class PartsPlan:
 
 @dataclass(frozen=True, slots=True)
 class WrittenPart:
-    """A finished part: the task's number, the file's name in the plan's folder, its rows and bytes."""
+    """Describe a finished part: the task's number, the file's name in the plan's folder, its rows and bytes."""
 
     task: int
     file: str
@@ -101,16 +101,16 @@ class WrittenPart:
 
 
 def runs_of_tasks(files: list[Run], *, tasks: int) -> tuple[tuple[Run, ...], ...]:
-    """Divide whole files between so many tasks, in order, at borders of row groups, by rows as evenly as they allow.
+    """Divide whole files among `tasks` tasks, in order, at borders of row groups, by rows as evenly as these allow.
 
-    Tasks that would get no row group are left out, but for one.
+    Tasks that would get no row group are left out; without any row group one task stays.
     """
     total, before = sum(run.rows for run in files), 0
     found: list[list[Run]] = [[] for _ in range(tasks)]
     for file in files:
         of_group = []
         for rows in file.row_groups:
-            # The task in whose share the middle of the row group lies.
+            # The task whose share contains the middle of the row group.
             of_group.append(min(tasks - 1, (2 * before + rows) * tasks // (2 * total)) if total else 0)
             before += rows
         for task in sorted(set(of_group)):
@@ -120,11 +120,11 @@ def runs_of_tasks(files: list[Run], *, tasks: int) -> tuple[tuple[Run, ...], ...
 
 
 def score_part(plan: PartsPlan, number: int, accumulator: Accumulator[dict[str, float]] | None) -> WrittenPart:
-    """Score what the task of this number reads, and write it under a name that no other attempt has.
+    """Score the rows of the task of this number, and write them under a name that no other attempt has.
 
     Raises:
         SchemaError, ModelError, ConfigError: as `score_batches`; rows are named by their numbers in their files.
-        DatasetError: a file has changed since the plan was made, or cannot be read; nobody waits for the part any more.
+        DatasetError: a file has changed since the plan was made, or cannot be read; the driver has given up.
     """
     _check_wanted(plan)
     runs, rows = plan.tasks[number], 0
@@ -148,31 +148,31 @@ def score_part(plan: PartsPlan, number: int, accumulator: Accumulator[dict[str, 
 
 
 def _check_wanted(plan: PartsPlan) -> None:
-    """Raise DatasetError if the driver that this task works for has given up, and deleted what was written."""
+    """Raise DatasetError if the driver of this task has given up, and deleted what was written."""
     if not storage.exists(plan.lease):
         raise DatasetError(f"{plan.folder}: the scoring that this task belongs to has ended")
 
 
 def _pieces(runs: tuple[Run, ...], plan: PartsPlan, *, rows: int) -> Iterator[tuple[list[pa.Array], list[pa.Array]]]:
-    """Of each piece of at most so many rows, the columns to keep, and the model's."""
+    """Yield the columns to keep and the columns of the model for each piece, which has at most `rows` rows."""
     for run in runs:
         for batch in _batches(run, plan.types.names, rows=rows):
-            columns = {field.name: _handed_on(batch, field, run) for field in plan.types}
+            columns = {field.name: _cast(batch, field, run) for field in plan.types}
             for field, value in zip(plan.partition, run.partition, strict=True):
                 columns[field.name] = pa.repeat(pa.scalar(value, field.type), batch.num_rows)
             yield [columns[name] for name in plan.keep], [columns[name] for name in plan.inputs]
 
 
 def _batches(run: Run, columns: list[str], *, rows: int) -> Iterator[pa.RecordBatch]:
-    """The rows of a run, at most so many at once. Raises DatasetError if the file has changed, is gone or damaged."""
+    """Read a run's rows, at most `rows` at once. Raises DatasetError if the file has changed, is gone or damaged."""
     try:
         with _opened(run.path) as file:
-            found = tuple(file.metadata.row_group(place).num_rows for place in range(file.metadata.num_row_groups))
+            found = tuple(file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups))
             if found != run.row_groups:
                 raise _changed(run)
             groups = list(range(run.start, run.stop))
             yield from file.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False)
-        # After all was read: what was replaced before or meanwhile is noticed.
+        # After all was read, to notice a file that was replaced before or meanwhile.
         fs, inner = storage.filesystem(run.path)
         fs.invalidate_cache()
         if run.state is not None and file_state(fs.info(inner)) != run.state:
@@ -195,19 +195,19 @@ def _opened(path: str) -> Iterator[pq.ParquetFile]:
             yield file
         return
     with fs.open(inner, "rb") as handle:
-        # Asks for the columns' bytes in few large requests.
+        # Reads the columns' bytes by few large requests.
         yield pq.ParquetFile(handle, pre_buffer=True, coerce_int96_timestamp_unit="us")
 
 
-def _handed_on(batch: pa.RecordBatch, field: pa.Field, run: Run) -> pa.Array:
-    """A column in its type as it is handed on; nulls where the file lacks it.
+def _cast(batch: pa.RecordBatch, field: pa.Field, run: Run) -> pa.Array:
+    """Return a column, cast to the type of `field`; nulls if the file lacks it.
 
     Raises SchemaError for values that are not of that type, or of the old calendar.
     """
-    place = batch.schema.get_field_index(field.name)
-    if place < 0:
+    index = batch.schema.get_field_index(field.name)
+    if index < 0:
         return pa.nulls(batch.num_rows, field.type)
-    column = as_array(batch.column(place))
+    column = as_array(batch.column(index))
     if column.type != field.type:
         try:
             column = column.cast(field.type)
@@ -221,26 +221,26 @@ def _handed_on(batch: pa.RecordBatch, field: pa.Field, run: Run) -> pa.Array:
 
 
 class _RowNames:
-    """What rows of a task are called: by their numbers in their files."""
+    """Name the rows of a task by their numbers in their files."""
 
     def __init__(self, runs: tuple[Run, ...]) -> None:
         self._runs = runs
-        self._first = [sum(run.rows for run in runs[:place]) for place in range(len(runs))]
+        self._first = [sum(run.rows for run in runs[:index]) for index in range(len(runs))]
 
     def __call__(self, row: int) -> str:
-        place = bisect_right(self._first, row) - 1
-        run = self._runs[place]
-        number = sum(run.row_groups[: run.start]) + row - self._first[place]
+        index = bisect_right(self._first, row) - 1
+        run = self._runs[index]
+        number = sum(run.row_groups[: run.start]) + row - self._first[index]
         return f"row {number} of {run.path}"
 
 
 def _encodings(schema: pa.Schema, numbers: str) -> dict[str, Any]:
-    """The writer's options: Spark's own, but for one column of numbers."""
+    """Return the writer's options: those of Spark, except for one column of numbers."""
     sink = pa.BufferOutputStream()
     pq.ParquetWriter(sink, schema).close()
     leaves = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
-    paths = [leaves.column(place).path for place in range(len(leaves))]
-    # What a model made neither compresses nor repeats; a dictionary would only double the work.
+    paths = [leaves.column(index).path for index in range(len(leaves))]
+    # A model's numbers neither compress nor repeat; a dictionary would only double the work.
     others = [path for path in paths if path != numbers and not path.startswith(f"{numbers}.")]
     return {
         "compression": {path: "snappy" if path in others else "none" for path in paths},
@@ -249,7 +249,7 @@ def _encodings(schema: pa.Schema, numbers: str) -> dict[str, Any]:
 
 
 class _PartWriter:
-    """A Parquet file that is there when the block ends, and not at all if it raises. A context manager."""
+    """Write a Parquet file, as a context manager: complete when the block ends, absent if the block raises."""
 
     def __init__(self, path: str, schema: pa.Schema, *, numbers: str) -> None:
         self._path = path

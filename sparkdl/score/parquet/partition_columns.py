@@ -1,7 +1,7 @@
 """Ask Spark for the columns that folders name: `day=2024-05-01/hour=7/part-0.parquet`.
 
-Driver. Spark's own function reads the names, in its types and its session's time zone: no job runs, and the JVM need
-not see the folders, which may lie in a store that Python alone can read.
+Driver. Spark's own function reads the names, in Spark's types and the session's time zone: no job runs, and the JVM
+need not see the folders, which may be in a store that Python alone can read.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 __all__ = ["FolderColumns", "Value", "folder_columns"]
 
-# A value of a column that folders name, as Arrow takes it: days for dates, microseconds for moments.
+# A value of a column that folders name, as Arrow takes it: days for dates, microseconds for timestamps.
 Value = str | int | float | Decimal | None
 
-# Any: names are told relative to it.
+# Any path: Spark gets the names of the folders below it.
 _ROOT = "/folder"
 
 
 @dataclass(frozen=True, slots=True)
 class FolderColumns:
-    """The columns that folders name, `day=2024-05-01`.
+    """Hold the columns that folders name, `day=2024-05-01`.
 
     Attributes:
-        fields: the JSON of each one's StructField.
-        types: their Arrow types, in order.
-        values: by folder, in the order of `types`. Spark passes over the files of other folders.
+        fields: the JSON of each column's StructField.
+        types: the Arrow types of the columns, in order.
+        values: the columns' values by folder, in the order of `types`. Spark ignores the files of other folders.
     """
 
     fields: tuple[Mapping[str, Any], ...]
@@ -45,7 +45,7 @@ class FolderColumns:
 
 
 def folder_columns(spark: SparkSession, path: str, folders: Sequence[str]) -> FolderColumns:
-    """What Spark finds in the names of the folders, relative to `path`, that hold the files.
+    """Ask Spark for the columns in the names of the folders, relative to `path`, that hold the files.
 
     Raises SchemaError for folders that do not agree.
     """
@@ -60,21 +60,21 @@ def folder_columns(spark: SparkSession, path: str, folders: Sequence[str]) -> Fo
         raise SchemaError(f"{path}: Spark finds no columns in the names of the folders: {reason:.500}") from error
     fields = tuple(json.loads(spec.partitionColumns().json())["fields"])
     types = pa.schema([(field["name"], arrow_type(field)) for field in fields])
-    # Without columns Spark reads the files that lie in the folder itself, and no folders in it.
+    # Without columns Spark reads the files in the folder itself, and no folders in it.
     values: dict[str, tuple[Value, ...]] = {} if fields else {folder: () for folder in folders if not folder}
     found = spec.partitions()
-    for place in range(found.size()):
-        one = found.apply(place)
+    for index in range(found.size()):
+        one = found.apply(index)
         row = one.values()
         name = one.path().toString()
-        # A name that Hadoop writes otherwise is missing then, which is an error.
+        # A name that Hadoop writes otherwise is left out here, which becomes an error later.
         if name in by_path:
             values[by_path[name]] = tuple(_value(row, number, type_) for number, type_ in enumerate(types.types))
     return FolderColumns(fields, types, values)
 
 
 def _partition_spec(spark: SparkSession, paths: Iterable[str]) -> Any:
-    """Spark's own reading of the folders' names, in its types, its time zone and by its settings."""
+    """Call Spark's reader of folder names, with the session's settings and time zone."""
     jvm: Any = spark._jvm
     hadoop = jvm.org.apache.hadoop.fs.Path
     to_seq = jvm.org.apache.spark.api.python.PythonUtils.toSeq
@@ -87,7 +87,7 @@ def _partition_spec(spark: SparkSession, paths: Iterable[str]) -> Any:
         to_seq(found),
         is_set(spark, "spark.sql.sources.partitionColumnTypeInference.enabled"),
         to_seq(base).toSet(),
-        getattr(getattr(jvm, "scala.None$"), "MODULE$"),  # no schema of the user's
+        getattr(getattr(jvm, "scala.None$"), "MODULE$"),  # no schema given by the user
         is_set(spark, "spark.sql.caseSensitive"),
         True,
         spark.conf.get("spark.sql.session.timeZone"),
@@ -97,17 +97,17 @@ def _partition_spec(spark: SparkSession, paths: Iterable[str]) -> Any:
     return utils.parsePartitions(*arguments)
 
 
-def _value(row: Any, place: int, type_: pa.DataType) -> Value:
-    """A value of one of Spark's internal rows, as Arrow takes it."""
-    if row.isNullAt(place):
+def _value(row: Any, index: int, type_: pa.DataType) -> Value:
+    """Return a value of one of Spark's internal rows, as Arrow takes it."""
+    if row.isNullAt(index):
         return None
     types = pa.types
     if types.is_string(type_):
-        return str(row.getUTF8String(place).toString())
+        return str(row.getUTF8String(index).toString())
     if types.is_decimal(type_):
-        return Decimal(row.getDecimal(place, type_.precision, type_.scale).toString())
+        return Decimal(row.getDecimal(index, type_.precision, type_.scale).toString())
     if types.is_float64(type_):
-        return float(row.getDouble(place))
+        return float(row.getDouble(index))
     if types.is_int32(type_) or types.is_date32(type_):
-        return int(row.getInt(place))
-    return int(row.getLong(place))
+        return int(row.getInt(index))
+    return int(row.getLong(index))

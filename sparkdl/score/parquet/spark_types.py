@@ -1,6 +1,6 @@
-"""Ask Spark for the types of the columns of Parquet files, and Arrow for theirs.
+"""Ask Spark for the types of the columns of Parquet files, and convert them to Arrow types.
 
-Driver. Spark's own function converts a footer's bytes: no job runs, and the JVM need not see the files, which may lie
+Driver. Spark's own function converts a footer's bytes: no job runs, and the JVM need not see the files, which may be
 in a store that Python alone can read.
 """
 
@@ -30,7 +30,7 @@ __all__ = [
     "spark_keys",
 ]
 
-# Where Spark keeps a file's schema beside Parquet's own (JSON of a StructType).
+# The key under which Spark keeps a file's schema beside Parquet's own (JSON of a StructType).
 SPARK_ROW = b"org.apache.spark.sql.parquet.row.metadata"
 SPARK_VERSION = b"org.apache.spark.version"
 
@@ -38,35 +38,35 @@ _PARQUET = "org.apache.spark.sql.execution.datasources.parquet."
 
 
 class UnknownType(SchemaError):
-    """Spark does not read columns of this type."""
+    """Signal that Spark does not read columns of this type."""
 
 
 def spark_fields(spark: SparkSession, footer: bytes, row: bytes | None, names: Iterable[str]) -> dict[str, Any]:
-    """What Spark takes these columns of a file for: the JSON of a StructField for each.
+    """Return Spark's field for each of these columns of a file, the JSON of a StructField.
+
+    A column that Spark does not read has Spark's reason, an UnknownType, instead.
 
     Args:
         footer: the file's footer, in Thrift.
-        row: what the footer holds by the name of SPARK_ROW.
-
-    A column that Spark does not read has its reason, an UnknownType, instead.
+        row: the value of the key SPARK_ROW in the footer.
     """
-    told = {} if row is None else {field["name"]: field for field in _told(row)}
-    # What another program has added to a file of Spark's is not told there.
-    others = [name for name in names if name not in told]
+    saved = {} if row is None else {field["name"]: field for field in _saved(row)}
+    # A column that another program has added to a file of Spark is not saved there.
+    others = [name for name in names if name not in saved]
     found = _converted(spark, footer, others) if others else {}
-    return {name: told[name] if name in told else found[name] for name in names}
+    return {name: saved[name] if name in saved else found[name] for name in names}
 
 
-def _told(row: bytes) -> Any:
+def _saved(row: bytes) -> Any:
     try:
         return json.loads(row)["fields"]
     except ValueError:
-        # Spark 1 had another form for it; then Spark, too, looks at Parquet's own schema.
+        # Spark 1 wrote another form; then Spark, too, reads Parquet's own schema.
         return []
 
 
 def is_set(spark: SparkSession, name: str) -> bool:
-    """Whether a setting of Spark SQL is "true"."""
+    """Tell whether a setting of Spark SQL is "true"."""
     return (spark.conf.get(name) or "").lower() == "true"
 
 
@@ -81,7 +81,7 @@ def _converted(spark: SparkSession, footer: bytes, names: Sequence[str]) -> dict
     message = jvm.org.apache.parquet.schema.MessageType
     found: dict[str, Any] = {}
     for name in names:
-        # Columns one by one: what Spark does not read may be a column that nobody asks for.
+        # Columns one by one: a column that Spark does not read may be one that is not needed.
         only = jvm.java.util.ArrayList()
         only.add(schema.getType(name))
         try:
@@ -92,11 +92,13 @@ def _converted(spark: SparkSession, footer: bytes, names: Sequence[str]) -> dict
 
 
 def spark_keys(schema: pa.Schema, known: Mapping[str, Any], version: str) -> dict[bytes, bytes]:
-    """What Spark keeps beside Parquet's own schema: by it, vectors are no plain structs, and dates are not converted.
+    """Return the keys that Spark keeps beside Parquet's own schema.
+
+    By these keys Spark reads vectors as vectors, not as plain structs, and does not convert dates.
 
     Args:
-        known: what Spark takes columns for; of the others their Arrow types tell it.
-        version: the session's, whatever wrote the input: no value of an older Spark's calendar was let through.
+        known: Spark's fields of columns; the fields of the other columns follow from their Arrow types.
+        version: the session's version, whatever wrote the input: values of an older Spark's calendar were refused.
     """
     from pyspark.sql.pandas.types import from_arrow_type
     from pyspark.sql.types import StructField
@@ -106,12 +108,12 @@ def spark_keys(schema: pa.Schema, known: Mapping[str, Any], version: str) -> dic
 
 
 def name_of_type(field: Mapping[str, Any]) -> str:
-    """A StructField's type as Spark shows it, without what may be null."""
+    """Return a StructField's type as Spark shows it, without what may be null."""
     return _parsed(field["type"]).simpleString()
 
 
 def arrow_type(field: Mapping[str, Any]) -> pa.DataType | None:
-    """The Arrow type in which Spark gives a column to Python, of moments UTC; None for types that it never gives."""
+    """Return the Arrow type in which Spark gives a column to Python (timestamps in UTC); None if it never gives it."""
     from pyspark.errors import PySparkException
     from pyspark.sql.pandas.types import to_arrow_type
 
@@ -119,12 +121,12 @@ def arrow_type(field: Mapping[str, Any]) -> pa.DataType | None:
         type_ = to_arrow_type(_parsed(field["type"]))
     except PySparkException:
         return None
-    # Intervals are numbers in Parquet, and no numbers to Spark.
+    # Intervals are numbers in Parquet, and not numbers to Spark.
     return None if pa.types.is_duration(type_) else type_
 
 
 def _parsed(type_: Any) -> Any:
-    """Spark's DataType of its JSON; of the user's own types and of vectors what they consist of."""
+    """Parse the JSON of a Spark DataType; user-defined types and vectors become the types that store them."""
     from pyspark.sql.types import StructType
 
     field = {"name": "x", "type": _plain(type_), "nullable": True, "metadata": {}}
@@ -142,9 +144,9 @@ def _plain(type_: Any) -> Any:
 
 
 def fits(found: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether values of a type that is read from Parquet are, each of them, values of the type that Spark gives them.
+    """Tell whether every value of a type that is read from Parquet is a value of the type that Spark gives it.
 
-    Arrow's own types for them may be narrower, unsigned or of another form: Arrow's cast converts them or says no.
+    Arrow's type for a column may be narrower, unsigned or of another form: Arrow's cast converts the values or raises.
     """
     types = pa.types
     if types.is_dictionary(found):
@@ -167,7 +169,7 @@ def fits(found: pa.DataType, wanted: pa.DataType) -> bool:
         (types.is_fixed_size_binary, types.is_binary),
         (types.is_binary, types.is_string),
         (types.is_date64, types.is_date32),
-        # Nanoseconds and durations are 64 bits, and Spark may see no more in them.
+        # Nanoseconds and durations are 64 bits, which Spark may read as whole numbers.
         (lambda type_: types.is_timestamp(type_) and type_.unit == "ns", types.is_int64),
         (types.is_duration, types.is_int64),
         (types.is_null, lambda _: True),

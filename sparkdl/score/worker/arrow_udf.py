@@ -1,8 +1,8 @@
-"""A pandas UDF without pandas: its columns as the Arrow that Spark sends, its predictions as Arrow that Spark takes.
+"""Give a pandas UDF Arrow instead of pandas: its columns as Spark sends them, its predictions as Spark takes them.
 
-Runs in Spark workers. From pandas nulls could not be told from NaN, nor moments from clock times that come twice, and
-making it takes as long as a small model. PySpark has such UDFs itself from 4.1 on (`arrow_udf`), which needs a newer
-pyarrow than Petastorm bears.
+Runs in Spark workers. In pandas nulls could not be distinguished from NaN, nor the two timestamps of a clock time that
+occurs twice, and the conversion takes as long as a small model. PySpark itself has such UDFs from 4.1 on (`arrow_udf`),
+which needs a newer pyarrow than Petastorm supports.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ __all__ = ["leave_arrow", "pieces_of", "to_pandas"]
 
 
 def leave_arrow() -> None:
-    """Let the pandas UDF that calls this get Arrow columns: to be called in its body, before the first batch.
+    """Make the pandas UDF that calls this get Arrow columns: to be called in its body, before the first batch.
 
-    The object that would make pandas of them is found among the callers. It is this UDF's alone and lives as long as
-    its task. Raises LaunchError where PySpark's worker is made in another way.
+    The serializer that would convert the columns to pandas is found among the callers. It belongs to this UDF alone
+    and lives as long as the UDF's task. Raises LaunchError where PySpark's worker has another structure.
     """
     import pyspark
     from pyspark.sql.pandas.serializers import ArrowStreamPandasUDFSerializer
@@ -41,7 +41,7 @@ def leave_arrow() -> None:
 
 
 def pieces_of(batches: Iterator[Any], *, rows: int) -> Iterator[tuple[None, list[pa.Array]]]:
-    """The batches of such a UDF in pieces of at most so many rows. One column comes as such, several as a tuple."""
+    """Cut the batches of a pandas UDF into pieces of at most `rows` rows. Several columns come as a tuple."""
     for batch in batches:
         columns = list(batch) if isinstance(batch, tuple) else [batch]
         for start in range(0, max(len(columns[0]), 1), rows):
@@ -49,14 +49,14 @@ def pieces_of(batches: Iterator[Any], *, rows: int) -> Iterator[tuple[None, list
 
 
 class _ArrowSeries(pd.Series):
-    """A Series that holds Arrow. PySpark would make lists of its arrays, one by one, by `apply`: it needs none."""
+    """Hold Arrow in a Series. PySpark would convert each array to a list, by `apply`, which Arrow does not need."""
 
     def apply(self, *_: Any, **__: Any) -> _ArrowSeries:  # type: ignore[override]
         return self
 
 
 class _ArrowFrame(pd.DataFrame):
-    """A DataFrame of such Series."""
+    """Hold Arrow in a DataFrame of `_ArrowSeries`."""
 
     @property
     def _constructor_sliced(self) -> type[_ArrowSeries]:
@@ -64,7 +64,7 @@ class _ArrowFrame(pd.DataFrame):
 
 
 def to_pandas(column: pa.Array) -> pd.Series | pd.DataFrame:
-    """Predictions in the wrapping that PySpark asks for, without a copy: a struct is a DataFrame, its fields Series."""
+    """Wrap predictions as PySpark requires, without a copy: a struct as a DataFrame whose fields are Series."""
     if pa.types.is_struct(column.type):
         # flatten() gives the fields of a null struct as nulls.
         fields = zip(column.type, column.flatten(), strict=True)

@@ -1,6 +1,6 @@
-"""Make batches of one size of encoded rows that come in pieces of any.
+"""Make batches of one size from encoded rows that come in pieces of any size.
 
-Pure; runs in Spark workers, in the thread that works ahead of the model.
+Pure; runs in Spark workers, in the thread that prefetches for the model.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import numpy as np
 
 __all__ = ["Batch", "Batcher", "small_batch"]
 
-# A tail costs at most half of this many calls with a small batch, or is padded to a whole one.
+# A tail costs at most half of this many calls with a small batch, or is padded to a large batch.
 _SMALL_IN_LARGE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one call of the model gets.
+    """Hold the inputs of one call of the model.
 
     Attributes:
-        inputs: by name, each of shape ``(batch size, *shape)``; rows from `rows` on are zeros that fill it up.
-        rows: how many of them count.
+        inputs: by name, each of shape ``(batch size, *shape)``; rows from `rows` on are padding, zeros.
+        rows: the number of rows that count.
     """
 
     inputs: Mapping[str, np.ndarray]
@@ -31,21 +31,21 @@ class Batch:
 
 
 def small_batch(batch_size: int) -> int:
-    """The rows of the batches that a short tail is divided into: a partition of one row should not cost a full one."""
+    """Return the size of the batches of a short tail: a partition of one row should not cost a large batch."""
     return max(1, batch_size // _SMALL_IN_LARGE)
 
 
 class Batcher:
-    """Divides rows into batches, in order. Batches have one of two sizes: `batch_size`, and at the end a small one."""
+    """Divide rows into batches, in order, of one of two sizes: `batch_size`, and at the end the small size."""
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
-        # Encoded rows that wait, each piece of shape (rows, *shape) for every input, and how many they are.
+        # Encoded rows that wait, each piece of shape (rows, *shape) for every input, and the number of these rows.
         self._pieces: deque[Mapping[str, np.ndarray]] = deque()
         self._waiting = 0
 
     def add(self, inputs: Mapping[str, np.ndarray]) -> list[Batch]:
-        """The batches that are full with these rows."""
+        """Add rows; return the batches that are full with them."""
         rows = _rows(inputs)
         if rows:
             self._pieces.append(inputs)
@@ -54,7 +54,7 @@ class Batcher:
         return [Batch(self._take(self._batch_size), self._batch_size) for _ in range(full)]
 
     def rest(self) -> list[Batch]:
-        """The batches of the rows that are left when no more come."""
+        """Return the batches of the rows that are left when no more come."""
         small = small_batch(self._batch_size)
         size = self._batch_size if self._waiting > self._batch_size // 2 else small
         batches = []
@@ -84,7 +84,7 @@ def _rows(inputs: Mapping[str, np.ndarray]) -> int:
 
 
 def _padded(inputs: Mapping[str, np.ndarray], rows: int) -> Mapping[str, np.ndarray]:
-    """The inputs with zeros up to so many rows."""
+    """Return the inputs, padded with zeros to `rows` rows."""
     missing = rows - _rows(inputs)
     if not missing:
         return inputs

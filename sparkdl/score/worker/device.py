@@ -18,16 +18,16 @@ log = logging.getLogger(__name__)
 
 
 def prepare_tensorflow(device: str) -> None:
-    """Give TensorFlow the task's cores, and its GPU if there is one and it is wanted.
+    """Give TensorFlow the task's cores, and the task's GPU if it has one and `device` allows it.
 
-    A worker process has one TensorFlow: what the first task set stays.
+    A worker process has one TensorFlow: the settings of the first task stay.
 
     Args:
-        device: "auto", a GPU if Spark gave the task one; "cpu"; or "gpu", one that Spark gave, or any where Spark
-            gives none (in local mode it cannot).
+        device: "auto", a GPU if Spark gave the task one; "cpu"; or "gpu", a GPU that Spark gave, or any GPU where Spark
+            gives tasks no GPUs (in local mode it cannot).
 
     Raises:
-        ConfigError: "gpu", and TensorFlow sees none.
+        ConfigError: `device` is "gpu", and TensorFlow sees no GPU.
     """
     cores, addresses = _resources()
     os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -41,7 +41,7 @@ def prepare_tensorflow(device: str) -> None:
         tf.config.threading.set_intra_op_parallelism_threads(cores)
         tf.config.threading.set_inter_op_parallelism_threads(cores)
         if not wants_gpu:
-            # Beside this worker there are others: each would take the memory of all GPUs.
+            # This worker and the others beside it would each take the memory of all GPUs.
             tf.config.set_visible_devices([], "GPU")
         for gpu in tf.config.get_visible_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
@@ -57,7 +57,7 @@ def prepare_tensorflow(device: str) -> None:
 
 
 def _resources() -> tuple[int, tuple[str, ...]]:
-    """The cores and the GPUs' addresses of the Spark task that runs."""
+    """Return the cores and the GPUs' addresses of the Spark task that runs."""
     from pyspark import TaskContext
 
     context: Any = TaskContext.get()

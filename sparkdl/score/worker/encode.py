@@ -1,6 +1,6 @@
-"""Encode raw Arrow columns for the model, and tell which rows cannot be.
+"""Encode raw Arrow columns for the model, and find the rows that cannot be encoded.
 
-Pure; runs in Spark workers, in the thread that works ahead of the model.
+Pure; runs in Spark workers, in the thread that prefetches for the model.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from sparkdl.errors import SchemaError, shown
 
 __all__ = ["check_types", "encode_columns", "rows_at_once"]
 
-# Of encoded values: what is encoded, and handed to Spark, at once. Fewer bytes cost calls, more cost memory.
+# The bytes of encoded values that are encoded, and given to Spark, at once. Fewer cost calls, more cost memory.
 _BYTES_AT_ONCE = 8 << 20
 
 
 def rows_at_once(row_bytes: int) -> int:
-    """How many rows of so many bytes, encoded inputs or outputs, are worked on at once."""
+    """Return the number of rows, of `row_bytes` bytes of encoded inputs or outputs each, to process at once."""
     return max(1, _BYTES_AT_ONCE // max(row_bytes, 1))
 
 
 def check_types(encoders: Sequence[Encoder], types: Mapping[str, pa.DataType]) -> None:
-    """Raise SchemaError for a column whose type its encoder never takes; shapes are in the rows."""
+    """Raise SchemaError for a column whose type its encoder never takes; the shapes of values show only in the rows."""
     for encoder in encoders:
         encoder.encode(pa.array([], types[encoder.name]))
 
@@ -33,16 +33,16 @@ def check_types(encoders: Sequence[Encoder], types: Mapping[str, pa.DataType]) -
 def encode_columns(
     encoders: Sequence[Encoder], columns: Sequence[pa.Array], *, row_name: Callable[[int], str], keep_bad: bool
 ) -> tuple[dict[str, np.ndarray], dict[int, str]]:
-    """The model's inputs for these raw columns, one for each encoder, and the bad rows with their reasons.
+    """Encode raw columns, one for each encoder, as the model's inputs; return also the bad rows with their reasons.
 
     Args:
-        encoders: of the inputs, in order.
+        encoders: the encoders of the inputs, in order.
         columns: the raw columns in the same order, all of the same number of rows.
-        row_name: what a row is called in messages (0 is the first of these): "row 17 of partition 3".
-        keep_bad: bad rows become zeros and are reported; else the first one is an error.
+        row_name: names a row in messages (0 is the first of these rows): "row 17 of partition 3".
+        keep_bad: bad rows become zeros and are reported; else the first bad row raises an error.
 
     Returns:
-        Arrays of shape ``(rows, *encoder.shape)`` by name, and what is wrong with which row (0 is the first of these).
+        Arrays of shape ``(rows, *encoder.shape)`` by name, and the error of each bad row (0 is the first row).
 
     Raises:
         SchemaError: a bad row, named with its number and value, or a column as a whole.
@@ -65,7 +65,7 @@ def encode_columns(
 
 
 def _without_bad(encoder: Encoder, column: pa.Array, bad: Mapping[int, str]) -> tuple[np.ndarray, dict[int, str]]:
-    """The column encoded with zeros for the bad rows, and all that are bad: each error names those of one kind."""
+    """Encode a column with zeros for the bad rows; return also all bad rows, since an error names rows of one kind."""
     problems = dict(bad)
     values = np.zeros((len(column), *encoder.shape), encoder.dtype)
     while True:

@@ -1,6 +1,6 @@
-"""What scoring did and where its time went: counted in Spark workers, summed on the driver.
+"""Measure the rows, batches and seconds of scoring: counted in Spark workers, summed on the driver.
 
-The sums travel in a Spark accumulator; its object is made on the driver.
+The sums travel in a Spark accumulator, which is made on the driver.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ FIGURES = (
 
 
 class Figures:
-    """The counts and seconds of one task. Each figure is written by one thread alone."""
+    """Hold the counts and seconds of one task. One thread alone writes each metric."""
 
     def __init__(self) -> None:
         self.values = dict.fromkeys(FIGURES, 0.0)
 
     def add(self, name: str, value: float) -> None:
-        """Count up a figure."""
+        """Add `value` to a metric."""
         self.values[name] += value
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Add the seconds of the block to a figure."""
+        """Add the seconds of the block to a metric."""
         started = time.perf_counter()
         try:
             yield
@@ -54,7 +54,7 @@ class Figures:
 
 
 class _Sums:
-    """How Spark sums figures (its AccumulatorParam; pickled by name)."""
+    """Sum metrics for Spark (its AccumulatorParam; pickled by name)."""
 
     def zero(self, value: Mapping[str, float]) -> dict[str, float]:
         return dict.fromkeys(value, 0.0)
@@ -66,10 +66,10 @@ class _Sums:
 
 
 class ScoreMetrics:
-    """What scoring did, over all tasks and actions that have ended: give it to `transform` and its kin as `metrics`.
+    """Sum the metrics of scoring over all tasks and actions that have ended.
 
-    Spark adds a task's figures when the task succeeds. What it computes again (an action that runs twice, a lost stage)
-    counts again.
+    Give it as `metrics` to `transform`, `predict_udf`, `register_udf` or `score_parquet`. Spark adds a task's metrics
+    when the task succeeds. Work that Spark repeats (an action that runs twice, a lost stage) counts again.
 
     Args:
         spark: the session that scores.
@@ -79,23 +79,23 @@ class ScoreMetrics:
         self.accumulator = spark.sparkContext.accumulator(dict.fromkeys(FIGURES, 0.0), _Sums())  # type: ignore[arg-type]
 
     def figures(self) -> dict[str, float]:
-        """The sums so far.
+        """Return the sums so far.
 
-        tasks, rows, bad_rows (null by `on_error="null"`), batches (calls of the model), model_loads, and seconds over
-        all tasks: load_seconds (TensorFlow and the model), wait_seconds (the model waits for rows), encode_seconds
-        (beside the model's work, in a thread), predict_seconds, convert_seconds (predictions to Arrow), and seconds in
-        all; what is left of them is Spark's, which takes the predictions.
+        Metrics: tasks, rows, bad_rows (null by `on_error="null"`), batches (calls of the model), model_loads, and
+        seconds over all tasks: load_seconds (TensorFlow and the model), wait_seconds (the model waits for rows),
+        encode_seconds (beside the model's work, in a thread), predict_seconds, convert_seconds (predictions to Arrow),
+        and seconds in all; the rest of these seconds is the time of Spark, which takes the predictions.
         """
         counts = ("tasks", "rows", "bad_rows", "batches", "model_loads")
         value = self.accumulator.value
         return {name: int(value[name]) if name in counts else round(value[name], 3) for name in FIGURES}
 
     def figures_since(self, before: Mapping[str, float]) -> dict[str, float]:
-        """What came to the sums since they were `before`, as `figures` gave them."""
+        """Return what the sums have grown by since `figures` returned `before`."""
         return {name: round(value - before[name], 3) for name, value in self.figures().items()}
 
     def summary(self) -> str:
-        """The figures in one line: `4,000,000 rows in 3,912 batches, 2 model loads; seconds of 4 tasks: wait 0.5 …`."""
+        """Return one line: `4,000,000 rows in 3,912 batches, 2 model loads; seconds of 4 tasks: wait 0.5 …`."""
         figures = self.figures()
         bad = f" ({figures['bad_rows']:,} bad)" if figures["bad_rows"] else ""
         seconds = [name.removesuffix("_seconds") for name in FIGURES if name.endswith("_seconds")]
@@ -107,5 +107,5 @@ class ScoreMetrics:
         )
 
     def save(self, path: str) -> None:
-        """Write the figures as a JSON file."""
+        """Write the metrics as a JSON file."""
         storage.write_atomic(path, json.dumps(self.figures(), indent=1).encode())

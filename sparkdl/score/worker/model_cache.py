@@ -1,6 +1,6 @@
-"""The models of a Spark worker process: each loaded once, kept from task to task, the oldest dropped for new ones.
+"""Cache the models of a Spark worker process: each loaded once, kept from task to task, the oldest dropped for new.
 
-Runs in Spark workers. It lives in an importable module, not in the UDF's closure, so that loaded models survive the
+Runs in Spark workers. The cache is in an importable module, not in the UDF's closure, so that loaded models survive the
 task.
 """
 
@@ -34,7 +34,7 @@ from sparkdl.score.worker.spec import ScoreSpec
 
 __all__ = ["MODELS_BYTES", "file_state", "loaded_model", "loaded_signature"]
 
-# Weights that a worker process keeps; the model in use stays, however large.
+# The bytes of weights that a worker process keeps; the model in use stays, however large.
 MODELS_BYTES = 2 << 30
 
 
@@ -44,17 +44,17 @@ class _Held:
     weights_bytes: int
 
 
-# Of this process, by content and code: defining a UDF again loads nothing again. The least recently used comes first.
+# The models by content and code: defining a UDF again loads nothing again. The least recently used comes first.
 _MODELS: OrderedDict[tuple[str, bool, bytes, OwnCode, str], _Held] = OrderedDict()
 
-# By model directory: the state of its model file when it was seen to have this hash.
+# By model directory: the hash of its model file, and the state of the file when it was seen to have this hash.
 _FILES: dict[str, tuple[str, str]] = {}
 
 
 def loaded_signature(task: ScoreSpec) -> Signature:
-    """The signature that the driver read, if the model directory still holds it: looked at once in each Spark task.
+    """Read the signature once in each Spark task; return it if it is the signature that the driver read.
 
-    Raises ModelError if it holds another one, or none, by now.
+    Raises ModelError if the model directory now holds another signature, or none.
     """
     from pyspark import TaskContext
 
@@ -79,21 +79,21 @@ def _signature_now(task: ScoreSpec) -> Signature:
 
 @functools.lru_cache(maxsize=16)
 def _signature_in(task: ScoreSpec, text: bytes) -> Signature:
-    """The signature with this text. Raises ModelError if the driver read another one."""
+    """Parse a signature. Raises ModelError if the driver read another signature."""
     signature = Signature.from_json(json.loads(text), path=storage.join(task.model_dir, SIGNATURE_NAME))
     if signature.digest != task.digest:
         raise ModelError(
             f"{task.model_dir} holds another model than when the UDF was made; make the UDF again (register_udf, "
-            "predict_udf or transform), or write new models to folders of their own"
+            "predict_udf or transform), or write new models to separate folders"
         )
     return signature
 
 
 def loaded_model(task: ScoreSpec, figures: Figures) -> LoadedModel:
-    """The task's model, loaded at its first use in this process.
+    """Return the task's model, loaded at its first use in this process.
 
-    At each call the model file and the user's own code are looked at, whether the model is loaded already or not:
-    workers that have it and those that do not behave alike.
+    Each call checks the model file and the user's code, whether the model is loaded already or not: workers that have
+    loaded the model and workers that have not behave alike.
 
     Raises ModelError, ConfigError (device).
     """
@@ -121,10 +121,10 @@ def loaded_model(task: ScoreSpec, figures: Figures) -> LoadedModel:
 
 @contextmanager
 def _without_collections() -> Iterator[None]:
-    """Within the block Python looks for no garbage; what is there at its end it will pass over for ever.
+    """Disable garbage collection in the block; at its end freeze all objects, so that later collections skip them.
 
-    TensorFlow, Keras and a model make a million objects that stay. Python would look through them again and again while
-    they are made, and PySpark asks for it at each task's end: 0.17 s.
+    TensorFlow, Keras and a model make a million objects that stay. Python would scan them again and again while they
+    are made, and PySpark collects garbage at each task's end, which would take 0.17 s.
     """
     collected = gc.isenabled()
     gc.disable()
@@ -146,7 +146,7 @@ def _load(task: ScoreSpec, signature: Signature, state: str) -> LoadedModel:
         compiled=False,
     )
     model = LoadedModel(keras_model, signature)
-    # Traced and tried now, so that the first rows do not wait for it while Spark waits for them.
+    # Traced and tried now, so that the first rows need not wait for the trace while Spark waits for them.
     rows = small_batch(task.batch_size)
     try:
         model.predict_batch({e.name: np.zeros((rows, *e.shape), e.dtype) for e in signature.inputs})
@@ -168,7 +168,7 @@ def _drop_oldest() -> None:
         _MODELS.popitem(last=False)
         dropped = True
     if dropped:
-        # Keras' objects hold one another: frozen, they would stay for ever.
+        # Keras' objects refer to one another in cycles: frozen, they would never be freed.
         gc.unfreeze()
 
 
@@ -176,9 +176,9 @@ _STATE_NAME = "state"
 
 
 def file_state(model_dir: str) -> str:
-    """What the store tells of the model file now: whoever replaces it changes this. One look, nothing is read.
+    """Return the metadata of the model file as text, by one request: it changes when the file is replaced.
 
-    Raises ModelError if there is none.
+    Raises ModelError if the model file is missing.
     """
     path = storage.join(model_dir, MODEL_NAME)
     fs, inner = storage.filesystem(path)
@@ -187,8 +187,8 @@ def file_state(model_dir: str) -> str:
             # Opened, since NFS may answer from memory otherwise. The change time and the number of the file differ even
             # where size and date were made equal.
             with open(inner, "rb") as file:
-                told = os.fstat(file.fileno())
-            return f"{told.st_dev} {told.st_ino} {told.st_size} {told.st_mtime_ns} {told.st_ctime_ns}"
+                stat = os.fstat(file.fileno())
+            return f"{stat.st_dev} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
         fs.invalidate_cache()
         info = fs.info(inner)
     except FileNotFoundError as error:
@@ -199,7 +199,7 @@ def file_state(model_dir: str) -> str:
 
 
 def check_file(model_dir: str, content_hash: str, state: str) -> None:
-    """Raise ModelError unless the model file, which is in another state than when it was loaded, has the same hash."""
+    """Raise ModelError if the model file, whose state has changed since it was loaded, has another hash."""
     if not storage.is_local(model_dir):
         executor_copy(model_dir, content_hash, state)
         return
@@ -209,9 +209,9 @@ def check_file(model_dir: str, content_hash: str, state: str) -> None:
 
 
 def executor_copy(model_dir: str, content_hash: str, state: str) -> str:
-    """The model directory, or for a URL a local folder that holds its model file as it is in this state.
+    """Return the model directory, or for a URL a local folder with a copy of its model file in this state.
 
-    The copy lies in the executor's folder for files, which Spark deletes when the executor ends. Raises ModelError if
+    The copy is in the executor's folder for files, which Spark deletes when the executor ends. Raises ModelError if
     the file has another hash.
     """
     if storage.is_local(model_dir):
@@ -223,7 +223,7 @@ def executor_copy(model_dir: str, content_hash: str, state: str) -> str:
     file, known = os.path.join(folder, MODEL_NAME), os.path.join(folder, _STATE_NAME)
     wanted = f"{model_dir} {state}".encode()
     with open(os.path.join(folder, "lock"), "w") as lock:
-        # The first worker brings it, the others wait.
+        # The first worker downloads the file, the others wait.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not os.path.exists(known) or storage.read_bytes(known) != wanted:
             source, aside = storage.join(model_dir, MODEL_NAME), f"{file}.{uuid.uuid4().hex}{storage.ASIDE}"

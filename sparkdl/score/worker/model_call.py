@@ -1,4 +1,4 @@
-"""Call the model with a batch, and tell which of its rows the model fails on.
+"""Call the model with a batch, and find the rows that the model fails on.
 
 Runs in Spark workers.
 """
@@ -22,14 +22,15 @@ __all__ = ["predict"]
 def predict(
     model: LoadedModel, batch: Batch, task: ScoreSpec, *, row_name: Callable[[int], str]
 ) -> tuple[dict[str, np.ndarray], dict[int, str]]:
-    """The outputs of a batch, and the rows that have none, with reasons (0 is the batch's first).
+    """Return the outputs of a batch, and the rows without outputs with their reasons (0 is the batch's first row).
 
     Args:
-        model, batch, task: what is called with what, and what happens to bad rows.
-        row_name: what a row of the batch is called in messages.
+        model, batch: the model to call and the batch to call it with.
+        task: says whether bad rows are errors.
+        row_name: names a row of the batch in messages.
 
     Raises:
-        ModelError: such a row where it is an error; a model that fails whatever the rows are.
+        ModelError: a row has no outputs and bad rows are errors; or the model fails on any rows.
     """
     problems: dict[int, str] = {}
     try:
@@ -46,9 +47,9 @@ def predict(
 
 
 def _failing_rows(model: LoadedModel, batch: Batch, error: Exception) -> dict[int, str]:
-    """The rows that the model fails on, found by halving, each with its error; zeros stand for the other rows.
+    """Find the rows that the model fails on, by halving, each with its error; zeros replace the other rows.
 
-    Raises ModelError if it fails on zeros alone.
+    Raises ModelError if the model fails on zeros alone.
     """
 
     def failure(rows: range) -> Exception | None:
@@ -79,7 +80,7 @@ def _failing_rows(model: LoadedModel, batch: Batch, error: Exception) -> dict[in
 
 
 def _without(inputs: Mapping[str, np.ndarray], rows: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
-    """The inputs with zeros in these rows."""
+    """Return the inputs with zeros in these rows."""
     copies = {name: values.copy() for name, values in inputs.items()}
     for values in copies.values():
         values[rows] = 0

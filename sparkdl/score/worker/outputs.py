@@ -1,4 +1,4 @@
-"""What scoring gives back: the Spark type of a prediction and the conversion from the model's arrays.
+"""Convert the model's arrays to predictions, and give the Spark type of a prediction.
 
 Pure; used on the driver (types) and in Spark workers (values).
 """
@@ -32,23 +32,23 @@ __all__ = [
 
 RETURNS = ("raw", "class", "top_k")
 
-# Of numpy's numbers; `load_model` predicts them.
+# Types of numpy numbers that Spark lacks; `load_model` predicts them.
 _NO_SPARK_TYPE = ("uint64", "complex64", "complex128")
 
-# How far probabilities may be off: a sum of bfloat16 values, each rounded by 1/256 of itself, and their softmax.
+# The error that probabilities may have: a sum of bfloat16 values, each rounded by 1/256 of itself, and their softmax.
 _ROUNDING = 0.03
 
 
 @dataclass(frozen=True, slots=True)
 class Returns:
-    """What a prediction is: "raw", "class", or "top_k", the `k` most probable classes."""
+    """Say what a prediction is: "raw", "class", or "top_k", the `k` most probable classes."""
 
     kind: str
     k: int
 
 
 def check_returns(signature: Signature, returns: Returns) -> None:
-    """Raise ConfigError for unknown `returns`, ModelError for what Spark cannot hold and classes that there are not."""
+    """Raise ConfigError for unknown `returns`, ModelError for types that Spark lacks and for missing classes."""
     if returns.kind not in RETURNS:
         raise ConfigError(f"returns={shown(returns.kind)} must be one of {', '.join(RETURNS)}")
     if not isinstance(returns.k, int) or isinstance(returns.k, bool) or returns.k < 1:
@@ -67,7 +67,7 @@ def check_returns(signature: Signature, returns: Returns) -> None:
 
 
 def _no_classes(output: Output, signature: Signature, returns: Returns) -> str:
-    """Why an output has no classes, as far as the signature tells, and the way out."""
+    """Return the error message for an output without classes: the reason, from the signature, and the way out."""
     start = f"returns={returns.kind!r}: output {output.name!r} has no classes: "
     if len(signature.outputs) == 1 or not any(output_classes(output.shape, label) for label in signature.labels):
         return f"{start}its label is not categorical, or its shape is not one value per class; use returns='raw'"
@@ -81,11 +81,11 @@ def _no_classes(output: Output, signature: Signature, returns: Returns) -> str:
 
 
 def _check_values_known(output: Output, returns: Returns) -> None:
-    """Raise ModelError where what is asked depends on what the output's values are, and that is not known."""
+    """Raise ModelError if `returns` depends on the kind of the output's values, and the kind is not known."""
     if output.values == "unknown" and (returns.kind == "top_k" or output.is_scalar):
         raise ModelError(
             f"returns={returns.kind!r}: nothing tells whether the values of output {output.name!r} are probabilities "
-            "or logits (its loss is not Keras' own, there is none, or it ends in a tanh that may have learned -1 and "
+            "or logits (its loss is not Keras' own or is missing, or it ends in a tanh that may have learned -1 and "
             "1); use returns='raw', set sparkdl_logits = True or False on the loss, or save the model with "
             "sparkdl.save_model(…, logits=True or False), or threshold=0.0 (for returns='class') where the two "
             "classes part at 0, 0.5 where they were 0 and 1"
@@ -98,29 +98,31 @@ def _check_values_known(output: Output, returns: Returns) -> None:
 
 
 def prediction_type(signature: Signature, returns: Returns) -> pa.DataType:
-    """The Arrow type of a prediction: a number or (nested) list, a class, a list of classes with probabilities; a
-    struct by output name for several.
+    """Return the Arrow type of a prediction.
+
+    It is a number or (nested) list, a class, or a list of classes with probabilities; for several outputs a struct by
+    output name.
     """
     types = [(output.name, _output_type(output, returns)) for output in signature.outputs]
     return types[0][1] if len(types) == 1 else pa.struct([pa.field(name, type_) for name, type_ in types])
 
 
 def spark_type(signature: Signature, returns: Returns) -> DataType:
-    """The same as a Spark type."""
+    """Return the Spark type of a prediction, as `prediction_type`."""
     from pyspark.sql.pandas.types import from_arrow_type
 
     return from_arrow_type(prediction_type(signature, returns))
 
 
 def row_bytes(signature: Signature) -> int:
-    """The bytes of a row of all inputs, encoded, or of all outputs, whichever are more."""
+    """Return the bytes of a row of all encoded inputs, or of all outputs, whichever are more."""
     given = sum(encoder.dtype.itemsize * int(np.prod(encoder.shape)) for encoder in signature.inputs)
     made = sum(output.numpy_dtype.itemsize * int(np.prod(output.shape)) for output in signature.outputs)
     return max(given, made)
 
 
 def not_numbers(results: Mapping[str, np.ndarray], signature: Signature) -> dict[int, str]:
-    """The rows for which an output is NaN, with the reason: no class can be told from it."""
+    """Return the rows for which an output is NaN, with the reason: NaN determines no class."""
     problems: dict[int, str] = {}
     for output in signature.outputs:
         values = results[output.name]
@@ -133,11 +135,11 @@ def not_numbers(results: Mapping[str, np.ndarray], signature: Signature) -> dict
 def prediction_column(
     results: Mapping[str, np.ndarray], signature: Signature, returns: Returns, *, missing: np.ndarray | None = None
 ) -> pa.Array:
-    """The predictions of some rows as an Arrow column of `prediction_type`.
+    """Return the predictions of some rows as an Arrow column of `prediction_type`.
 
     Args:
         results: by output name, each of shape ``(rows, *output.shape)``.
-        signature, returns: what they are made of.
+        signature, returns: describe the outputs and what to return of them.
         missing: bool, shape ``(rows,)``: the rows that get null.
 
     Raises ModelError for values that are not the probabilities that the signature takes them for.
@@ -156,7 +158,7 @@ def prediction_column(
 
 
 def _check_probabilities(values: np.ndarray, output: Output, returns: Returns) -> None:
-    """Raise ModelError for values that prove not to be probabilities, where what is returned depends on it."""
+    """Raise ModelError for values that prove not to be probabilities, if what is returned depends on them."""
     if output.values != "probabilities" or not (returns.kind == "top_k" or output.is_scalar):
         return
     found = None
@@ -190,7 +192,7 @@ def _output_column(values: np.ndarray, output: Output, returns: Returns) -> pa.A
     if returns.kind == "class":
         return classes.take(pa.array(_codes(values, output)))
     probabilities = _probabilities(values, output)
-    # Stable: of equals the first class comes first, as in "class".
+    # Stable: of equal probabilities the first class comes first, as in "class".
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, : returns.k]
     chosen = np.take_along_axis(probabilities, best, axis=1)
     fields = [classes.take(pa.array(best.reshape(-1))), to_arrow(chosen.reshape(-1))]
@@ -199,14 +201,14 @@ def _output_column(values: np.ndarray, output: Output, returns: Returns) -> pa.A
 
 
 def _codes(values: np.ndarray, output: Output) -> np.ndarray:
-    """The code of the chosen class of each row, int64."""
+    """Return the code of the chosen class of each row, int64."""
     if output.is_scalar:
         return (values.reshape(len(values)) > output.threshold).astype(np.int64)
     return values.argmax(axis=1)
 
 
 def _probabilities(values: np.ndarray, output: Output) -> np.ndarray:
-    """Of each class, shape ``(rows, classes)``; of an output that was trained as logits by sigmoid or softmax."""
+    """Return the probability of each class, shape ``(rows, classes)``; from logits by sigmoid or softmax."""
     is_logit = output.values == "logits"
     if output.is_scalar:
         second = values.reshape(len(values), 1)

@@ -1,4 +1,4 @@
-"""Let an iterator work ahead in a thread of its own.
+"""Prefetch the items of an iterator in a background thread.
 
 Runs in Spark workers.
 """
@@ -16,34 +16,34 @@ T = TypeVar("T")
 
 
 class _End:
-    """The source has ended, by an error of its own if there is one."""
+    """Mark the end of the source, with the error that ended it, if any."""
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
 
 
 def ahead(source: Iterable[T]) -> Iterator[T]:
-    """The items of `source`, in order, the next one made while the current one is worked on.
+    """Yield the items of `source`, in order; the next item is made while the caller processes the current one.
 
-    Beside the current item there is one at most, ready or in the making. An error of the source is raised where its
-    item would have come. When the caller stops before the end, the source is left after the item that it is at.
+    Beside the current item at most one is ready or in the making. An error of the source is raised where its item would
+    have come. When the caller stops before the end, the source stops after the item that it is making.
     """
     ready: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
-    places, stopped = threading.Semaphore(0), threading.Event()
+    slots, stopped = threading.Semaphore(0), threading.Event()
 
     def work() -> None:
         error: BaseException | None = None
         try:
             for item in source:
                 ready.put(item)
-                places.acquire()
+                slots.acquire()
                 if stopped.is_set():
                     return
         except BaseException as caught:
             error = caught
         ready.put(_End(error))
 
-    # A daemon: it may wait for rows that never come when Spark ends a task early.
+    # A daemon, since the thread may wait for rows that never come when Spark ends a task early.
     threading.Thread(target=work, name="sparkdl-ahead", daemon=True).start()
     try:
         while True:
@@ -52,8 +52,8 @@ def ahead(source: Iterable[T]) -> Iterator[T]:
                 if item.error is not None:
                     raise item.error
                 return
-            places.release()
+            slots.release()
             yield item
     finally:
         stopped.set()
-        places.release()
+        slots.release()

@@ -1,6 +1,6 @@
 """Take a model's inputs from the rows of a prepared dataset, which holds them encoded.
 
-Made on the driver; used in Spark workers, in the thread that works ahead of the model.
+Made on the driver; used in Spark workers, in the thread that prefetches for the model.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ __all__ = ["PreparedRows"]
 
 @dataclass(frozen=True, slots=True)
 class PreparedRows:
-    """How a dataset's columns become a model's inputs. Picklable.
+    """Make a model's inputs from a dataset's columns. Picklable.
 
     Attributes:
-        layout: of the dataset's records.
-        encoders: of the model's inputs.
+        layout: the layout of the dataset's records.
+        encoders: the encoders of the model's inputs.
     """
 
     layout: RecordLayout
@@ -35,15 +35,15 @@ class PreparedRows:
 
     @classmethod
     def of(cls, dataset: Dataset, signature: Signature) -> PreparedRows:
-        """Raises SchemaError where the dataset lacks an input, or encodes it in another way than the model's training.
+        """Match a dataset to a model's inputs; where a dataset keeps an image's bytes does not matter.
 
-        Where a dataset keeps an image's bytes does not matter.
+        Raises SchemaError if the dataset lacks an input, or encodes it in another way than the model's training.
         """
         for encoder in signature.inputs:
             found = dataset.features.get(encoder.name)
             if found is None:
                 raise SchemaError(
-                    f"the model's input {encoder.name!r} is no feature of the dataset at {dataset.path}"
+                    f"the model's input {encoder.name!r} is not a feature of the dataset at {dataset.path}"
                     f"{near_miss(encoder.name, dataset.features)}"
                 )
             if {**found.to_json(), "store": None} != {**encoder.to_json(), "store": None}:
@@ -61,7 +61,7 @@ class PreparedRows:
     def encode(
         self, columns: Sequence[pa.Array], *, row_name: Callable[[int], str], keep_bad: bool
     ) -> tuple[dict[str, np.ndarray], dict[int, str]]:
-        """The inputs, and the bad rows with their reasons, of rows of `columns`; arguments as in `encode_columns`."""
+        """Return the inputs of rows of `columns`, and the bad rows with their reasons, as `encode_columns` does."""
         records = self.layout.from_arrow(columns[0])
         stored = [encoder for encoder in self.encoders if encoder.stored == "bytes"]
         decoded, problems = encode_columns(stored, columns[1:], row_name=row_name, keep_bad=keep_bad)

@@ -1,7 +1,6 @@
-"""Score Arrow columns with a model: encode ahead in a thread, predict in batches of one size, convert to Arrow.
+"""Score Arrow columns with a model: encode in a prefetching thread, predict in batches of one size, convert to Arrow.
 
-Runs in Spark workers. `transform`, the UDFs and whatever else has raw Arrow columns are thin layers over
-`score_batches`.
+Runs in Spark workers. `transform`, the UDFs and `score_parquet` are thin layers over `score_batches`.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Scored(Generic[T]):
-    """The predictions of one piece of rows.
+    """Hold the predictions of one piece of rows.
 
     Attributes:
-        source: what came with the rows.
+        source: the object that came with the rows.
         prediction: a column of `outputs.prediction_type`; null for the rows in `problems`.
-        problems: the bad rows with their reasons, 0 is the piece's first; empty unless `on_error="null"`.
+        problems: the bad rows with their reasons, 0 is the piece's first row; empty unless `on_error="null"`.
     """
 
     source: T
@@ -51,20 +50,20 @@ class Scored(Generic[T]):
     problems: Mapping[int, str]
 
     def reasons(self) -> pa.Array:
-        """A column of what is wrong with each row, a string, null for good rows."""
+        """Return a column of each row's error, a string, null for good rows."""
         rows = len(self.prediction)
         if not self.problems:
             return pa.nulls(rows, pa.string())
         return pa.array([self.problems.get(row) for row in range(rows)], pa.string())
 
     def with_reasons(self) -> pa.Array:
-        """A column of structs: the prediction, and the error."""
+        """Return a column of structs: the prediction, and the error."""
         return pa.StructArray.from_arrays([self.prediction, self.reasons()], ["prediction", "error"])
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece(Generic[T]):
-    """Rows on their way, with room for their results by output."""
+    """Hold rows that are being predicted, with room for their results by output."""
 
     source: T
     rows: int
@@ -74,7 +73,7 @@ class _Piece(Generic[T]):
 
 
 def piece_rows(task: ScoreSpec) -> int:
-    """Give `score_batches` pieces of at most so many rows: it works on a piece at once, and holds two or three."""
+    """Return the most rows for a piece of `score_batches`, which processes a whole piece and holds two or three."""
     return max(task.batch_size, rows_at_once(row_bytes(loaded_signature(task))))
 
 
@@ -86,23 +85,23 @@ def score_batches(
     row_name: Callable[[int], str] | None = None,
     prepared: PreparedRows | None = None,
 ) -> Iterator[Scored[T]]:
-    """Predictions for pieces of raw columns, one for each piece, in order.
+    """Yield the predictions for pieces of raw columns, one for each piece, in order.
 
-    A batch of the model takes rows of several pieces: a piece comes back when the last of its rows is predicted. The
-    next ones are read and encoded meanwhile.
+    A batch of the model takes rows of several pieces: a piece comes back when the last of its rows is predicted.
+    Meanwhile the next pieces are read and encoded.
 
     Args:
-        pieces: whatever the caller wants back with the predictions, and the columns of the model's inputs, in order; or
-            one column of structs that names them.
-        task: what to score with.
-        accumulator: that of a `ScoreMetrics`, which gets this task's figures at its end.
-        row_name: what a row is called in messages; None: by its number in the Spark partition.
-        prepared: the columns are those of a dataset, which this makes inputs of; None: they are raw.
+        pieces: an object that the caller wants back with the predictions, and the columns of the model's inputs, in
+            order; or one column of structs that names the inputs.
+        task: the model and the options of scoring.
+        accumulator: the accumulator of a `ScoreMetrics`, which gets this task's metrics at its end.
+        row_name: names a row in messages; None: by its number in the Spark partition.
+        prepared: makes inputs of the columns of a dataset; None: the columns are raw.
 
     Raises:
         SchemaError: a bad row, or a column as a whole.
         ModelError: the model cannot be loaded, or fails on a row.
-        ConfigError: there is no GPU.
+        ConfigError: the GPU is missing.
     """
     started, figures = time.perf_counter(), Figures()
     signature, row_name = loaded_signature(task), row_name or _row_of_partition()
@@ -118,7 +117,7 @@ def score_batches(
         if piece is not None:
             open_pieces.append(piece)
         for batch in batches:
-            # Not for a partition without rows: of a small input most are.
+            # Loaded only if the partition has rows: most partitions of a small input have none.
             model = model or loaded_model(task, figures)
             with figures.timed("predict_seconds"):
                 results, problems = predict(model, batch, task, row_name=_from(predicted, row_name))
@@ -139,7 +138,7 @@ def score_batches(
 
 
 def _row_of_partition() -> Callable[[int], str]:
-    """Rows named by their numbers in the Spark partition that is scored."""
+    """Name rows by their numbers in the Spark partition that is scored."""
     from pyspark import TaskContext
 
     context = TaskContext.get()
@@ -148,7 +147,7 @@ def _row_of_partition() -> Callable[[int], str]:
 
 
 def _from(first_row: int, row_name: Callable[[int], str]) -> Callable[[int], str]:
-    """The names of the rows from this one on."""
+    """Name rows that are counted from `first_row`."""
     return lambda row: row_name(first_row + row)
 
 
@@ -160,7 +159,7 @@ def _encoded(
     row_name: Callable[[int], str],
     figures: Figures,
 ) -> Iterator[tuple[_Piece[T] | None, list[Batch]]]:
-    """Each piece with the batches that are full with its rows; at the end None with those of the rows that are left."""
+    """Yield each piece with the batches that its rows fill; at the end None with the batches of the rows left over."""
     batcher = Batcher(task.batch_size)
     first_row = 0
     for source, columns in pieces:
@@ -182,7 +181,7 @@ def _encoded(
 def _hand_out(
     results: Mapping[str, np.ndarray], problems: Mapping[int, str], pieces: Iterable[_Piece], first_row: int, rows: int
 ) -> None:
-    """Put a batch's results, whose first row has this number, into the pieces that its rows came from."""
+    """Write a batch's results, whose first row is number `first_row`, into the pieces that its rows came from."""
     for piece in pieces:
         start = max(first_row, piece.first_row)
         stop = min(first_row + rows, piece.first_row + piece.rows)

@@ -1,4 +1,4 @@
-"""What a worker needs to score: checked on the driver, small, for it travels in the closure of a UDF."""
+"""Describe what a worker needs to score: checked on the driver, and small, since it travels in a UDF's closure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sparkdl.score.worker.outputs import Returns, check_returns
 __all__ = ["DEFAULT_BATCH_SIZE", "ScoreSpec", "score_spec"]
 
 DEFAULT_BATCH_SIZE = 1024
-# Raised when the same model gives other predictions for the same rows than before, by a change in sparkdl.
+# Increased when a change in sparkdl makes the same model give other predictions for the same rows than before.
 _RULES = 2
 ON_ERROR = ("raise", "null")
 DEVICES = ("auto", "cpu", "gpu")
@@ -26,24 +26,24 @@ DEVICES = ("auto", "cpu", "gpu")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreSpec:
-    """All that a worker needs to score, but for the signature, whose vocabularies may be large: it reads that."""
+    """Hold all that a worker needs to score, except the signature, which may be large (vocabularies): it is read."""
 
     model_dir: str
     digest: str
-    """Of the signature that the driver read: the worker scores with that model, or not at all."""
+    """The digest of the signature that the driver read: the worker scores with that model, or not at all."""
     returns: Returns
     batch_size: int
     on_error: str
     device: str
     safe_mode: bool
     custom_objects: bytes
-    """The user's own classes and functions by name, pickled once, so that equal ones are seen to be equal."""
+    """The user's classes and functions by name, pickled once, so that equal ones compare as equal."""
     code: OwnCode
-    """Their code, as the driver sees it: the worker scores with that code, or not at all."""
+    """The code of the custom objects on the driver: the worker scores with that code, or not at all."""
 
     @property
     def content(self) -> list[Any]:
-        """All that decides what is predicted for a row (JSON), where `code.is_named`: not how it is computed.
+        """All that determines a row's prediction (JSON), where `code.is_named`; the way of computing it is left out.
 
         Versions of Keras and TensorFlow are left out: they promise the same numbers, up to rounding.
         """
@@ -63,10 +63,10 @@ def score_spec(
     custom_objects: Mapping[str, Any] | None = None,
     safe_mode: bool = True,
 ) -> tuple[ScoreSpec, Signature]:
-    """The checked task and the model's signature.
+    """Check the options; return the spec and the model's signature.
 
     Raises:
-        ModelError: no model there, or it has no classes.
+        ModelError: `model_dir` holds no model, or the model has no classes.
         ConfigError: an option is wrong.
     """
     model_dir = storage.absolute(model_dir)

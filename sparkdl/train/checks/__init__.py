@@ -1,1 +1,1 @@
-"""Check what is to be trained before it is: the call, the model, its data, what is monitored."""
+"""Check before training: the call, the model, its data, the monitored metric."""

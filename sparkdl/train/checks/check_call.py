@@ -23,7 +23,7 @@ __all__ = ["check_places", "check_training", "closure_limit"]
 
 
 def check_training(build_model: object, dataset: Dataset, config: TrainConfig) -> None:
-    """Raise ConfigError for what cannot be trained, as far as the driver can tell."""
+    """Raise ConfigError for arguments of `fit` with which nothing can be trained, as far as the driver can tell."""
     if not callable(build_model):
         raise ConfigError(
             f"build_model={shown(build_model)} must be a function of the dataset; it is called in every rank"
@@ -42,13 +42,13 @@ def check_training(build_model: object, dataset: Dataset, config: TrainConfig) -
     # "val" is the default, and a dataset need not have it.
     if config.validation not in (None, "val", *dataset.splits):
         raise ConfigError(
-            f"validation={shown(config.validation)} is no split of {dataset.path}"
+            f"validation={shown(config.validation)} is not a split of {dataset.path}"
             + near_miss(str(config.validation), dataset.splits)
         )
 
 
 def _check_function(build_model: Callable[..., object]) -> None:
-    """Raise ConfigError for a model in place of a function that makes one, and for one that takes no dataset."""
+    """Raise ConfigError if `build_model` is a model instead of a function, or does not take one argument."""
     kinds = [f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(build_model).__mro__]
     if "keras.Layer" in kinds or "tf_keras.Layer" in kinds:
         raise ConfigError(
@@ -57,7 +57,7 @@ def _check_function(build_model: Callable[..., object]) -> None:
         )
     try:
         parameters = inspect.signature(build_model)
-    except (TypeError, ValueError):  # some callables do not tell
+    except (TypeError, ValueError):  # some callables have no signature
         return
     try:
         parameters.bind(None)
@@ -69,7 +69,7 @@ def _check_function(build_model: Callable[..., object]) -> None:
 
 
 def check_places(dataset: object, launch: object) -> None:
-    """Raise ConfigError for what is no dataset, and for more workers than it has lanes."""
+    """Raise ConfigError unless these are a Dataset and a LaunchConfig with at most as many workers as lanes."""
     if not isinstance(dataset, Dataset):
         raise ConfigError(f"dataset={shown(dataset)} must be a Dataset; open a path by sparkdl.open_dataset(path)")
     if not isinstance(launch, LaunchConfig):
@@ -82,5 +82,5 @@ def check_places(dataset: object, launch: object) -> None:
 
 
 def closure_limit(dataset: Dataset) -> int:
-    """The bytes that a task may take: what the user sends, and the dataset, whose vocabulary may be large."""
+    """Return the bytes that a task may take: the limit of the user's part, and the dataset with its vocabulary."""
     return MAX_CLOSURE_BYTES + len(cloudpickle.dumps(dataset))

@@ -1,7 +1,7 @@
-"""Compare what a model takes and gives with the features and labels of the dataset, before Keras does in its own words.
+"""Compare a model's inputs and outputs with the dataset's features and labels, before Keras fails less clearly.
 
-Runs in rank processes. A model with a train_step, test_step or compute_loss of its own may do with the data what it
-likes, and is not looked at here.
+Runs in rank processes. A model that overrides train_step, test_step or compute_loss may use the data in any way, and is
+not checked here.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ __all__ = ["check_inputs", "check_targets"]
 
 log = logging.getLogger(__name__)
 
-# Losses of one probability, logit or margin for a row, of one value for each class, and of the code of a class.
+# Losses that take one probability, logit or margin for a row, one value for each class, and the code of a class.
 _ONE_UNIT = ("binary_crossentropy", "binary_focal_crossentropy", "hinge", "squared_hinge")
 _ONE_HOT = ("categorical_crossentropy", "categorical_focal_crossentropy", "categorical_hinge", "kl_divergence")
 _CODES = ("sparse_categorical_crossentropy",)
-# Losses that compare value by value: of other shapes one would be spread over the other.
+# Losses that compare value by value: if shapes differ, one side would be broadcast to the other.
 _EACH_VALUE = (
     "mean_squared_error",
     "mean_absolute_error",
@@ -41,14 +41,14 @@ _EACH_VALUE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Target:
-    """A label and the output that learns it.
+    """Describe a label and the output that learns it.
 
     Attributes:
-        label: what the label is called.
-        output: what the output is called.
-        classes: of the label; None if it is not categorical.
-        given, made: the shapes of a row of the label and of the output, where 1 at the end does not count.
-        loss: the name of Keras' loss; None for another.
+        label: the label's name in messages.
+        output: the output's name in messages.
+        classes: the number of the label's classes; None if the label is not categorical.
+        given, made: the shapes of a row of the label and of the output, without a 1 at the end.
+        loss: the name of Keras' loss; None for any other loss.
     """
 
     label: str
@@ -102,9 +102,10 @@ def check_inputs(model: Any, inputs: Any) -> None:
 
 
 def check_targets(model: Any, example: tuple[Any, ...], label_encoders: Sequence[Encoder]) -> None:
-    """Raise ModelError if outputs and losses do not learn the labels; warn of classes that scoring will not tell.
+    """Raise ModelError if outputs and losses cannot learn the labels; warn of classes that scoring cannot return.
 
-    `example`: symbolic (inputs, targets) or with weights; `label_encoders`: those of the targets, if they are labels.
+    `example`: symbolic (inputs, targets) or (inputs, targets, weights); `label_encoders`: those of the targets, if the
+    targets are labels.
     """
     result = _result(model, example[0])
     if result is None or model._compile_loss is None:
@@ -118,7 +119,7 @@ def check_targets(model: Any, example: tuple[Any, ...], label_encoders: Sequence
             f"{{{next(iter(targets))!r}: …}}), or prepare one label that is an array of them (F.array(…))"
         )
     encoders = {encoder.name: encoder for encoder in label_encoders}
-    for place, (name, tensor) in enumerate(zip(own_output_names(model, result), flat, strict=True)):
+    for index, (name, tensor) in enumerate(zip(own_output_names(model, result), flat, strict=True)):
         target, encoder = targets, label_encoders[0] if len(label_encoders) == 1 else None
         if isinstance(targets, Mapping):
             target, encoder = targets.get(name), encoders.get(name)
@@ -126,7 +127,7 @@ def check_targets(model: Any, example: tuple[Any, ...], label_encoders: Sequence
             return
         if target is None or None in tensor.shape[1:] or None in target.shape[1:]:
             continue
-        loss = keras_loss(loss_of(model, name, place, len(flat)))
+        loss = keras_loss(loss_of(model, name, index, len(flat)))
         found = _Target(
             label=f"label {encoder.name!r}" if encoder is not None else "the target",
             output=f"output {name!r} of model {model.name!r}",
@@ -135,7 +136,7 @@ def check_targets(model: Any, example: tuple[Any, ...], label_encoders: Sequence
             made=_without_one(tuple(tensor.shape[1:])),
             loss=_chosen(loss, tuple(tensor.shape[1:])),
         )
-        if found.made == () and last_activation(model, place, len(flat)) == "softmax":
+        if found.made == () and last_activation(model, index, len(flat)) == "softmax":
             raise ModelError(f"{found.output} is a softmax of one unit, which is always 1; use sigmoid")
         if (problem := _problem(found)) is not None:
             raise ModelError(problem)
@@ -147,7 +148,7 @@ def check_targets(model: Any, example: tuple[Any, ...], label_encoders: Sequence
 
 
 def _problem(target: _Target) -> str | None:
-    """What an output cannot learn of its label with its loss, and the way out; None if it can."""
+    """Build the error message, with the way out, if the output cannot learn its label with its loss; else None."""
     label, output, loss, classes = target.label, target.output, target.loss, target.classes
     if loss is None:
         return None
@@ -185,7 +186,7 @@ def _problem(target: _Target) -> str | None:
 
 
 def _result(model: Any, inputs: Any) -> Any:
-    """What the model gives, symbolically, in its own structure; None where Keras cannot tell, which it will say."""
+    """Return the model's symbolic outputs in its own structure; None if Keras cannot infer them (and fails later)."""
     functional = getattr(model, "_functional", None) or model
     struct = getattr(functional, "_outputs_struct", None)
     if struct is not None:
@@ -196,14 +197,14 @@ def _result(model: Any, inputs: Any) -> Any:
 
 
 def _chosen(loss: str | None, made: tuple[int, ...]) -> str | None:
-    """Keras' choice where "crossentropy" leaves it to the shapes."""
+    """Resolve "crossentropy" by the shape of the output, as Keras does."""
     if loss == "crossentropy":
         return "binary_crossentropy" if made[-1:] == (1,) else "sparse_categorical_crossentropy"
     return loss
 
 
 def _fits(given: tuple[int | None, ...], declared: tuple[int | None, ...]) -> bool:
-    """Whether Keras feeds rows of this shape to an input: it adds and takes away a 1 at the end."""
+    """Tell whether Keras feeds rows of this shape to an input: Keras adds or removes a 1 at the end."""
     shapes = [given, (*given, 1), *([given[:-1]] if given[-1:] == (1,) else [])]
     return any(
         len(shape) == len(declared)

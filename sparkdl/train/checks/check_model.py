@@ -1,4 +1,4 @@
-"""Refuse by name, before training, what cannot be trained exactly; create what a model creates late.
+"""Refuse a model that cannot be trained exactly, before training; create the variables that it creates late.
 
 Runs in rank processes.
 """
@@ -22,12 +22,12 @@ __all__ = ["build", "check_model"]
 
 log = logging.getLogger(__name__)
 
-# Methods that decide what is fed, or which function a step is: the exact step would be bypassed.
+# Methods that decide what is fed, or which function a step is: a user's version would bypass the exact step.
 NEVER_OWN = ("fit", "evaluate", "make_train_function", "make_test_function")
 
 
 def check_model(model: Any) -> None:
-    """Raise ModelError for what cannot be trained exactly, by name."""
+    """Raise ModelError if the model cannot be trained exactly; the message names why."""
     if not isinstance(model, keras.Model):
         raise ModelError(f"build_model must return a compiled keras.Model, not {type(model).__name__}")
     if not model.compiled or model.optimizer is None:
@@ -43,9 +43,10 @@ def check_model(model: Any) -> None:
 
 
 def build(model: Any, example: tuple[Any, ...], label_encoders: Sequence[Encoder] = ()) -> None:
-    """Create all variables of model, losses, metrics and optimizer; check what only then is known.
+    """Create all variables of model, losses, metrics and optimizer, and check names, shapes, losses and metrics.
 
-    `example`: (inputs, targets) or (inputs, targets, weights) of a few rows; `label_encoders`: of labels as targets.
+    `example`: (inputs, targets) or (inputs, targets, weights) of a few rows; `label_encoders`: those of the
+    targets, if the targets are labels.
     """
     _check_input_names(model, example[0])
     _check_output_names(model, example[1])
@@ -58,9 +59,9 @@ def build(model: Any, example: tuple[Any, ...], label_encoders: Sequence[Encoder
 
 
 def _check_input_names(model: Any, inputs: Any) -> None:
-    """Raise ModelError for a model of inputs by name whose names are not those of the features.
+    """Raise ModelError if a model takes inputs by name and the names are not those of the features.
 
-    Keras pairs the two in the order of their sorted names, whatever the names are.
+    Keras pairs inputs and features in the order of their sorted names, whatever the names are.
     """
     taken = getattr(model, "_inputs_struct", None)
     if not isinstance(taken, Mapping):
@@ -76,7 +77,7 @@ def _check_input_names(model: Any, inputs: Any) -> None:
 
 
 def _check_output_names(model: Any, targets: Any) -> None:
-    """Raise ModelError for labels by name that are not outputs of the model; Keras pairs the two by name."""
+    """Raise ModelError for labels by name that are not outputs of the model; Keras pairs labels and outputs by name."""
     made = getattr(model, "_outputs_struct", None)
     if made is None or not isinstance(targets, Mapping) or isinstance(made, keras.KerasTensor):
         return

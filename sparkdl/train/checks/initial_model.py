@@ -1,6 +1,6 @@
-"""Check that the weights of a trained model mean in a new run what they meant in the old one.
+"""Check that a trained model's inputs and classes are encoded as those of the dataset that a new run trains on.
 
-Runs on the driver, before any rank starts; compares the encoders.
+Runs on the driver, before any rank starts. With other encoders the model's weights would mean something else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _WAY_OUT = (
     "prepare the dataset as the model's was; or leave initial_model out and, if you know that the weights fit, set "
     "them in build_model: model.set_weights(sparkdl.load_model(…).keras_model.get_weights())"
 )
-# Of a numeric encoder, what its scale does not use.
+# The parameters of a numeric encoder that its scale does not use.
 _NOT_THE_SCALE = {
     "standardize": ("low", "high"),
     "minmax": ("mean", "std"),
@@ -33,7 +33,7 @@ _NOT_THE_SCALE = {
 
 
 def check_initial_model(model_dir: str, dataset: Dataset, target: str) -> None:
-    """Raise ModelError unless a trained model's inputs and classes are encoded as those of a dataset."""
+    """Raise ModelError unless a trained model's inputs and labels are encoded as those of the dataset."""
     signature = Signature.read(model_dir)
     _check(model_dir, "features", signature.inputs, dataset.encoders)
     if target != "label" or signature.target != "label":
@@ -60,9 +60,9 @@ def _check(model_dir: str, what: str, old: Sequence[Encoder], new: Sequence[Enco
 
 
 def _values(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Of two encoders what determines the values that they give; a fill that one has not is for rows of the other."""
+    """Return the parts of two encoders that determine their values; a fill that only one has is left out."""
     left_out = {"store", "column_shape"} | ({"fill"} if None in (old.get("fill"), new.get("fill")) else set())
     if old["kind"] == new["kind"] == "numeric" and old["scale"] == new["scale"]:
         left_out |= set(_NOT_THE_SCALE[old["scale"]])
     one, other = ({k: v for k, v in encoder.items() if k not in left_out} for encoder in (old, new))
-    return json.loads(json.dumps(one)), json.loads(json.dumps(other))  # lists and tuples are one
+    return json.loads(json.dumps(one)), json.loads(json.dumps(other))  # as JSON, lists and tuples are equal

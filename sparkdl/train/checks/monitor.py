@@ -1,4 +1,4 @@
-"""Check the figure by which the best model is chosen, before the first epoch.
+"""Check the metric by which the best model is chosen, before the first epoch.
 
 Runs in rank processes.
 """
@@ -22,17 +22,17 @@ log = logging.getLogger(__name__)
 def check_monitor(
     config: TrainConfig, model: Any, rates: list[str], *, validated: bool, directions: Mapping[str, str | None]
 ) -> str | None:
-    """Tell whether the "min" or "max" of the monitor is its best; None where nothing is monitored.
+    """Return "min" or "max", whichever value of the monitor is its best; None if nothing is monitored.
 
-    Raises ConfigError for a figure that the model does not give, and for one whose direction nothing tells. What a
-    callback or a step of the user's may still add is warned of.
+    Raises ConfigError for a metric that the model does not report, and for one whose direction is not known. Warns
+    instead if the user's callbacks or step may still add the metric.
     """
     monitor, mode = config.checkpoint.monitor, config.checkpoint.mode
     direction = None if monitor is None else direction_of(monitor, mode, directions)
     names = ["loss", *model.get_metrics_result()]
     given = {*names, *(f"val_{name}" for name in names if validated), *rates}
     wrong = unknown_monitor(monitor, given)
-    # Callbacks and steps of the user's own may add figures.
+    # The user's callbacks and steps may add metrics.
     if wrong is not None and config.callbacks is None and not has_own_step(model):
         raise ConfigError(wrong)
     if monitor is not None and direction is None:

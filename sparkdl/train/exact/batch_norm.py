@@ -1,7 +1,7 @@
-"""Batch normalization with the moments of the global batch.
+"""Normalize batches by the moments of the global batch.
 
-Runs in rank processes. The layers' `_moments` is replaced on their instances; Horovod's allreduce has a gradient, so
-that the moments of all ranks depend on the rows of each.
+Runs in rank processes. `_moments` is replaced on each layer's instance. Horovod's allreduce has a gradient, so that the
+moments of all ranks depend on the rows of each rank.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ __all__ = ["SyncedMoments", "synced_layers"]
 
 
 def synced_layers(model: Any, *, sync_all: bool) -> list[Any]:
-    """The batch normalization layers that ask for the global batch's moments, or all of them."""
+    """List the batch normalization layers with `synchronized`, or all of them if `sync_all`."""
     layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
     return [layer for layer in layers if sync_all or layer.synchronized]
 
 
 class SyncedMoments:
-    """Computes moments over all ranks. `real` must be set before a step: whether this rank's rows count."""
+    """Compute moments over all ranks. `real` must be set before a step, bool (): whether this rank has rows."""
 
     def __init__(self) -> None:
         self.real: tf.Tensor | None = None
 
     @contextmanager
     def of(self, layers: list[Any]) -> Iterator[None]:
-        """Within the block the layers normalize by the global batch."""
+        """Make the layers normalize by the global batch, within the block."""
         with ExitStack() as stack:
-            for place, layer in enumerate(layers):
-                stack.enter_context(replaced(layer, {"_moments": self._moments(layer, f"batch_norm_{place}")}))
+            for index, layer in enumerate(layers):
+                stack.enter_context(replaced(layer, {"_moments": self._moments(layer, f"batch_norm_{index}")}))
             yield
 
     def _moments(self, layer: Any, name: str) -> Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]:
@@ -44,7 +44,7 @@ class SyncedMoments:
             real = self.real
             axes = layer._reduction_axes
             inputs = tf.where(real, inputs, tf.zeros_like(inputs))
-            # Weights of the elements: those of a padding row count for nothing, nor do masked ones.
+            # Weights of the elements: 0 for those of a padding row and for masked ones.
             shape = tf.shape(inputs)
             weights = (
                 tf.ones_like(inputs) if mask is None else tf.broadcast_to(tf.cast(mask[..., None], inputs.dtype), shape)
@@ -60,7 +60,7 @@ class SyncedMoments:
             )
             squares = tf.reduce_sum(tf.square(inputs - wide) * weights, axes)
             variance = sum_vector(squares, name=f"{name}_variance") / count
-            # What a padding row gives back must not reach the other ranks' rows, be it NaN.
+            # The gradient of a padding row, which may be NaN, must not reach the other ranks' rows.
             return tuple(tf.where(real, value, tf.stop_gradient(value)) for value in (mean, variance))
 
         return moments

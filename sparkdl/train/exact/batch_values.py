@@ -1,7 +1,7 @@
 """Weigh the values that metrics get once for a batch by the batch's rows, and keep them from rows that do not count.
 
-Runs in rank processes. A train_step of the user's own, and a layer within its call, give a metric one value for a
-batch: on several ranks, and in a short last step, batches have different numbers of rows.
+Runs in rank processes. The user's train_step, and a layer within its call, give a metric one value for a batch:
+on several ranks, and in a short last step, batches have different numbers of rows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sparkdl.train.exact.patch import replaced
 __all__ = ["BatchValues", "Noted", "judge_values", "metrics_of_layers", "noted"]
 
 Noted = list[tuple[int, Any]]
-"""Single values that metrics got, in order, each with the metric's place among those that were watched."""
+"""Single values that metrics got, in order, each with the metric's index among the watched metrics."""
 
 
 def metrics_of_layers(model: Any) -> list[Any]:
@@ -38,44 +38,44 @@ def metrics_of_layers(model: Any) -> list[Any]:
 
 @contextmanager
 def noted(metrics: Sequence[Any]) -> Iterator[Noted]:
-    """Within the block Mean and Sum metrics note the single values that they get for a batch, and do not take them."""
+    """Note the single values that Mean and Sum metrics get for a batch, instead of adding them, within the block."""
     found: Noted = []
 
-    def noting(place: int, metric: Any) -> Callable[..., Any]:
+    def noting(index: int, metric: Any) -> Callable[..., Any]:
         original = metric.update_state
 
         def update_state(values: Any, *args: Any, **kwargs: Any) -> Any:
             if _is_single(values):
-                return found.append((place, values))
+                return found.append((index, values))
             return original(values, *args, **kwargs)
 
         return update_state
 
     with ExitStack() as stack:
-        for place, metric in enumerate(metrics):
+        for index, metric in enumerate(metrics):
             if isinstance(metric, (keras.metrics.Mean, keras.metrics.Sum)):
-                stack.enter_context(replaced(metric, {"update_state": noting(place, metric)}))
+                stack.enter_context(replaced(metric, {"update_state": noting(index, metric)}))
         yield found
 
 
 def judge_values(
     metrics: Sequence[Any], whole: Noted, parts: Sequence[Noted], rows: Sequence[int], *, tolerance: float
 ) -> tuple[list[Inexact], set[str]]:
-    """Find the metrics whose single values for a batch are not put together from those of parts of its rows.
+    """Find the metrics whose single value for a batch does not follow from the values for parts of the batch's rows.
 
     Args:
-        metrics: those that were watched.
-        whole, parts: what they got for all of some rows, and for each part of them.
-        rows: of each part.
+        metrics: the watched metrics.
+        whole, parts: the values that the metrics got for all of some rows, and for each part of these rows.
+        rows: the number of rows of each part.
 
     Returns:
-        What is not exact; and the names of Sum metrics whose values are sums over rows, and not means.
+        The metrics that are not exact; and the names of Sum metrics whose values are sums over rows, and not means.
     """
     found: list[Inexact] = []
     summed: set[str] = set()
-    for number, (place, value) in enumerate(whole):
-        metric = metrics[place]
-        own = [float(part[number][1]) for part in parts if len(part) == len(whole) and part[number][0] == place]
+    for number, (index, value) in enumerate(whole):
+        metric = metrics[index]
+        own = [float(part[number][1]) for part in parts if len(part) == len(whole) and part[number][0] == index]
         of_all = float(value)
         mean = sum(one * count for one, count in zip(own, rows, strict=False)) / sum(rows)
         scale = max(abs(of_all), *(abs(one) for one in own), 0.0)
@@ -97,7 +97,7 @@ def judge_values(
 
 
 def _is_single(values: Any) -> bool:
-    """Whether a metric gets one number, and not an array of them."""
+    """Tell whether a metric gets one number, and not an array of numbers."""
     if isinstance(values, (int, float, np.ndarray, np.generic)):
         return not np.shape(values)
     shape = getattr(values, "shape", None)
@@ -105,13 +105,13 @@ def _is_single(values: Any) -> bool:
 
 
 class BatchValues:
-    """Weighs values by rows while a step is traced or run.
+    """Weigh values by rows while a step is traced or run.
 
     Args:
-        summed: the names of Sum metrics whose single values are sums over rows: those are added as they are.
+        summed: the names of Sum metrics whose single values are sums over rows: such values are added as they are.
 
     Attributes:
-        counts: of the step; None outside of steps.
+        counts: the counts of the step; None outside of steps.
     """
 
     def __init__(self, summed: Collection[str] = ()) -> None:
@@ -120,10 +120,10 @@ class BatchValues:
 
     @contextmanager
     def weighed(self, metrics: Sequence[Any], trackers: Sequence[Any] = ()) -> Iterator[None]:
-        """Within the block Mean and Sum metrics among these weigh one value for a batch by the batch's rows.
+        """Make Mean and Sum metrics among `metrics` weigh one value for a batch by its rows, within the block.
 
         Args:
-            trackers: those of Keras, which gives each value a weight that does not know of ranks.
+            trackers: Keras' own loss trackers, whose values Keras weights without regard to other ranks.
         """
         with ExitStack() as stack:
             for metric in metrics:
@@ -133,7 +133,7 @@ class BatchValues:
             yield
 
     def _by_rows(self, metric: Any, *, always: bool) -> Callable[..., Any]:
-        """`update_state` that weighs one value for a batch by the batch's rows."""
+        """Make an `update_state` that weighs one value for a batch by the batch's rows."""
         original, is_sum = metric.update_state, isinstance(metric, keras.metrics.Sum)
         takes_weight = "sample_weight" in inspect.signature(original).parameters
         as_keras = type(metric).update_state in (keras.metrics.Mean.update_state, keras.metrics.Sum.update_state)
@@ -161,7 +161,7 @@ class BatchValues:
 
     @contextmanager
     def unchanged_without_rows(self, metrics: Sequence[Any], counts: Counts) -> Iterator[None]:
-        """Put these metrics back after the block if the step had no rows."""
+        """Restore the metrics' variables after the block if this rank had no rows in the step."""
         variables = [v.value for metric in metrics for v in metric.variables]
         before = [tf.identity(variable) for variable in variables]
         yield

@@ -1,6 +1,6 @@
-"""The collective operations of a training run, over Horovod.
+"""Run the collective operations of a training run over Horovod.
 
-Runs in rank processes. Every rank calls each of these the same number of times in the same order.
+Runs in rank processes. Every rank calls each function the same number of times in the same order.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 
 def join_world(world: World) -> None:
     """Connect with the other ranks. Raises LaunchError if Horovod sees another world than the launcher."""
-    # Groups that are ready at the same time would become one operation: elements would be added in another order.
+    # Otherwise groups that are ready at the same time become one operation, and elements are added in another order.
     os.environ["HOROVOD_DISABLE_GROUP_FUSION"] = "1"
     hvd.init()
     if (hvd.rank(), hvd.size()) != (world.rank, world.size):
@@ -56,16 +56,16 @@ def sum_tensors(tensors: Sequence[tf.Tensor], *, name: str) -> list[tf.Tensor]:
     """
     summed: list[tf.Tensor] = [None] * len(tensors)
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
-        places = [place for place, tensor in enumerate(tensors) if tensor.dtype == dtype]
-        group = [tensors[place] for place in places]
+        indexes = [index for index, tensor in enumerate(tensors) if tensor.dtype == dtype]
+        group = [tensors[index] for index in indexes]
         results = hvd.grouped_allreduce(group, op=hvd.Sum, name=f"sparkdl_{name}_{dtype.name}")
-        for place, result in zip(places, results, strict=True):
-            summed[place] = tf.ensure_shape(result, tensors[place].shape)
+        for index, result in zip(indexes, results, strict=True):
+            summed[index] = tf.ensure_shape(result, tensors[index].shape)
     return summed
 
 
 def sum_vector(values: tf.Tensor, *, name: str) -> tf.Tensor:
-    """The sum of one tensor over all ranks; inside a graph too, and differentiable."""
+    """Sum one tensor over all ranks; inside a graph too, and differentiable."""
     return hvd.allreduce(values, op=hvd.Sum, name=f"sparkdl_{name}")
 
 
@@ -75,36 +75,36 @@ def max_tensor(values: tf.Tensor, *, name: str) -> tf.Tensor:
 
 
 def gather_slices(slices: tf.IndexedSlices, *, name: str) -> tf.IndexedSlices:
-    """The slices of all ranks, one rank's after the other's: their sum over the ranks, sparse."""
+    """Concatenate the slices of all ranks, in rank order; together the slices are the sparse sum over the ranks."""
     values = hvd.allgather(slices.values, name=f"sparkdl_{name}_values")
     indices = hvd.allgather(slices.indices, name=f"sparkdl_{name}_indices")
     return tf.IndexedSlices(values, indices, slices.dense_shape)
 
 
 def sum_over_ranks(values: np.ndarray, *, name: str) -> np.ndarray:
-    """The elementwise sum, float64, over all ranks. Eager."""
+    """Return the elementwise sum, float64, over all ranks. Eager."""
     return _reduced(values, hvd.Sum, name)
 
 
 def max_over_ranks(values: np.ndarray, *, name: str) -> np.ndarray:
-    """The elementwise maximum, float64, over all ranks. Eager."""
+    """Return the elementwise maximum, float64, over all ranks. Eager."""
     return _reduced(values, hvd.Max, name)
 
 
 def min_over_ranks(values: np.ndarray, *, name: str) -> np.ndarray:
-    """The elementwise minimum, float64, over all ranks. Eager."""
+    """Return the elementwise minimum, float64, over all ranks. Eager."""
     return _reduced(values, hvd.Min, name)
 
 
 def gather_over_ranks(values: np.ndarray, *, name: str) -> np.ndarray:
-    """The values of all ranks, float64 ``(ranks, values)``, from each rank's ``(values,)``. Eager."""
+    """Gather the values of all ranks, float64 ``(ranks, values)``, from each rank's ``(values,)``. Eager."""
     if hvd.size() == 1:
         return np.asarray(values, dtype=np.float64)[None]
     return hvd.allgather(tf.constant(values[None], tf.float64), name=f"sparkdl_{name}").numpy()
 
 
 def gather_text(text: str, *, name: str) -> list[str]:
-    """A text of each rank. Eager."""
+    """Gather one text of each rank, in rank order. Eager."""
     own = np.frombuffer(text.encode(), dtype=np.uint8)
     lengths = gather_over_ranks(np.array([len(own)]), name=f"{name}_length")[:, 0].astype(int)
     together = own if hvd.size() == 1 else hvd.allgather(tf.constant(own), name=f"sparkdl_{name}").numpy()

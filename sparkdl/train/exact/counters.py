@@ -1,4 +1,4 @@
-"""What a step is told and what it leaves behind: rows, the parts of the loss, the wish to stop.
+"""Hold the counters of steps: rows, numerators and denominators of the loss, requests to stop.
 
 Runs in rank processes.
 """
@@ -16,16 +16,16 @@ from sparkdl.errors import ModelError
 __all__ = ["ROWS", "WIND_DOWN", "Counts", "EpochSums", "StepCounters", "other_data", "unpack_element", "weigh_classes"]
 
 WIND_DOWN = 2.0**20
-"""A rank's wish that the run winds down: more than all ranks' wishes to stop together."""
+"""A rank's request for a graceful stop: larger than the sum of all ranks' requests to stop."""
 
 
-# The one log of an evaluation's step: a rank's own values are no result.
+# The only log of an evaluation's step: values over this rank's rows alone are not a result.
 ROWS = "rows"
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The numbers of one step on one rank, int64 ().
+    """Hold the numbers of one step on one rank, each int64 ().
 
     Attributes:
         rows: this rank's rows that count; 0 where its one row is a padding row.
@@ -39,30 +39,30 @@ class Counts:
 
     @classmethod
     def of(cls, counts: tf.Tensor) -> Counts:
-        """From int64 ``(3,)``, as `step_dataset` gives it."""
+        """Unpack int64 ``(3,)``, as `step_dataset` gives it."""
         return cls(*tf.unstack(counts))
 
     @property
     def real(self) -> tf.Tensor:
-        """Whether the rank's rows count, bool ()."""
+        """A bool (): true if this rank has rows in the step."""
         return self.rows > 0
 
     def share(self, dtype: Any) -> tf.Tensor:
-        """This rank's rows as a fraction of all."""
+        """Return this rank's rows as a fraction of the rows over all ranks."""
         return tf.cast(self.rows / self.global_rows, dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochSums:
-    """What the steps of an epoch add up beside its loss, on one rank; float64 ().
+    """Hold the sums over the steps of an epoch, except those of its loss, on one rank; each float64 ().
 
     Attributes:
         global_rows: rows over all ranks.
         rows: this rank's rows.
         wait_s: the seconds that this rank waited for data.
         reduce_s: the seconds from this rank's gradients to the sum over all ranks.
-        norm: the global norms of the summed gradients.
-        norms: how many they are.
+        norm: the sum of the global norms of the summed gradients.
+        norms: the number of norms in `norm`.
     """
 
     global_rows: Any = 0.0
@@ -73,18 +73,18 @@ class EpochSums:
     norms: Any = 0.0
 
     def vector(self) -> tf.Tensor:
-        """The sums in the order of the fields."""
+        """Stack the sums in the order of the fields, float64 ``(fields,)``."""
         return tf.stack([tf.cast(getattr(self, field.name), tf.float64) for field in fields(self)])
 
 
 class StepCounters:
-    """What steps leave behind for callbacks: TensorFlow variables, float64, on this rank.
+    """Hold the results of steps for callbacks: TensorFlow variables, float64, on this rank.
 
     Attributes:
-        ask_stop, stops_asked: this rank's wish, and the sum of all ranks' at the last step: 1 to stop, or WIND_DOWN.
+        ask_stop, stops_asked: this rank's request, and the sum of all ranks' at the last step: 1 to stop, or WIND_DOWN.
         winding_down: whether the run ends with the next checkpoint, on all ranks the same.
         train_parts: numerator and denominator of each part of the epoch's loss, over all ranks, ``(parts, 2)``.
-        test_parts: the same of an evaluation, over this rank's rows.
+        test_parts: numerator and denominator of each part of an evaluation's loss, over this rank's rows.
         test_rows: this rank's rows of an evaluation.
     """
 
@@ -99,7 +99,7 @@ class StepCounters:
         self.test_rows = _variable(())
 
     def asked(self) -> float:
-        """`stops_asked`. Eager; for every step: `numpy` of a variable takes three times as long."""
+        """Return `stops_asked`. Eager; called in every step: `numpy` of a variable takes three times as long."""
         return float(tf.raw_ops.ReadVariableOp(resource=self.stops_asked.handle, dtype=tf.float64))
 
     def start_epoch(self, sums: EpochSums | None = None) -> None:
@@ -113,20 +113,20 @@ class StepCounters:
         self.test_rows.assign(0.0)
 
     def rows(self, *, testing: bool) -> float:
-        """This rank's rows of the epoch, or of the evaluation, so far. Eager."""
+        """Return this rank's rows of the epoch, or of the evaluation, so far. Eager."""
         return float(self.test_rows.numpy() if testing else self.sums().rows)
 
     def add(self, sums: EpochSums) -> None:
-        """Add to the sums of the epoch; in a step."""
+        """Add to the sums of the epoch; called within a step."""
         self._sums.assign_add(sums.vector())
 
     def sums(self) -> EpochSums:
-        """The sums of the epoch so far, as floats. Eager."""
+        """Return the sums of the epoch so far, as floats. Eager."""
         return EpochSums(**dict(zip((f.name for f in fields(EpochSums)), self._sums.numpy().tolist(), strict=True)))
 
 
 def unpack_element(element: Any) -> tuple[tuple[Any, ...], tf.Tensor, tf.Tensor]:
-    """Keras' (inputs, targets[, weights]), the counts of the step, and the seconds waited for it."""
+    """Split an element into Keras' (inputs, targets[, weights]), the step's counts, and the seconds waited for it."""
     ours = isinstance(element, tuple) and len(element) == 2 and isinstance(element[1], tuple) and len(element[1]) == 4
     if not ours:
         raise other_data()
@@ -136,7 +136,7 @@ def unpack_element(element: Any) -> tuple[tuple[Any, ...], tf.Tensor, tf.Tensor]
 
 
 def other_data() -> ModelError:
-    """The error for data of a callback's own, which the steps of a run do not take."""
+    """Make the error for a callback's own data, which the steps of a run do not take."""
     return ModelError(
         "within a run, the model's fit, evaluate, train_on_batch and test_on_batch take the run's own steps; in a "
         "callback compute what you need from self.model(x, training=False) or self.model.predict(x), name a split "
@@ -145,7 +145,7 @@ def other_data() -> ModelError:
 
 
 def weigh_classes(batch: tuple[Any, ...], class_weights: tuple[float, ...]) -> tuple[Any, ...]:
-    """The batch with its sample weights multiplied by those of the targets' classes; targets: int, ``(rows,)``."""
+    """Multiply a batch's sample weights by the weights of the targets' classes; targets: int, ``(rows,)``."""
     inputs, targets, *weights = batch
     of_rows = tf.gather(tf.constant(class_weights, keras.config.floatx()), targets)
     return inputs, targets, (tf.cast(weights[0], of_rows.dtype) * of_rows if weights else of_rows)

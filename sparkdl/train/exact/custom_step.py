@@ -1,8 +1,8 @@
-"""The exact steps of a model with a train_step, test_step or compute_loss of its own.
+"""Make steps exact for a model with its own train_step, test_step or compute_loss.
 
-Runs in rank processes. What the user's step does cannot be seen, so it is met at its edges: every optimizer of the
-model gets the gradients of all ranks, weighted by rows; metrics that take a batch's mean get its rows as weight. Losses
-within such a step must be means over rows.
+Runs in rank processes. What the user's step computes cannot be seen, but what it hands on can be changed: every
+optimizer of the model gets the gradients of all ranks, weighted by rows; a metric that takes a batch's mean gets the
+batch's rows as weight. Losses within such a step must be means over rows.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SAME_WEIGHTS = 1e-6
 
 
 class CustomSteps:
-    """`train_step` and `test_step` for elements of `step_dataset`, around the model's own."""
+    """Run the model's own `train_step` and `test_step` on elements of `step_dataset`."""
 
     def __init__(
         self,
@@ -60,23 +60,23 @@ class CustomSteps:
         self._moments = moments
         self._class_weights = class_weights
         self._train, self._test = model.train_step, model.test_step
-        # While a step is traced or run: its counts, how often an optimizer was applied, what metrics gave.
+        # While a step is traced or run: the step's counts, how often an optimizer was applied, the metrics' results.
         self._counts: Counts | None = None
         self._values = BatchValues(summed_metrics)
         self._applied = 0
         self._results: list[Any] = []
         self._names: dict[bool, list[str]] = {}
-        # Those of the names that are not metrics'.
+        # The names of logs that are not results of metrics.
         self._plain: dict[bool, list[str]] = {}
 
     @contextmanager
     def edges(self) -> Iterator[None]:
-        """Within the block the model's optimizers, loss and metrics take part in the steps."""
+        """Make the model's optimizers, loss and metrics take part in the steps, within the block."""
         model = self._model
         with ExitStack() as stack:
             optimizers = optimizers_of(model)
-            for place, optimizer in enumerate(optimizers):
-                apply = self._apply(optimizer, place, with_norm=len(optimizers) == 1)
+            for index, optimizer in enumerate(optimizers):
+                apply = self._apply(optimizer, index, with_norm=len(optimizers) == 1)
                 stack.enter_context(replaced(optimizer, {"apply": apply}))
             trackers = model._compile_loss.metrics if model._compile_loss is not None else []
             metrics = leaf_metrics(model.metrics)
@@ -86,7 +86,7 @@ class CustomSteps:
             yield
 
     def train_step(self, element: Any) -> dict[str, tf.Tensor]:
-        """One step; the logs are the means of the epoch so far, over all ranks."""
+        """Take one step; the logs are the means of the epoch so far, over all ranks."""
         batch, counts_vector, wait_s = unpack_element(element)
         if self._class_weights is not None:
             batch = weigh_classes(batch, self._class_weights)
@@ -111,16 +111,16 @@ class CustomSteps:
         self._state.finish(sums[1:], counts)
         numbers.add(EpochSums(global_rows=counts.global_rows, rows=counts.rows, wait_s=wait_s))
         numbers.stops_asked.assign(sums[0][0])
-        totals = {m.name: sums[0][1 + 2 * place : 3 + 2 * place] for place, m in enumerate(means)}
+        totals = {m.name: sums[0][1 + 2 * index : 3 + 2 * index] for index, m in enumerate(means)}
         logs = {
             name: tf.cast(tf.math.divide_no_nan(*tf.unstack(totals[name])), keras.config.floatx())
             for name in self._names[False]
             if name in totals
         } | self._plain_logs(given, testing=False)
-        return logs or {"step": counts.step}  # Keras needs one
+        return logs or {"step": counts.step}  # Keras needs at least one log
 
     def test_step(self, element: Any) -> dict[str, tf.Tensor]:
-        """One step of an evaluation; callbacks get the values of all rows at its end."""
+        """Take one step of an evaluation, at whose end callbacks get the values over all rows."""
         batch, counts_vector, _ = unpack_element(element)
         counts = Counts.of(counts_vector)
         self._counts, self._results, self._values.counts = counts, [], counts
@@ -132,9 +132,9 @@ class CustomSteps:
         return {**self._plain_logs(logs, testing=True), ROWS: counts.rows}
 
     def results(self, metrics: dict[str, Any], *, testing: bool, logs: Any = None) -> dict[str, Any]:
-        """Those of the metrics over all rows that the step gives. Eager; all ranks must have the same weights.
+        """Select the metrics over all rows that the step logs. Eager; all ranks must have the same weights.
 
-        What the step's logs hold beside metrics is that of the last step, as in Keras; the mean over ranks.
+        Logs that are not results of metrics are those of the last step, as in Keras; their mean over ranks is given.
         """
         if not testing and not self._alone:
             self._check_weights()
@@ -150,11 +150,11 @@ class CustomSteps:
         self._numbers.start_test()
 
     def _metrics(self) -> list[Any]:
-        """The metrics that rows which do not count must not reach; one rank alone has none of those."""
+        """List the metrics that padding rows must not reach; empty on one rank, which gets no padding row."""
         return [] if self._alone else leaf_metrics(self._model.metrics)
 
     def _checked(self, logs: Any, step: str) -> list[str]:
-        """The names in the logs of a step. Raises ModelError for one that is not a metric's, if all must be exact."""
+        """Return the names of a step's logs. Raises ModelError for one that is not a metric's, if all must be exact."""
         given, known = list(self._results), self._model.get_metrics_result()
         plain = []
         for name, value in logs.items():
@@ -171,7 +171,7 @@ class CustomSteps:
         return list(logs)
 
     def _plain_logs(self, logs: Any, *, testing: bool) -> dict[str, Any]:
-        """The logs of a step that are not results of metrics."""
+        """Return the logs of a step that are not results of metrics."""
         return {name: tf.convert_to_tensor(logs[name]) for name in self._plain[testing]}
 
     def _noted(self, original: Callable[[], Any]) -> Callable[[], Any]:
@@ -182,8 +182,11 @@ class CustomSteps:
 
         return result
 
-    def _apply(self, optimizer: Any, place: int, *, with_norm: bool) -> Callable[..., Any]:
-        """`apply` for the gradients of all ranks. Norms of several optimizers' gradients have no common meaning."""
+    def _apply(self, optimizer: Any, index: int, *, with_norm: bool) -> Callable[..., Any]:
+        """Make an `apply` that sums the gradients of all ranks.
+
+        `with_norm`: for a model with one optimizer; norms of several optimizers' gradients have no common meaning.
+        """
         original = optimizer.apply
 
         def apply(grads: Any, trainable_variables: Any = None) -> Any:
@@ -194,8 +197,8 @@ class CustomSteps:
             grads = list(grads)
             if not self._alone:
                 grads = [None if g is None else _times(counts, g) for g in grads]
-            grads, _, reduce_s = self._gradients(grads, [], real=counts.real, name=f"{place}_{self._applied}")
-            # Here and not at the step's end: the user's step may apply the optimizer within a branch.
+            grads, _, reduce_s = self._gradients(grads, [], real=counts.real, name=f"{index}_{self._applied}")
+            # The norm is taken here and not at the step's end: the user's step may apply the optimizer within a branch.
             norm = gradient_norm(grads, optimizer) if with_norm else EpochSums()
             self._numbers.add(replace(norm, reduce_s=reduce_s))
             return original(grads, trainable_variables)
@@ -214,7 +217,7 @@ class CustomSteps:
 
 
 def _times(counts: Counts, gradient: Any) -> Any:
-    """A gradient of a mean over this rank's rows, as its share of the mean over all rows."""
+    """Scale the gradient of a mean over this rank's rows to this rank's share of the mean over all rows."""
     if isinstance(gradient, tf.IndexedSlices):
         values = gradient.values * counts.share(gradient.values.dtype)
         return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)

@@ -1,6 +1,6 @@
-"""Hold what was found out about a model: the parts that are not exact over ranks, and how the others are put together.
+"""Hold the findings about a model: the parts that are not exact over ranks, and the reductions of the other parts.
 
-Pure values; made by `exactness.find`, obeyed by the exact steps.
+Pure values; made by `exactness.find`, used by the exact steps.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ __all__ = ["Findings", "Inexact", "named"]
 
 @dataclass(frozen=True, slots=True)
 class Inexact:
-    """A part of a model whose value over all rows cannot be put together from the ranks' rows.
+    """Describe a part of a model whose value over all rows cannot be computed from its values on the ranks.
 
     Attributes:
-        what: its kind and name: "loss 'dice'".
+        what: the part's kind and name: "loss 'dice'".
         reason: the rest of the sentence: "is not a mean over rows: it is …".
-        way_out: how to make it exact, or "".
+        way_out: how to make the part exact, or "".
     """
 
     what: str
@@ -31,19 +31,19 @@ class Inexact:
 
 
 def named(found: Sequence[Inexact]) -> list[str]:
-    """The kinds and names, each once, as they stand in history, report and signature."""
+    """List the kinds and names of parts, each once, as they stand in history, report and signature."""
     return list(dict.fromkeys(one.what for one in found))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """What was found out about a model; made on rank 0, the same on all ranks.
+    """Hold the findings about a model; made on rank 0, equal on all ranks.
 
     Attributes:
         inexact: the parts that depend on how rows are divided.
         states: the reduction of each of `layer_states(model)`.
-        single_values: places among the model's metrics of those whose function gives one value for all rows.
-        averaged_metrics: places among the model's metrics of those whose results, not states, are averaged.
+        single_values: indexes among the model's metrics of those whose function gives one value for all rows.
+        averaged_metrics: indexes among the model's metrics of those whose results, not states, are averaged.
         summed_metrics: the names of Sum metrics that layers or steps give sums over rows.
     """
 
@@ -54,13 +54,13 @@ class Findings:
     summed_metrics: tuple[str, ...] = ()
 
     def to_json(self) -> str:
-        """As it travels to the other ranks."""
+        """Encode the findings as JSON, to be sent to the other ranks."""
         inexact = [[one.what, one.reason, one.way_out] for one in self.inexact]
         return json.dumps([inexact, self.states, self.single_values, self.averaged_metrics, self.summed_metrics])
 
     @classmethod
     def from_json(cls, text: str) -> Findings:
-        """From `to_json`."""
+        """Decode the output of `to_json`."""
         inexact, states, single_values, averaged, summed = json.loads(text)
         return cls(
             inexact=tuple(Inexact(*one) for one in inexact),

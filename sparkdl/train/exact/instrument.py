@@ -4,7 +4,7 @@ Runs in rank processes. The model's *instance* is instrumented for the time of a
 and its saved configuration stay the user's.
 
 A rank differentiates its share of the global batch's loss, each part of the loss divided by its own denominator over
-all ranks (`loss_parts`); one grouped allreduce sums the gradients, together with the loss and the wish to stop, before
+all ranks (`loss_parts`); one grouped allreduce sums the gradients, together with the loss and requests to stop, before
 the user's own loss scaling, clipping and optimizer. A rank without rows is fed one padding row that counts for nothing.
 """
 
@@ -41,16 +41,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOptions:
-    """How steps are done.
+    """Hold the options of steps.
 
     Attributes:
-        seed: of dropout and other draws.
+        seed: the seed of dropout and other draws.
         global_batch_size: rows of a step over all ranks, at most.
-        compression: None, or "fp16" for gradients on their way.
+        compression: None, or "fp16" to send gradients in float16.
         sync_batch_norm: whether all batch normalization takes the moments of the global batch.
-        class_weights: of each class of the one categorical label, by its code; None for none.
-        findings: of the model; what is not exact in it is computed per rank and averaged by rows.
-        per_worker: whether values that cannot be exact are taken, averaged over ranks.
+        class_weights: the weight of each class of the one categorical label, by the class's code; None: no weights.
+        findings: the findings about the model; what is not exact is computed per rank and averaged by rows.
+        per_worker: whether values that cannot be exact are accepted, averaged over ranks.
     """
 
     seed: int = 0
@@ -66,10 +66,10 @@ class StepOptions:
 def exact_steps(
     model: Any, world: World, example: tuple[Any, ...], options: StepOptions | None = None
 ) -> Iterator[StepCounters]:
-    """Within the block the model's `fit` and `evaluate` take elements of `step_dataset` and are exact over ranks.
+    """Make the model's `fit` and `evaluate` take elements of `step_dataset`, exact over ranks, within the block.
 
     Args:
-        model: checked and built.
+        model: a checked and built model.
         example: symbolic (inputs, targets) or (inputs, targets, weights).
     """
     options = options or StepOptions()
@@ -87,7 +87,7 @@ def exact_steps(
     }
     synced = synced_layers(model, sync_all=options.sync_batch_norm) if world.size > 1 else []
     jit_compile, model.jit_compile = model.jit_compile, False
-    # Those of a training of the user's own would go on with Keras' steps.
+    # Functions that the user's own training left would go on with Keras' steps.
     model.train_function = model.test_function = None
     try:
         with ExitStack() as stack:
@@ -100,7 +100,7 @@ def exact_steps(
                 steps = CustomSteps(model, numbers, per_worker=options.per_worker, **shared)
                 stack.enter_context(steps.edges())
                 if jit_compile:
-                    log.warning("jit_compile is switched off for model %s: it has steps of its own", model.name)
+                    log.warning("jit_compile is switched off for model %s: it has its own steps", model.name)
             else:
                 losses = stack.enter_context(loss_parts(model, world_size=world.size))
                 numbers = StepCounters(losses.count)
@@ -117,7 +117,7 @@ def exact_steps(
 
 
 def _states(model: Any, findings: Findings) -> list[tuple[Any, str]]:
-    """The layers' state variables, each with its reduction; without findings those of floats are averaged."""
+    """List the layers' state variables, each with its reduction: without findings the declared one, or "mean"."""
     states = layer_states(model)
     reductions = findings.states or [state.reduction or "mean" for state in states]
     return [(state.variable.value, reduction) for state, reduction in zip(states, reductions, strict=True)]
@@ -126,13 +126,14 @@ def _states(model: Any, findings: Findings) -> list[tuple[Any, str]]:
 def _methods(
     model: Any, steps: KerasSteps | CustomSteps, numbers: StepCounters, averaged: Sequence[int]
 ) -> dict[str, Any]:
-    """What takes the place of the model's own attributes.
+    """Make the attributes that replace the model's own.
 
-    `averaged`: the places of the metrics whose results are averaged over ranks, by rows, for their states cannot be.
+    `averaged`: the indexes of the metrics whose results are averaged over ranks, weighted by rows, since their states
+    cannot be reduced.
     """
     original_result, original_reset = model.get_metrics_result, model.reset_metrics
     leaves = leaf_metrics(model.metrics)
-    reduced = [metric for place, metric in enumerate(leaves) if place not in averaged]
+    reduced = [metric for index, metric in enumerate(leaves) if index not in averaged]
 
     def make_train_function(force: bool = False) -> None:
         if model.train_function is None or force:
@@ -150,7 +151,7 @@ def _methods(
         )
 
     def results(logs: dict[str, Any]) -> dict[str, Any]:
-        """What an epoch or an evaluation gives, from the logs of its last step."""
+        """Return the metrics of an epoch or an evaluation, given the logs of its last step."""
         testing = ROWS in logs
         with reduced_states(reduced):
             # A result may be a metric's variable itself, which has another value after the block.

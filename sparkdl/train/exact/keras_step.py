@@ -1,4 +1,4 @@
-"""The exact steps of a model with Keras' own train_step: loss in parts, gradients summed, then the user's optimizer.
+"""Make the steps of a model with Keras' train_step exact: loss in parts, gradients summed, then the user's optimizer.
 
 Runs in rank processes.
 """
@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 
 
 class KerasSteps:
-    """`train_step` and `test_step` for elements of `step_dataset`.
+    """Take training and test steps on elements of `step_dataset`.
 
-    Each does what Keras' does; but the loss that a rank differentiates is its share of the global batch's loss, and
-    the gradients of all ranks are summed before the user's optimizer, its clipping and loss scaling, gets them.
+    A step does what Keras' step does; but the loss that a rank differentiates is its share of the global batch's loss,
+    and the gradients of all ranks are summed before the user's optimizer, with clipping and loss scaling, gets them.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class KerasSteps:
         self._forward: Callable[..., Any] = self._plain_forward
 
     def use_xla(self) -> None:
-        """Compile forward and backward by XLA from now on, where XLA can."""
+        """Compile the forward and the backward pass by XLA from now on, where XLA can."""
         self._draws.always_all = True  # compiled functions are traced apart from the steps
         batch = example_batch(self._example, rows=2)
         if self._class_weights is not None:
@@ -84,7 +84,7 @@ class KerasSteps:
         self._forward = compiled or self._plain_forward
 
     def train_step(self, element: Any) -> dict[str, tf.Tensor]:
-        """One step; the log is the loss of the epoch so far, over all ranks."""
+        """Take one step; the log is the loss of the epoch so far, over all ranks."""
         model, numbers = self._model, self._numbers
         batch, counts_vector, wait_s = unpack_element(element)
         if self._class_weights is not None:
@@ -108,7 +108,7 @@ class KerasSteps:
         return {"loss": tf.cast(self._losses.total(parts_of_epoch), keras.config.floatx())}
 
     def test_step(self, element: Any) -> dict[str, tf.Tensor]:
-        """One step of an evaluation. A rank's own values are no result: callbacks get those of all rows at the end."""
+        """Take one step of an evaluation, at whose end callbacks get the values over all rows; log this rank's rows."""
         batch, counts_vector, _ = unpack_element(element)
         counts = Counts.of(counts_vector)
         self._draws.set(-1 - counts.step)
@@ -117,7 +117,7 @@ class KerasSteps:
         return {ROWS: counts.rows}
 
     def results(self, metrics: dict[str, Any], *, testing: bool, logs: Any = None) -> dict[str, Any]:
-        """The metrics over all rows, with the loss over all rows in its place. Eager."""
+        """Put the loss over all rows into the metrics over all rows. Eager."""
         if not testing:
             return {**metrics, "loss": float(self._losses.total(self._numbers.train_parts))}
         parts = sum_over_ranks(self._numbers.test_parts.numpy(), name="loss")
@@ -129,7 +129,7 @@ class KerasSteps:
         self._numbers.start_test()
 
     def _plain_forward_backward(self, batch: Any, counts_vector: tf.Tensor) -> tuple[list[Any], tf.Tensor]:
-        """This rank's share of the gradients, and the parts of the loss; metrics are updated."""
+        """Compute this rank's share of the gradients, and the parts of the loss; update the metrics."""
         model, counts = self._model, Counts.of(counts_vector)
         self._moments.real = counts.real
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
@@ -142,7 +142,7 @@ class KerasSteps:
         return gradients, loss.parts
 
     def _plain_forward(self, batch: Any, counts_vector: tf.Tensor) -> tf.Tensor:
-        """The parts of the loss of an evaluation's step; metrics are updated."""
+        """Compute the parts of the loss of an evaluation's step; update the metrics."""
         counts = Counts.of(counts_vector)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         y_pred = self._call(x, counts, training=False)
@@ -166,12 +166,12 @@ class KerasSteps:
         else:
             tf.cond(counts.real, update, lambda: tf.constant(0))
 
-    def _slices_per_row(self, place: int) -> int | None:
-        """The slices of a sparse gradient that each row of a batch gives, read off two traces; None if not so many."""
+    def _slices_per_row(self, index: int) -> int | None:
+        """Read off two traces how many slices a row of a batch adds to a sparse gradient; None if that varies."""
         if self._slices is None:
             two, four = (self._slices_of(rows) for rows in (2, 4))
             self._slices = {at: count // 2 for at, count in two.items() if count % 2 == 0 and four.get(at) == 2 * count}
-        return self._slices.get(place)
+        return self._slices.get(index)
 
     def _slices_of(self, rows: int) -> dict[int, int]:
         specs = keras.tree.map_structure(lambda s: tf.TensorSpec((rows, *s.shape[1:]), s.dtype), self._example)
@@ -179,23 +179,23 @@ class KerasSteps:
 
         def traced(batch: Any, counts: tf.Tensor) -> None:
             gradients, _ = self._plain_forward_backward(batch, counts)
-            for place, gradient in enumerate(gradients):
+            for index, gradient in enumerate(gradients):
                 if isinstance(gradient, tf.IndexedSlices) and gradient.indices.shape.is_fully_defined():
-                    found[place] = int(gradient.indices.shape[0])
+                    found[index] = int(gradient.indices.shape[0])
 
         tf.function(traced, autograph=False).get_concrete_function(specs, tf.TensorSpec((3,), tf.int64))
         return found
 
 
 class StepFunction:
-    """Take a training step as one call into TensorFlow, in the place of Keras' `train_function`.
+    """Take a training step as one call into TensorFlow, instead of Keras' `train_function`.
 
     Keras' own function takes the iterator as an argument, of which TensorFlow makes a type to compare in every step,
     and gives its logs in an Optional, which costs two more operations: together 0.3 ms of a core, as much as a small
     model's step takes (benchmarks/train.py).
 
-    It is traced once for an iterator, whose steps may have any number of rows; not at all where the model is to run
-    eagerly. Raises tf.errors.OutOfRangeError at the data's end.
+    The step is traced once for an iterator, whose steps may have any number of rows; it is not traced where the model
+    is to run eagerly. Raises tf.errors.OutOfRangeError at the data's end.
     """
 
     def __init__(self, model: Any) -> None:
@@ -221,17 +221,17 @@ class StepFunction:
 
 
 def example_batch(example: tuple[Any, ...], *, rows: int) -> tuple[Any, ...]:
-    """A batch of zeros with so many rows, from the symbolic (inputs, targets[, weights])."""
+    """Make a batch of zeros with this number of rows, from the symbolic (inputs, targets[, weights])."""
     return keras.tree.map_structure(lambda s: tf.zeros((rows, *s.shape[1:]), s.dtype), example)
 
 
 def compiled_by_xla(
     function: Callable[..., Any], arguments: tuple[Any, ...], *, what: str
 ) -> Callable[..., Any] | None:
-    """Compile a function by XLA, when it is called; None if XLA cannot compile it for these arguments.
+    """Return the function, compiled by XLA when it is called; None if XLA cannot compile it for these arguments.
 
-    The function is traced, and translated for XLA, but not run. Horovod's operations cannot be compiled, so Keras' own
-    way, the whole step in one XLA function, is not ours; where XLA cannot compile a model, it is trained without.
+    The function is traced, and translated for XLA, but not run. Horovod's operations cannot be compiled, so that the
+    whole step cannot be one XLA function, as it is in Keras; a model that XLA cannot compile is trained without XLA.
     """
     compiled = tf.function(function, jit_compile=True, reduce_retracing=True, autograph=False)
     try:

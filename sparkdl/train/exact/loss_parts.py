@@ -1,4 +1,4 @@
-"""Take a compiled loss apart: what each part is divided by, so that ranks' parts add up to the loss of all rows.
+"""Split a compiled loss into parts with their denominators, so that ranks' parts add up to the loss of all rows.
 
 Runs in rank processes. A Keras loss is a sum over values divided by a denominator: the rows, the valid elements of a
 mask, the sum of the sample weights, or nothing (reductions "sum" and None). With d_r the denominator of a part on rank
@@ -25,7 +25,7 @@ __all__ = ["ComputedLoss", "LossParts", "check_losses", "loss_parts"]
 
 def check_losses(model: Any) -> None:
     """Raise ModelError for compiled losses that Keras itself drops or cannot add; the model's losses must be built."""
-    # None where the model's own compute_loss does not use them.
+    # `_flat_losses` is None where the model's own compute_loss does not use the compiled losses.
     losses = (model._compile_loss._flat_losses if model._compile_loss is not None else None) or ()
     for entry in losses:
         reduction = getattr(entry.loss, "reduction", "its own")
@@ -42,10 +42,10 @@ def check_losses(model: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ComputedLoss:
-    """The loss of one step on one rank.
+    """Hold the loss of one step on one rank.
 
     Attributes:
-        value: what to differentiate: the ranks' values add up to the loss of the global batch.
+        value: the value to differentiate: the ranks' values add up to the loss of the global batch.
         parts: float64 ``(parts, 2)``: numerator and denominator of each part, to be added up over ranks and steps.
     """
 
@@ -55,7 +55,7 @@ class ComputedLoss:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One loss of the compiled ones. `value` is Keras' own, but summed where it is no scalar."""
+    """Hold one part of the loss. `value` is what Keras computed, summed where that is not a scalar."""
 
     value: tf.Tensor
     numerator: tf.Tensor
@@ -64,7 +64,7 @@ class _Part:
 
 
 class LossParts:
-    """The compiled loss of a model, in parts. One instance serves one run."""
+    """Compute the compiled loss of a model in parts. One instance serves one run."""
 
     def __init__(self, model: Any, *, world_size: int) -> None:
         self._model = model
@@ -78,13 +78,13 @@ class LossParts:
 
     @property
     def count(self) -> int:
-        """How many parts there are: each compiled loss, and all that is added (regularizers, add_loss)."""
+        """The number of parts: each compiled loss, and one of all that is added (regularizers, add_loss)."""
         return len(self.entries) + 1
 
     def compute(
         self, y: Any, y_pred: Any, sample_weight: Any, counts: Counts, *, testing: bool = False
     ) -> ComputedLoss:
-        """The loss of a step; must run within `loss_parts`."""
+        """Compute the loss of a step; must run within `loss_parts`."""
         self._counts, self._parts, self._testing = counts, [], testing
         if self.entries:
             self._model._compile_loss(y, y_pred, sample_weight)
@@ -107,7 +107,7 @@ class LossParts:
         return ComputedLoss(tf.add_n(values) if len(values) > 1 else values[0], tf.stack(pairs))
 
     def total(self, parts: Any, *, testing: bool = False) -> tf.Tensor:
-        """The loss, float64 (), that numerators and denominators ``(parts, 2)`` give together.
+        """Compute the loss, float64 (), from numerators and denominators ``(parts, 2)``.
 
         A loss with reduction="sum" is the mean of the steps' sums in training, as Keras shows it, and the sum over all
         rows in an evaluation, which does not depend on how rows are divided into steps.
@@ -119,11 +119,11 @@ class LossParts:
         return tf.reduce_sum(means * tf.stack([_float64(weight) for weight in [*weights, 1.0]]))
 
     def sums(self, parts: Any) -> dict[str, float]:
-        """The losses with reduction="sum" over all rows of an evaluation, by the names of their outputs' losses."""
+        """Return the losses with reduction="sum" over all rows of an evaluation, by names of outputs' losses."""
         return {f"{entry.name}_loss": float(parts[n, 0]) for n, entry in enumerate(self.entries) if _is_sum(entry)}
 
     def _scaled(self, counts: Counts) -> list[tf.Tensor]:
-        """Each part's value, times this rank's share of the part's denominator."""
+        """Multiply each part's value by this rank's share of the part's denominator."""
         if self._world_size == 1:
             return [part.value for part in self._parts]
         own = [part.denominator for part in self._parts if part.scaled_by == "own"]
@@ -143,7 +143,7 @@ class LossParts:
         return scaled
 
     def _added(self, counts: Counts) -> _Part | None:
-        """Regularizers and add_loss together: they do not depend on rows, or are means over them."""
+        """Sum regularizers and add_loss into one part: each does not depend on rows, or is a mean over rows."""
         losses = [tf.reduce_sum(_floating(loss)) for loss in self._model.losses]
         if not losses:
             return None
@@ -151,13 +151,13 @@ class LossParts:
         return _part(value, counts, counts.rows, "rows")
 
     def record(self, loss: Any, value: Any, sample_weight: Any) -> None:
-        """Note what a compiled loss gave; called in the order of `entries`."""
+        """Note the part of a compiled loss; called in the order of `entries`."""
         counts, masks, self._masks = self._counts, [m for m in self._masks if m is not None], []
         if counts is None:  # Keras builds the model
             return
         reduction = getattr(loss, "reduction", None)
         if reduction in ("sum", "none", None):
-            # Keras reports a sum by steps, each weighted by its rows; without a reduction, the mean of all values.
+            # Keras reports the mean of the steps' sums, weighted by rows; without a reduction, the mean of all values.
             summed = reduction == "sum"
             weight = 1 if summed and self._testing else counts.global_rows if summed else counts.rows
             numerator = (value if summed else tf.reduce_mean(value)) * tf.cast(weight, value.dtype)
@@ -171,11 +171,11 @@ class LossParts:
         self._parts.append(part)
 
     def note_mask(self, mask: Any) -> None:
-        """Note a mask of predictions or of a loss's values; None for none."""
+        """Note the mask of predictions or of a loss's values; None: no mask."""
         self._masks.append(mask)
 
     def update_tracker(self, tracker: Any) -> None:
-        """Add the last part to the metric that reports its output's loss."""
+        """Add the last part to the metric that reports the loss of the part's output."""
         if self._counts is not None:
             tracker.total.assign_add(tf.cast(self._parts[-1].numerator, tracker.total.dtype))
             tracker.count.assign_add(tf.cast(self._parts[-1].denominator, tracker.count.dtype))
@@ -183,7 +183,7 @@ class LossParts:
 
 @contextmanager
 def loss_parts(model: Any, *, world_size: int) -> Iterator[LossParts]:
-    """Within the block the model's compiled loss can be computed in parts."""
+    """Let the model's compiled loss be computed in parts, within the block."""
     parts = LossParts(model, world_size=world_size)
     with ExitStack() as stack:
         if parts.entries:
@@ -197,7 +197,7 @@ def loss_parts(model: Any, *, world_size: int) -> Iterator[LossParts]:
 
 
 class _Recorded:
-    """Stands in for a loss; a part is noted whenever it is called."""
+    """Stand in for a loss, and note a part at each call."""
 
     def __init__(self, loss: Any, parts: LossParts) -> None:
         self.user_loss = loss
@@ -223,14 +223,14 @@ def _masks_noted(call: Any, parts: LossParts) -> Any:
 
 
 def _tracked(tracker: Any, parts: LossParts) -> Any:
-    # Keras weights every batch alike where the rows are not static.
+    # Keras' own method weights every batch alike where the rows are not static.
     return lambda values, sample_weight=None: parts.update_tracker(tracker)
 
 
 def _part(value: Any, counts: Counts, denominator: Any, scaled_by: str, numerator: Any = None) -> _Part:
     denominator = tf.where(counts.real, tf.cast(denominator, tf.float64), 0.0)
     reported = tf.cast(value, tf.float64) * denominator if numerator is None else tf.cast(numerator, tf.float64)
-    # `where` and no product: a padding row may give NaN, and NaN * 0 is NaN.
+    # `where` and not a product: a padding row may give NaN, and NaN * 0 is NaN.
     return _Part(value, tf.where(counts.real, reported, 0.0), denominator, scaled_by)
 
 
@@ -239,7 +239,7 @@ def _share_of(value: Any, counts: Counts) -> tf.Tensor:
 
 
 def _weights_sum(dtype: Any, reduction: Any, masks: Sequence[Any], sample_weight: Any) -> tf.Tensor:
-    """What Keras divides by: valid elements, or the sum of the weights of valid elements."""
+    """Compute Keras' denominator: the number of valid elements, or the sum of the weights of valid elements."""
     from keras.src.losses.loss import apply_mask
 
     mask = None
@@ -266,5 +266,5 @@ def _is_sum(entry: Any) -> bool:
 
 
 def _is_keras_own(loss: Any) -> bool:
-    """Whether values become a loss in Keras' own way, masks and weights included."""
+    """Tell whether values become a loss in Keras' own way, masks and weights included."""
     return isinstance(loss, keras.losses.Loss) and type(loss).__call__ is keras.losses.Loss.__call__

@@ -1,6 +1,7 @@
-"""Metrics over all rows: which can be reduced, and how.
+"""Reduce metrics over all rows, and tell which metrics can be reduced.
 
-Runs in rank processes. A metric is computed from its state; states are reduced over the ranks, never results averaged.
+Runs in rank processes. A metric is computed from its state; states are reduced over the ranks, and results are
+averaged only where a state cannot be reduced (`averaged_by_rows`).
 """
 
 from __future__ import annotations
@@ -60,13 +61,13 @@ NOT_ADDITIVE = {
     "PearsonCorrelation": "a mean of the correlations of batches",
     "ConcordanceCorrelation": "a mean of the correlations of batches",
 }
-# The history, and the event that tells of an epoch, have these already.
+# Names that the history, and the event of an epoch, have already.
 TAKEN_NAMES = ("epoch", "epochs", "kind", "lr", "seconds", "rows_per_second", "data_wait_seconds")
 REDUCTIONS = {"sum": sum_over_ranks, "max": max_over_ranks, "min": min_over_ranks}
 
 
 def leaf_metrics(metrics: Sequence[Any]) -> list[Any]:
-    """The metrics themselves, out of the containers that Keras keeps them in."""
+    """Take metrics out of the containers in which Keras keeps them."""
     leaves: list[Any] = []
     for metric in metrics:
         inner = getattr(metric, "metrics", None)
@@ -79,7 +80,7 @@ def check_metrics(model: Any) -> None:
     for metric in leaf_metrics(model.metrics):
         declared = getattr(metric, "sparkdl_reduction", None)
         if metric.name in TAKEN_NAMES:
-            raise ModelError(f"metric {metric.name!r} has the name of another figure of the history; give it another")
+            raise ModelError(f"metric {metric.name!r} has the name of another entry of the history; rename it")
         if declared is not None and declared not in REDUCTIONS:
             raise ModelError(
                 f"metric {metric.name!r} ({type(metric).__name__}) has sparkdl_reduction={declared!r}; possible are "
@@ -88,17 +89,17 @@ def check_metrics(model: Any) -> None:
 
 
 def inexact_metrics(model: Any) -> tuple[list[Inexact], list[int]]:
-    """List the metrics that are not known to be exact over ranks, and their places among `leaf_metrics`.
+    """List the metrics that are not known to be exact over ranks, and their indexes among `leaf_metrics`.
 
-    A class of the user's own declares how its state is reduced by `sparkdl_reduction = "sum"`, "max" or "min".
+    The user's metric class declares how its state is reduced by `sparkdl_reduction = "sum"`, "max" or "min".
     """
     found: list[Inexact] = []
-    places: list[int] = []
-    for place, metric in enumerate(leaf_metrics(model.metrics)):
+    indexes: list[int] = []
+    for index, metric in enumerate(leaf_metrics(model.metrics)):
         kind = type(metric)
         if getattr(metric, "sparkdl_reduction", None) is not None or _is_additive(kind):
             continue
-        places.append(place)
+        indexes.append(index)
         what = f"metric {metric.name!r} ({kind.__name__})"
         if kind.__name__ in NOT_ADDITIVE and kind.__module__.startswith("keras."):
             reason = f"is {NOT_ADDITIVE[kind.__name__]}, not of all rows"
@@ -106,7 +107,7 @@ def inexact_metrics(model: Any) -> tuple[list[Inexact], list[int]]:
         else:
             way_out = "if the sum of its variables over the ranks is the state over all rows, set sparkdl_reduction = "
             found.append(Inexact(what, "is not known to be exact over several ranks", f"{way_out}'sum' on its class"))
-    return found, places
+    return found, indexes
 
 
 def _is_additive(kind: type) -> bool:
@@ -116,7 +117,7 @@ def _is_additive(kind: type) -> bool:
 
 @contextmanager
 def reduced_states(metrics: Sequence[Any]) -> Iterator[None]:
-    """Within the block the metrics' variables hold the states over all ranks; afterwards each rank's own again."""
+    """Set the metrics' variables to the states over all ranks, within the block; then restore this rank's states."""
     reductions = {
         id(v): (v, getattr(metric, "sparkdl_reduction", "sum")) for metric in metrics for v in metric.variables
     }
@@ -127,7 +128,7 @@ def reduced_states(metrics: Sequence[Any]) -> Iterator[None]:
             states = [(v, value) for v, value, reduction in own if reduction == how]
             if not states:
                 continue
-            # One vector for one operation: (all states' elements,). Of a sum, the changes since the start are summed.
+            # One vector for one operation: (all states' elements,). For a sum, the changes since the start are summed.
             begin = np.concatenate([starts.get(id(v), np.zeros(value.shape)).reshape(-1) for v, value in states])
             flat = np.concatenate([value.astype(np.float64).reshape(-1) for _, value in states])
             _assign(states, begin + reduce(flat - begin, name=f"metrics_{how}"))
@@ -139,12 +140,12 @@ def reduced_states(metrics: Sequence[Any]) -> Iterator[None]:
 
 @contextmanager
 def metrics_by_rows(model: Any, single_values: Sequence[int]) -> Iterator[None]:
-    """Within the block metrics of functions that give one value for all rows count it once for each row.
+    """Make metrics of functions with one value for all rows count the value once for each row, within the block.
 
-    Keras counts such a value once for each batch, whose rows then weigh more where it has fewer.
+    Keras counts such a value once for each batch, so that the rows of a smaller batch weigh more.
 
     Args:
-        single_values: the places of these metrics among `leaf_metrics(model.metrics)`.
+        single_values: the indexes of these metrics among `leaf_metrics(model.metrics)`.
     """
 
     def by_rows(metric: Any) -> Any:
@@ -157,8 +158,8 @@ def metrics_by_rows(model: Any, single_values: Sequence[int]) -> Iterator[None]:
 
     with ExitStack() as stack:
         leaves = leaf_metrics(model.metrics)
-        for place in single_values:
-            stack.enter_context(replaced(leaves[place], {"update_state": by_rows(leaves[place])}))
+        for index in single_values:
+            stack.enter_context(replaced(leaves[index], {"update_state": by_rows(leaves[index])}))
         yield
 
 
@@ -168,21 +169,21 @@ def averaged_by_rows(metrics: Mapping[str, np.ndarray], rows: float) -> dict[str
     weight = rows / max(shares, 1.0)
     averaged = {}
     for name, value in metrics.items():
-        # A rank without rows has nothing to say, be it NaN.
+        # The value of a rank without rows, which may be NaN, does not count.
         own = np.where(weight > 0, value, 0.0) * weight
         averaged[name] = sum_over_ranks(own.reshape(-1), name=f"average_{name}").reshape(value.shape)
     return averaged
 
 
 def _starts(metrics: Sequence[Any]) -> dict[int, np.ndarray]:
-    """The values that variables of the user's own metrics start with, float64, by id; the variables are reset."""
+    """Reset the user's metrics and return the values that their variables start with, float64, by id."""
     for metric in metrics:
         metric.reset_state()
     return {id(v): np.asarray(keras.ops.convert_to_numpy(v), np.float64) for m in metrics for v in m.variables}
 
 
 def _assign(states: Sequence[tuple[Any, np.ndarray]], flat: np.ndarray) -> None:
-    place = 0
+    start = 0
     for variable, value in states:
-        variable.assign(flat[place : place + value.size].reshape(value.shape).astype(value.dtype))
-        place += value.size
+        variable.assign(flat[start : start + value.size].reshape(value.shape).astype(value.dtype))
+        start += value.size

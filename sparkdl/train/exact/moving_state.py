@@ -1,6 +1,6 @@
-"""Keep what layers remember (moving means, counters) the same on all ranks: each step's changes, put together.
+"""Keep what layers remember (moving means, counters) the same on all ranks by reducing each step's changes.
 
-Runs in rank processes. How ranks' changes become one is found by trying (`find_reductions`), or declared by the layer.
+Runs in rank processes. How ranks' changes are reduced is found by trying (`find_reductions`), or declared by the layer.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from sparkdl.train.exact.rounding import tolerance_of
 __all__ = ["LayerState", "MovingState", "find_reductions", "layer_states"]
 
 REDUCTIONS = ("mean", "sum", "max", "min")
-# Layers of Keras whose state is a mean over rows, or does not depend on them: batch normalization is as documented.
+# Layers of Keras whose state is a mean over rows, or does not depend on rows: batch normalization is as documented.
 KNOWN_MEANS = (keras.layers.BatchNormalization, keras.layers.SpectralNormalization)
 
 
 @dataclass(frozen=True, slots=True)
 class LayerState:
-    """A variable that a layer made as not trainable.
+    """Describe a variable that a layer made as not trainable.
 
     Attributes:
-        name: as in messages: "'seen' of layer 'counter'".
-        reduction: how the ranks' changes become one, where the layer says so or is known; else None.
+        name: the variable's name in messages: "'seen' of layer 'counter'".
+        reduction: how the ranks' changes are reduced, where the layer declares it or is known; else None.
     """
 
     variable: Any
@@ -40,9 +40,9 @@ class LayerState:
 
 
 def layer_states(model: Any) -> list[LayerState]:
-    """List the number variables that layers made as not trainable. The weights of a frozen layer are not among them.
+    """List the non-trainable float and integer variables of layers, excluding frozen weights.
 
-    A layer declares how its state becomes one of several ranks' by `sparkdl_reduction = "mean"`, "sum", "max" or "min"
+    A layer declares how its state is reduced over ranks by `sparkdl_reduction = "mean"`, "sum", "max" or "min"
     on its class. Raises ModelError for another value.
     """
     found: dict[int, LayerState] = {}
@@ -65,15 +65,15 @@ def layer_states(model: Any) -> list[LayerState]:
 def find_reductions(
     before: np.ndarray, whole: np.ndarray, parts: Sequence[np.ndarray], rows: Sequence[int]
 ) -> tuple[str, ...]:
-    """Find how the states that parts of some rows leave become the state that all of them leave.
+    """Find the reductions that give the state after all of some rows from the states after parts of these rows.
 
     Args:
         before: the state before each call.
-        whole, parts: the states after a call with all rows, and with each part of them.
-        rows: of each part.
+        whole, parts: the states after a call with all rows, and with each part of these rows.
+        rows: the number of rows of each part.
 
     Returns:
-        Those of "mean" (of changes, by rows), "sum" (of changes), "max" and "min" that give the state of all rows. A
+        The ones of "mean" (of changes, by rows), "sum" (of changes), "max" and "min" that give the state of all rows. A
         state that does not change has all of them.
     """
     before, whole = np.asarray(before, np.float64), np.asarray(whole, np.float64)
@@ -86,7 +86,7 @@ def find_reductions(
         "max": after.max(axis=0),
         "min": after.min(axis=0),
     }
-    # Of what changes: a large state must not hide that a small change differs.
+    # The scale of the changes: a large state must not hide that a small change differs.
     scale = max(float(np.abs(whole - before).max(initial=0.0)), float(np.abs(changes).max(initial=0.0)))
     rounding = 1e-6 * float(np.abs(before).max(initial=0.0))
     allowed = tolerance_of("float32") * scale + rounding
@@ -96,10 +96,10 @@ def find_reductions(
 
 
 class MovingState:
-    """The changes of layers' states in a step.
+    """Reduce the changes of layers' states in a step over all ranks.
 
-    Batch normalization's moving statistics become row-weighted means over the ranks in every step, so that all ranks
-    validate with the same ones and any of them can be saved. Changes are reduced and not values: what no rank changes
+    Batch normalization's moving moments become row-weighted means over the ranks in every step, so that all ranks
+    validate with the same moments and any rank's can be saved. Changes are reduced and not values: what no rank changes
     stays as it is, to the last bit.
     """
 
@@ -113,32 +113,32 @@ class MovingState:
         self._before = [tf.identity(variable) for variable in self._variables]
 
     def changes(self, counts: Counts) -> list[tf.Tensor]:
-        """This rank's part of each change since `begin` that is a mean or a sum; without rows it is nothing."""
+        """Return this rank's part of each change since `begin` that is a mean or a sum; zero without rows."""
         found = []
         for variable, before, reduction in zip(self._variables, self._before, self._reductions, strict=True):
             if reduction not in ("mean", "sum"):
                 continue
             change = tf.where(counts.real, variable - before, tf.zeros_like(before))
-            # Horovod knows few whole types; float64 counts exactly beyond what a counter reaches.
+            # Horovod knows few integer types; float64 counts exactly beyond what a counter reaches.
             change = change if change.dtype.is_floating else tf.cast(change, tf.float64)
             found.append(change * counts.share(change.dtype) if reduction == "mean" else change)
         return found
 
     def finish(self, summed: Sequence[tf.Tensor], counts: Counts) -> None:
-        """Set the values to those before the step and the changes of all ranks."""
+        """Set each variable to its value before the step plus the changes of all ranks, or to the ranks' extreme."""
         rest = iter(summed)
         states = zip(self._variables, self._before, self._reductions, strict=True)
-        for place, (variable, before, reduction) in enumerate(states):
+        for index, (variable, before, reduction) in enumerate(states):
             if reduction in ("mean", "sum"):
                 change = next(rest)
                 whole = change if change.dtype == before.dtype else tf.cast(tf.round(change), before.dtype)
                 variable.assign(before + whole)
             else:
-                variable.assign(_extreme(variable, before, counts, reduction, name=f"state_{place}"))
+                variable.assign(_extreme(variable, before, counts, reduction, name=f"state_{index}"))
 
 
 def _extreme(variable: Any, before: tf.Tensor, counts: Counts, reduction: str, *, name: str) -> tf.Tensor:
-    """The largest or smallest value of all ranks; one without rows has that before the step."""
+    """Return the largest or smallest value of all ranks; a rank without rows has the value before the step."""
     own = tf.cast(tf.where(counts.real, tf.identity(variable), before), tf.float64)
     sign = 1.0 if reduction == "max" else -1.0
     return tf.cast(sign * max_tensor(sign * own, name=name), before.dtype)

@@ -1,4 +1,4 @@
-"""Find a model's optimizers and those within them, and make them accumulate gradients.
+"""Find a model's optimizers and the optimizers that they wrap, and make them accumulate gradients.
 
 Runs in rank processes.
 """
@@ -15,7 +15,7 @@ __all__ = ["accumulate_gradients", "optimizers_of", "updating_optimizers"]
 
 
 def optimizers_of(model: Any) -> list[Any]:
-    """The optimizers that are attributes of the model or of models within it, but for those that others wrap."""
+    """List the optimizers that are attributes of the model or of models within it, without those that others wrap."""
     found: dict[int, Any] = {}
     for layer in model._flatten_layers():
         if isinstance(layer, keras.Model):
@@ -28,9 +28,9 @@ def optimizers_of(model: Any) -> list[Any]:
 
 
 def updating_optimizers(optimizer: Any) -> list[Any]:
-    """The optimizers that change weights: the optimizer itself, or those within one that scales losses or combines.
+    """List the optimizers that change weights: `optimizer`, or the ones that it calls to scale losses or to combine.
 
-    Raises ModelError where they are not known yet.
+    Raises ModelError where the called optimizers are not known yet.
     """
     inner = _wrapped(optimizer)
     if inner is None:
@@ -44,7 +44,7 @@ def updating_optimizers(optimizer: Any) -> list[Any]:
 
 
 def _wrapped(optimizer: Any) -> list[Any] | None:
-    """The optimizers that one for scaling losses, or for combining several, calls; None for any other."""
+    """List the optimizers that an optimizer for scaling losses, or for combining several, calls; None for any other."""
     if hasattr(optimizer, "inner_optimizer"):
         return [optimizer.inner_optimizer]
     return list(optimizer.optimizers) if hasattr(optimizer, "optimizers") else None
@@ -56,16 +56,16 @@ def _within(optimizer: Any) -> list[Any]:
 
 
 def _members(value: Any) -> list[Any]:
-    """The members of a list or a dict of any depth, or the value itself."""
+    """List the members of a list or a dict of any depth, or the value itself."""
     if isinstance(value, dict):
         value = list(value.values())
     return [one for item in value for one in _members(item)] if isinstance(value, (list, tuple)) else [value]
 
 
 def accumulate_gradients(model: Any, steps: int) -> None:
-    """Make the optimizers add up the gradients of so many steps before they update; Keras' own mechanism.
+    """Make the optimizers add up the gradients of `steps` steps before they update; Keras' own mechanism.
 
-    Raises ModelError where an optimizer has its variables already, or another number.
+    Raises ModelError where an optimizer has its variables already, or another number of steps.
     """
     if steps == 1:
         return

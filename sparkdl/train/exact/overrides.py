@@ -1,4 +1,4 @@
-"""Tell which methods of Keras' Model a user's class has in its own way.
+"""Tell which methods of Keras' Model a user's class overrides.
 
 Runs in rank processes.
 """

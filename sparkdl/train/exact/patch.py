@@ -1,4 +1,4 @@
-"""Put attributes of the user's objects in the place of their own, and theirs back.
+"""Replace attributes of the user's objects, and restore the original ones.
 
 Runs in rank processes. Instances alone are changed: classes and saved configurations stay the user's.
 """
@@ -14,10 +14,10 @@ __all__ = ["replaced"]
 
 @contextmanager
 def replaced(owner: Any, attributes: Mapping[str, Any]) -> Iterator[None]:
-    """Within the block the instance has these attributes."""
+    """Give the instance these attributes, within the block."""
     own = {name: vars(owner)[name] for name in attributes if name in vars(owner)}
     for name, value in attributes.items():
-        # Past Keras' own __setattr__, which would track what it finds.
+        # Past Keras' own __setattr__, which would track the values.
         object.__setattr__(owner, name, value)
     try:
         yield

@@ -1,7 +1,7 @@
-"""Draw from (seed, step, rank): what a layer draws in a step does not depend on what was drawn before.
+"""Seed draws by (seed, step, rank), so that a layer's draws in a step do not depend on earlier draws.
 
 Runs in rank processes. Every generator of the model is set at the start of each step, so ranks draw differently, and
-a run that goes on after an interruption needs no random state.
+a run that goes on after an interruption needs no saved random state.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SEEDS = 2**31 - 2
 
 
 def seed_generators(model: Any) -> list[Any]:
-    """The generators of the model's layers, in a fixed order."""
+    """List the random generators of the model's layers, in a fixed order."""
     found: dict[int, Any] = {}
     for layer in model._flatten_layers():
         for generator in getattr(layer, "_seed_generators", ()):
@@ -31,35 +31,35 @@ def seed_generators(model: Any) -> list[Any]:
 
 
 class SeededDraws:
-    """The generators of a model and that of draws that name none, for one rank of a run with this seed."""
+    """Seed a model's generators, and Keras' global one for draws without a generator, for one rank of a run."""
 
     def __init__(self, generators: Sequence[Any], *, seed: int, rank: int) -> None:
         from keras.src.random.seed_generator import global_seed_generator
 
         self._unnamed = global_seed_generator()
         self._generators = [*(one for one in generators if one is not self._unnamed), self._unnamed]
-        # The user's own seed of a generator is part of its draws; without one, its place among the generators is.
+        # A generator's draws depend on the user's seed of it; without one, on its index among the generators.
         own = [generator._initial_seed for generator in self._generators]
         words = [
-            np.random.SeedSequence((seed, place if mine is None else int(mine) % 2**63, mine is None)).generate_state(2)
-            for place, mine in enumerate(own)
+            np.random.SeedSequence((seed, index if mine is None else int(mine) % 2**63, mine is None)).generate_state(2)
+            for index, mine in enumerate(own)
         ]
         self._own = np.array(words, np.int64)  # (generators, 2)
         self._rank = rank
         self._step: tf.Tensor | None = None
         self._graph: Any = None
         self.always_all = False
-        """Set the generator of draws that name none in every step, and not in those alone that use it."""
+        """Set the global generator in every step, and not only in the steps that draw from it."""
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
-        """Within the block draws that name no generator are seeded, too."""
+        """Seed the draws that name no generator, too, within the block."""
         original = self._unnamed.next
 
         def next_seed(ordered: bool = True) -> Any:
             step, self._step = self._step, None
             if step is not None:
-                # In the graph of the step: a draw may stand in a branch or a loop of it.
+                # In the graph of the step: a draw may stand in a branch or a loop of the graph.
                 with self._graph.as_default() if self._graph is not None else nullcontext():
                     self._set(slice(-1, None), step)
             return original(ordered)
@@ -74,7 +74,7 @@ class SeededDraws:
             return
         if len(self._generators) > 1:
             self._set(slice(-1), step)
-        # Most models draw nothing without naming a generator: it is set by its first draw.
+        # Most models name a generator for each draw: the global one is set by its first draw.
         self._step, self._graph = step, None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
     def _set(self, which: slice, step: tf.Tensor) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 
 __all__ = ["differ", "tolerance_of"]
 
-# What a sum of some rows may be off by rounding, relative to the sum of the amounts. Functions that mix rows are off by
-# far more on drawn rows, so these leave room for functions that count in fewer digits than they give.
+# The rounding error that a sum over rows may have, relative to the sum of the amounts. Functions that mix rows are off
+# by far more on drawn rows, so that there is room for functions that compute with fewer digits than they return.
 TOLERANCE = {"float64": 1e-6, "float32": 1e-4, "float16": 2e-2, "bfloat16": 5e-2}
 
 

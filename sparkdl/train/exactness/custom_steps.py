@@ -1,7 +1,7 @@
-"""Find whether losses and values within steps of the user's own are means over rows, by what they hand on.
+"""Find whether losses and values within the user's steps are means over rows, by what the steps hand on.
 
-Runs in a rank process, before training. What such a step does cannot be seen, but its optimizers and metrics are: the
-gradients and values that they get for some rows must be the mean, by rows, of those for parts of the rows.
+Runs in a rank process, before training. What such a step computes cannot be seen, but what its optimizers and metrics
+get can: gradients and values for some rows must be the mean, weighted by rows, of those for parts of the rows.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """What one step took: the gradients that its optimizers got, float64, in order; and the metrics' single values."""
+    """Hold what one step gave: its optimizers' gradients, float64, in order; and its metrics' single values."""
 
     gradients: list[np.ndarray]
     noted: Noted
 
 
 def try_own_steps(model: Any, batch: tuple[Any, ...], *, training: bool) -> tuple[list[Inexact], set[str]]:
-    """Find what is not exact in a model's own train_step and test_step, by the gradients and values that they hand on.
+    """Find what is not exact in a model's own train_step and test_step, by the gradients and values that these hand on.
 
     Args:
-        batch: (inputs, targets) or (inputs, targets, weights) of real rows.
+        batch: (inputs, targets) or (inputs, targets, weights) of rows of the dataset.
         training: whether the model is to be trained, not only evaluated.
 
     Returns:
-        What is not exact, and the names of Sum metrics that get sums over rows. A step that draws past Keras
+        The parts that are not exact, and the names of Sum metrics that get sums over rows. A step that draws past Keras
         (`tf.random`, numpy) gives other gradients each time, and is not judged.
     """
     found: list[Inexact] = []
@@ -65,10 +65,10 @@ def _try_step(model: Any, step: str, batch: tuple[Any, ...]) -> tuple[list[Inexa
     rows = len(keras.tree.flatten(batch[0])[0])
     if rows < LEAST_ROWS:
         return [], set()
-    places = [np.arange(rows), np.arange(rows), *next(partitions(rows))]
-    counts = [len(part) for part in places[2:]]
+    indexes = [np.arange(rows), np.arange(rows), *next(partitions(rows))]
+    counts = [len(part) for part in indexes[2:]]
     try:
-        whole, again, *parts = (_taken(model, step, part_of(batch, part)) for part in places)
+        whole, again, *parts = (_taken(model, step, part_of(batch, part)) for part in indexes)
     except tf.errors.ResourceExhaustedError:
         raise
     except Exception as error:
@@ -91,7 +91,7 @@ def _try_step(model: Any, step: str, batch: tuple[Any, ...]) -> tuple[list[Inexa
 
 
 def _draws(one: _Taken, other: _Taken, tolerance: float) -> bool:
-    """Whether two steps with the same rows took other values."""
+    """Tell whether two steps with the same rows gave different values, since the steps draw."""
     if len(one.gradients) != len(other.gradients) or len(one.noted) != len(other.noted):
         return True
     values = [(np.array(float(a)), np.array(float(b))) for (_, a), (_, b) in zip(one.noted, other.noted, strict=True)]
@@ -105,12 +105,12 @@ def _judge_gradients(
     rows = sum(counts)
     if any(len(part.gradients) != len(whole.gradients) for part in parts):
         return [Inexact(name, "applies its optimizers another number of times for other rows")]
-    for place, gradient in enumerate(whole.gradients):
-        own = np.stack([part.gradients[place] * count / rows for part, count in zip(parts, counts, strict=True)])
+    for index, gradient in enumerate(whole.gradients):
+        own = np.stack([part.gradients[index] * count / rows for part, count in zip(parts, counts, strict=True)])
         scale = max(float(np.abs(own).max(initial=0.0)), float(np.abs(gradient).max(initial=0.0)))
         if differ(gradient, own.sum(axis=0), scale=scale, tolerance=tolerance):
             of_parts = zip(parts, counts, strict=True)
-            norms = ", ".join(f"{np.linalg.norm(part.gradients[place]):.4g} of {count}" for part, count in of_parts)
+            norms = ", ".join(f"{np.linalg.norm(part.gradients[index]):.4g} of {count}" for part, count in of_parts)
             reason = (
                 f"applies a gradient that is not the mean of the rows' gradients: its norm is "
                 f"{np.linalg.norm(gradient):.4g} for {rows} rows, and {norms} of them"
@@ -120,7 +120,7 @@ def _judge_gradients(
 
 
 def _taken(model: Any, step: str, batch: Any) -> _Taken:
-    """What a step takes of these rows; nothing is applied, all is put back."""
+    """Run a step on these rows and return what it gave; gradients are not applied, and variables are restored."""
     gradients: list[np.ndarray] = []
 
     def apply(grads: Any, trainable_variables: Any = None) -> None:
@@ -138,7 +138,7 @@ def _taken(model: Any, step: str, batch: Any) -> _Taken:
         finally:
             for variable, value in zip(variables, before, strict=True):
                 variable.assign(value)
-    return _Taken(gradients, [(place, float(value)) for place, value in values])
+    return _Taken(gradients, [(index, float(value)) for index, value in values])
 
 
 def _variables(model: Any) -> Sequence[Any]:

@@ -1,7 +1,7 @@
 """Decide what follows from parts of a model that are not exact over ranks: an error, a warning, or nothing.
 
 Pure but for the log; used in rank processes. Each part that depends on how rows are divided among ranks is found in the
-same way on any number of ranks; what follows depends on that number and on `TrainConfig.exactness`.
+same way on any number of ranks; the decision depends on the number of ranks and on `TrainConfig.exactness`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def decide(
     """
     if not found:
         return
-    told = " | ".join(map(str, found))
+    listed = " | ".join(map(str, found))
     if world_size > 1 and exactness == "strict":
         raise ModelError(
-            f"{told}. The result would depend on the number of workers: use one worker, or exactness='per_worker', "
+            f"{listed}. The result would depend on the number of workers: use one worker, or exactness='per_worker', "
             "which computes it per worker and averages by rows"
         )
     if rank > 0:
@@ -45,7 +45,7 @@ def decide(
             "%s as plain Keras does with one worker; on several workers exactness='strict' refuses, and 'per_worker' "
             "approximates: %s",
             doing,
-            told,
+            listed,
         )
     else:
-        log.warning("exactness='per_worker': computed per worker and averaged by rows: %s", told)
+        log.warning("exactness='per_worker': computed per worker and averaged by rows: %s", listed)

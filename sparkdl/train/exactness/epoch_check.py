@@ -1,4 +1,4 @@
-"""Try losses, metrics and layers once more on real rows of each epoch.
+"""Try losses, metrics and layers once more on rows of each epoch.
 
 Runs in rank processes, after the first step of an epoch. What looked exact at the start may depend on the batch for
 other rows or later: a mask of missing labels that the first rows did not have, a layer that changes after some steps.
@@ -23,10 +23,10 @@ MOST_ROWS = 16
 
 
 class EpochCheck:
-    """Finds what has come to depend on how rows are divided; each thing once.
+    """Find the parts that have come to depend on how rows are divided; report each part once.
 
     Args:
-        findings: of the start; what was found there is not told again.
+        findings: the findings before training; what is in them is not reported again.
     """
 
     def __init__(self, model: Any, findings: Findings) -> None:
@@ -34,19 +34,19 @@ class EpochCheck:
         self._known = {one.what for one in findings.inexact}
         self._reductions = findings.states
         self._states = layer_states(model)
-        # What Keras' own functions give is known; to compute it each time would cost more than the rest.
+        # Keras' own functions are known to be exact; to try them each time would cost more than the rest.
         self._functions = {key: function for key, function in tried_functions(model).items() if not function.known}
         variables = [state.variable for state in self._states]
         self._probe = Probe(model, training=True, states=variables, functions=self._functions, repeated=True)
 
     def __call__(self, x: Any, y: Any) -> list[Inexact]:
-        """Try the model on inputs and targets of real rows; fewer than LEAST_ROWS prove nothing."""
+        """Try the model on inputs and targets, without padding rows; fewer rows than LEAST_ROWS prove nothing."""
         rows = min(MOST_ROWS, len(keras.tree.flatten(x)[0]))
         if rows < LEAST_ROWS:
             return []
         before = [keras.ops.convert_to_numpy(state.variable) for state in self._states]
         cut = self._probe(part_of(x, slice(rows)), part_of(y, slice(rows)))
-        # Where predictions mix rows, all that follows from them does.
+        # Where predictions mix rows, so does all that is computed from predictions.
         found = mixing(self._model, cut) or [*added_losses(self._model, cut), *self._forms(cut)]
         unknown, possible = state_reductions(self._states, before, cut)
         found += unknown
@@ -65,10 +65,10 @@ class EpochCheck:
 
     def _forms(self, cut: Cut) -> list[Inexact]:
         found = []
-        for place, function in enumerate(self._functions.values()):
-            if place not in cut.whole.values:
+        for index, function in enumerate(self._functions.values()):
+            if index not in cut.whole.values:
                 continue
-            whole, *values = (values_of(function, one.values[place], one.rows) for one in (cut.whole, *cut.parts))
+            whole, *values = (values_of(function, one.values[index], one.rows) for one in (cut.whole, *cut.parts))
             form = form_of_parts(whole, values, cut.places, tolerance=model_tolerance(self._model))
             if form is not None and form.kind == "batch":
                 found.append(Inexact(function.what, f"is not a mean over rows: {form.reason}", function.way_out))

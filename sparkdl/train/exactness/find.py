@@ -1,9 +1,9 @@
-"""Find the parts of a model whose value over all rows is not put together from parts of the rows.
+"""Find the parts of a model whose value over all rows does not follow from values over parts of the rows.
 
 Runs in rank processes: on rank 0 before training and evaluation, on rows of the whole split, so that the verdict is the
-same on any number of ranks. Exact steps rest on it: a loss that is a mean over rows, metrics whose states are sums over
-rows, layers that look at one row at a time, layer state whose changes can be summed or averaged. None of it can be read
-off a function or a layer, so all of it is tried.
+same on any number of ranks. Exact steps need a loss that is a mean over rows, metrics whose states are sums over rows,
+layers that look at one row at a time, and layer state whose changes can be summed or averaged. None of this can be read
+off a function or a layer, so each function and layer is tried.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from sparkdl.train.exactness.trials import make_trials
 
 __all__ = ["find_inexact"]
 
-# Layers of Keras that run code of the user's.
+# Layers of Keras that run the user's code.
 _OF_CODE = (keras.layers.Lambda, keras.layers.TFSMLayer)
-# The model is called on these; functions of labels and predictions are tried on all that are given.
+# The rows that the model is called on; functions of labels and predictions are tried on all given rows.
 ROWS_OF_MODEL = 16
 
 
@@ -55,10 +55,10 @@ def find_inexact(
     rows_at_once: int = ROWS_OF_MODEL,
     rows_of_step: int | None = None,
 ) -> Findings:
-    """Find what in a built model is not exact over ranks.
+    """Find the parts of a built model that are not exact over ranks.
 
     Args:
-        batch: (inputs, targets) or (inputs, targets, weights) of real rows, at least one.
+        batch: (inputs, targets) or (inputs, targets, weights) of at least one row of the dataset.
         class_weights: whether training multiplies the loss of rows by weights of their classes.
         training: whether the model is to be trained, not only evaluated.
         rows_at_once: how many of the rows the model is called on; its functions are tried on all.
@@ -76,15 +76,15 @@ def find_inexact(
     summed: set[str] = set()
     try:
         functions, single = _try_functions(model, x, y, rows_at_once, weighted=class_weights or len(batch) > 2)
-        # Some rows again where there are fewer.
-        places = np.arange(rows_at_once) % len(keras.tree.flatten(x)[0])
-        few = part_of(x, places), part_of(y, places)
+        # Rows are repeated where there are fewer.
+        indexes = np.arange(rows_at_once) % len(keras.tree.flatten(x)[0])
+        few = part_of(x, indexes), part_of(y, indexes)
         unlike, reductions, summed = _try_model(model, *few, states, reductions, training=training)
         found += functions + unlike
     except tf.errors.ResourceExhaustedError:
         raise
     except Exception as error:
-        # Keras has called the model on symbols by now: what fails here does for this number of rows.
+        # Keras has called the model on symbolic inputs by now: a failure here comes from the number of rows.
         text = " ".join(f"{type(error).__name__}: {error}".split())
         reason = f"fails for some of {len(keras.tree.flatten(x)[0])} rows: {text:.300}"
         found.append(Inexact(f"model {model.name!r}", reason, "let it take any number of rows"))
@@ -104,7 +104,7 @@ def find_inexact(
 def _try_model(
     model: Any, x: Any, y: Any, states: Sequence[LayerState], reductions: list[str], *, training: bool
 ) -> tuple[list[Inexact], list[str], set[str]]:
-    """What is not exact in layers, in what they add and remember; the reduction of each state; summed metrics."""
+    """Find what is not exact in layers, added losses and states; return also states' reductions and summed metrics."""
     found: list[Inexact] = []
     summed: set[str] = set()
     for mode in _modes(model, training=training):
@@ -128,9 +128,9 @@ def _try_model(
 
 
 def _modes(model: Any, *, training: bool) -> tuple[bool, ...]:
-    """The values of `training` to call the model with, of which the last one is that of the use to come.
+    """List the values of `training` to call the model with, the last one as the model will be used.
 
-    Layers of Keras do for a row in evaluation what they do in training, where their draws give their middle.
+    Keras' layers compute for a row in evaluation what they compute in training, where draws give their middle.
     """
     if not training:
         return (False,)
@@ -140,14 +140,14 @@ def _modes(model: Any, *, training: bool) -> tuple[bool, ...]:
 
 
 def _losses_of(model: Any, y: Any) -> Any:
-    """The targets, where the model's compute_loss is to be tried: not where its train_step alone knows the loss."""
+    """Return the targets if the model's compute_loss is to be tried; () if its train_step alone knows the loss."""
     return () if model._compile_loss is None and not model.losses else y
 
 
 def _try_functions(
     model: Any, x: Any, y: Any, rows_at_once: int, *, weighted: bool
 ) -> tuple[list[Inexact], list[int]]:
-    """What is not exact in losses and metrics, and the places of the metrics that give one value for all rows."""
+    """Find what is not exact in losses and metrics, and the indexes of metrics that give one value for all rows."""
     functions = tried_functions(model, weighted=weighted)
     pairs = _pairs(model, x, y, rows_at_once)
     weighed = weighted_keys(model) if weighted else set()
@@ -158,9 +158,9 @@ def _try_functions(
         if pair is None:
             continue
         if is_loss and pair.masked and has_own_step(model):
-            reason = "is a mean over the valid elements of masked outputs, and the model has steps of its own"
+            reason = "is a mean over the valid elements of masked outputs, and the model has its own steps"
             found.append(Inexact(function.what, reason, "losses in those must be means over rows"))
-        # Of predictions of shape (rows,) Keras' functions take the rows for what they reduce.
+        # Of predictions of shape (rows,) Keras' functions reduce the rows.
         if function.known and len(pair.y_pred.shape) > 1:
             continue
         with steady(model):  # a loss may draw
@@ -177,7 +177,7 @@ def _try_functions(
 
 
 def _pairs(model: Any, x: Any, y: Any, rows_at_once: int) -> dict[Key, Pair]:
-    """What each loss and metric gets for these rows; the predictions of a few of them come again and again."""
+    """Capture what each loss and metric gets for these rows; predictions of a few rows are repeated for all rows."""
     with steady(model), captured(model) as pairs:
         few, inputs, targets = keras.tree.map_structure(
             tf.convert_to_tensor, [part_of(x, slice(rows_at_once)), x, y]
@@ -191,22 +191,22 @@ def _pairs(model: Any, x: Any, y: Any, rows_at_once: int) -> dict[Key, Pair]:
 
 
 def _repeated(y_pred: Any, few: int, rows: int) -> Any:
-    """Predictions and masks of a few rows, again and again until there are so many rows."""
-    places = np.arange(rows) % few
+    """Repeat the predictions and masks of `few` rows up to `rows` rows."""
+    indexes = np.arange(rows) % few
 
     def repeat(values: Any) -> Any:
         if rows == few or tuple(values.shape[:1]) != (few,):
             return values
-        repeated, mask = tf.gather(values, places), get_keras_mask(values)
+        repeated, mask = tf.gather(values, indexes), get_keras_mask(values)
         if mask is not None:
-            set_keras_mask(repeated, tf.gather(mask, places))
+            set_keras_mask(repeated, tf.gather(mask, indexes))
         return repeated
 
     return keras.tree.map_structure(repeat, y_pred)
 
 
 def _form(function: TriedFunction, pair: Pair) -> RowForm:
-    """The form of a function: in float64, or in the dtype that it gets where it takes no other."""
+    """Find the form of a function, in float64, or in Keras' float dtype where the function fails in float64."""
     y_true, y_pred = (keras.ops.convert_to_numpy(values) for values in (pair.y_true, pair.y_pred))
     whole_labels = np.issubdtype(y_true.dtype, np.integer) and function.of_labels_as_they_are
 
@@ -222,7 +222,7 @@ def _form(function: TriedFunction, pair: Pair) -> RowForm:
         return find_form(values("float64"), make_trials(y_true, y_pred))
     except tf.errors.ResourceExhaustedError:
         raise
-    except Exception:  # it mixes its arguments with constants of another dtype
+    except Exception:  # the function mixes its arguments with constants of another dtype
         try:
             return find_form(values(keras.config.floatx()), make_trials(y_true, y_pred))
         except Exception as error:

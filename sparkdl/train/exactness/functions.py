@@ -60,20 +60,20 @@ ROW_LOSSES = tuple(
 SUMS = ("sum", "none", None)
 ROW_MEANS = ("sum_over_batch_size", "mean")
 ROW_VALUES = "return one value for each row"
-# A loss or metric by kind and place among those of the model.
+# A loss or metric, by its kind and its index among those of the model.
 Key = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class TriedFunction:
-    """A function of labels and predictions.
+    """Describe a function of labels and predictions.
 
     Attributes:
         what: kind and name, as in messages: "loss 'dice'".
         call: takes tensors ``(rows, *shape)``, returns values of any shape.
         summed: whether the model takes the sum of the values, and not their mean.
-        known: whether it is known to give a value for each row.
-        way_out: how to make it exact, where that is known.
+        known: whether the function is known to give a value for each row.
+        way_out: how to make the function exact, where that is known.
         of_labels_as_they_are: whether whole numbers stay whole; losses get labels as floats.
         weighs: whether the weights of rows are a part of what is tried.
     """
@@ -87,7 +87,7 @@ class TriedFunction:
     weighs: bool = False
 
     def arguments(self, y_true: Any, y_pred: Any, dtype: str | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Labels and predictions as Keras hands them over, predictions in `dtype` (None: as Keras hands them over)."""
+        """Convert labels and predictions as Keras does for the function; predictions to `dtype` (None: Keras' own)."""
         if dtype is None and not self.of_labels_as_they_are:
             dtype = keras.config.floatx()
         y_pred = tf.convert_to_tensor(y_pred) if dtype is None else tf.cast(y_pred, dtype)
@@ -98,7 +98,7 @@ class TriedFunction:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What a function got in one call of the model's loss or metrics."""
+    """Hold the labels and predictions that a function got in one call of the model's loss or metrics."""
 
     y_true: Any
     y_pred: Any
@@ -116,13 +116,13 @@ def inexact_losses(model: Any, *, row_means_only: bool) -> list[Inexact]:
         reduction = getattr(entry.loss, "reduction", "mean")
         if row_means_only and (reduction not in ROW_MEANS or getattr(entry.loss, "ignore_class", None) is not None):
             has = f"reduction={reduction!r}" if reduction not in ROW_MEANS else "an ignore_class"
-            reason = f"has {has}, and the model a train_step, test_step or compute_loss of its own"
+            reason = f"has {has}, and the model has its own train_step, test_step or compute_loss"
             found.append(Inexact(what, reason, "losses in those must be means over rows"))
     return found
 
 
 def _named_losses(model: Any) -> list[tuple[str, Any]]:
-    """The compiled losses with their kind and name as in messages: "loss 'dice'", "loss 'mse' of output 'size'"."""
+    """List the compiled losses with kind and name as in messages: "loss 'dice'", "loss 'mse' of output 'size'"."""
     entries = flat_losses(model)
     named = []
     for entry in entries:
@@ -143,17 +143,17 @@ def tried_functions(model: Any, *, weighted: bool = False) -> dict[Key, TriedFun
         weighted: whether rows have weights, which a loss that reduces its values in its own way is tried with.
     """
     found: dict[Key, TriedFunction] = {}
-    for place, (what, entry) in enumerate(_named_losses(model)):
-        found["loss", place] = _of_loss(what, entry.loss, weighted)
-    for place, metric in enumerate(leaf_metrics(model.metrics)):
+    for index, (what, entry) in enumerate(_named_losses(model)):
+        found["loss", index] = _of_loss(what, entry.loss, weighted)
+    for index, metric in enumerate(leaf_metrics(model.metrics)):
         function = getattr(metric, "_fn", None)
         if function is not None and isinstance(metric, keras.metrics.MeanMetricWrapper):
-            found["metric", place] = _of_metric(metric, function)
+            found["metric", index] = _of_metric(metric, function)
     return found
 
 
 def flat_losses(model: Any) -> Sequence[Any]:
-    """The compiled losses, as the user gave them, in Keras' entries (path, loss, loss_weights, name)."""
+    """List the compiled losses, as the user gave them, in Keras' entries (path, loss, loss_weights, name)."""
     compiled = model._compile_loss
     entries = compiled._flat_losses if compiled is not None else None
     return [entry._replace(loss=getattr(entry.loss, "user_loss", entry.loss)) for entry in entries or ()]
@@ -171,20 +171,20 @@ def _of_loss(what: str, loss: Any, weighted: bool) -> TriedFunction:
     wrapped = isinstance(loss, LossFunctionWrapper) and type(loss).call is LossFunctionWrapper.call
     axes = isinstance(loss, (keras.losses.Dice, keras.losses.Tversky))
     way_out = f"use {type(loss).__name__}(axis=(1, 2, …)): all axes but the rows" if axes else ROW_VALUES
-    # The class's own: on the instance a run may have put one that notes masks.
+    # `call` of the class: a run may have set one on the instance that notes masks.
     known = wrapped and is_row_loss(function) and _reduces_last(getattr(loss, "_fn_kwargs", {}))
     return TriedFunction(what, type(loss).call.__get__(loss), summed, known, way_out)
 
 
 def _reduces_last(kwargs: Mapping[str, Any]) -> bool:
-    """Whether a function of Keras is called for its last axis: another may be that of the rows."""
+    """Tell whether a function of Keras reduces the last axis: another axis may be that of the rows."""
     return kwargs.get("axis", -1) == -1
 
 
 def _drawn_weights(y_pred: Any) -> Any:
-    """Weights between 0.5 and 1.5, of the predictions' dtype, that each row has among any other rows, ``(rows,)``."""
+    """Make weights, 0.5 to 1.5, ``(rows,)``, of the predictions' dtype; a row has the same among any other rows."""
     flat = tf.reshape(y_pred, (tf.shape(y_pred)[0], -1))
-    # Of each place another share: probabilities have the sum 1 in all rows.
+    # Each element has another share: probabilities have the sum 1 in all rows.
     shares = tf.cast(tf.range(1, tf.shape(flat)[1] + 1), flat.dtype)
     return 1 + 0.5 * tf.sin(100 * tf.reduce_sum(flat * shares, axis=1))
 
@@ -199,16 +199,16 @@ def _of_metric(metric: Any, function: Any) -> TriedFunction:
 
 
 def weighted_keys(model: Any) -> set[Key]:
-    """List the losses and metrics of a built model that get the weights of rows, where there are such."""
+    """List the losses and metrics of a built model that get the weights of rows, where rows have weights."""
     compiled = model._compile_metrics
     lists = (compiled._flat_weighted_metrics or ()) if compiled is not None and compiled.built else ()
     weighed = {id(metric) for entry in lists if entry is not None for metric in entry.metrics}
-    metrics = {("metric", place) for place, m in enumerate(leaf_metrics(model.metrics)) if id(m) in weighed}
-    return metrics | {("loss", place) for place in range(len(flat_losses(model)))}
+    metrics = {("metric", index) for index, m in enumerate(leaf_metrics(model.metrics)) if id(m) in weighed}
+    return metrics | {("loss", index) for index in range(len(flat_losses(model)))}
 
 
 def values_of(function: TriedFunction, values: np.ndarray, rows: int) -> np.ndarray:
-    """What counts of a function's values: each row's, or what the model makes of all, for each row where it sums."""
+    """Return a function's values; of a summed function without a value for each row, the sum divided by the rows."""
     if not function.summed or (values.ndim and len(values) == rows):
         return values
     return np.sum(values, dtype=np.result_type(values.dtype, np.float32)) / rows
@@ -216,32 +216,32 @@ def values_of(function: TriedFunction, values: np.ndarray, rows: int) -> np.ndar
 
 @contextmanager
 def captured(model: Any) -> Iterator[dict[Key, Pair]]:
-    """Within the block the model's losses and metrics note what they get, and give 0 and nothing."""
+    """Capture what the model's losses and metrics get, within the block; losses give 0, metrics are not updated."""
     pairs: dict[Key, Pair] = {}
 
     def note(key: Key, y_true: Any, y_pred: Any) -> None:
         masked = getattr(y_pred, "_keras_mask", None) is not None
         pairs.setdefault(key, Pair(y_true, y_pred, masked))
 
-    def of_loss(place: int) -> Callable[..., Any]:
+    def of_loss(index: int) -> Callable[..., Any]:
         def call(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-            note(("loss", place), y_true, y_pred)
+            note(("loss", index), y_true, y_pred)
             return tf.zeros((), keras.config.floatx())
 
         return call
 
-    def of_metric(place: int) -> Callable[..., None]:
+    def of_metric(index: int) -> Callable[..., None]:
         def update_state(*args: Any, **kwargs: Any) -> None:
             given = [*args, *(kwargs[name] for name in ("y_true", "y_pred") if name in kwargs)]
             if len(given) > 1:
-                note(("metric", place), *given[:2])
+                note(("metric", index), *given[:2])
 
         return update_state
 
     with ExitStack() as stack:
-        entries = [entry._replace(loss=of_loss(place)) for place, entry in enumerate(flat_losses(model))]
+        entries = [entry._replace(loss=of_loss(index)) for index, entry in enumerate(flat_losses(model))]
         if entries:
             stack.enter_context(replaced(model._compile_loss, {"_flat_losses": entries}))
-        for place, metric in enumerate(leaf_metrics(model.metrics)):
-            stack.enter_context(replaced(metric, {"update_state": of_metric(place)}))
+        for index, metric in enumerate(leaf_metrics(model.metrics)):
+            stack.enter_context(replaced(metric, {"update_state": of_metric(index)}))
         yield pairs

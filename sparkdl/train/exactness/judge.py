@@ -28,7 +28,7 @@ __all__ = ["epoch_judge", "judge"]
 
 log = logging.getLogger(__name__)
 
-# Rows that a model is called on, and those where memory does not hold them.
+# The rows that a model is called on, and the fewer ones where memory does not hold these.
 FEWER_ROWS = (ROWS_OF_MODEL, 8, 4)
 
 
@@ -80,7 +80,7 @@ def _found(model: Any, batch: tuple[Any, ...], global_batch_size: int, **how: bo
 
 def epoch_judge(
     model: Any,
-    task: TrainSpec,
+    spec: TrainSpec,
     here: World,
     findings: Findings,
     first_rows: FirstRows,
@@ -94,7 +94,7 @@ def epoch_judge(
 
     The callback raises ModelError in strict mode.
     """
-    check, config, layout = EpochCheck(model, findings), task.config, task.dataset.layout
+    check, config, layout = EpochCheck(model, findings), spec.config, spec.dataset.layout
 
     class _AfterFirstStep(keras.callbacks.Callback):  # type: ignore[misc]
         _epoch: int | None = None

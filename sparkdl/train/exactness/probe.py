@@ -27,16 +27,16 @@ LEAST_ROWS = 4
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a model gives for some rows.
+    """Hold a model's outputs and states for some rows.
 
     Attributes:
-        rows: how many.
+        rows: the number of rows.
         predictions: each output, shape ``(rows, *shape)``.
         added: each loss of `model.losses`, float64.
         states: the layers' state variables after the call.
-        values: by place among the tried functions: the values of each that was called.
-        own_loss: what a compute_loss of the model's own gives, where targets were given; else None.
-        noted: the single values that metrics of layers got, by the metric's place among `metrics_of_layers`.
+        values: the values of each function that was called, by its index among the tried functions.
+        own_loss: the value of the model's own compute_loss, where targets were given; else None.
+        noted: the single values that metrics of layers got, by the metric's index among `metrics_of_layers`.
     """
 
     rows: int
@@ -50,31 +50,31 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A model's measures on some rows, and on two parts of them in order."""
+    """Hold a model's measures on some rows, and on two parts of these rows in order."""
 
     whole: Measured
     parts: tuple[Measured, ...]
 
     @property
     def places(self) -> list[np.ndarray]:
-        """The places of each part's rows among all rows."""
+        """The indexes of each part's rows among all rows."""
         stops = np.cumsum([part.rows for part in self.parts])
         return [np.arange(stop - part.rows, stop) for stop, part in zip(stops, self.parts, strict=True)]
 
 
-def part_of(batch: Any, places: Any) -> Any:
-    """The rows at these places (a slice or an array of indices) of each array of a batch."""
-    return keras.tree.map_structure(lambda values: keras.ops.convert_to_numpy(values)[places], batch)
+def part_of(batch: Any, indexes: Any) -> Any:
+    """Select rows (a slice or an array of indexes) of each array of a batch."""
+    return keras.tree.map_structure(lambda values: keras.ops.convert_to_numpy(values)[indexes], batch)
 
 
 class Probe:
-    """Measures a model on all of some rows, and on two parts of them.
+    """Measure a model on all of some rows, and on two parts of these rows.
 
     Args:
-        functions: by their keys; called on the model's own predictions.
+        functions: the functions by their keys; called on the model's own predictions.
         states: state variables of layers.
-        training: as the model is called.
-        repeated: whether it is called so often that a graph is worth its time.
+        training: the value of `training` that the model is called with.
+        repeated: whether the probe is called often enough for a graph to be worth its time.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Probe:
         self._functions = dict(functions or {})
         self._graph = repeated and not model.run_eagerly
         self._traced: Callable[..., Any] | None = None
-        self._places: list[int] = []
+        self._indexes: list[int] = []
 
     def __call__(self, x: Any, y: Any = ()) -> Cut:
         """Measure the model on inputs `x` and, for functions and compute_loss, targets `y`, ``(rows, *shape)``."""
@@ -118,9 +118,9 @@ class Probe:
             [value.numpy() for value in predictions],
             np.array([float(value) for value in added]),
             [value.numpy() for value in states],
-            {place: value.numpy() for place, value in values.items()},
+            {index: value.numpy() for index, value in values.items()},
             float(own_loss[0]) if own_loss else None,
-            [(place, float(value)) for place, value in zip(self._places, single, strict=True)],
+            [(index, float(value)) for index, value in zip(self._indexes, single, strict=True)],
         )
 
     def _trace(self, x: Any, y: Any) -> Callable[..., Any]:
@@ -146,14 +146,14 @@ class Probe:
         before = [tf.identity(variable) for variable in kept]
         with noted(metrics_of_layers(model)) as values_of_layers:
             y_pred = model(x, training=self._training) if model._call_has_training_arg else model(x)
-        self._places = [place for place, _ in values_of_layers]
+        self._indexes = [index for index, _ in values_of_layers]
         single = [tf.cast(value, tf.float64) for _, value in values_of_layers]
         added = [tf.reduce_sum(tf.cast(loss, tf.float64)) for loss in model.losses]
         states = [tf.identity(variable.value) for variable in self._states]
         values = self._values(x, y, y_pred) if self._functions else {}
         own_loss = []
         if keras.tree.flatten(y) and type(model).compute_loss is not keras.Model.compute_loss:
-            # Keras' own caller: a compute_loss of the user's need not take `training`.
+            # Keras' own caller: the user's compute_loss need not take `training`.
             loss = model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=None, training=self._training)
             own_loss = [tf.cast(loss, tf.float64)]
         for variable, value in zip(kept, before, strict=True):
@@ -167,8 +167,8 @@ class Probe:
                 model._compile_loss(y, y_pred, None)
             model.compute_metrics(x, y, y_pred, sample_weight=None)
         return {
-            place: tf.convert_to_tensor(function.call(*function.arguments(pairs[key].y_true, pairs[key].y_pred)))
-            for place, (key, function) in enumerate(self._functions.items())
+            index: tf.convert_to_tensor(function.call(*function.arguments(pairs[key].y_true, pairs[key].y_pred)))
+            for index, (key, function) in enumerate(self._functions.items())
             if key in pairs
         }
 

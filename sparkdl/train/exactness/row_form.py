@@ -1,9 +1,9 @@
 """Find whether a function of labels and predictions is a mean over rows, by trying it.
 
 Runs in rank processes; knows functions and arrays, nothing of models. A step is exact over ranks if its loss is a sum
-over rows divided by a number that is known. Whether a function is one cannot be read off it, so it is tried on trials
-and on parts of their rows: a value for each row must not depend on the other rows; a single value for all rows must
-be the mean of those of the parts, weighted by their rows.
+over rows divided by a number that is known. Whether a function is such a sum cannot be read off it, so the function is
+tried on trials and on parts of their rows: a value for each row must not depend on the other rows; a single value for
+all rows must be the mean of the parts' values, weighted by the parts' rows.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ __all__ = ["RowForm", "find_form", "form_of_parts"]
 
 @dataclass(frozen=True, slots=True)
 class RowForm:
-    """The form of a function's value.
+    """Describe the form of a function's value.
 
     Attributes:
         kind: "rows" (a value, or several, for each row), "mean" (one value, the mean over rows) or "batch" (neither).
-        reason: of "batch": the numbers that prove it, or what hides them.
+        reason: for "batch", the numbers that prove that form, or the error or values that hide the numbers.
     """
 
     kind: str
@@ -36,9 +36,9 @@ def find_form(function: Callable[[np.ndarray, np.ndarray], np.ndarray], trials: 
 
     Args:
         function: takes labels and predictions, each of shape ``(rows, *shape)``; returns values of any shape.
-        trials: as made by `make_trials`; the first one holds the real rows.
+        trials: as made by `make_trials`; the first one holds rows of the dataset.
 
-    Raises what the function raises on the real rows.
+    Raises what the function raises on the rows of the dataset.
     """
     forms = []
     for number, trial in enumerate(trials):
@@ -59,7 +59,7 @@ def find_form(function: Callable[[np.ndarray, np.ndarray], np.ndarray], trials: 
 
 
 def _form_of(function: Callable[..., np.ndarray], trial: Trial, whole: np.ndarray) -> RowForm | None:
-    """The form on one trial; None where its values are not finite and prove nothing."""
+    """Find the form on one trial; None where the function's values are not finite and prove nothing."""
     form = None
     for parts in partitions(len(trial.y_true)):
         try:
@@ -79,8 +79,8 @@ def form_of_parts(
     """Find the form of a function's values for all of some rows and for parts of them.
 
     Args:
-        whole, values: for all rows, and for each part.
-        parts: the places of each part's rows among all rows.
+        whole, values: the function's values for all rows, and for each part.
+        parts: the indexes of each part's rows among all rows.
         tolerance: relative; None: that of the values' dtype.
 
     Returns None where the values are not finite and prove nothing.
@@ -94,7 +94,7 @@ def form_of_parts(
 def _rows_form(
     whole: np.ndarray, values: Sequence[np.ndarray], parts: Sequence[np.ndarray], tolerance: float
 ) -> RowForm | None:
-    """The form of values for each row."""
+    """Find the form of values for each row: "rows", or "batch" if other rows change a row's value."""
     if not np.isfinite(whole).any():
         return None
     finite = np.where(np.isfinite(whole), np.abs(whole), 0.0).reshape(len(whole), -1)
@@ -114,13 +114,13 @@ def _rows_form(
 def _mean_form(
     whole: np.ndarray, values: Sequence[np.ndarray], parts: Sequence[np.ndarray], tolerance: float
 ) -> RowForm | None:
-    """The form of one value for all rows, or of as many as the function leaves."""
+    """Find the form of one value for all rows, or of any number of values: "mean" or "batch"."""
     means = np.array([np.mean(v) if v.size else np.nan for v in values], np.float64)
     of_all = float(np.mean(whole)) if whole.size else np.nan
     rows = np.array([len(part) for part in parts])
     if not (np.isfinite(of_all) and np.isfinite(means).any()):
         return None
-    # A part whose value is not finite where that of all rows is: the value is no sum over rows.
+    # If a part's value is not finite and that of all rows is, the value is not a sum over rows.
     expected = float(np.sum(means * rows) / rows.sum())
     scale = float(np.sum(np.abs(means) * rows) / rows.sum()) if np.isfinite(means).all() else abs(of_all)
     if differ(np.array(of_all), np.array(expected), scale=max(scale, abs(of_all)), tolerance=tolerance):

@@ -19,16 +19,16 @@ from sparkdl.train.exactness.probe import Cut
 __all__ = ["added_losses", "mixing", "model_tolerance", "state_reductions"]
 
 def model_tolerance(model: Any) -> float:
-    """Return what predictions of a row may differ by, relative to the largest: the rounding of all layers."""
+    """Return how far predictions of a row may differ, relative to the largest: the rounding of all layers."""
     return 10 * tolerance_of(getattr(model, "compute_dtype", None) or keras.config.floatx())
 
 
 def mixing(model: Any, cut: Cut) -> list[Inexact]:
     """Find whether a row's prediction depends on the other rows."""
-    for place, values in enumerate(cut.whole.predictions):
+    for index, values in enumerate(cut.whole.predictions):
         whole = np.asarray(values, np.float64)
         scale = float(np.abs(whole[np.isfinite(whole)]).max(initial=0.0))
-        own = [np.asarray(part.predictions[place], np.float64) for part in cut.parts]
+        own = [np.asarray(part.predictions[index], np.float64) for part in cut.parts]
         if any(
             one.ndim == 0 or one.shape[1:] != whole.shape[1:] or len(one) != part.rows
             for one, part in zip(own, cut.parts, strict=True)
@@ -43,19 +43,19 @@ def mixing(model: Any, cut: Cut) -> list[Inexact]:
 
 
 def added_losses(model: Any, cut: Cut) -> list[Inexact]:
-    """Find whether losses that layers add, and that of the model's own compute_loss, are means over rows.
+    """Find whether losses that layers add, and the loss of the model's own compute_loss, are means over rows.
 
-    A regularizer is the same for any rows, and so a mean over them as well.
+    A regularizer is the same for any rows, and so a mean over rows as well.
     """
     rows = np.array([part.rows for part in cut.parts])
-    of_all = [("add_loss", cut.whole.added[place], place) for place in range(len(cut.whole.added))]
+    of_all = [("add_loss", cut.whole.added[index], index) for index in range(len(cut.whole.added))]
     if cut.whole.own_loss is not None:
         of_all.append(("compute_loss", np.float64(cut.whole.own_loss), -1))
-    for kind, value, place in of_all:
+    for kind, value, index in of_all:
         if kind == "compute_loss":
             own = np.array([part.own_loss for part in cut.parts], np.float64)
         else:
-            own = np.array([part.added[place] if place < len(part.added) else np.nan for part in cut.parts])
+            own = np.array([part.added[index] if index < len(part.added) else np.nan for part in cut.parts])
         mean = float((own * rows).sum() / rows.sum())
         scale = max(float((np.abs(own) * rows).sum() / rows.sum()), abs(float(value)))
         if differ(np.array(value), np.array(mean), scale=scale, tolerance=model_tolerance(model)):
@@ -68,12 +68,12 @@ def added_losses(model: Any, cut: Cut) -> list[Inexact]:
 def state_reductions(
     states: Sequence[LayerState], before: Sequence[np.ndarray], cut: Cut
 ) -> tuple[list[Inexact], list[tuple[str, ...]]]:
-    """Find the reductions that give each state variable, and the variables that none gives."""
+    """Find the reductions that give each state variable, and the variables that no reduction gives."""
     unknown: list[Inexact] = []
     possible: list[tuple[str, ...]] = []
-    for place, state in enumerate(states):
-        after = [part.states[place] for part in cut.parts]
-        found = find_reductions(before[place], cut.whole.states[place], after, [part.rows for part in cut.parts])
+    for index, state in enumerate(states):
+        after = [part.states[index] for part in cut.parts]
+        found = find_reductions(before[index], cut.whole.states[index], after, [part.rows for part in cut.parts])
         if state.reduction is not None:
             found = (state.reduction,)
         elif not found:

@@ -20,7 +20,7 @@ __all__ = ["steady"]
 
 @contextmanager
 def steady(model: Any) -> Iterator[None]:
-    """Within the block draws of Keras give their middle, and batch normalization does not look at the batch.
+    """Make draws of Keras give their middle, and batch normalization not look at the batch, within the block.
 
     Draws that go past Keras (`tf.random`, numpy) stay random.
     """
@@ -44,7 +44,7 @@ def _by_moving_moments(layer: Any) -> Any:
 
 
 def _filled(shape: Any, value: Any, dtype: Any) -> tf.Tensor:
-    # A shape may be a tensor, as of tf.shape, or hold some, as of keras.ops.shape.
+    # A shape may be a tensor, as of tf.shape, or hold tensors, as of keras.ops.shape.
     sizes = shape if tf.is_tensor(shape) else tf.stack(list(shape)) if len(shape) else tf.zeros((0,), tf.int32)
     return tf.fill(tf.cast(sizes, tf.int32), tf.cast(value, dtype or keras.config.floatx()))
 
@@ -89,7 +89,7 @@ def _beta(shape: Any, alpha: Any, beta: Any, dtype: Any = None, seed: Any = None
     return _filled(shape, 1.0, dtype) * alpha / (alpha + beta)
 
 
-# In the places of the functions that all of Keras' layers and `keras.random` draw with.
+# Replacements of the functions that all of Keras' layers and `keras.random` draw with.
 _DRAWS = {
     "normal": _normal,
     "uniform": _uniform,

@@ -1,8 +1,8 @@
-"""Make labels and predictions on which a function of them shows whether it is a mean over rows.
+"""Make labels and predictions on which a function shows whether it is a mean over rows.
 
-Pure; runs in rank processes. Real rows may hide what a function does: a rare class may not be among them, a new model
-may give the same prediction for all rows. So labels and predictions are drawn anew as well, within the bounds that the
-real ones show: codes of classes stay codes, probabilities stay probabilities.
+Pure; runs in rank processes. Rows of a dataset may hide what a function does: a rare class may not be among them, a new
+model may give the same prediction for all rows. So labels and predictions are drawn anew as well, within the bounds of
+the dataset's: codes of classes stay codes, probabilities stay probabilities.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["ROWS", "Trial", "make_trials", "partitions"]
 ROWS = 16
 """Rows of a trial, where a row is not large."""
 
-# Of labels and predictions of a trial together, in float64: masks and images take fewer rows.
+# Bytes of labels and predictions of a trial together, in float64: masks and images take fewer rows.
 TRIAL_BYTES = 64 << 20
 LEAST_ROWS = 4
 
@@ -29,22 +29,23 @@ MARGIN = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Labels and predictions of the same rows, float64, each of shape ``(rows, *shape)``."""
+    """Hold labels and predictions of the same rows, float64, each of shape ``(rows, *shape)``."""
 
     y_true: np.ndarray
     y_pred: np.ndarray
 
 
 def make_trials(y_true: np.ndarray, y_pred: np.ndarray, *, seed: int = 0) -> Iterator[Trial]:
-    """Make trials from the labels and predictions of real rows.
+    """Make trials from the labels and predictions of rows of the dataset.
 
     Args:
         y_true: shape ``(rows, *shape)``, with at least one row.
         y_pred: shape ``(rows, *shape)``; values that are not finite are drawn anew.
 
     Yields:
-        The real rows; real labels with drawn predictions; drawn labels with real and with drawn predictions; drawn
-        labels of which one alone differs; and, where labels and predictions have a scale, drawn ones of other scales.
+        The dataset's rows; their labels with drawn predictions; drawn labels with the rows' and with drawn predictions;
+        drawn labels of which one alone differs; and, where labels and predictions have a scale, drawn ones of other
+        scales.
     """
     rng = np.random.default_rng(seed)
     row_bytes = 8 * (y_true[:1].size + y_pred[:1].size)
@@ -73,7 +74,7 @@ def is_simplex(values: np.ndarray) -> bool:
 
 
 class _Labels:
-    """Labels like those of the real rows."""
+    """Draw labels like those of the dataset's rows."""
 
     def __init__(self, y_true: np.ndarray, y_pred: np.ndarray, rng: np.random.Generator, rows: int) -> None:
         self._rng = rng
@@ -88,11 +89,11 @@ class _Labels:
 
     @property
     def have_scale(self) -> bool:
-        """Whether the labels are amounts, and neither codes nor probabilities."""
+        """True if the labels are amounts, and neither codes nor probabilities."""
         return self._codes is None and not self._simplex and not (self._low >= 0 and self._high <= 1)
 
     def _code_range(self, y_true: np.ndarray, y_pred: np.ndarray) -> tuple[int, ...]:
-        """The whole numbers that labels may be."""
+        """List the whole numbers that labels may be; () where the range is larger than 1000."""
         low, high = int(self._low), int(self._high)
         if low == -1 and high <= 1 and not (y_true == 0).any():
             return (-1, 1)
@@ -138,7 +139,7 @@ class _Labels:
 
 
 class _Predictions:
-    """Predictions like those of the real rows."""
+    """Draw predictions like those of the dataset's rows."""
 
     def __init__(self, y_pred: np.ndarray, rng: np.random.Generator, rows: int) -> None:
         self._rng = rng
@@ -151,11 +152,11 @@ class _Predictions:
 
     @property
     def have_scale(self) -> bool:
-        """Whether predictions are amounts, and no probabilities or other bounded values."""
+        """True if predictions are amounts, and neither probabilities nor other bounded values."""
         return not (self._simplex or (self._low >= -1 and self._high <= 1))
 
     def finite(self) -> np.ndarray:
-        """The real predictions, those that are not finite drawn anew, shape ``(rows, *shape)``."""
+        """Return the dataset's rows' predictions, those that are not finite drawn anew, shape ``(rows, *shape)``."""
         bad = ~np.isfinite(self._real)
         return np.where(bad, self._rng.uniform(MARGIN, 1 - MARGIN, self._real.shape), self._real)
 
@@ -178,7 +179,7 @@ def _drawn_simplex(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarr
 
 
 def partitions(rows: int, *, seed: int = 0) -> Iterator[list[np.ndarray]]:
-    """Divide rows into parts of several sizes, twice: each part the places of its rows, in a drawn order.
+    """Divide rows into parts of several sizes, twice: each part holds the indexes of its rows, in a drawn order.
 
     No part has a single row: functions that drop axes of length 1 would take the rows for such an axis.
     """

@@ -1,4 +1,4 @@
-"""Make the model of a run as it is when training starts.
+"""Build the model of a run as it is when training starts.
 
 Runs in rank processes.
 """
@@ -18,7 +18,7 @@ __all__ = ["built_model", "example_of"]
 
 
 def built_model(task: TrainSpec) -> tuple[Any, tuple[Any, ...]]:
-    """Make the model of a run, checked and built, and what a batch is, symbolically. Raises ModelError."""
+    """Build and check the model of a run. Returns the model and a symbolic batch (`example_of`). Raises ModelError."""
     dataset, config = task.dataset, task.config
     keras.utils.set_random_seed(config.seed % 2**32)
     model = task.build_model(dataset)
@@ -30,7 +30,7 @@ def built_model(task: TrainSpec) -> tuple[Any, tuple[Any, ...]]:
 
 
 def example_of(dataset: Dataset, target: str = "label") -> tuple[Any, ...]:
-    """What a batch is, symbolically: (inputs, targets) or (inputs, targets, weights), the rows left open."""
+    """Describe a batch symbolically: (inputs, targets) or (inputs, targets, weights), the number of rows left open."""
     symbols = {f.key: keras.KerasTensor((None, *f.shape), f.dtype) for f in dataset.layout.fields}
 
     def of_role(role: str) -> Any:

@@ -26,7 +26,7 @@ __all__ = ["evaluate"]
 
 
 def evaluate(task: EvaluateSpec, here: World) -> dict[str, Any]:
-    """Evaluate on this rank's share. Returns loss and metrics over all rows, the same on every rank."""
+    """Evaluate on this rank's share of the rows. Returns loss and metrics over all rows, the same on every rank."""
     join_world(here)
     signature = Signature.read(task.model_dir)
     keras.config.set_floatx(signature.floatx)

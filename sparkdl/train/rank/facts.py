@@ -1,6 +1,6 @@
-"""Describe what a model and callbacks are, as JSON, so that two runs can be compared.
+"""Describe a model and callbacks as JSON, so that two runs can be compared.
 
-Runs in rank processes, when `build_model` and `callbacks` have made them and nothing has changed them yet.
+Runs in rank processes, after `build_model` and `callbacks` returned and before anything changes what they returned.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ __all__ = ["callback_facts", "metric_directions", "model_facts", "weight_facts"]
 
 _MAX_DEPTH = 6
 _DIRECTIONS = {"up": "max", "down": "min"}
-# Of a variable, so many values spread over it tell an order of values from another.
+# At most this many values of a variable, spread evenly over it, are enough to tell two orders of values apart.
 _MOST_VALUES = 1 << 16
 
 
 def model_facts(model: Any) -> dict[str, Any]:
-    """The configuration of a model, its variables, and the code and values of the user's own in it."""
+    """Describe a model: its configuration and variables, and the code and values of the user's classes in it."""
     return {
         "keras": keras.__version__,
         "config": keras.saving.serialize_keras_object(model),
@@ -37,7 +37,7 @@ def model_facts(model: Any) -> dict[str, Any]:
 
 
 def weight_facts(model: Any) -> list[list[float]]:
-    """Two numbers for each variable of a model: its norm, and one that tells orders of its values apart."""
+    """Return two numbers for each variable of a model: its norm, and one that depends on the order of its values."""
     found = []
     for variable in model.variables:
         values = np.asarray(keras.ops.convert_to_numpy(variable), np.float64).ravel()
@@ -47,7 +47,7 @@ def weight_facts(model: Any) -> list[list[float]]:
 
 
 def callback_facts(callbacks: Sequence[Any]) -> list[dict[str, Any]]:
-    """For each callback its class, the code of that class where it is the user's, and its attributes."""
+    """Describe each callback: its class, the code of that class if it is the user's, and its attributes."""
     return [
         {
             "class": type(callback).__qualname__.rpartition("<locals>.")[2],
@@ -59,21 +59,21 @@ def callback_facts(callbacks: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def metric_directions(model: Any) -> dict[str, str | None]:
-    """For each metric of a built model, by its name in the history, "min", "max", or None where it states neither."""
+    """Return "min", "max" or None (neither is stated) for each metric of a built model, by its name in the history."""
     named: dict[str, Any] = {}
     for metric in model.metrics:
         parts = getattr(metric, "metrics", None)
         if not parts:
             named[metric.name] = metric
             continue
-        # Their results have the names of outputs before them, and are in their order.
+        # The names of the results begin with those of outputs; the results are in the order of the parts.
         names = list(metric.result())
         named |= dict(zip(names, parts, strict=True)) if len(names) == len(parts) else {}
     return {name: _DIRECTIONS.get(getattr(metric, "_direction", "")) for name, metric in sorted(named.items())}
 
 
 def _own_code(model: Any) -> dict[str, str]:
-    """By name, a digest of the code of each class and function of the user's that the model is made of."""
+    """Return by name a digest of the code of each class and function of the user's that the model is made of."""
     found: dict[str, set[str]] = {}
     for part in _made_of(model):
         code = part if isinstance(part, FunctionType) else type(part)
@@ -83,9 +83,9 @@ def _own_code(model: Any) -> dict[str, str]:
 
 
 def _own_values(model: Any) -> dict[str, list[Any]]:
-    """By class, what each object of a class of the user's holds, as far as Keras does not: `get_config` may not tell.
+    """Return by class the attributes of each object of a user's class, which `get_config` may not contain.
 
-    What begins with an underscore is left out, as Keras keeps its own state there.
+    Attributes that Keras' own classes have are left out, and names with an underscore first: Keras keeps state there.
     """
     kinds = (keras.Model(name="m"), keras.Layer(name="l"), keras.losses.Loss(name="l"), keras.metrics.Metric(name="m"))
     kinds[0].compile()
@@ -101,14 +101,14 @@ def _own_values(model: Any) -> dict[str, list[Any]]:
 
 
 def _made_of(model: Any) -> Iterator[Any]:
-    """The model, its layers, loss, metrics and optimizer, and in turn the functions and Keras objects they hold."""
+    """Yield the model, its layers, loss, metrics, optimizer, and in turn the functions and Keras objects in them."""
     compiled = getattr(getattr(model, "_compile_config", None), "config", {})
     waiting, seen = [model, *model._flatten_layers(), *_flat(compiled)], {}
     while waiting:
         part = waiting.pop()
         if id(part) in seen:
             continue
-        seen[id(part)] = part  # kept: an id may not be given to another object
+        seen[id(part)] = part  # kept alive, so that no other object gets the same id
         if isinstance(part, MethodType):
             waiting += [part.__func__, part.__self__]
         elif isinstance(part, FunctionType):
@@ -119,7 +119,7 @@ def _made_of(model: Any) -> Iterator[Any]:
 
 
 def _flat(value: Any, depth: int = 0) -> Iterator[Any]:
-    """What lies in lists and dicts, and in those within them."""
+    """Yield the values in lists and dicts, and in the lists and dicts within them."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, (list, tuple)) and depth < _MAX_DEPTH:
@@ -130,11 +130,11 @@ def _flat(value: Any, depth: int = 0) -> Iterator[Any]:
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """A value as JSON: functions by their code, Keras objects by their configuration, others by their class."""
+    """Turn a value into JSON: functions by their code, Keras objects by their configuration, others by their class."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and value != value:
-        return "nan"  # which is the same as another one
+        return "nan"  # as text, two NaN are equal
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, np.ndarray):

@@ -1,4 +1,4 @@
-"""The loop over epochs and steps: Keras' own `fit`, but for a run that starts in the middle of an epoch.
+"""Loop over epochs and steps as Keras' `fit` does, with the option to start in the middle of an epoch.
 
 Runs in rank processes.
 """
@@ -26,17 +26,17 @@ def train_epochs(
     evaluate: Callable[[Any], dict[str, Any]] | None,
     resume_epoch: Callable[[], None] | None = None,
 ) -> None:
-    """Train from a position on, calling the callbacks as `keras.Model.fit` does.
+    """Train from a position of the run on, and call the callbacks as `keras.Model.fit` does.
 
     Args:
         model: compiled, built and within `exact_steps`.
         data: the elements of all steps, from `start` on.
         callbacks: in the order in which they are called.
         start: the first step.
-        epochs: the run ends after so many in all.
-        steps: of one epoch.
+        epochs: the number of epochs after which the run ends, those before `start` included.
+        steps: the steps of one epoch.
         evaluate: takes the callbacks, returns the logs of the held-out split.
-        resume_epoch: continues the sums of the first epoch, where it does not start at its first step.
+        resume_epoch: restores the sums of the first epoch, if `start` is in the middle of that epoch.
     """
     called = keras.callbacks.CallbackList(
         list(callbacks), add_history=True, add_progbar=False, verbose=0, epochs=epochs, steps=steps, model=model
@@ -65,7 +65,7 @@ def train_epochs(
         if model.stop_training:
             break
     if isinstance(model.optimizer, keras.optimizers.Optimizer):
-        # Averaged weights take the place of the last ones, where the optimizer keeps such; also where there was nothing
-        # left to train.
+        # An optimizer that keeps averaged weights (EMA) replaces the last weights by them; also where no step was left
+        # to train.
         model.optimizer.finalize_variable_values(model.trainable_weights)
     called.on_train_end(logs)

@@ -27,8 +27,8 @@ def rank_feed(
     """Make the feed of this rank.
 
     Args:
-        seed: of the order of rows; None: the order in which they are stored.
-        reader: None: the defaults.
+        seed: the seed of the order of rows; None keeps the order in which they are stored.
+        reader: how the rows are read; None uses the defaults.
     """
     return Feed(
         dataset,

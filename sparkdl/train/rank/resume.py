@@ -1,4 +1,4 @@
-"""Let a run go on from a checkpoint.
+"""Continue a run from a checkpoint.
 
 Runs in rank processes, after `build_model` and before the first step.
 """
@@ -30,12 +30,12 @@ log = logging.getLogger(__name__)
 
 
 def resume(run: RunDir, path: str | None, model: Any, facts: dict[str, Any], *, rank: int) -> Checkpoint | None:
-    """The checkpoint at `path` to go on from, or None; rank 0's model and optimizers have its values then.
+    """Restore rank 0's model and optimizers from the checkpoint at `path`. Returns the checkpoint, or None for no path.
 
     Args:
-        facts: what the model is, by `model_facts`; `model_difference` says what is compared.
+        facts: the description of the model, by `model_facts`; `model_difference` compares it with the checkpoint's.
 
-    Raises CheckpointError if it was made by another model.
+    Raises CheckpointError if the checkpoint is of another model.
     """
     if path is None:
         return None
@@ -51,13 +51,13 @@ def resume(run: RunDir, path: str | None, model: Any, facts: dict[str, Any], *, 
 
 
 def record_origin(run: RunDir, made_by: MadeBy, resumed: Checkpoint | None) -> None:
-    """Keep what the run is made by from here on; callbacks that were others until now are told of. For rank 0."""
+    """Record what the run is made by from here on, and warn if its callbacks were different before. For rank 0."""
     before = read_made_by(run.code) if resumed is not None else None
     if before is not None and resumed is not None:
         difference = callbacks_difference(before.callbacks, made_by.callbacks)
         if difference is not None:
             log.warning("the run goes on with other callbacks from %s: %s", resumed.position, difference)
-        if before.weights:  # the run began with these, whatever build_model gives now
+        if before.weights:  # the run began with these weights, whatever build_model returns now
             if (changed := weights_difference(before, made_by)) is not None:
                 log.warning("the run goes on from %s, and began otherwise: %s", resumed.position, changed)
             made_by = replace(made_by, weights=before.weights)
@@ -65,7 +65,7 @@ def record_origin(run: RunDir, made_by: MadeBy, resumed: Checkpoint | None) -> N
 
 
 def start_of(resumed: Checkpoint | None, epochs: int) -> Position:
-    """Where a run that is asked for so many epochs starts."""
+    """Return the position at which a run of `epochs` epochs starts."""
     if resumed is None:
         return Position()
     # A run that a callback has stopped goes on only if it is asked for more epochs than it was then.
@@ -77,7 +77,7 @@ def start_of(resumed: Checkpoint | None, epochs: int) -> Position:
 def resume_epoch(
     model: Any, numbers: StepCounters, recorder: EpochRecorder, resumed: Checkpoint | None, *, rank: int
 ) -> None:
-    """Continue the sums of the epoch that the checkpoint lies in."""
+    """Restore the sums of the unfinished epoch that the checkpoint was taken in."""
     if resumed is not None:
         with open_arrays(resumed) as arrays:
             restore_epoch(model, numbers, arrays, rank=rank)

@@ -1,4 +1,4 @@
-"""Train one rank's share of a run, from the build of the model to the model that is written.
+"""Train one rank's share of a run, from building the model to writing it.
 
 Runs in a rank process.
 """
@@ -51,12 +51,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Built:
-    """A model as build_model made it.
+    """Hold a model as build_model made it.
 
     Attributes:
-        example: a batch, symbolically.
-        facts: what the model is, as checkpoints hold it.
-        weights: what its first weights are.
+        example: a symbolic batch.
+        facts: the description of the model that checkpoints hold.
+        weights: the description of its first weights (`weight_facts`).
     """
 
     model: Any
@@ -67,7 +67,7 @@ class _Built:
 
 @dataclass(frozen=True, slots=True)
 class _Callbacks:
-    """The callbacks of a rank, in order.
+    """Hold the callbacks of a rank, in order.
 
     Attributes:
         first_rows: keeps the rows of each epoch's first step for the check of exactness; None on a single rank.
@@ -79,7 +79,7 @@ class _Callbacks:
 
 
 def train(task: TrainSpec, here: World) -> Recorded:
-    """Train on this rank's share. What is returned is the same on every rank; rank 0 has written the model."""
+    """Train on this rank's share of the rows. Returns the same record on every rank; rank 0 has written the model."""
     join_world(here)
     config, dataset = task.config, task.dataset
     built = _build(task)
@@ -128,14 +128,14 @@ def train(task: TrainSpec, here: World) -> Recorded:
 
 
 def _build(task: TrainSpec) -> _Built:
-    """Build and check the model, and describe it before anything tries it."""
+    """Build and check the model, and describe it before any trial changes it."""
     model, example = built_model(task)
     check_savable(model)
     return _Built(model, example, {"model": model_facts(model)}, weight_facts(model))
 
 
 def _step_options(task: TrainSpec, model: Any, here: World) -> StepOptions:
-    """How steps are made exact, with what was found out about the model; raises or warns where it cannot be."""
+    """Judge whether the model can be exact, and return the options of its steps; raises or warns where it cannot be."""
     config, dataset = task.config, task.dataset
     weights = class_weights(config.class_weight, dataset)
     findings = judge(
@@ -160,9 +160,9 @@ def _step_options(task: TrainSpec, model: Any, here: World) -> StepOptions:
 
 
 def _set_first_weights(task: TrainSpec, built: _Built, here: World) -> Checkpoint | None:
-    """Give every rank the weights that training starts from: a checkpoint's, a trained model's or rank 0's own.
+    """Give every rank the weights that training starts from: a checkpoint's, a trained model's or those rank 0 drew.
 
-    Returns the checkpoint that the run goes on from, or None.
+    Returns the checkpoint that the run continues from, or None.
     """
     model = built.model
     resumed = resume(task.run, task.checkpoint, model, built.facts, rank=here.rank)
@@ -184,7 +184,7 @@ def _callbacks(
     *,
     steps: int,
 ) -> _Callbacks:
-    """Make the callbacks: the user's, and those that record epochs, keep checkpoints and go on checking the model."""
+    """Make the callbacks: the user's, and those that record epochs, save checkpoints and keep checking exactness."""
     config, model, findings = task.config, built.model, options.findings
     own = config.callbacks() if config.callbacks else []
     made_by = MadeBy(
@@ -235,7 +235,7 @@ def _validation(task: TrainSpec) -> SplitParts | None:
 
 
 def _evaluation(task: TrainSpec, model: Any, here: World) -> Callable[[Any], dict[str, Any]] | None:
-    """A function that evaluates the held-out split, or None if there is none."""
+    """Return a function that evaluates the validation split; None if nothing is to be evaluated."""
     if (split := _validation(task)) is None:
         return None
     config = task.config
@@ -252,7 +252,7 @@ def _evaluation(task: TrainSpec, model: Any, here: World) -> Callable[[Any], dic
 
 
 def _write_trained(task: TrainSpec, model: Any, inexact: Sequence[str]) -> None:
-    """Write the trained model, and warn of outputs that scoring will not understand."""
+    """Write the trained model, and warn of outputs whose values or classes scoring cannot know."""
     signature = _write_model(task, model, task.run.model, inexact)
     labels = task.dataset.label_encoders if task.config.target == "label" else ()
     for unknown in (unknown_values(signature.outputs), unknown_classes(signature.outputs, labels)):

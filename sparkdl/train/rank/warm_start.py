@@ -21,13 +21,13 @@ __all__ = ["layer_name", "variables_difference", "warm_start"]
 
 
 def variables_difference(old: Sequence[Sequence[Any]], new: Sequence[Sequence[Any]]) -> str | None:
-    """Where two lists of variables, each a (name, shape, dtype), differ first; None if the values fit one by one.
+    """Describe the first difference of two lists of variables, each a (name, shape, dtype); None if all values fit.
 
-    Floats may have another precision; Keras casts them.
+    Floats may differ in precision; Keras casts them.
     """
-    for place, ((name, shape, dtype), (own_name, own_shape, own_dtype)) in enumerate(zip(old, new, strict=False)):
+    for index, ((name, shape, dtype), (own_name, own_shape, own_dtype)) in enumerate(zip(old, new, strict=False)):
         if name != own_name:
-            return f"variable {place} is {name!r} there and {own_name!r} here"
+            return f"variable {index} is {name!r} there and {own_name!r} here"
         if tuple(shape) != tuple(own_shape):
             return f"variable {name!r} has shape {tuple(shape)} there and {tuple(own_shape)} here"
         if dtype != own_dtype and not ("float" in dtype and "float" in own_dtype):
@@ -36,9 +36,9 @@ def variables_difference(old: Sequence[Sequence[Any]], new: Sequence[Sequence[An
 
 
 def warm_start(model: Any, model_dir: str) -> None:
-    """Give the model the weights of a trained one, which may hold the same own layers and functions.
+    """Give the model the weights of a trained one, which may hold the same layers and functions of the user's.
 
-    Raises ModelError if the trained model cannot be loaded, or if names, order, shapes or types are others.
+    Raises ModelError if the trained model cannot be loaded, or if names, order, shapes or types of variables differ.
     """
     trained = _trained(model_dir, model)
     difference = variables_difference(_variables(trained), _variables(model))
@@ -51,7 +51,7 @@ def warm_start(model: Any, model_dir: str) -> None:
 
 
 def _trained(model_dir: str, model: Any) -> Any:
-    """The trained Keras model; what it holds of the user's own is taken from the new model, by name."""
+    """Load the trained Keras model; its custom objects are those of the same names in the new model."""
     known: dict[str, Any] = {}
     with contextlib.suppress(Exception):  # a model that Keras cannot serialize; it may hold nothing of the trained one
         known = own_objects(model)
@@ -68,10 +68,10 @@ def _trained(model_dir: str, model: Any) -> Any:
 
 
 def _variables(model: Any) -> list[tuple[str, tuple[int, ...], str]]:
-    """Name, shape and type of a model's weights: each after its layer, as `dense/kernel`.
+    """Return name, shape and dtype of each weight of a model, the name with its layer's: `dense/kernel`.
 
-    Keras' paths would have the names of models around it or not, by when they were built. The numbers that Keras adds
-    to its own names of layers are left out: they count all layers that the process has made.
+    Keras' `path` is not used: the names of enclosing models are in it or not, depending on when they were built. The
+    numbers that Keras adds to default layer names are left out: they count all layers that the process has made.
     """
     owners = {}
     for layer in model._flatten_layers():
@@ -88,6 +88,6 @@ def _variables(model: Any) -> list[tuple[str, tuple[int, ...], str]]:
 
 
 def layer_name(name: str, kind: str) -> str:
-    """The name of a layer, without its number where Keras made it of the layer's class: "dense" for "dense_3"."""
+    """Return a layer's name, without the number if it is Keras' default name for the class: "dense" for "dense_3"."""
     bare = re.sub(r"_\d+$", "", name)
     return bare if bare.replace("_", "") == kind.lower().replace("_", "") else name

@@ -1,7 +1,7 @@
-"""Charts as SVG, for a page that opens without any network. Pure.
+"""Draw charts as SVG, for a page that needs no network. Pure.
 
-Runs on the driver. Colours are classes (`c0`, `c1`, …) of the page's style sheet, so that it decides about light and
-dark.
+Runs on the driver. Colours are CSS classes (`c0`, `c1`, …) of the page's style sheet, which has a light and a dark
+scheme.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ WIDTH, HEIGHT = 420, 220
 LEFT, RIGHT, TOP, BOTTOM = 62, 12, 10, 26
 BAR_HEIGHT, BAR_GAP, BAR_LEFT, BAR_RIGHT = 14, 4, 150, 110
 MAX_LABEL = 22
-# Beyond so many points a curve gets no dots, and no value under the pointer.
+# A curve of more points than this has no dots, and shows no value under the pointer.
 MAX_DOTS = 100
-# The difference of larger values may be infinite.
+# Larger values are not drawn, because their difference may be infinite.
 LARGEST = 1e300
 
-# What XML does not allow, even escaped.
+# Characters that XML does not allow, even escaped.
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def text(value: object) -> str:
-    """What a user gave, as it may stand in HTML and SVG."""
+    """Escape a user's value for HTML and SVG."""
     return html.escape(_NOT_XML.sub("\ufffd", str(value)))
 
 
 def label(value: str) -> str:
-    """The same, short enough for its place in a chart."""
+    """Escape a user's text for HTML and SVG, cut to the width of a chart's label."""
     return text(value if len(value) <= MAX_LABEL else f"{value[: MAX_LABEL - 1]}…")
 
 
 def number(value: float) -> str:
-    """A number to read: `41,200`, `0.4312`, `nan`."""
+    """Format a number for people: `41,200`, `0.4312`, `nan`."""
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 def ticks(low: float, high: float, *, most: int = 6, whole: bool = False) -> list[float]:
-    """Round numbers from `low` to `high`, at most so many; `low` < `high`.
+    """Return at most `most` round numbers from `low` to `high`; `low` < `high`.
 
-    whole: whole numbers alone.
+    whole: return whole numbers only.
     """
     step = 10.0 ** math.floor(math.log10((high - low) / most))
     step = max(step, 1.0) if whole else step
@@ -52,16 +52,16 @@ def ticks(low: float, high: float, *, most: int = 6, whole: bool = False) -> lis
         first, last = math.ceil(low / (step * factor)), math.floor(high / (step * factor))
         if last - first < most:
             break
-    return [place * step * factor for place in range(first, last + 1)]
+    return [multiple * step * factor for multiple in range(first, last + 1)]
 
 
 def line_chart(curves: Mapping[str, Sequence[float | None]], epochs: Sequence[int], *, title: str, zero: bool) -> str:
-    """Curves over epochs. What is no finite number leaves a gap.
+    """Draw curves over epochs. A value that is not a finite number leaves a gap.
 
     Args:
-        curves: by name, each with a value for every epoch.
-        epochs: as users count them, rising.
-        title: what is shown, for those who cannot see it.
+        curves: the curves by name, each with a value for every epoch.
+        epochs: the epochs, counted from 1, rising.
+        title: a description of the chart for screen readers.
         zero: whether the axis begins at 0.
     """
     runs = {name: _runs(epochs, values) for name, values in curves.items()}
@@ -86,31 +86,31 @@ def line_chart(curves: Mapping[str, Sequence[float | None]], epochs: Sequence[in
     for tick in ticks(first, last, whole=True):
         if epochs[0] <= tick <= epochs[-1]:
             parts.append(f'<text class="tick" x="{x(tick)}" y="{HEIGHT - 8}" text-anchor="middle">{tick:.0f}</text>')
-    for place, (name, of_curve) in enumerate(runs.items()):
+    for index, (name, of_curve) in enumerate(runs.items()):
         with_dots = sum(map(len, of_curve)) <= MAX_DOTS
         for run in of_curve:
             points = " ".join(f"{x(epoch)},{y(value)}" for epoch, value in run)
-            parts.append(f'<polyline class="line c{place}" points="{points}"/>')
+            parts.append(f'<polyline class="line c{index}" points="{points}"/>')
             for epoch, value in run if with_dots or len(run) == 1 else ():
                 said = f"<title>{text(name)}, epoch {epoch}: {number(value)}</title>"
-                parts.append(f'<circle class="dot c{place}" cx="{x(epoch)}" cy="{y(value)}" r="2.5">{said}</circle>')
+                parts.append(f'<circle class="dot c{index}" cx="{x(epoch)}" cy="{y(value)}" r="2.5">{said}</circle>')
     return "".join([*parts, "</svg>"])
 
 
 def stacked_bars(rows: Sequence[tuple[str, str, Sequence[float]]], *, names: Sequence[str], title: str) -> str:
-    """A bar for each row, of several parts.
+    """Draw a bar of several parts for each row.
 
     Args:
-        rows: what stands before a bar, what stands behind it, and its parts, none negative.
-        names: of the parts.
-        title: what is shown, for those who cannot see it.
+        rows: for each bar the text before it, the text behind it, and its parts, not negative.
+        names: the names of the parts.
+        title: a description of the chart for screen readers.
     """
     longest = max((sum(parts) for _, _, parts in rows), default=0.0) or 1.0
     height = len(rows) * (BAR_HEIGHT + BAR_GAP)
     scale = (2 * WIDTH - BAR_LEFT - BAR_RIGHT) / longest
     drawn = [f'<svg viewBox="0 0 {2 * WIDTH} {height}" role="img" aria-label="{text(title)}">']
-    for place, (before, behind, parts) in enumerate(rows):
-        top, left = place * (BAR_HEIGHT + BAR_GAP), float(BAR_LEFT)
+    for index, (before, behind, parts) in enumerate(rows):
+        top, left = index * (BAR_HEIGHT + BAR_GAP), float(BAR_LEFT)
         middle = top + BAR_HEIGHT / 2
         drawn.append(
             f'<text class="tick" x="{BAR_LEFT - 6}" y="{middle}" dy="4" text-anchor="end">{label(before)}</text>'
@@ -127,7 +127,7 @@ def stacked_bars(rows: Sequence[tuple[str, str, Sequence[float]]], *, names: Seq
 
 
 def _tick_label(tick: float, *, step: float) -> str:
-    """As many digits as tell one tick from the next."""
+    """Format a tick with as many digits as distinguish it from the next tick."""
     if step >= 1e-4 and abs(tick) < 1e9:
         return f"{tick:,.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"
     digits = 1 if tick == 0 else math.floor(math.log10(abs(tick))) - math.floor(math.log10(step) + 1e-9) + 1
@@ -135,7 +135,7 @@ def _tick_label(tick: float, *, step: float) -> str:
 
 
 def _range(values: Sequence[float], *, zero: bool) -> tuple[float, float]:
-    """The ends of an axis with all values in it; the one is truly less than the other."""
+    """Return the ends of an axis that holds all values; the lower end is strictly less than the upper."""
     low, high = min(values), max(values)
     low = min(low, 0.0) if zero else low
     largest = max(abs(low), abs(high))
@@ -146,7 +146,7 @@ def _range(values: Sequence[float], *, zero: bool) -> tuple[float, float]:
 
 
 def _runs(epochs: Sequence[int], values: Sequence[float | None]) -> list[list[tuple[int, float]]]:
-    """The points of a curve, divided where there is nothing to draw."""
+    """Return the points of a curve, divided where a value cannot be drawn."""
     runs: list[list[tuple[int, float]]] = [[]]
     for epoch, value in zip(epochs, values, strict=True):
         if value is not None and abs(value) < LARGEST:

@@ -1,6 +1,6 @@
-"""The report of a run as one HTML page, which opens without any network. Pure.
+"""Render the report of a run as one HTML page that needs no network. Pure.
 
-Runs on the driver, when a run has ended. Whatever a user gave is escaped; the page forbids itself scripts and requests.
+Runs on the driver, when a run has ended. User values are escaped; the page's policy forbids scripts and requests.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sparkdl.train.run.record import Recorded, scalars
 
 __all__ = ["render"]
 
-# Charts of metrics; all are in the table.
+# The most charts of metrics; the table has all metrics.
 MAX_CHARTS = 24
 PARTS = ("computing", "waiting for data", "reducing gradients")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -52,14 +52,14 @@ th { color: var(--soft); font-weight: 600; } summary { cursor: pointer; color: v
 def render(
     recorded: Recorded, *, run_dir: str, outcome: str, written: str, facts: Mapping[str, Mapping[str, str]]
 ) -> str:
-    """The page.
+    """Render the page.
 
     Args:
-        recorded: at least one epoch.
-        run_dir: the run's name.
-        outcome: how the run ended, in a sentence.
-        written: when.
-        facts: tables of two columns by their headings: what was configured, on what it ran.
+        recorded: the record of the run, with at least one epoch.
+        run_dir: the run's folder, which is the title.
+        outcome: a sentence that says how the run ended.
+        written: the time of writing, as text.
+        facts: tables of two columns by their headings: configuration, dataset, environment.
     """
     history = [{"epoch": record["epoch"] + 1, **scalars(record)} for record in recorded.history]
     sections = [
@@ -87,7 +87,7 @@ def render(
 
 
 def _per_worker(history: Sequence[Mapping[str, Any]]) -> str:
-    """The note on what has no exact form over several workers."""
+    """Render the note that names the losses, metrics and layers that were computed per worker."""
     names = list(dict.fromkeys(name for record in history for name in record.get("per_worker", ())))
     said = f"Computed per worker and averaged by rows (exactness='per_worker'): {', '.join(names)}"
     return f"<p class='note'>{text(said)}</p>" if names else ""
@@ -137,11 +137,11 @@ def _speed(history: Sequence[Mapping[str, float]]) -> str:
 
 
 def _card(title: str, curves: Mapping[str, str], history: Sequence[Mapping[str, float]], *, zero: bool) -> str:
-    """A chart of some columns, by what they are called; with their last values."""
+    """Render a chart of columns of the history, with their last values; `curves`: the columns by their labels."""
     values = {name: [record.get(column) for record in history] for name, column in curves.items()}
     keys = "".join(
-        f"<span class='key c{place}'></span><span>{text(name)} {number(of_curve[-1])}</span>"
-        for place, (name, of_curve) in enumerate(values.items())
+        f"<span class='key c{index}'></span><span>{text(name)} {number(of_curve[-1])}</span>"
+        for index, (name, of_curve) in enumerate(values.items())
         if of_curve[-1] is not None
     )
     epochs = [int(record["epoch"]) for record in history]
@@ -150,7 +150,7 @@ def _card(title: str, curves: Mapping[str, str], history: Sequence[Mapping[str, 
 
 
 def _ranks(ranks: Sequence[Mapping[str, Any]]) -> str:
-    """How evenly the ranks worked, over the last epochs that had as many ranks as the last one."""
+    """Render how evenly the ranks worked, over all epochs that had as many ranks as the last epoch."""
     size = len(ranks[-1]["rows"])
     alike = [epoch for epoch in ranks if len(epoch["rows"]) == size]
     columns = {
@@ -164,7 +164,7 @@ def _ranks(ranks: Sequence[Mapping[str, Any]]) -> str:
         bars.append((f"{rank} {host}", f"{rows:,} rows", (computing, wait, reduce)))
         cells = (rank, text(host), f"{rows:,}", *(f"{value:,.3f}" for value in (computing, wait, reduce)))
         lines.append("".join(f"<td>{cell}</td>" for cell in cells))
-    keys = "".join(f"<span class='key c{place}'></span><span>{name}</span>" for place, name in enumerate(PARTS))
+    keys = "".join(f"<span class='key c{index}'></span><span>{name}</span>" for index, name in enumerate(PARTS))
     note = (
         f"Seconds of {len(alike)} epochs on {size} ranks. Ranks that are ahead wait for the slowest one in the "
         "reduction of gradients: it has the least of that."

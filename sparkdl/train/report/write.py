@@ -1,6 +1,6 @@
-"""Write the report of a run that has ended: what it recorded, what it was told to do and what it ran on.
+"""Write the report of a run that has ended: its record, its configuration and its environment.
 
-Runs on the driver. A report that cannot be written is a warning: all that it shows is in other files.
+Runs on the driver. A report that cannot be written is a warning, because its content is in other files, too.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def report_result(task: TrainSpec, launch: LaunchConfig, recorded: Recorded) -> 
 
 
 def report_failure(task: TrainSpec, launch: LaunchConfig, error: WorkerError) -> None:
-    """Write the report of the epochs that the last checkpoint knows, if there are any."""
+    """Write the report of the epochs in the last checkpoint, if there are any."""
     try:
         latest = task.run.latest_checkpoint()
         recorded = Recorded() if latest is None else Recorded.from_json(read_checkpoint(latest).facts)
@@ -63,7 +63,7 @@ def _write(task: TrainSpec, launch: LaunchConfig, recorded: Recorded, outcome: s
 
 
 def config_facts(config: Any) -> dict[str, str]:
-    """The options of a configuration and, as `checkpoint.keep`, of those in it. Of environment variables the names."""
+    """Return the options of a configuration, nested ones as `checkpoint.keep`; of environment variables the names."""
     found: dict[str, str] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -85,7 +85,7 @@ def _said(value: object) -> str:
 
 
 def dataset_facts(dataset: Dataset) -> dict[str, str]:
-    """What was trained on."""
+    """Describe the dataset that was trained on."""
     train = dataset.split("train")
     facts = {
         "path": dataset.path,
@@ -107,7 +107,7 @@ def _fields(fields: Sequence[Field]) -> str:
 
 
 def _environment_facts(recorded: Recorded, launch: LaunchConfig) -> dict[str, str]:
-    """Versions and hosts of the ranks of the last launch, and what the driver adds."""
+    """Return versions and hosts of the ranks of the last launch, and the versions of the driver."""
     import pyspark  # not at the top: importing sparkdl does not load it
 
     hosts = Counter(recorded.ranks[-1]["hosts"])

@@ -1,4 +1,4 @@
-"""Which of two epochs is the better one, by a value of the history. Pure."""
+"""Compare epochs by a value of the history, and find the best. Pure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["best_value", "direction_of", "is_better", "unknown_direction", "unkn
 
 
 def is_better(value: float, best: float | None, *, direction: str) -> bool:
-    """Whether a value is better than the best so far, "min" or "max"; what is not a number never is."""
+    """Tell whether a value is better than the best so far, where "min" or "max" is the best; NaN is never better."""
     if value != value:
         return False
     return best is None or (value > best if direction == "max" else value < best)
 
 
 def best_value(history: Sequence[Mapping[str, Any]], monitor: str, direction: str) -> float | None:
-    """The best value of a figure in a history; None where no epoch has a number for it."""
+    """Return the best value of a metric in a history; None if no epoch has a number for the metric."""
     best: float | None = None
     for record in history:
         value = record.get(monitor)
@@ -28,32 +28,32 @@ def best_value(history: Sequence[Mapping[str, Any]], monitor: str, direction: st
 
 
 def direction_of(monitor: str, mode: str, known: Mapping[str, str | None]) -> str | None:
-    """Whether the "min" or the "max" of a figure is its best; None for one whose direction nothing tells.
+    """Return "min" or "max", whichever value of a metric is its best; None if the direction is not known.
 
     Args:
-        monitor: the figure's name in the history.
-        mode: "min" and "max" count; "auto" asks what is known.
-        known: by the names of the model's metrics, the direction that each of them states, or None.
+        monitor: the metric's name in the history.
+        mode: "min" and "max" are returned as they are; "auto" looks the direction up.
+        known: the direction that each of the model's metrics states, or None, by the metric's name.
     """
     if mode != "auto":
         return mode
     name = monitor.removeprefix("val_")
     if (stated := known.get(name)) is not None:
         return stated
-    # Each output's loss ends so; what else a name holds says nothing.
+    # The name of each output's loss ends in "_loss"; from other names no direction is concluded.
     return "min" if name == "loss" or name.endswith("_loss") else None
 
 
 def unknown_direction(monitor: str) -> str:
-    """The error of a figure whose direction nothing tells."""
+    """Build the error message for a metric whose direction is not known."""
     return (
-        f"checkpoint.monitor={monitor!r} says not whether its best value is the smallest or the largest; use "
+        f"checkpoint.monitor={monitor!r} does not say whether its best value is the smallest or the largest; use "
         "checkpoint.mode='min' or 'max'"
     )
 
 
 def unknown_monitor(monitor: str | None, given: Collection[str]) -> str | None:
-    """The error of a monitor that is not among the figures that the model gives; None if it is."""
+    """Build the error message if `monitor` is not among the reported metrics `given`; None if it is."""
     if monitor is None or monitor in given:
         return None
     return f"checkpoint.monitor={monitor!r} is not in the history{near_miss(monitor, given)}"

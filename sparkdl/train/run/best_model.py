@@ -1,7 +1,7 @@
-"""The best epoch's model: by which figure it is the best, and whether that is the one that is asked for.
+"""Keep the best epoch's model with the metric by which it is the best, and find it if that metric is asked for.
 
-Rank 0 writes it, the driver reads it. A model that is the best by another figure, or in the other direction, is never
-given back as the best.
+Rank 0 writes the model, the driver reads it. A model that is the best by another metric, or in the other direction, is
+never returned as the best.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Best:
-    """An epoch that is the best so far.
+    """Describe the epoch that is the best so far.
 
     Attributes:
-        monitor: the figure in the history.
-        direction: "min" or "max": which value of it is the best.
-        value: of the epoch.
-        epoch: from 0.
+        monitor: the metric's name in the history.
+        direction: "min" or "max", whichever value of the metric is the best.
+        value: the metric's value in the epoch.
+        epoch: the epoch, from 0.
     """
 
     monitor: str
@@ -44,23 +44,23 @@ class Best:
 
 
 def keep_best(run: RunDir, best: Best, write: Callable[[], object]) -> None:
-    """Write the model as the best one, and then by which figure it is: never a model under the figure of another."""
+    """Write the model as the best one, and then its metric; no file ever names the metric of another model."""
     storage.delete_file(run.best)
     write()
     storage.write_atomic(run.best, json.dumps(asdict(best)).encode())
 
 
 def best_before(run: RunDir, facts: Mapping[str, Any], monitor: str, direction: str) -> float | None:
-    """The best value until a checkpoint, if the best model is that by this figure and direction; else None.
+    """Return the best value up to a checkpoint if the best model was chosen by this metric and direction; else None.
 
     Args:
-        facts: of the checkpoint.
+        facts: the metadata of the checkpoint.
     """
     if facts["best"] is None or facts.get("monitor", monitor) != monitor:
         return None
     value = float(facts["best"])
     if "direction" not in facts:
-        # Written before directions were: the value tells which it was.
+        # An older version wrote no direction: the value shows which it was.
         return value if value == best_value(facts["history"], monitor, direction) else None
     kept = _read(run)
     alike = kept is not None and (kept.monitor, kept.direction) == (monitor, direction) == (monitor, facts["direction"])
@@ -68,10 +68,10 @@ def best_before(run: RunDir, facts: Mapping[str, Any], monitor: str, direction: 
 
 
 def best_model_dir(run: RunDir, config: CheckpointConfig, directions: Mapping[str, str | None]) -> str | None:
-    """The best model's directory, if it is that of the figure and direction that are asked for; else None, and said so.
+    """Return the best model's directory if it was chosen by the metric and direction of `config`; else warn, and None.
 
     Args:
-        directions: of the model's metrics.
+        directions: the directions of the model's metrics, by name.
     """
     if config.monitor is None:
         return None

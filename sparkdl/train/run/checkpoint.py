@@ -1,7 +1,7 @@
-"""Committed checkpoints of a run: a folder each, with the numbers as JSON and the arrays as .npz.
+"""Write, list and read committed checkpoints of a run: a folder each, with numbers as JSON and arrays as .npz.
 
-Written by rank 0, listed and read on the driver and in ranks; knows nothing of Keras. Only what was completed exists: a
-checkpoint without its JSON file, which comes last, is none.
+Written by rank 0, listed and read on the driver and in ranks; knows nothing of Keras. A checkpoint counts only when it
+is complete: the JSON file is written last, and a folder without it is ignored.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ _NAME = re.compile(r"epoch-(\d{5,})-step-(\d{8,})")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
-    """A place in a run: the next step to train.
+    """Describe a position in a run: the next step to train.
 
     Attributes:
-        epoch: from 0.
-        step: of the epoch, from 0.
+        epoch: the epoch, from 0.
+        step: the step of the epoch, from 0.
     """
 
     epoch: int = 0
@@ -60,12 +60,12 @@ class Position:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A committed checkpoint.
+    """Describe a committed checkpoint.
 
     Attributes:
         path: its folder.
-        position: where the run goes on from it.
-        facts: what its writer kept beside the arrays, as JSON.
+        position: the position at which a run continues from it.
+        facts: the metadata that its writer kept beside the arrays, as JSON.
     """
 
     path: str
@@ -76,9 +76,9 @@ class Checkpoint:
 def write_checkpoint(
     folder: str, position: Position, facts: Mapping[str, Any], arrays: Iterable[tuple[str, np.ndarray]]
 ) -> str:
-    """Commit a checkpoint; its path. Arrays are taken one at a time, so that only one more is in memory.
+    """Commit a checkpoint, and return its path. Only one array at a time is copied to memory.
 
-    Raises CheckpointError if it cannot be written; then there is none.
+    Raises CheckpointError if it cannot be written; no checkpoint exists then.
     """
     path = storage.join(folder, f"epoch-{position.epoch:05d}-step-{position.step:08d}")
     content = {"format_version": FORMAT_VERSION, "epoch": position.epoch, "step": position.step, "facts": dict(facts)}
@@ -97,7 +97,7 @@ def write_checkpoint(
 
 
 def committed_checkpoints(folder: str) -> list[str]:
-    """The paths of the committed checkpoints, the oldest first."""
+    """Return the paths of the committed checkpoints, the oldest first."""
     names = [name for name in storage.listing(folder) if _NAME.fullmatch(name)]
     names.sort(key=lambda name: tuple(int(number) for number in _NAME.fullmatch(name).groups()))  # type: ignore[union-attr]
     paths = [storage.join(folder, name) for name in names]
@@ -105,7 +105,7 @@ def committed_checkpoints(folder: str) -> list[str]:
 
 
 def read_checkpoint(path: str) -> Checkpoint:
-    """A committed checkpoint. Raises CheckpointError if it cannot be read, or is of a newer format."""
+    """Read a committed checkpoint. Raises CheckpointError if it cannot be read, or is of a newer format."""
     file = storage.join(path, CHECKPOINT_NAME)
     try:
         content = json.loads(storage.read_bytes(file))
@@ -117,7 +117,7 @@ def read_checkpoint(path: str) -> Checkpoint:
 
 @contextlib.contextmanager
 def open_arrays(checkpoint: Checkpoint) -> Iterator[Mapping[str, np.ndarray]]:
-    """The arrays of a checkpoint by name, each read when it is asked for. Raises CheckpointError."""
+    """Open the arrays of a checkpoint by name; each is read on access. Raises CheckpointError."""
     source = storage.join(checkpoint.path, ARRAYS_NAME)
     with contextlib.ExitStack() as stack:
         try:
@@ -134,7 +134,7 @@ def open_arrays(checkpoint: Checkpoint) -> Iterator[Mapping[str, np.ndarray]]:
 def sweep_checkpoints(folder: str, *, keep: int, spare: Iterable[str] = ()) -> None:
     """Remove all but the newest `keep` checkpoints, and what was never committed. Nobody else may write meanwhile.
 
-    `spare`: paths that are kept all the same.
+    `spare`: paths of checkpoints that are kept in addition.
     """
     committed = committed_checkpoints(folder)
     kept = {*committed[-keep:], *spare}
@@ -143,6 +143,6 @@ def sweep_checkpoints(folder: str, *, keep: int, spare: Iterable[str] = ()) -> N
         if path in kept:
             continue
         if path in committed:
-            # First what makes it a checkpoint: half of one must not be taken for one.
+            # First the file that commits it, so that a half-deleted folder is not taken for a checkpoint.
             storage.delete_file(storage.join(path, CHECKPOINT_NAME))
         storage.delete(path)

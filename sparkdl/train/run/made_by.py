@@ -1,6 +1,6 @@
-"""What made a run: build_model and callbacks by their fingerprints, and the model and callbacks that they gave.
+"""Record and compare what a run was made by: fingerprints of build_model and callbacks, and what they returned.
 
-Written by rank 0 when training starts, beside the run's record; compared on the driver. Knows nothing of Keras.
+Rank 0 writes it when training starts, beside the run's record; the driver compares it. Knows nothing of Keras.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
-# Relative to the norm of a variable.
+# The tolerance, relative to the norm of a variable.
 _SAME_WEIGHTS = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Code:
-    """The fingerprints of what a user gives `fit` as functions; None for what has none."""
+    """Hold the fingerprints of the functions that a user gives `fit`; None for a function without a fingerprint."""
 
     build_model: str | None
     callbacks: str | None
 
     def is_known(self) -> bool:
-        """Whether both have a fingerprint."""
+        """Tell whether both functions have a fingerprint."""
         return self.build_model is not None and self.callbacks is not None
 
 
@@ -52,14 +52,14 @@ UNKNOWN_CODE = Code(build_model=None, callbacks=None)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeBy:
-    """What a run was made by.
+    """Describe what a run was made by.
 
     Attributes:
         code: the fingerprints of the functions.
-        model: what the model is, by `describe.model_facts`.
-        callbacks: what the callbacks are, by `describe.callback_facts`.
-        directions: of the model's metrics, by `describe.metric_directions`.
-        weights: those that build_model gave, by `describe.weight_facts`; empty where they are not known.
+        model: the description of the model, by `facts.model_facts`.
+        callbacks: the description of the callbacks, by `facts.callback_facts`.
+        directions: the directions of the model's metrics, by `facts.metric_directions`.
+        weights: the description of build_model's first weights, by `facts.weight_facts`; empty if not known.
     """
 
     code: Code
@@ -70,12 +70,12 @@ class MadeBy:
 
 
 def code_of(build_model: object, callbacks: object) -> Code:
-    """The fingerprints of the functions that a user gives."""
+    """Fingerprint the functions that a user gives."""
     return Code(build_model=fingerprint(build_model), callbacks=fingerprint(callbacks))
 
 
 def read_made_by(path: str) -> MadeBy | None:
-    """What `write_made_by` wrote; None where it wrote nothing. Raises CheckpointError for what cannot be read."""
+    """Read what `write_made_by` wrote; None if the file is missing. Raises CheckpointError if it cannot be read."""
     try:
         content = json.loads(storage.read_bytes(path))
     except FileNotFoundError:
@@ -88,20 +88,20 @@ def read_made_by(path: str) -> MadeBy | None:
         model=content["model"],
         callbacks=content["callbacks"],
         directions=content["directions"],
-        weights=content.get("weights", []),  # runs of before kept none
+        weights=content.get("weights", []),  # older versions wrote no weights
     )
 
 
 def write_made_by(path: str, made_by: MadeBy) -> None:
-    """Keep what a run was made by."""
+    """Write what a run was made by."""
     storage.write_atomic(path, json.dumps({"format_version": FORMAT_VERSION, **asdict(made_by)}).encode())
 
 
 def model_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
-    """Where two models, as `model_facts` describes them, differ first; None if they do not.
+    """Describe the first difference of two models, as `model_facts` describes them; None if they are the same.
 
-    Under another version of Keras their variables alone are compared, with the user's own code: each version writes the
-    same configuration in its own way. Runs of before knew no code, or no values of the user's own objects.
+    Between two versions of Keras only the variables and the user's code are compared, because each version writes the
+    same configuration differently. Older runs recorded no code, or no values of the user's objects.
     """
     both = json.loads(json.dumps([old, new]))  # as a file holds them
     if any("values" not in facts for facts in both):
@@ -116,9 +116,9 @@ def model_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | No
 
 
 def weights_difference(old: MadeBy, new: MadeBy) -> str | None:
-    """Which of the weights that build_model gave are others; None if none is, or it is not known.
+    """Describe which first weight of build_model has changed; None if all are the same, or it is not known.
 
-    Draws are the same under one version of Keras but for rounding.
+    Under one version of Keras random draws are the same except for rounding.
     """
     if old.model["keras"] != new.model["keras"] or len(old.weights) != len(new.weights):
         return None
@@ -130,7 +130,7 @@ def weights_difference(old: MadeBy, new: MadeBy) -> str | None:
 
 
 def callbacks_difference(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> str | None:
-    """Where two lists of callbacks, as `callback_facts` describes them, differ first; None if they do not."""
+    """Describe the first difference of two lists of callbacks, as of `callback_facts`; None if they are the same."""
     old, new = json.loads(json.dumps([list(old), list(new)]))
     if [one["class"] for one in old] != [one["class"] for one in new]:
         before, now = (", ".join(one["class"] for one in many) or "no callbacks" for many in (old, new))
@@ -150,7 +150,7 @@ def _code_difference(old: Mapping[str, str], new: Mapping[str, str]) -> str | No
 
 
 def _without_lambdas(config: Any) -> Any:
-    """A configuration without the code of lambdas: Keras writes lines and file names with it, `code` knows better."""
+    """Remove the code of lambdas from a configuration: Keras' form has lines and file names; `code` is compared."""
     if isinstance(config, list):
         return [_without_lambdas(entry) for entry in config]
     if not isinstance(config, dict):
@@ -161,7 +161,7 @@ def _without_lambdas(config: Any) -> Any:
 
 
 def changed_code(run: RunDir, code: Code) -> str | None:
-    """Which functions are not those that a run was made by: "build_model", "callbacks", both of them; None for none."""
+    """Name the functions that may have changed since a run: "build_model", "callbacks" or both; None if neither."""
     made_by = read_made_by(run.code)
     if made_by is None or not (code.is_known() and made_by.code.is_known()):
         return "build_model and callbacks" if made_by is None or code != made_by.code or not code.is_known() else None

@@ -1,4 +1,4 @@
-"""What a run has recorded: figures of its epochs and of its ranks, and what it ran on.
+"""Hold what a run has recorded: metrics of its epochs and of its ranks, and the versions it ran on.
 
 A plain value, made in ranks, kept in checkpoints, read on the driver.
 """
@@ -14,14 +14,14 @@ __all__ = ["Recorded", "scalars"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """What a run has recorded so far, made of JSON values.
+    """Hold what a run has recorded so far, as JSON values.
 
     Attributes:
         history: one dict per epoch, as in `TrainResult.history`.
-        ranks: one dict per epoch: epoch; first_step, 0 unless the run was interrupted within the epoch: the figures are
+        ranks: one dict per epoch: epoch; first_step, 0 unless the run was interrupted within the epoch: the values are
             of the steps from there on; and, each a list with one value per rank: hosts, rows, seconds,
             data_wait_seconds, allreduce_seconds.
-        environment: the versions of what the ranks of the last launch ran on, by name.
+        environment: the versions of the software that the ranks of the last launch ran on, by name.
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -29,23 +29,23 @@ class Recorded:
     environment: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As it is kept in a checkpoint."""
+        """Return the record as a checkpoint stores it."""
         return {"history": self.history, "ranks": self.ranks, "environment": self.environment}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Recorded:
-        """From a checkpoint's facts."""
+        """Read the record from a checkpoint's metadata."""
         return cls(history=content["history"], ranks=content["ranks"], environment=content["environment"])
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of an epoch as numbers: a metric that is a list (of classes) gives `name/0`, `name/1`, …"""
+    """Flatten the metrics of an epoch to numbers: a metric that is a list (of classes) gives `name/0`, `name/1`, …"""
     found: dict[str, float] = {}
     for name, value in record.items():
         if name in ("epoch", "per_worker"):
             continue
         if isinstance(value, (list, tuple)):
-            found |= scalars({f"{name}/{place}": part for place, part in enumerate(value)})
+            found |= scalars({f"{name}/{index}": part for index, part in enumerate(value)})
         else:
             found[name] = float(value)
     return found

@@ -1,7 +1,7 @@
-"""Keep a run that another one replaces beside it, until the new one has finished.
+"""Keep a replaced run in a folder beside the new run until the new run has finished.
 
-Runs on the driver, for `resume="replace"`. Nothing is deleted before a new run has its result; where that never comes,
-the old run lies beside, whole, and can be moved back.
+Runs on the driver, for `resume="replace"`. Nothing is deleted before the new run has its result; if it never has one,
+the old run stays in its folder, complete, and can be moved back.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ __all__ = ["discard_replaced", "goes_on", "kept_aside", "set_aside"]
 
 log = logging.getLogger(__name__)
 
-# In a folder that lies aside: of which run it is. It is written last.
+# A file in a folder that was set aside, which names the run that it belongs to. It is written last.
 MARK = "replaced.json"
 
 
 def goes_on(run: RunDir, check: Callable[[str], bool], code: Code, *, epochs: int) -> bool:
-    """Whether the folder holds this very run, not finished: `resume="replace"` was interrupted, and goes on.
+    """Tell whether the folder holds this very run, unfinished: an interrupted `resume="replace"`, which continues.
 
-    A run that another call began is replaced: the files that its build_model has read may be others now.
+    A run that was begun without "replace" is replaced: the files that its build_model has read may have changed.
 
     Args:
-        check: tells, for a `TrainConfig.resume`, what `RunDir.check` tells of this run.
+        check: returns, for a `TrainConfig.resume`, what `RunDir.check` returns for this run.
 
-    Raises CheckpointError for a folder that holds something else than a run.
+    Raises CheckpointError for a folder that holds something other than a run.
     """
     try:
         there = check("auto")
@@ -49,27 +49,27 @@ def goes_on(run: RunDir, check: Callable[[str], bool], code: Code, *, epochs: in
 
 
 def set_aside(run: RunDir) -> None:
-    """Move a run that is there out of the way, and say where. Raises CheckpointError while a driver trains it."""
+    """Move the run in the folder aside, and log where to. Raises CheckpointError while a driver trains it."""
     if not storage.exists(run.record):
         return
     with RunLock(run.path, run.driver):  # nobody trains it
         pass
-    place = next(path for path in run.asides() if not storage.listing(path))
+    aside = next(path for path in run.asides() if not storage.listing(path))
     try:
-        folders.move_folder(run.path, place, last="run.json", mark=(MARK, json.dumps({"of": run.path}).encode()))
+        folders.move_folder(run.path, aside, last="run.json", mark=(MARK, json.dumps({"of": run.path}).encode()))
     except OSError as error:
-        raise CheckpointError(f"run_dir={run.path} cannot be moved to {place}: {error}") from error
-    log.warning("the run that was in run_dir=%s lies in %s until the new one has finished", run.path, place)
+        raise CheckpointError(f"run_dir={run.path} cannot be moved to {aside}: {error}") from error
+    log.warning("the run that was in run_dir=%s lies in %s until the new one has finished", run.path, aside)
 
 
 def kept_aside(run: RunDir) -> list[str]:
-    """Where runs lie that this one replaces, the oldest first."""
+    """Return the folders of the runs that this one replaces, the oldest first."""
     found = []
     for path in run.asides():
         names = storage.listing(path)
         if not names:
             break
-        # A folder without the mark is the user's, or a copy that was broken off.
+        # A folder without the mark is the user's, or an incomplete copy.
         if MARK in names and json.loads(storage.read_bytes(storage.join(path, MARK)))["of"] == run.path:
             found.append(path)
     return found
@@ -77,5 +77,5 @@ def kept_aside(run: RunDir) -> list[str]:
 
 def discard_replaced(run: RunDir) -> None:
     """Delete the runs that this one, which has finished, replaces."""
-    for path in reversed(kept_aside(run)):  # the others stay findable if this ends half-way
+    for path in reversed(kept_aside(run)):  # newest first: `kept_aside` still finds the others if this is interrupted
         storage.delete(path)

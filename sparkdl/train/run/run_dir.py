@@ -1,4 +1,4 @@
-"""Where everything of a training run lies, and whether it can go on. Each path of a run is built here and nowhere else.
+"""Build every path of a training run, here and nowhere else, and check whether the run can be continued.
 
 Used on the driver and in ranks.
 """
@@ -22,7 +22,7 @@ from sparkdl.train.run.record import Recorded
 __all__ = ["WAYS_OUT", "RunDir"]
 
 FORMAT_VERSION = 1
-# Where a run cannot be that of the folder.
+# The end of messages about a folder that holds another run.
 WAYS_OUT = "choose another run_dir, or resume='replace', which keeps the old run aside until the new one has finished"
 _BEGUN_BY = "begun_by"
 _NO_DEFAULTS: Mapping[str, Any] = MappingProxyType({})
@@ -30,7 +30,7 @@ _NO_DEFAULTS: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class RunDir:
-    """The folder or URL of one run."""
+    """Describe the folder or URL of one run."""
 
     path: str
 
@@ -41,7 +41,7 @@ class RunDir:
 
     @property
     def best_model(self) -> str:
-        """The model directory of the best epoch, where one is looked for."""
+        """The model directory of the best epoch, if an epoch is monitored."""
         return storage.join(self.path, "best-model")
 
     @property
@@ -56,12 +56,12 @@ class RunDir:
 
     @property
     def tensorboard(self) -> str:
-        """The figures of epochs for TensorBoard."""
+        """The metrics of epochs for TensorBoard."""
         return storage.join(self.path, "tensorboard")
 
     @property
     def record(self) -> str:
-        """What the run trains on and how, as JSON: another one must not go on here."""
+        """The run's record as JSON: the data and options; a call with another record must not continue the run."""
         return storage.join(self.path, "run.json")
 
     @property
@@ -71,12 +71,12 @@ class RunDir:
 
     @property
     def driver(self) -> str:
-        """Which driver trains the run now; not there while none does."""
+        """The file that names the driver which trains the run now; absent while no driver does."""
         return storage.join(self.path, "driver.json")
 
     @property
     def ranks(self) -> str:
-        """The figures of each rank as JSON: a list of dicts, one per epoch, as in `Recorded.ranks`."""
+        """The metrics of each rank as JSON: a list of dicts, one per epoch, as in `Recorded.ranks`."""
         return storage.join(self.path, "ranks.json")
 
     @property
@@ -86,29 +86,29 @@ class RunDir:
 
     @property
     def code(self) -> str:
-        """What made the run, as JSON: build_model and callbacks by their fingerprints, and what they gave."""
+        """The description of what made the run (`MadeBy`), as JSON."""
         return storage.join(self.path, "code.json")
 
     @property
     def best(self) -> str:
-        """Which epoch's model `best_model` is, by which figure, as JSON; not there while it is written."""
+        """The epoch and metric of `best_model` (`Best`), as JSON; absent while the model is written."""
         return storage.join(self.path, "best.json")
 
     def asides(self) -> Iterator[str]:
-        """Beside the folder: where runs that are replaced lie until a new one has finished, the first one first."""
+        """Yield the folders for replaced runs, beside this one; they are kept until the new run has finished."""
         yield f"{self.path}.replaced"
         yield from (f"{self.path}.replaced-{number}" for number in itertools.count(2))
 
     @property
     def finished(self) -> str:
-        """There once the run is finished: after how many epochs, as JSON."""
+        """The number of epochs as JSON; the file exists once the run is finished."""
         return storage.join(self.path, "finished.json")
 
     def begin(self, record: Mapping[str, Any], *, resume: str = "auto") -> None:
         """Make the folder for a new run. Raises CheckpointError if it cannot be written.
 
         Args:
-            resume: `TrainConfig.resume` of the call that begins it.
+            resume: `TrainConfig.resume` of the call that begins the run.
         """
         try:
             storage.make_folder(self.path)
@@ -124,15 +124,15 @@ class RunDir:
         defaults: Mapping[str, Any] = _NO_DEFAULTS,
         upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     ) -> bool:
-        """Whether the folder holds this very run; False where it holds nothing.
+        """Tell whether the folder holds this very run; False if it is empty.
 
         Args:
-            record: what the run trains on and how.
+            record: the record of the run.
             resume: `TrainConfig.resume`.
-            defaults: by option, what stands for one that the run's version of sparkdl did not know.
-            upgrade: makes of the options that an older version recorded those that this one records.
+            defaults: by option, the value of an option that the run's version of sparkdl did not know.
+            upgrade: turns options that an older version recorded into those that this version records.
 
-        Raises CheckpointError if it holds anything else, or what `resume` does not allow.
+        Raises CheckpointError if the folder holds anything else, or what `resume` does not allow.
         """
         names = storage.listing(self.path)
         if not names:
@@ -152,7 +152,7 @@ class RunDir:
         check_format_version(found, path=self.record, newest=FORMAT_VERSION, error=CheckpointError)
         found = {name: part for name, part in found.items() if name != _BEGUN_BY}
         found |= {"config": upgrade({**defaults, **found["config"]})}
-        # Through JSON, as the other one went.
+        # Through JSON, like the record that was read.
         difference = first_difference(found, json.loads(json.dumps({"format_version": FORMAT_VERSION, **record})))
         if difference is not None:
             raise CheckpointError(f"run_dir={self.path} holds another run: {difference}; {WAYS_OUT}")
@@ -164,24 +164,24 @@ class RunDir:
         return True
 
     def begun_by(self) -> str:
-        """`TrainConfig.resume` of the call that began the run."""
+        """Return `TrainConfig.resume` of the call that began the run."""
         return str(self._read(self.record).get(_BEGUN_BY, "auto"))
 
     def ways_out(self) -> str:
-        """What to do where the folder's run, which has not finished, is another one than was asked for."""
+        """Say what a user can do if the folder holds another, unfinished run."""
         if self.begun_by() != "replace":
             return WAYS_OUT
-        # resume="replace" would go on with this very run.
+        # resume="replace" would continue this very run.
         return "choose another run_dir, or delete this one, which holds a run that resume='replace' began"
 
     def reached(self, epochs: int) -> bool:
-        """Whether a run of so many epochs can go on from the last checkpoint."""
+        """Tell whether a run of `epochs` epochs can continue from the last checkpoint."""
         return self._done() <= Position(epochs)
 
     def result(self, epochs: int) -> list[dict[str, Any]] | None:
-        """The history of the run if it is finished, with so many epochs asked for.
+        """Return the history of the run if it is finished after `epochs` epochs; else None.
 
-        Raises CheckpointError if it has gone beyond them: epochs may grow, and are not taken back.
+        Raises CheckpointError if the run has trained more: the number of epochs may grow, not shrink.
         """
         if storage.exists(self.finished) and self._read(self.finished)["epochs"] == epochs:
             return list(self._read(self.history))
@@ -194,13 +194,13 @@ class RunDir:
         return None
 
     def finish(self, recorded: Recorded, epochs: int) -> None:
-        """Keep what was recorded, and that the run is finished."""
+        """Write what was recorded, and mark the run as finished."""
         storage.write_atomic(self.ranks, json.dumps(recorded.ranks).encode())
         storage.write_atomic(self.history, json.dumps(recorded.history, indent=1).encode())
         storage.write_atomic(self.finished, json.dumps({"epochs": epochs}).encode())
 
     def latest_checkpoint(self) -> str | None:
-        """The newest committed checkpoint, or None."""
+        """Return the path of the newest committed checkpoint, or None."""
         return next(reversed(committed_checkpoints(self.checkpoints)), None)
 
     def _done(self) -> Position:
@@ -215,7 +215,7 @@ class RunDir:
 
 
 def _in_words(position: Position) -> str:
-    """What lies before a position, in words."""
+    """Say in words how much of a run lies before a position."""
     epochs = f"{position.epoch} epoch{'s' if position.epoch != 1 else ''}"
     steps = f"{position.step} step{'s' if position.step != 1 else ''}"
     return epochs if not position.step else f"{epochs} and {steps}" if position.epoch else steps

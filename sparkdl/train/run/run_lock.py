@@ -1,7 +1,7 @@
-"""One driver at a time for a run: a file in its folder says who trains it, and is renewed while that driver lives.
+"""Let one driver at a time train a run, by a lease: a file in the run's folder that its driver renews.
 
-Runs on the driver. Works on object stores, which lock nothing: two drivers that start within the same moment are told
-apart by who wrote last.
+Runs on the driver. Works on object stores, which have no locks: of two drivers that start at the same moment the one
+that wrote last holds the lease.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ __all__ = ["RunLock"]
 log = logging.getLogger(__name__)
 
 BEAT_S = 5.0
-# A driver on another machine that is silent for so long is taken for dead: longer than pauses of machines and stores.
+# A driver on another machine that does not renew within this time is taken for dead: longer than machines and stores
+# pause.
 EXPIRY_S = 60.0
 POLL_S = 0.5
-# Longer than it takes from seeing no other driver to having written: on local disks, and on stores.
+# Longer than from seeing no other driver to having written the file: on local disks, and on object stores.
 SETTLE_S = (0.1, 1.0)
 
 
 class RunLock:
-    """Held by the driver that trains a run; a context manager. A driver that died is known as such and succeeded.
+    """Hold the lease of the driver that trains a run; a context manager. The lease of a dead driver is taken over.
 
-    Entering raises CheckpointError if another driver is alive; on another machine that takes a sign of life to tell.
+    Entering raises CheckpointError if another driver is alive; a driver on another machine is alive if it renews.
     """
 
     def __init__(self, run_dir: str, file: str) -> None:
@@ -47,7 +48,7 @@ class RunLock:
     def __enter__(self) -> RunLock:
         self._await_others()
         self._write()
-        # One that started at the same moment has written by then, too: the last one stays.
+        # A driver that started at the same moment has written by then, too: the last writer keeps the lease.
         time.sleep(SETTLE_S[not storage.is_local(self._file)])
         self.check()
         self._thread.start()
@@ -60,7 +61,7 @@ class RunLock:
             storage.delete_file(self._file)
 
     def check(self) -> None:
-        """Raise CheckpointError if another driver took this one for dead, or came at the same moment."""
+        """Raise CheckpointError if another driver took this one for dead, or started at the same moment and won."""
         if not self._is_held():
             raise self._refusal(self._read() or {})
 
@@ -91,7 +92,7 @@ class RunLock:
             return dict(json.loads(storage.read_bytes(self._file)))
         except FileNotFoundError:
             return None
-        except ValueError:  # no driver of ours writes such a file
+        except ValueError:  # not written by sparkdl
             return {}
 
     def _write(self) -> None:
@@ -112,27 +113,27 @@ class RunLock:
                     return
                 self._beat += 1
                 self._write()
-            except Exception as error:  # stores have errors of their own; the next renewal will tell
+            except Exception as error:  # each store has other errors; the next renewal may work
                 log.warning("%s cannot be renewed: %s", self._file, error)
 
 
 def _machine() -> str:
-    """Names what process ids belong to: a boot of a machine, and one of its containers."""
+    """Name the namespace of process ids: a boot of a machine, and one of its containers."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return f"{file.read().strip()}/{os.stat('/proc/self/ns/pid').st_ino}"
 
 
 def _has_died(found: dict[str, Any]) -> bool:
-    """Whether a driver on this machine has ended; of another machine's nothing is known."""
+    """Tell whether a driver on this machine has ended; False for one on another machine, of which nothing is known."""
     if found.get("machine") != _machine():
         return False
     return _started(found["pid"]) != found["started"]
 
 
 def _started(pid: int) -> int | None:
-    """When a process of this machine began, in clock ticks since it booted; None if there is none.
+    """Return when a process of this machine began, in clock ticks since boot; None if the process does not exist.
 
-    The time of day would change with the clock, and a living driver be taken for dead.
+    The time of day changes if the clock is set, and a living driver would be taken for dead.
     """
     try:
         with open(f"/proc/{pid}/stat") as file:

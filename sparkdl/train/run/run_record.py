@@ -1,4 +1,4 @@
-"""What a run trains on and how: what must be the same where it is continued.
+"""Build the record of a run: the data and options that must stay the same when the run is continued.
 
 Runs on the driver.
 """
@@ -19,12 +19,12 @@ from sparkdl.train.run.run_dir import RunDir
 
 __all__ = ["option_defaults", "run_check", "run_record"]
 
-# Options that may change when a run is continued; what functions are is compared by `made_by`.
+# Options that may change when a run is continued; functions are compared by `made_by`.
 NOT_THE_RESULT = ("run_dir", "epochs", "callbacks", "checkpoint", "resume", "max_restarts", "reader", "exactness")
 
 
 def run_record(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
-    """What a run trains on and how, as JSON: what must stay the same where it is continued."""
+    """Return a run's record, as JSON: the data and options that must stay the same when the run is continued."""
     options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in NOT_THE_RESULT}
     if config.initial_model is not None:
         options["initial_model"] = Signature.read(storage.absolute(config.initial_model)).content_hash
@@ -34,12 +34,12 @@ def run_record(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
 
 
 def run_check(run: RunDir, config: TrainConfig, dataset: Dataset) -> Callable[[str], bool]:
-    """`RunDir.check` for such a run, as a function of `TrainConfig.resume`."""
+    """Return `RunDir.check` for this run as a function of `TrainConfig.resume`."""
     upgrade = partial(upgraded, dataset=dataset)
     return partial(run.check, run_record(config, dataset), defaults=option_defaults(), upgrade=upgrade)
 
 
 def option_defaults() -> dict[str, Any]:
-    """The options that determine a result and have defaults, as in `run_record`."""
+    """Return the defaults of the options that belong to the record, by name."""
     fields = dataclasses.fields(TrainConfig)
     return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING and f.name not in NOT_THE_RESULT}

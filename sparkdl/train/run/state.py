@@ -1,7 +1,7 @@
-"""All that a run in progress is: weights, optimizers, sums of the epoch, callbacks; taken out and put back.
+"""Save and restore the state of a run: weights, optimizers, sums of the epoch, callbacks.
 
-Runs in rank processes. Rank 0 takes it out, every rank puts it back: what is the same on all ranks on all of them, sums
-over rows on rank 0 alone. Draws and the order of rows are functions of seed, step and rank and need no state.
+Runs in rank processes. Rank 0 saves, every rank restores: state that is the same on all ranks on all of them, sums over
+rows on rank 0 alone. Random draws and the order of rows are functions of seed, step and rank and need no state.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
     "run_arrays",
 ]
 
-# What Keras' own callbacks remember from epoch to epoch; everything else of them is their configuration.
+# The attributes in which Keras' callbacks keep state from epoch to epoch; all others are configuration.
 _REMEMBERED: dict[type, tuple[str, ...]] = {
     keras.callbacks.EarlyStopping: ("wait", "best", "best_epoch", "stopped_epoch", "best_weights"),
     keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
@@ -35,31 +35,31 @@ _REMEMBERED: dict[type, tuple[str, ...]] = {
     keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
 }
 
-# Sums of the epoch in progress; what each rank has of its own begins anew.
+# Sums of the epoch in progress that are the same on all ranks; sums of a single rank begin anew.
 _SAME_ON_ALL_RANKS = ("global_rows", "norm", "norms")
 
 
 def _variables(model: Any) -> dict[str, Any]:
-    """The variables of a model and its optimizers, under names that do not change from process to process."""
+    """Return the variables of a model and its optimizers, under names that are the same in every process."""
     groups = {"model": model.variables}
     groups |= {f"optimizer{n}": optimizer.variables for n, optimizer in enumerate(optimizers_of(model))}
     return {f"{group}/{n}": variable for group, variables in groups.items() for n, variable in enumerate(variables)}
 
 
 def _epoch_variables(model: Any) -> dict[str, Any]:
-    """The sums of the epoch in progress that metrics keep."""
+    """Return the variables in which metrics keep the sums of the epoch in progress."""
     variables = {id(v): v for metric in leaf_metrics(model.metrics) for v in metric.variables}
     return {f"metric/{n}": variable for n, variable in enumerate(variables.values())}
 
 
 def _array(variable: Any) -> np.ndarray:
     array = keras.ops.convert_to_numpy(variable)
-    # .npz files know no bfloat16.
+    # .npz files cannot hold bfloat16.
     return array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array
 
 
 def _plain(array: Any) -> np.ndarray:
-    """An array in a dtype that .npz files know; Keras makes bfloat16 of it again where it is given to a variable."""
+    """Cast bfloat16 to float32, which .npz files can hold; Keras casts it back when it is assigned to a variable."""
     array = np.asarray(array)
     return array.astype(np.float32) if array.dtype == ml_dtypes.bfloat16 else array
 
@@ -80,25 +80,25 @@ def _assign(variables: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> N
 
 
 def run_arrays(model: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """Weights and optimizers, one array at a time."""
+    """Yield the values of weights and optimizers, one array at a time, with their names."""
     for name, variable in _variables(model).items():
         yield name, _array(variable)
 
 
 def restore_model(model: Any, arrays: Mapping[str, np.ndarray]) -> None:
-    """Give weights and optimizers the values of `run_arrays`. Raises CheckpointError if they are another model's."""
+    """Give weights and optimizers the values of `run_arrays`. Raises CheckpointError for another model's."""
     _assign(_variables(model), arrays)
 
 
 def epoch_arrays(model: Any, numbers: StepCounters) -> list[tuple[str, np.ndarray]]:
-    """The sums of the epoch in progress; the metrics' variables must hold those over all ranks."""
+    """Return the sums of the epoch in progress; the metrics' variables must hold the sums over all ranks."""
     arrays = [(name, _array(variable)) for name, variable in _epoch_variables(model).items()]
     sums = [(f"numbers/{name}", np.array(getattr(numbers.sums(), name))) for name in _SAME_ON_ALL_RANKS]
     return [*arrays, *sums, ("numbers/train_parts", numbers.train_parts.numpy())]
 
 
 def restore_epoch(model: Any, numbers: StepCounters, arrays: Mapping[str, np.ndarray], *, rank: int) -> None:
-    """Continue the sums of an epoch: those that ranks add up lie on rank 0, what each rank knows on all."""
+    """Restore the sums of an epoch: sums that ranks add up on rank 0 alone, sums that every rank knows on all ranks."""
     if rank == 0:
         _assign(_epoch_variables(model), arrays)
     numbers.start_epoch(EpochSums(**{name: arrays[f"numbers/{name}"] for name in _SAME_ON_ALL_RANKS}))
@@ -106,9 +106,10 @@ def restore_epoch(model: Any, numbers: StepCounters, arrays: Mapping[str, np.nda
 
 
 def callback_states(callbacks: Sequence[Any]) -> tuple[dict[str, Any], list[tuple[str, np.ndarray]]]:
-    """What callbacks remember: JSON for each that remembers something, and arrays.
+    """Return the state of callbacks: JSON for each callback that has state, and arrays.
 
-    Keras' own are known; one of the user's takes part by `get_state()`, which returns JSON, and `set_state(state)`.
+    The state of Keras' callbacks is known; a user's callback takes part by `get_state()`, which returns JSON, and
+    `set_state(state)`.
     """
     states: dict[str, Any] = {}
     arrays: list[tuple[str, np.ndarray]] = []
@@ -127,7 +128,7 @@ def callback_states(callbacks: Sequence[Any]) -> tuple[dict[str, Any], list[tupl
 
 
 def restore_callbacks(callbacks: Sequence[Any], states: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Give callbacks what they remembered; those that were not there before, or went by another figure, start anew."""
+    """Restore the state of callbacks; callbacks that are new, or monitored another metric, start anew."""
     for key, callback in _keyed(callbacks).items():
         if key not in states:
             continue
@@ -135,7 +136,7 @@ def restore_callbacks(callbacks: Sequence[Any], states: Mapping[str, Any], array
             callback.set_state(states[key])
             continue
         state = {**states[key]}
-        # The best of another figure is no measure; runs of before did not keep which it was.
+        # The best value of another metric cannot be compared with; older runs did not record the metric.
         if state.pop("criterion", _criterion(callback)) != _criterion(callback):
             continue
         for name, value in state.items():
@@ -147,14 +148,14 @@ def restore_callbacks(callbacks: Sequence[Any], states: Mapping[str, Any], array
 
 
 def _criterion(callback: Any) -> list[Any]:
-    """The figure that a callback of Keras goes by, and in which direction."""
+    """Return the metric that a callback of Keras monitors, and in which direction."""
     return [getattr(callback, "monitor", None), getattr(callback, "mode", None)]
 
 
 def _keyed(callbacks: Sequence[Any]) -> dict[str, Any]:
-    """Callbacks by class and order among those of the class: others may come and go between runs."""
+    """Key callbacks by class and order within the class, because others may come and go between runs."""
     names = [type(callback).__name__ for callback in callbacks]
-    return {f"{name}-{names[:place].count(name)}": callbacks[place] for place, name in enumerate(names)}
+    return {f"{name}-{names[:index].count(name)}": callbacks[index] for index, name in enumerate(names)}
 
 
 def _remembered(callback: Any) -> tuple[str, ...]:

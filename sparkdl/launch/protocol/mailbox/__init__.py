@@ -1,1 +1,1 @@
-"""Carry the messages by files, where executors cannot reach the driver."""
+"""Carry the messages between driver and ranks by files, where executors cannot reach the driver."""

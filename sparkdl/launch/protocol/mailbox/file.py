@@ -1,11 +1,11 @@
-"""The files of a mailbox: their names, their seals, what they hold, and which are to be read next.
+"""Name, seal, pack and read the files of a mailbox, and choose the files to read next.
 
-Pure; used on the driver and in tasks. A mailbox is one flat folder for both ways: an NFS client remembers a
-folder for half a minute or longer, unless it writes there itself and so learns that others did.
+Pure; used on the driver and in tasks. A mailbox is one flat folder for both directions: an NFS client caches a
+folder for half a minute or longer, unless the client writes there itself and so learns that others did.
 
 `rank-00003-0000000017` holds frames of rank 3; the numbers of its files have no gap. `alive-00003-0000000004` is a sign
-of life of rank 3. `driver` holds all that the driver has told the ranks so far; it is replaced, under a higher number,
-to tell more or to show that the driver lives.
+of life of rank 3. `driver` holds all messages of the driver to the ranks so far; the driver replaces the file, under a
+higher number, to add messages or to show that it lives.
 """
 
 from __future__ import annotations
@@ -54,26 +54,26 @@ _LENGTH = struct.Struct(">I")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How often both sides look and speak, and when a silent one is given up."""
+    """Set how often both sides read and write, and when a silent side counts as lost."""
 
     first_poll_s: float = 2.0
-    """The driver looks so often until it has heard a rank: most runs need no mailbox."""
+    """Seconds between the driver's looks until a first rank has written: most runs need no mailbox."""
 
     poll_s: float = 0.5
     remote_poll_s: float = 1.0
-    """The same on remote storage, where each look is a request that is paid for."""
+    """Seconds between two looks on remote storage, where each look is a request that costs."""
 
     beat_s: float = 5.0
     silence_s: float = 30.0
 
     write_s: float = 60.0
-    """A file that could not be written for so long makes a task give up its link."""
+    """A task gives up its link if it could not write a file for this time."""
 
     end_s: float = 3.0
-    """At its end the driver waits so long for tasks that live to say that they write no more."""
+    """At its end the driver waits this long for living tasks to say that they write no more."""
 
     def poll_of(self, folder: str) -> float:
-        """Seconds between two looks into this folder."""
+        """Return the seconds between two looks into this folder."""
         return self.poll_s if is_local(folder) else self.remote_poll_s
 
 
@@ -82,10 +82,10 @@ PACE = Pace()
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Name:
-    """What the name of a rank's file says."""
+    """Hold what the name of a rank's file says: its role, rank and number."""
 
     role: str
-    """FRAMES or ALIVE; each is numbered by itself, so that a sign of life need not wait for a large file."""
+    """FRAMES or ALIVE; each role is numbered separately, so that a sign of life need not wait for a large file."""
 
     rank: int
 
@@ -97,20 +97,20 @@ class Name:
 
     @classmethod
     def parse(cls, text: str) -> Name | None:
-        """What a file's name says, or None for one that is no rank's."""
+        """Parse a file's name; None if the file is not a rank's."""
         match = _NAME.fullmatch(text)
         name = cls(role=match[1], rank=int(match[2]), number=int(match[3])) if match else None
-        return name if str(name) == text else None  # no second way to write a number
+        return name if str(name) == text else None  # a number has one spelling alone
 
 
 def seal(key: bytes, role: str, rank: int, number: int, content: bytes) -> bytes:
-    """A file's bytes: who holds `key` can tell by them that this content is this sender's file of this number."""
+    """Return a file's bytes, which prove to a holder of `key` the sender, the number and the content."""
     counted = _NUMBER.pack(number)
     return b"".join((_mac(key, role, rank, counted, content), counted, content))
 
 
 def unseal(key: bytes, role: str, rank: int, sealed: bytes) -> tuple[int, bytes] | None:
-    """The number and the content of a file, or None if it is not what a sender with `key` wrote in this role."""
+    """Return the number and the content of a file, or None if no sender with `key` wrote the file in this role."""
     start = _MAC_BYTES + _NUMBER.size
     if len(sealed) < start:
         return None
@@ -127,12 +127,12 @@ def _mac(key: bytes, role: str, rank: int, counted: bytes, content: bytes) -> by
 
 
 def pack(frames: Sequence[bytes]) -> bytes:
-    """Several frames as one content."""
+    """Pack several frames into one content."""
     return b"".join(part for frame in frames for part in (_LENGTH.pack(len(frame)), frame))
 
 
 def unpack(content: bytes) -> list[bytes]:
-    """The frames of a content. Raises ValueError for bytes that are none."""
+    """Unpack the frames of a content. Raises ValueError for bytes that are not frames."""
     frames, start = [], 0
     while start < len(content):
         if start + _LENGTH.size > len(content):
@@ -148,28 +148,28 @@ def unpack(content: bytes) -> list[bytes]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What the driver does with the files that it found."""
+    """List what the driver does with the files that it found."""
 
     alive: tuple[Name, ...]
     """New signs of life, in any order."""
 
     frames: tuple[Name, ...]
-    """Files of frames in the order to read them: of each rank by number, and the ranks take turns."""
+    """Files of frames in the order to read them: by number within a rank, and the ranks take turns."""
 
     spent: tuple[Name, ...]
-    """Read before: to be deleted."""
+    """Files that were read before and are to be deleted."""
 
 
 def plan_reading(names: Iterable[str], taken: Mapping[tuple[str, int], int], size: int) -> Reading:
-    """What to read of a folder that holds `names`.
+    """Choose the files to read in a folder that holds `names`.
 
-    A file of frames is read when all before it are: a listing that was made while files were written can lack one that
-    is older than another that it has.
+    A file of frames is read only after all files before it: a listing made while files are written can lack an older
+    file and have a newer one.
 
     Args:
-        names: all names in the folder; those that are no rank's are passed over.
-        taken: the highest number taken by role and rank; a role and rank without one begins at 1.
-        size: how many ranks there are.
+        names: all names in the folder; names that are not of a rank's file are ignored.
+        taken: the highest number taken, by role and rank; a role and rank that is missing begins at 1.
+        size: the number of ranks.
     """
     found = sorted(name for name in map(Name.parse, names) if name is not None and name.rank < size)
     new = [name for name in found if name.number > taken.get((name.role, name.rank), 0)]
@@ -190,9 +190,9 @@ def plan_reading(names: Iterable[str], taken: Mapping[tuple[str, int], int], siz
 def silent_ranks(
     heard: Mapping[int, float], ended: Collection[int], *, listed_at: float, silence_s: float
 ) -> list[int]:
-    """The ranks to give up: those of whom a listing had nothing new, and nothing new for `silence_s` before it.
+    """Return the ranks that are lost: the listing had no new file of them, nor had the listings of `silence_s` before.
 
-    `heard` are the times of the listings that had something new; a driver that itself was slow, or stopped for a while,
-    blames no rank for that, since it lists again before it judges.
+    `heard` holds the time of the last listing that had a new file of the rank. A driver that itself was slow, or
+    stopped for a while, blames no rank for that, since the driver lists the folder again before it judges.
     """
     return [rank for rank, time in heard.items() if rank not in ended and listed_at - time > silence_s]

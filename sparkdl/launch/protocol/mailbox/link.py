@@ -1,7 +1,8 @@
-"""A task's end of the mailbox: what `Link` is to the control channel, through files in a folder that all hosts see.
+"""Connect a task with the driver through files in a folder that all hosts see: the task's end of the mailbox.
 
-Runs in each task (Spark worker) that cannot reach the driver's port. What the driver tells is told to all ranks, so it
-has one file for them; each rank has its own. Files are sealed with the run's secret; one that is not is never taken.
+Runs in each task (Spark worker) that cannot reach the driver's port. The driver sends its messages to all ranks, so one
+file holds them; each rank writes separate files. Files are sealed with the run's secret; a file without a valid seal is
+never taken.
 """
 
 from __future__ import annotations
@@ -34,15 +35,16 @@ __all__ = ["MailboxLink"]
 log = logging.getLogger(__name__)
 
 FILE_BYTES = 16 << 20
-# With those that are being written: a task must not hold its rank's value in memory.
+# Includes the frames that are being written: a task must not hold its rank's whole value in memory.
 QUEUE_BYTES = 32 << 20
 JOIN_S = 1.0
 
 
 class MailboxLink:
-    """A task's end: JSON objects in both directions, and a body to the driver. One for each rank of a run.
+    """Send and receive JSON objects, and send bodies to the driver. One link for each rank of a run.
 
-    Two threads of its own: one writes what is queued, the other reads what the driver tells and gives signs of life.
+    The link has two threads: one writes the queued frames, the other reads the driver's messages and writes signs of
+    life.
     """
 
     def __init__(self, folder: str, *, rank: int, key: bytes, pace: Pace = PACE) -> None:
@@ -54,9 +56,9 @@ class MailboxLink:
         self._warn = WarnOnce(log)
         self._changed = threading.Condition()
         self._frames: deque[bytes] = deque()
-        self._queued = 0  # bytes, with those that are being written
-        self._told: deque[dict[str, Any]] = deque()
-        self._told_count = 0
+        self._queued = 0  # bytes, including those that are being written
+        self._received: deque[dict[str, Any]] = deque()
+        self._received_count = 0
         self._driver_number = 0
         self._heard = time.monotonic()
         self._written = float("-inf")
@@ -71,7 +73,7 @@ class MailboxLink:
             thread.start()
 
     def send(self, message: dict[str, Any], body: bytes = b"") -> None:
-        """Queue a message; nothing happens if the driver is gone (receiving tells). Waits while the queue is full."""
+        """Queue a message; wait while the queue is full. Does nothing if the driver is gone (as `receive` reports)."""
         frame = encode(message, body)
         with self._changed:
             while self._queued + len(frame) > QUEUE_BYTES and not self._closing and not self._is_over():
@@ -80,21 +82,21 @@ class MailboxLink:
                 self._put(frame)
 
     def receive(self) -> dict[str, Any] | None:
-        """Wait for the driver's next message; None if this link was closed, or the driver ended or is silent."""
+        """Wait for the driver's next message; None if this link was closed, or the driver has ended or is silent."""
         with self._changed:
-            while not self._told and not self._closing and not self._is_over():
+            while not self._received and not self._closing and not self._is_over():
                 self._changed.wait(self._poll_s)
-            return self._told.popleft() if self._told else None
+            return self._received.popleft() if self._received else None
 
     def close(self) -> None:
-        """Write what is queued, as long as files can be written and the driver lives; then end the threads."""
+        """Write the queued frames, as long as files can be written and the driver lives; then end the threads."""
         with self._changed:
             if not self._closing:
                 self._say_bye()
             while not self._is_over():
                 self._changed.wait(self._poll_s)
         for thread in self._threads:
-            thread.join(self._poll_s + JOIN_S)  # one that hangs in the storage is left to it
+            thread.join(self._poll_s + JOIN_S)  # a thread that hangs in the storage is left behind
 
     def _put(self, frame: bytes) -> None:
         self._frames.append(frame)
@@ -106,7 +108,7 @@ class MailboxLink:
         self._put(encode(BYE))
 
     def _is_over(self) -> bool:
-        """Whether nothing is to be written or heard any more; with `_changed` held."""
+        """Tell whether the link has ended, for writing and reading; the caller holds `_changed`."""
         now, pace = time.monotonic(), self._pace
         if not self._over:
             if now - self._heard > pace.silence_s:
@@ -138,7 +140,7 @@ class MailboxLink:
             self._changed.notify_all()
 
     def _next_frames(self) -> list[bytes]:
-        """What the next file is to hold: all that came since the last was begun; nothing at the end."""
+        """Wait for the frames of the next file: all that came since the last file was begun; nothing at the end."""
         with self._changed:
             while not self._is_over() and not (self._closing and not self._frames):
                 wait_s = self._written + self._poll_s - time.monotonic()
@@ -161,7 +163,7 @@ class MailboxLink:
         sealed = seal(self._key, role, self._rank, number, content)
         try:
             storage.write_atomic(storage.join(self._folder, str(name)), sealed, durable=False)
-        except Exception as error:  # stores have errors of their own
+        except Exception as error:  # any type: stores raise what they like
             self._warn("write", "rank %d cannot write to %s: %s", self._rank, self._folder, error)
             return False
         self._written = time.monotonic()
@@ -180,9 +182,9 @@ class MailboxLink:
     def _hear_driver(self) -> None:
         try:
             sealed = storage.read_bytes(storage.join(self._folder, DRIVER))
-        except FileNotFoundError:  # HDFS has none while it is replaced; silence will tell
+        except FileNotFoundError:  # HDFS has no file while it is replaced; a lost driver shows by its silence
             return
-        except Exception as error:  # stores have errors of their own
+        except Exception as error:  # any type: stores raise what they like
             self._warn("read", "rank %d cannot read from %s: %s", self._rank, self._folder, error)
             return
         opened = unseal(self._key, DRIVER, 0, sealed)
@@ -196,11 +198,11 @@ class MailboxLink:
             self._driver_number = number
             self._heard = time.monotonic()
             messages = [decode(frame)[0] for frame in unpack(content)]
-            for message in messages[self._told_count :]:
+            for message in messages[self._received_count :]:
                 if message != BYE:
-                    self._told.append(message)
-                else:  # nobody would read the rest
+                    self._received.append(message)
+                else:  # the driver would read no more frames
                     self._frames.clear()
                     self._say_bye()
-            self._told_count = len(messages)
+            self._received_count = len(messages)
             self._changed.notify_all()

@@ -1,7 +1,7 @@
-"""The driver's end of the mailbox: what `ControlServer` is to the control channel, through files in a shared folder.
+"""Connect the driver with its tasks through files in a shared folder: the driver's end of the mailbox.
 
-Runs on the driver. A task whose host cannot reach the driver's port speaks through it. Nothing of a file is looked at
-before its seal is, and nothing is unpickled.
+Runs on the driver, for tasks whose host cannot reach the driver's port. The content of a file is read only after its
+seal was checked, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -38,25 +38,26 @@ __all__ = ["MailboxServer"]
 
 log = logging.getLogger(__name__)
 
-# Files in the driver's memory at a time, and requests under way.
+# The number of files in the driver's memory at a time, and of requests under way.
 READERS = 4
-# For a storage that does not answer.
+# The limit for a storage that does not answer.
 JOIN_S = 10.0
 
 
 class MailboxServer:
-    """Takes what ranks write into a folder, and tells all of them something.
+    """Read the files that ranks write into a folder, and send messages to all ranks.
 
-    A context manager; it makes the folder, and removes it at its end. What cannot be removed, or was left by a driver
-    that was killed, is removed by the next server beside it a day later.
+    A context manager; it makes the folder, and removes the folder at its end. A folder that cannot be removed, or was
+    left by a driver that was killed, is removed a day later by the next server in the same parent folder.
 
     Args:
-        folder: local path or URL, named by `mailbox_name`, in a place where the driver and all tasks can write.
+        folder: local path or URL, named by `mailbox_name`, where the driver and all tasks can write.
         key: the secret of this run.
-        size: how many ranks there are.
+        size: the number of ranks.
         on_message: called as `on_message(rank, message, body)`, one at a time, in the order in which the rank sent.
-        on_lost: called once for a rank that was heard and is silent without having ended, or cannot be understood.
-        pace: how often to look and speak, and when a rank counts as silent.
+        on_lost: called once for a rank that wrote and then is silent without having ended, or that sends an invalid
+            message.
+        pace: how often to read and write, and when a rank counts as silent.
     """
 
     def __init__(
@@ -77,8 +78,8 @@ class MailboxServer:
         self._pace = pace
         self._warn = WarnOnce(log)
         self._changed = threading.Condition()
-        self._told: list[bytes] = []
-        self._untold = False
+        self._messages: list[bytes] = []
+        self._unsent = False
         self._number = 0
         self._taken: dict[tuple[str, int], int] = {}
         self._heard: dict[int, float] = {}
@@ -90,10 +91,10 @@ class MailboxServer:
         self._limit = float("inf")
 
     def __enter__(self) -> MailboxServer:
-        """Raises LaunchError if the folder cannot be written."""
+        """Make the folder and start the threads. Raises LaunchError if the folder cannot be written."""
         try:
-            self._write_told(self._told)
-        except Exception as error:  # stores have errors of their own
+            self._write_messages(self._messages)
+        except Exception as error:  # any type: stores raise what they like
             way_out = "name a folder that the driver and all tasks can write to"
             raise LaunchError(f"the mailbox {self._folder} cannot be written: {error}; {way_out}") from error
         self._threads = [
@@ -117,42 +118,42 @@ class MailboxServer:
 
     @property
     def ranks(self) -> frozenset[int]:
-        """The ranks that were heard through the mailbox."""
+        """The ranks that have written to the mailbox."""
         with self._changed:
             return frozenset(self._heard)
 
     def tell_all(self, message: dict[str, Any]) -> None:
-        """Tell every rank, also those that come later. Returns at once."""
+        """Queue a message to every rank, also to those that come later. Returns at once."""
         with self._changed:
-            self._told.append(encode(message))
-            self._untold = True
+            self._messages.append(encode(message))
+            self._unsent = True
             self._changed.notify_all()
 
     def catch_up(self, limit_s: float) -> bool:
-        """Return when all that lies in the folder now was passed on: True, or False if that takes longer."""
+        """Wait until all files that are in the folder now were passed on: True, or False if that takes longer."""
         with self._changed:
             aim = self._looks_begun + 1
             self._hurry = True
             self._changed.notify_all()
             return self._changed.wait_for(lambda: self._looks_done >= aim, limit_s)
 
-    def _write_told(self, frames: Sequence[bytes]) -> None:
-        self._number += 1  # also after a write that failed: it may have arrived all the same
+    def _write_messages(self, frames: Sequence[bytes]) -> None:
+        self._number += 1  # also after a write that failed: the file may have arrived nevertheless
         sealed = seal(self._key, DRIVER, 0, self._number, pack(frames))
         storage.write_atomic(storage.join(self._folder, DRIVER), sealed, durable=False)
 
     def _tell(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._untold or self._closing, self._pace.beat_s)
-                closing, self._untold = self._closing, False
-                frames = [*self._told, encode(BYE)] if closing else list(self._told)
+                self._changed.wait_for(lambda: self._unsent or self._closing, self._pace.beat_s)
+                closing, self._unsent = self._closing, False
+                frames = [*self._messages, encode(BYE)] if closing else list(self._messages)
             try:
-                self._write_told(frames)
-            except Exception as error:  # stores have errors of their own; it is tried again
+                self._write_messages(frames)
+            except Exception as error:  # any type: stores raise what they like; the next turn tries again
                 self._warn("write", "the driver cannot write to %s: %s", self._folder, error)
                 with self._changed:
-                    self._untold = True
+                    self._unsent = True
                     self._changed.wait_for(lambda: self._closing, self._pace.poll_of(self._folder))
             if closing:
                 return
@@ -167,7 +168,7 @@ class MailboxServer:
                 with self._changed:
                     self._looks_done += 1
                     self._changed.notify_all()
-                    # A task that lives writes on, and would make the folder anew, until it knows that this one goes.
+                    # Until a task knows that the driver ends, the task writes on and would make the folder anew.
                     if closing and (self._heard.keys() <= self._ended or time.monotonic() > self._limit):
                         return
                     self._changed.wait_for(lambda: self._hurry, self._wait_s())
@@ -179,7 +180,7 @@ class MailboxServer:
         listed_at = time.monotonic()
         try:
             names = storage.listing(self._folder)
-        except Exception as error:  # stores have errors of their own; ranks that stay unheard are lost in time
+        except Exception as error:  # any type: stores raise what they like; ranks that stay silent count as lost
             self._warn("list", "the driver cannot list %s: %s", self._folder, error)
             names = []
         reading = plan_reading(names, self._taken, self._size)
@@ -199,10 +200,10 @@ class MailboxServer:
                 self._lose(rank)
 
     def _open(self, name: Name) -> bytes | None:
-        """A file's content, or None for one that cannot be read now or is not the rank's."""
+        """Return a file's content, or None if the file cannot be read now or was not written by the rank."""
         try:
             sealed = storage.read_bytes(storage.join(self._folder, str(name)))
-        except Exception as error:  # stores have errors of their own; it is tried again
+        except Exception as error:  # any type: stores raise what they like; the next turn tries again
             self._warn("read", "the driver cannot read %s of %s: %s", name, self._folder, error)
             return None
         opened = unseal(self._key, name.role, name.rank, sealed)
@@ -212,7 +213,7 @@ class MailboxServer:
         return opened[1]
 
     def _take(self, name: Name, content: bytes | None, listed_at: float) -> bool:
-        """Take a file unless it, or one before it, could not be read."""
+        """Take a file, unless this file or one before it could not be read."""
         before = self._taken.get((name.role, name.rank), 0)
         if content is None or (name.role == FRAMES and name.number != before + 1):
             return False
@@ -231,7 +232,7 @@ class MailboxServer:
                     self._ended.add(rank)
                     return
                 self._on_message(rank, message, body)
-        except Exception:  # without this message the rest would make no sense
+        except Exception:  # without this message the later ones would be wrong
             log.exception("the driver cannot take a message of rank %d; it counts as lost", rank)
             self._lose(rank)
 
@@ -242,11 +243,11 @@ class MailboxServer:
     def _delete(self, name: Name) -> None:
         try:
             storage.delete_file(storage.join(self._folder, str(name)))
-        except Exception as error:  # stores have errors of their own; it is tried again
+        except Exception as error:  # any type: stores raise what they like; the next turn tries again
             self._warn("delete", "the driver cannot delete %s of %s: %s", name, self._folder, error)
 
     def _remove(self) -> None:
         try:
             storage.delete(self._folder)
-        except Exception as error:  # the next server beside it tries again
+        except Exception as error:  # the next server in the same parent tries again
             log.warning("the mailbox %s is left behind: %s", self._folder, error)

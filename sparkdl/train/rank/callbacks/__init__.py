@@ -1,1 +1,1 @@
-"""The callbacks of a rank: those that record, keep and compare, around the user's own."""
+"""Callbacks of a rank around the user's: record epochs, save checkpoints, compare ranks."""

@@ -1,6 +1,6 @@
-"""The callbacks of a rank: the user's, and around them those that stop all ranks at the same step and record epochs.
+"""Put callbacks around the user's that stop all ranks at the same step, compare weights and record epochs.
 
-Run in rank processes.
+Runs in rank processes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sparkdl.train.rank.callbacks.same_model import SameModel
 __all__ = ["SameWeights", "StopTogether", "rank_callbacks"]
 
 
-# Keras' callbacks that write files or send messages, and do nothing else: for rank 0 alone. By name, for no version of
+# Keras' callbacks that only write files or send messages: they run on rank 0 alone. By name, because no version of
 # Keras has all of them.
 WRITERS = tuple(
     getattr(keras.callbacks, name)
@@ -36,15 +36,15 @@ WRITERS = tuple(
 def rank_callbacks(
     user: Sequence[Any], numbers: StepCounters, rates: LearningRates, recorder: EpochRecorder, *, rank: int, steps: int
 ) -> list[Any]:
-    """The callbacks of a rank, in order: sums and rates set, the user's, weights compared, stop agreed, then recorded.
+    """Return a rank's callbacks in order: set sums and rates, the user's, compare weights, agree to stop, record.
 
-    Raises ConfigError for what is no list of callbacks, and for Keras' BackupAndRestore.
+    Raises ConfigError unless `user` is a list of Keras callbacks, and for Keras' BackupAndRestore.
     """
     if not isinstance(user, (list, tuple)):
         raise ConfigError(f"callbacks() must return a list of Keras callbacks, not {type(user).__name__}")
     for callback in user:
         if not isinstance(callback, keras.callbacks.Callback):
-            raise ConfigError(f"callbacks() gave {shown(callback)}, which is no Keras callback")
+            raise ConfigError(f"callbacks() gave {shown(callback)}, which is not a Keras callback")
         if isinstance(callback, keras.callbacks.BackupAndRestore):
             raise ConfigError(
                 "callbacks() gave a BackupAndRestore, which would set this rank's model back alone; a run goes on from "
@@ -56,7 +56,7 @@ def rank_callbacks(
 
 
 class _SetSumsAndRates(keras.callbacks.Callback):  # type: ignore[misc]
-    """What comes before the user's callbacks: the epoch's logs get the learning rate before one of them changes it."""
+    """Reset sums and set rates; log the learning rate before one of the user's callbacks changes it."""
 
     def __init__(self, numbers: StepCounters, rates: LearningRates, *, steps: int) -> None:
         super().__init__()
@@ -77,10 +77,10 @@ class _SetSumsAndRates(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
-    """Where any rank sets `stop_training`, all ranks stop after the same step: the next one, or the epoch's last.
+    """Stop all ranks after the same step, the next one or the epoch's last, once any rank sets `stop_training`.
 
-    A rank that broke off alone would leave the others waiting in their next allreduce for ever. So too where the
-    launcher asks the ranks to wind down: `numbers.winding_down` is set on all of them after the same step.
+    A rank that stopped alone would leave the others waiting in their next allreduce without limit. For the same reason,
+    when the launcher asks for a graceful stop, `numbers.winding_down` is set on all ranks after the same step.
     """
 
     def __init__(self, numbers: StepCounters) -> None:
@@ -113,7 +113,7 @@ class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class SameWeights(keras.callbacks.Callback):  # type: ignore[misc]
-    """Compares the norms of the weights after each epoch. Raises ModelError on every rank where they differ."""
+    """Compare the norms of the weights after each epoch. Raises ModelError on every rank if they differ."""
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         weights = self.model.trainable_weights
@@ -128,5 +128,5 @@ class SameWeights(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def _at_least_single(weight: tf.Tensor) -> tf.Tensor:
-    """Squares of half-precision weights would overflow."""
+    """Cast half-precision weights to float32, because their squares would overflow."""
     return weight if weight.dtype.size >= tf.float32.size else tf.cast(weight, tf.float32)

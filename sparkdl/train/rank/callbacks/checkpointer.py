@@ -1,4 +1,4 @@
-"""When a run keeps its state, and which epoch's model is the best: the last of a rank's callbacks.
+"""Save checkpoints of a run and the best epoch's model: the last of a rank's callbacks.
 
 Runs in rank processes. Every rank takes part; rank 0 writes.
 """
@@ -34,20 +34,20 @@ log = logging.getLogger(__name__)
 
 
 class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
-    """Commits checkpoints of the run, and the best epoch's model.
+    """Commit checkpoints of the run and the best epoch's model.
 
     Args:
-        run: where the run lies.
-        config: when.
+        run: the folder of the run.
+        config: when to save, and what to monitor.
         direction: whether the "min" or the "max" of `config.monitor` is its best.
-        facts: what every checkpoint holds beside the state: what the model is.
-        others: the user's callbacks, whose state belongs to the run's.
-        recorder: knows what the run has recorded.
-        steps: of one epoch.
-        epochs: of the run.
-        resumed: where the run goes on from, or None.
+        facts: the description of the model, which every checkpoint holds beside the state.
+        others: the user's callbacks, whose state is saved with the run's.
+        recorder: holds what the run has recorded.
+        steps: the steps of one epoch.
+        epochs: the epochs of the run.
+        resumed: the checkpoint that the run continues from, or None.
         write_best: writes the model as the best one; called on rank 0.
-        averaged: the places of the metrics whose results, not states, are averaged over ranks.
+        averaged: the indices of the metrics whose results, not states, are averaged over ranks.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
         self._write_best = write_best
         self._averaged = averaged
         self._epoch = 0
-        # The best of something else is no measure.
+        # The best value of another metric, or in the other direction, cannot be compared with.
         self._best: float | None = None
         if resumed is not None and config.monitor is not None and direction is not None:
             self._best = best_before(run, resumed.facts, config.monitor, direction)
@@ -93,7 +93,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
                 )
 
     def on_train_begin(self, logs: Any = None) -> None:
-        # After the user's callbacks, which have just forgotten everything.
+        # After the user's callbacks, whose on_train_begin has just reset their state.
         if self._resumed is not None:
             with open_arrays(self._resumed) as arrays:
                 restore_callbacks(self._others, self._resumed.facts["callbacks"], arrays)
@@ -102,8 +102,8 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
         self._epoch = epoch
         resumed = self._resumed
         if resumed is not None and resumed.position.step and resumed.position.epoch == epoch:
-            # The epoch had begun before: what callbacks did then (a learning rate that is multiplied) is in the
-            # checkpoint, and they have done it once more.
+            # The epoch had begun before the interruption: what callbacks did at its beginning (such as multiplying the
+            # learning rate) is in the checkpoint, and they have just done it a second time.
             with open_arrays(resumed) as arrays:
                 restore_model(self.model, arrays)
                 restore_callbacks(self._others, resumed.facts["callbacks"], arrays)
@@ -126,7 +126,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
             self._end(Position(epoch + 1, 0))
 
     def _end(self, position: Position) -> None:
-        # The first rank that raises ends all: not before rank 0 has written.
+        # The first rank that raises ends all others: wait until rank 0 has written.
         sum_over_ranks(np.zeros(1), name="wound_down")
         raise LaunchError(
             f"training was asked to end and has a checkpoint before {position}; the same call goes on from there"
@@ -152,10 +152,10 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _save(self, position: Position) -> None:
         in_epoch = position.step > 0
-        # The sums of an epoch in progress lie apart on the ranks.
-        # A metric whose results are averaged has no state of all ranks: rank 0's is kept.
+        # In the middle of an epoch each rank holds its own part of the sums.
+        # A metric whose results are averaged has no state over all ranks: rank 0's is kept.
         leaves = leaf_metrics(self.model.metrics)
-        reduced = [metric for place, metric in enumerate(leaves) if place not in self._averaged]
+        reduced = [metric for index, metric in enumerate(leaves) if index not in self._averaged]
         summed = reduced_states(reduced) if in_epoch else contextlib.nullcontext()
         seconds = self._recorder.seconds() if in_epoch else None
         with summed:

@@ -1,4 +1,4 @@
-"""Let Keras' CSVLogger continue its file where a run goes on, without an epoch twice.
+"""Let Keras' CSVLogger continue its file when a run is continued, without writing an epoch twice.
 
 Runs in rank 0, which writes the file.
 """
@@ -17,14 +17,14 @@ __all__ = ["continue_csv_logs", "csv_log_sizes"]
 
 
 def csv_log_sizes(callbacks: Sequence[Any]) -> dict[str, int]:
-    """By its path, the bytes of each file that a CSVLogger has written so far."""
+    """Return by path the bytes of each file that a CSVLogger has written so far."""
     return {path: os.path.getsize(path) for path, _ in _logs(callbacks) if os.path.isfile(path)}
 
 
 def continue_csv_logs(callbacks: Sequence[Any], resumed: Checkpoint | None) -> None:
-    """Before training goes on, let CSVLoggers append, each to its file as it was at the checkpoint.
+    """Let CSVLoggers append, each to its file as it was at the checkpoint. Called before training continues.
 
-    What came after the checkpoint is cut off: those epochs are trained again. A run that starts anew is left to Keras.
+    Lines after the checkpoint are cut off: their epochs are trained again. For a new run Keras' defaults stay.
     """
     if resumed is None:
         return
@@ -36,7 +36,7 @@ def continue_csv_logs(callbacks: Sequence[Any], resumed: Checkpoint | None) -> N
 
 
 def _cut(path: str, size: int) -> None:
-    """Make a file so long, if that is where a line ends; a file that was changed by others is left alone."""
+    """Truncate a file to `size` bytes if a line ends there; else others have changed the file, and it stays."""
     with open(path, "rb+") as file:
         file.seek(max(size - 1, 0))
         if size == 0 or file.read(1) == b"\n":

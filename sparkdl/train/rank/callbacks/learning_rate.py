@@ -1,7 +1,7 @@
-"""Multiply the learning rates of a model's optimizers, without the user's own ones being changed.
+"""Multiply the learning rates of a model's optimizers, without changing the user's rates.
 
-Runs in rank processes. An optimizer takes the product while it applies gradients, and at no other time: its variables
-and schedules, what callbacks read and set, and what is saved are the user's own rate.
+Runs in rank processes. An optimizer uses the product while it applies gradients, and at no other time: its variables
+and schedules, what callbacks read and set, and what is saved remain the user's rate.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ __all__ = ["LearningRates", "batch_factor", "rate_factor"]
 
 
 class LearningRates:
-    """The learning rates of a run.
+    """Scale and warm up the learning rates of a run.
 
     Args:
-        model: built.
+        model: a built model.
         lr_scaling, warmup_epochs, global_batch_size: as in TrainConfig.
-        steps: of one epoch.
+        steps: the steps of one epoch.
 
     Raises ModelError for an optimizer whose rate cannot be multiplied.
     """
@@ -43,16 +43,16 @@ class LearningRates:
         for optimizer in (one for outer in optimizers_of(model) for one in updating_optimizers(outer)):
             if type(optimizer).learning_rate is not keras.optimizers.Optimizer.learning_rate:
                 raise ModelError(
-                    f"optimizer {optimizer.name!r} ({type(optimizer).__name__}) has a learning_rate of its own making, "
+                    f"optimizer {optimizer.name!r} ({type(optimizer).__name__}) overrides learning_rate, "
                     "which lr_scaling and warmup_epochs cannot multiply; leave them out"
                 )
-            # The rows of one update, and not of one step, are the batch that the rules speak of.
+            # The batch that the scaling rules speak of is the rows of one update, not of one step.
             rows = global_batch_size * (optimizer.gradient_accumulation_steps or 1)
             self._factors.append(_Factor(optimizer, batch_factor(lr_scaling, rows=rows)))
 
     @contextmanager
     def multiplied(self) -> Iterator[None]:
-        """Within the block the optimizers apply gradients with the products."""
+        """Let the optimizers apply gradients with the multiplied rates within the block."""
         with ExitStack() as stack:
             for factor in self._factors:
                 stack.enter_context(replaced(factor.optimizer, factor.methods()))
@@ -64,7 +64,7 @@ class LearningRates:
             factor.set(rate_factor(step, full=factor.full, warmup_steps=self._warmup_steps))
 
     def of_last_step(self) -> dict[str, float]:
-        """The rate that `model.optimizer` had in the last step, as `lr`; of several combined, each as `lr_<name>`."""
+        """Return the rate of `model.optimizer` in the last step as `lr`; of combined optimizers each as `lr_<name>`."""
         optimizers = updating_optimizers(self._shown)
         factors = {id(factor.optimizer): factor.value for factor in self._factors}
         rates = [_users_rate(optimizer) * factors.get(id(optimizer), 1.0) for optimizer in optimizers]
@@ -73,11 +73,11 @@ class LearningRates:
 
 
 class _Factor:
-    """What one optimizer's rate is multiplied by.
+    """Hold the factor by which one optimizer's rate is multiplied.
 
     Attributes:
-        full: after the warm-up.
-        value: in the step that comes, or is done.
+        full: the factor after the warm-up.
+        value: the factor of the current step.
     """
 
     def __init__(self, optimizer: Any, full: float) -> None:
@@ -93,7 +93,7 @@ class _Factor:
             self._variable.assign(value)
 
     def methods(self) -> dict[str, Callable[..., Any]]:
-        """What takes the place of the optimizer's own."""
+        """Return the methods that replace the optimizer's own, by name."""
         own_apply, own_rate = self.optimizer.apply, self.optimizer._get_current_learning_rate
 
         def apply(*args: Any, **kwargs: Any) -> Any:
@@ -109,15 +109,15 @@ class _Factor:
             users = keras.ops.convert_to_tensor(own_rate())
             return users * tf.cast(self._variable, users.dtype)
 
-        # All of Keras' optimizers, their weight decay included, read their rate through the second one.
+        # All of Keras' optimizers, their weight decay included, read their rate through `_get_current_learning_rate`.
         return {"apply": apply, "_get_current_learning_rate": rate}
 
 
 def _users_rate(optimizer: Any) -> float:
-    """The rate of the last step, as the user gave it."""
+    """Return the rate of the last step as the user gave it, without the factor."""
     rate = getattr(optimizer, "_learning_rate", None)
     if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-        # It has counted on already.
+        # The optimizer has already counted the step.
         rate = rate(keras.ops.maximum(optimizer._iterations - 1, 0))
     else:
         rate = optimizer.learning_rate
@@ -125,11 +125,11 @@ def _users_rate(optimizer: Any) -> float:
 
 
 BASE_BATCH_SIZE = 32
-"""The rows of an update that a learning rate is taken to be tuned for: the batch size of Keras' `fit`."""
+"""The rows of an update that a learning rate is assumed to be tuned for: the default batch size of Keras' `fit`."""
 
 
 def batch_factor(lr_scaling: str | None, *, rows: int) -> float:
-    """What a rate tuned for BASE_BATCH_SIZE rows is multiplied by, for updates of so many rows.
+    """Return the factor for a rate that was tuned for BASE_BATCH_SIZE rows, when an update has `rows` rows.
 
     Args:
         lr_scaling: "linear": k = rows / BASE_BATCH_SIZE (Goyal et al. 2017, https://arxiv.org/abs/1706.02677, §2.1);
@@ -140,16 +140,16 @@ def batch_factor(lr_scaling: str | None, *, rows: int) -> float:
 
 
 def rate_factor(step: int, *, full: float, warmup_steps: int) -> float:
-    """What the rate is multiplied by in a step of the run.
+    """Return the factor by which the rate is multiplied in a step of the run.
 
-    From a first value it grows by the same amount with each step, and is `full` from step `warmup_steps` on ("gradual
-    warmup", Goyal et al. 2017, §2.2). The first value is 1, the user's own rate, where `full` is more than that; else
-    there is nothing to start from but a small one: `full / warmup_steps`.
+    From a first value the factor grows by the same amount with each step, and is `full` from step `warmup_steps` on
+    ("gradual warmup", Goyal et al. 2017, §2.2). The first value is 1, the user's rate, if `full` is more than 1; else
+    it is a small one: `full / warmup_steps`.
 
     Args:
-        step: from 0, counted since the first epoch began.
+        step: the step, counted from 0 since the first epoch began.
         full: the factor after the warm-up.
-        warmup_steps: 0 for none.
+        warmup_steps: the steps of the warm-up; 0 for no warm-up.
     """
     if step >= warmup_steps:
         return full

@@ -23,21 +23,21 @@ __all__ = ["EpochRecorder"]
 
 # The bar on the driver's terminal moves this often at most.
 PROGRESS_EVERY_S = 0.2
-# What an epoch takes, of all ranks and of each.
+# The durations of an epoch, recorded over all ranks and for each rank.
 _SECONDS = ("seconds", "data_wait_seconds", "allreduce_seconds")
 
 
 class EpochRecorder(keras.callbacks.Callback):  # type: ignore[misc]
-    """Adds every epoch to what the run has recorded, and sends progress to the driver.
+    """Add every epoch to the run's record, and send progress to the driver.
 
     Args:
-        recorded: where the figures of epochs are added.
-        epochs: of the run.
-        steps: of one epoch.
+        recorded: the record to which the metrics of each epoch are added.
+        epochs: the epochs of the run.
+        steps: the steps of one epoch.
 
     Attributes:
-        recorded: the same on every rank.
-        inexact: the names of what is computed per worker, on this rank.
+        recorded: the record, the same on every rank.
+        inexact: the names of the losses, metrics and layers that are computed per worker, as found on this rank.
     """
 
     def __init__(self, numbers: StepCounters, world: World, recorded: Recorded, *, epochs: int, steps: int) -> None:
@@ -51,11 +51,11 @@ class EpochRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._hosts: list[str] = []
         self._epoch = self._first_step = 0
         self._began = self._sent = self._trained = 0.0
-        # What the epoch took before this launch.
+        # The durations of the epoch before this launch.
         self._before = np.zeros(len(_SECONDS))
 
     def mark(self, found: Sequence[Inexact]) -> None:
-        """Mark the epochs from now on, and the model, as computed per worker where these are concerned."""
+        """Mark the epochs from now on, and the model, with the names of the parts that are computed per worker."""
         self.inexact = list(dict.fromkeys([*self.inexact, *named(found)]))
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -67,13 +67,15 @@ class EpochRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._began = self._trained = time.monotonic()
 
     def go_on(self, step: int, seconds: Mapping[str, float]) -> None:
-        """Continue the epoch that has just begun at a step, after an interruption, with what `seconds` gave there."""
+        """Continue an interrupted epoch at a step, with the durations that `seconds()` returned there."""
         self._first_step = step
         self._before = np.array([seconds[name] for name in _SECONDS])
 
     def seconds(self) -> dict[str, float]:
-        """The seconds of the epoch so far: what it took, what the slowest rank waited for data, and the mean that ranks
-        spent in the gradients' reduction. A collective operation; the same on every rank.
+        """Return the durations of the epoch so far, in seconds, the same on every rank. A collective operation.
+
+        They are: the training time of the slowest rank, the longest wait for data of a rank, and the mean over ranks
+        of the time in the reduction of gradients.
         """
         return self._seconds(self._of_ranks())
 
@@ -110,7 +112,7 @@ class EpochRecorder(keras.callbacks.Callback):  # type: ignore[misc]
             "seconds": seconds["seconds"],
             "rows_per_second": sums.global_rows / took,
             "data_wait_seconds": seconds["data_wait_seconds"],
-            # A metric of the user's own may have such a name.
+            # A metric of the user's may have such a name.
             **{name: value for name, value in own.items() if name not in metrics},
             **({"per_worker": self.inexact} if self.inexact else {}),
         }
@@ -121,17 +123,17 @@ class EpochRecorder(keras.callbacks.Callback):  # type: ignore[misc]
                 "first_step": self._first_step,
                 "hosts": self._hosts,
                 "rows": of_ranks[:, 0].astype(int).tolist(),
-                **{name: of_ranks[:, 1 + place].round(6).tolist() for place, name in enumerate(_SECONDS)},
+                **{name: of_ranks[:, 1 + index].round(6).tolist() for index, name in enumerate(_SECONDS)},
             }
         )
         if self._world.rank == 0:
             emit({"kind": "epoch", "epochs": self._epochs, **record})
 
     def _of_ranks(self) -> np.ndarray:
-        """Rows, seconds, seconds of waiting for data and of reduction of every rank, float64 ``(ranks, 4)``."""
+        """Gather of every rank: rows, seconds, seconds of waiting for data, of reduction. float64 ``(ranks, 4)``."""
         sums = self._numbers.sums()
         own = [sums.rows, self._trained - self._began, sums.wait_s, sums.reduce_s]
-        # The clock of TensorFlow may be set back.
+        # TensorFlow's clock may be set back, which would give negative durations.
         return np.maximum(gather_over_ranks(np.array(own), name="epoch"), 0.0)
 
     def _seconds(self, of_ranks: np.ndarray) -> dict[str, float]:

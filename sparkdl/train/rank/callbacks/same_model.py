@@ -1,4 +1,4 @@
-"""Refuse what a callback changes of the model and the run's steps, traced once, would pass over.
+"""Refuse changes by callbacks to the model that the run's steps, which are traced once, would not follow.
 
 Runs in rank processes.
 """
@@ -16,10 +16,10 @@ __all__ = ["SameModel"]
 
 
 class SameModel(keras.callbacks.Callback):  # type: ignore[misc]
-    """Raises ModelError where callbacks have changed the trainable weights, or put another optimizer in place.
+    """Raise ModelError if callbacks have changed which weights are trainable, or set another optimizer.
 
-    Keras itself would go on with the old ones without a word until the model is compiled again. A train_step of the
-    user's own may set trainable while it is traced, as GANs do: such models are left alone.
+    Keras itself would silently use the old weights and optimizer until the model is compiled again. A user's train_step
+    may set `trainable` while it is traced, as GANs do: such models are not checked.
     """
 
     def __init__(self) -> None:
@@ -58,5 +58,5 @@ class SameModel(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def _trainable(model: Any) -> dict[int, str]:
-    """The paths of the trainable weights, by identity: a path may occur twice."""
+    """Return the paths of the trainable weights by the id of the weight, because a path may occur twice."""
     return {id(weight): weight.path for weight in model.trainable_weights}

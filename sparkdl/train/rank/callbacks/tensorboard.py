@@ -1,7 +1,7 @@
-"""Write the figures of every epoch for TensorBoard.
+"""Write the metrics of every epoch for TensorBoard.
 
 Runs in the process of rank 0, as a callback. Names and folders are those of Keras' own TensorBoard callback, so that
-the curves of training and validation lie over each other: `train/` and `validation/`, `epoch_loss` and so on.
+the curves of training and validation share a chart: `train/` and `validation/`, `epoch_loss` and so on.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ __all__ = ["TensorBoardFiles"]
 
 log = logging.getLogger(__name__)
 
-# How the names of these files end; a TensorBoard callback of the user's may write beside them.
+# The end of the names of these files; a TensorBoard callback of the user's may write to the same folders.
 _SUFFIX = ".sparkdl.v2"
 _TRAIN, _VALIDATION = "train", "validation"
 
 
 class TensorBoardFiles(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps TensorBoard's event files equal to the history.
+    """Keep TensorBoard's event files equal to the history.
 
-    Each launch writes the epochs before it anew, from the history that it goes on from: files of an interrupted launch
-    may hold epochs that are trained again. That the files cannot be written does not stop a run: the figures are in the
-    history, and the next epoch brings all of them.
+    Each launch rewrites the earlier epochs from the history that it continues: files of an interrupted launch may hold
+    epochs that are trained again. Files that cannot be written do not stop a run: the metrics are in the history, and
+    later epochs or the next launch write what is missing.
 
     Args:
-        folder: where, on any path; elsewhere than on local disks the files are written here and copied.
-        recorded: its last record is the epoch that has just ended.
+        folder: a local folder or a URL; for a URL the files are written to a local folder and copied.
+        recorded: the record of the run, whose last entry is the epoch that has just ended.
     """
 
     def __init__(self, folder: str, recorded: Recorded) -> None:
@@ -92,6 +92,6 @@ class TensorBoardFiles(keras.callbacks.Callback):  # type: ignore[misc]
             log.warning("files for TensorBoard in %s cannot be written: %s", self._folder, error)
 
 
-def _name(figure: str) -> str:
-    """A figure's name under which Keras writes it."""
-    return "learning_rate" if figure == "lr" else figure.removeprefix("val_")
+def _name(metric: str) -> str:
+    """Return the name under which Keras writes a metric."""
+    return "learning_rate" if metric == "lr" else metric.removeprefix("val_")

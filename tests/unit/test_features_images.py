@@ -146,7 +146,7 @@ def test_a_wrong_declaration_is_refused(options: dict, problem: str) -> None:
     [
         (pa.array(["a"]), "give the encoded bytes"),
         (pa.array([[1, 2]]), "take its pixels as Tensor"),
-        (pa.array([{"content": b""}]), "select the encoded bytes of it"),
+        (pa.array([{"content": b""}]), "select its encoded bytes"),
     ],
 )
 def test_a_column_without_images_is_refused(column: pa.Array, way_out: str) -> None:

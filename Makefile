@@ -30,9 +30,10 @@ test: $(if $(SPARK)$(PYTHON),setup,lint)  ## Lint, types, and all tests that nee
 unit: setup  ## The tests without Spark and TensorFlow
 	@$(python) -m pytest tests/unit
 
-lint: setup  ## Lint, types, and the directions of imports
+lint: setup  ## Lint, types, the directions of imports, and the words of the prose
 	@$(python) -m ruff check
 	@$(VENV)/bin/lint-imports --no-cache --no-logo
+	@$(python) scripts/check_words.py
 	@$(python) -m mypy sparkdl
 
 soak: setup  ## Long and repeated trials: kills, faults, memory, large models (about 90 minutes)

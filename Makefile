@@ -32,7 +32,7 @@ unit: setup  ## The tests without Spark and TensorFlow
 
 lint: setup  ## Lint, types, the directions of imports, and the words of the prose
 	@$(python) -m ruff check
-	@$(VENV)/bin/lint-imports --no-cache --no-logo
+	@$(VENV)/bin/lint-imports --no-cache
 	@$(python) scripts/check_words.py
 	@$(python) -m mypy sparkdl
 

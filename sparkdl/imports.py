@@ -7,11 +7,11 @@ import gc
 import sys
 from collections.abc import Iterator
 
-__all__ = ["absent", "load_libraries"]
+__all__ = ["without_module", "load_libraries"]
 
 
 @contextlib.contextmanager
-def absent(module: str) -> Iterator[None]:
+def without_module(module: str) -> Iterator[None]:
     """Hide a module within the block, unless it was imported before.
 
     Keras imports scikit-learn, if it is installed, for its scikit-learn wrappers. A rank or a Spark worker does not use
@@ -37,7 +37,7 @@ def load_libraries() -> None:
     collected = gc.isenabled()
     gc.disable()
     try:
-        with absent("sklearn"):
+        with without_module("sklearn"):
             import horovod.tensorflow  # noqa: F401
             import keras  # noqa: F401
             import tensorflow  # noqa: F401

@@ -4,12 +4,12 @@ import sys
 
 import pytest
 
-from sparkdl.imports import absent
+from sparkdl.imports import without_module
 
 
 def test_a_module_is_absent_within_the_block_alone(monkeypatch):
     monkeypatch.delitem(sys.modules, "colorsys", raising=False)
-    with absent("colorsys"), pytest.raises(ImportError):
+    with without_module("colorsys"), pytest.raises(ImportError):
         import colorsys
     import colorsys
 
@@ -18,7 +18,7 @@ def test_a_module_is_absent_within_the_block_alone(monkeypatch):
 
 def test_it_comes_back_after_an_error_too(monkeypatch):
     monkeypatch.delitem(sys.modules, "colorsys", raising=False)
-    with pytest.raises(KeyError), absent("colorsys"):
+    with pytest.raises(KeyError), without_module("colorsys"):
         raise KeyError
     import colorsys  # noqa: F401
 
@@ -26,6 +26,6 @@ def test_it_comes_back_after_an_error_too(monkeypatch):
 def test_what_was_imported_before_stays():
     import json
 
-    with absent("json"):
+    with without_module("json"):
         import json as again
     assert again is json

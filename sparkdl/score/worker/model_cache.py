@@ -22,7 +22,7 @@ import numpy as np
 
 from sparkdl import storage
 from sparkdl.errors import ModelError
-from sparkdl.imports import absent
+from sparkdl.imports import without_module
 from sparkdl.model.load import LoadedModel, checked, load_keras
 from sparkdl.model.save import one_line
 from sparkdl.model.signature import MODEL_NAME, SIGNATURE_NAME, Signature
@@ -108,7 +108,7 @@ def loaded_model(task: ScoreSpec, figures: Figures) -> LoadedModel:
         _MODELS.move_to_end(key)
         return _MODELS[key].model
     with figures.timed("load_seconds"), _without_collections():
-        with absent("sklearn"):
+        with without_module("sklearn"):
             prepare_tensorflow(task.device)  # TensorFlow imports Keras
         model = _load(task, signature, state)
         check_code(task.code, task.model_dir)

@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from sparkdl.train.exact.collective import sum_vector
-from sparkdl.train.exact.patch import replaced
+from sparkdl.train.exact.patch import patched
 
 __all__ = ["SyncedMoments", "synced_layers"]
 
@@ -36,7 +36,7 @@ class SyncedMoments:
         """Make the layers normalize by the global batch, within the block."""
         with ExitStack() as stack:
             for index, layer in enumerate(layers):
-                stack.enter_context(replaced(layer, {"_moments": self._moments(layer, f"batch_norm_{index}")}))
+                stack.enter_context(patched(layer, {"_moments": self._moments(layer, f"batch_norm_{index}")}))
             yield
 
     def _moments(self, layer: Any, name: str) -> Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]:

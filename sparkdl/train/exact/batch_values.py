@@ -19,7 +19,7 @@ from sparkdl.errors import ModelError
 from sparkdl.train.exact.counters import Counts
 from sparkdl.train.exact.findings import Inexact
 from sparkdl.train.exact.metrics import leaf_metrics
-from sparkdl.train.exact.patch import replaced
+from sparkdl.train.exact.patch import patched
 
 __all__ = ["BatchValues", "Noted", "judge_values", "metrics_of_layers", "noted"]
 
@@ -54,7 +54,7 @@ def noted(metrics: Sequence[Any]) -> Iterator[Noted]:
     with ExitStack() as stack:
         for index, metric in enumerate(metrics):
             if isinstance(metric, (keras.metrics.Mean, keras.metrics.Sum)):
-                stack.enter_context(replaced(metric, {"update_state": noting(index, metric)}))
+                stack.enter_context(patched(metric, {"update_state": noting(index, metric)}))
         yield found
 
 
@@ -129,7 +129,7 @@ class BatchValues:
             for metric in metrics:
                 if isinstance(metric, (keras.metrics.Mean, keras.metrics.Sum)):
                     by_rows = self._by_rows(metric, always=any(metric is tracker for tracker in trackers))
-                    stack.enter_context(replaced(metric, {"update_state": by_rows}))
+                    stack.enter_context(patched(metric, {"update_state": by_rows}))
             yield
 
     def _by_rows(self, metric: Any, *, always: bool) -> Callable[..., Any]:

@@ -25,7 +25,7 @@ from sparkdl.train.exact.gradients import GradientSum, gradient_norm
 from sparkdl.train.exact.metrics import leaf_metrics
 from sparkdl.train.exact.moving_state import MovingState
 from sparkdl.train.exact.optimizers import optimizers_of
-from sparkdl.train.exact.patch import replaced
+from sparkdl.train.exact.patch import patched
 from sparkdl.train.exact.rng import SeededDraws
 
 __all__ = ["CustomSteps"]
@@ -77,12 +77,12 @@ class CustomSteps:
             optimizers = optimizers_of(model)
             for index, optimizer in enumerate(optimizers):
                 apply = self._apply(optimizer, index, with_norm=len(optimizers) == 1)
-                stack.enter_context(replaced(optimizer, {"apply": apply}))
+                stack.enter_context(patched(optimizer, {"apply": apply}))
             trackers = model._compile_loss.metrics if model._compile_loss is not None else []
             metrics = leaf_metrics(model.metrics)
             stack.enter_context(self._values.weighed(metrics, trackers))
             for metric in metrics:
-                stack.enter_context(replaced(metric, {"result": self._noted(metric.result)}))
+                stack.enter_context(patched(metric, {"result": self._noted(metric.result)}))
             yield
 
     def train_step(self, element: Any) -> dict[str, tf.Tensor]:

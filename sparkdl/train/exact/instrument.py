@@ -31,7 +31,7 @@ from sparkdl.train.exact.loss_parts import loss_parts
 from sparkdl.train.exact.metrics import averaged_by_rows, leaf_metrics, metrics_by_rows, reduced_states
 from sparkdl.train.exact.moving_state import MovingState, layer_states
 from sparkdl.train.exact.overrides import has_own_step
-from sparkdl.train.exact.patch import replaced
+from sparkdl.train.exact.patch import patched
 from sparkdl.train.exact.rng import SeededDraws, seed_generators
 
 __all__ = ["StepCounters", "StepOptions", "exact_steps"]
@@ -108,7 +108,7 @@ def exact_steps(
                 if jit_compile:
                     steps.use_xla()
             averaged = options.findings.averaged_metrics if world.size > 1 else ()
-            stack.enter_context(replaced(model, _methods(model, steps, numbers, averaged)))
+            stack.enter_context(patched(model, _methods(model, steps, numbers, averaged)))
             yield numbers
     finally:
         model.jit_compile = jit_compile

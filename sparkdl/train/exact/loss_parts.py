@@ -19,7 +19,7 @@ import tensorflow as tf
 from sparkdl.errors import ModelError
 from sparkdl.train.exact.collective import sum_vector
 from sparkdl.train.exact.counters import Counts
-from sparkdl.train.exact.patch import replaced
+from sparkdl.train.exact.patch import patched
 
 __all__ = ["ComputedLoss", "LossParts", "check_losses", "loss_parts"]
 
@@ -188,11 +188,11 @@ def loss_parts(model: Any, *, world_size: int) -> Iterator[LossParts]:
     with ExitStack() as stack:
         if parts.entries:
             recorded = [entry._replace(loss=_Recorded(entry.loss, parts)) for entry in parts.entries]
-            stack.enter_context(replaced(model._compile_loss, {"_flat_losses": recorded}))
+            stack.enter_context(patched(model._compile_loss, {"_flat_losses": recorded}))
             for loss in {id(entry.loss): entry.loss for entry in parts.entries}.values():
-                stack.enter_context(replaced(loss, {"call": _masks_noted(loss.call, parts)}))
+                stack.enter_context(patched(loss, {"call": _masks_noted(loss.call, parts)}))
             for tracker in model._compile_loss.metrics:
-                stack.enter_context(replaced(tracker, {"update_state": _tracked(tracker, parts)}))
+                stack.enter_context(patched(tracker, {"update_state": _tracked(tracker, parts)}))
         yield parts
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from sparkdl.errors import ModelError
 from sparkdl.train.exact.collective import max_over_ranks, min_over_ranks, sum_over_ranks
 from sparkdl.train.exact.findings import Inexact
-from sparkdl.train.exact.patch import replaced
+from sparkdl.train.exact.patch import patched
 
 __all__ = [
     "ADDITIVE",
@@ -159,7 +159,7 @@ def metrics_by_rows(model: Any, single_values: Sequence[int]) -> Iterator[None]:
     with ExitStack() as stack:
         leaves = leaf_metrics(model.metrics)
         for index in single_values:
-            stack.enter_context(replaced(leaves[index], {"update_state": by_rows(leaves[index])}))
+            stack.enter_context(patched(leaves[index], {"update_state": by_rows(leaves[index])}))
         yield
 
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["replaced"]
+__all__ = ["patched"]
 
 
 @contextmanager
-def replaced(owner: Any, attributes: Mapping[str, Any]) -> Iterator[None]:
+def patched(owner: Any, attributes: Mapping[str, Any]) -> Iterator[None]:
     """Give the instance these attributes, within the block."""
     own = {name: vars(owner)[name] for name in attributes if name in vars(owner)}
     for name, value in attributes.items():

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from sparkdl.train.exact.patch import replaced
+from sparkdl.train.exact.patch import patched
 
 __all__ = ["SeededDraws", "seed_generators"]
 
@@ -64,7 +64,7 @@ class SeededDraws:
                     self._set(slice(-1, None), step)
             return original(ordered)
 
-        with replaced(self._unnamed, {"next": next_seed}):
+        with patched(self._unnamed, {"next": next_seed}):
             yield
 
     def set(self, step: tf.Tensor) -> None:

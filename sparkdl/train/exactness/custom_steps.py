@@ -20,7 +20,7 @@ from sparkdl.train.exact.batch_values import Noted, judge_values, metrics_of_lay
 from sparkdl.train.exact.findings import Inexact
 from sparkdl.train.exact.metrics import leaf_metrics
 from sparkdl.train.exact.optimizers import optimizers_of
-from sparkdl.train.exact.patch import replaced
+from sparkdl.train.exact.patch import patched
 from sparkdl.train.exact.rounding import differ
 from sparkdl.train.exactness.probe import LEAST_ROWS, part_of
 from sparkdl.train.exactness.row_independence import model_tolerance
@@ -132,7 +132,7 @@ def _taken(model: Any, step: str, batch: Any) -> _Taken:
         stack.enter_context(steady(model))
         values = stack.enter_context(noted(metrics_of_layers(model)))
         for optimizer in optimizers_of(model):
-            stack.enter_context(replaced(optimizer, {"apply": apply}))
+            stack.enter_context(patched(optimizer, {"apply": apply}))
         try:
             getattr(model, step)(keras.tree.map_structure(tf.convert_to_tensor, tuple(batch)))
         finally:

@@ -17,7 +17,7 @@ from keras.src.losses.losses import LossFunctionWrapper
 
 from sparkdl.train.exact.findings import Inexact
 from sparkdl.train.exact.metrics import leaf_metrics
-from sparkdl.train.exact.patch import replaced
+from sparkdl.train.exact.patch import patched
 
 __all__ = [
     "Key",
@@ -241,7 +241,7 @@ def captured(model: Any) -> Iterator[dict[Key, Pair]]:
     with ExitStack() as stack:
         entries = [entry._replace(loss=of_loss(index)) for index, entry in enumerate(flat_losses(model))]
         if entries:
-            stack.enter_context(replaced(model._compile_loss, {"_flat_losses": entries}))
+            stack.enter_context(patched(model._compile_loss, {"_flat_losses": entries}))
         for index, metric in enumerate(leaf_metrics(model.metrics)):
-            stack.enter_context(replaced(metric, {"update_state": of_metric(index)}))
+            stack.enter_context(patched(metric, {"update_state": of_metric(index)}))
         yield pairs

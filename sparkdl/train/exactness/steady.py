@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from sparkdl.train.exact.patch import replaced
+from sparkdl.train.exact.patch import patched
 
 __all__ = ["steady"]
 
@@ -27,10 +27,10 @@ def steady(model: Any) -> Iterator[None]:
     from keras.src import backend
 
     with ExitStack() as stack:
-        stack.enter_context(replaced(backend.random, _DRAWS))
+        stack.enter_context(patched(backend.random, _DRAWS))
         for layer in model._flatten_layers():
             if isinstance(layer, keras.layers.BatchNormalization):
-                stack.enter_context(replaced(layer, {"call": _by_moving_moments(layer)}))
+                stack.enter_context(patched(layer, {"call": _by_moving_moments(layer)}))
         yield
 
 

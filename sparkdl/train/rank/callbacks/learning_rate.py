@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from sparkdl.errors import ModelError
 from sparkdl.train.exact.optimizers import optimizers_of, updating_optimizers
-from sparkdl.train.exact.patch import replaced
+from sparkdl.train.exact.patch import patched
 
 __all__ = ["LearningRates", "batch_factor", "rate_factor"]
 
@@ -55,7 +55,7 @@ class LearningRates:
         """Let the optimizers apply gradients with the multiplied rates within the block."""
         with ExitStack() as stack:
             for factor in self._factors:
-                stack.enter_context(replaced(factor.optimizer, factor.methods()))
+                stack.enter_context(patched(factor.optimizer, factor.methods()))
             yield
 
     def start_step(self, step: int) -> None:

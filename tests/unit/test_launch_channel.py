@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection, answer_challenge, deliver_cha
 import pytest
 
 from sparkdl.launch.protocol.channel import ControlServer, SocketLink
+from sparkdl.launch.protocol.messages import Line, Stop, Value
 
 pytestmark = pytest.mark.timeout(30)
 KEY = b"secret"
@@ -25,7 +26,7 @@ def server(heard):
         "127.0.0.1",
         key=KEY,
         size=2,
-        on_message=lambda rank, message, body: heard.put((rank, message, body)),
+        on_message=lambda rank, message: heard.put((rank, message)),
         on_lost=lambda rank: heard.put((rank, "lost")),
         silence_s=3,
     ) as server:
@@ -37,16 +38,16 @@ def connect(server, rank):
 
 
 def test_a_message_reaches_the_driver_with_its_rank(server, heard):
-    connect(server, 1).send({"type": "line", "text": "é"})
-    assert heard.get(timeout=10) == (1, {"type": "line", "text": "é"}, b"")
+    connect(server, 1).send(Line(text="é"))
+    assert heard.get(timeout=10) == (1, Line(text="é"))
 
 
-def test_messages_and_bodies_arrive_in_the_order_sent(server, heard):
+def test_values_arrive_in_the_order_sent(server, heard):
     link = connect(server, 0)
     for number in range(50):
-        link.send({"type": "value", "number": number}, bytes([number]) * 100_000)
+        link.send(Value(content=bytes([number]) * 100_000))
     for number in range(50):
-        assert heard.get(timeout=10) == (0, {"type": "value", "number": number}, bytes([number]) * 100_000)
+        assert heard.get(timeout=10) == (0, Value(content=bytes([number]) * 100_000))
 
 
 def test_a_rank_that_falls_silent_is_lost_and_one_that_lives_is_not(server, heard):
@@ -54,8 +55,8 @@ def test_a_rank_that_falls_silent_is_lost_and_one_that_lives_is_not(server, hear
     frozen = connect(server, 1)
     frozen._closed.set()  # as if its process were stopped: no more signs of life
     assert heard.get(timeout=10) == (1, "lost")
-    alive.send({"type": "x"})
-    assert heard.get(timeout=10) == (0, {"type": "x"}, b"")
+    alive.send(Line(text="x"))
+    assert heard.get(timeout=10) == (0, Line(text="x"))
 
 
 def test_a_driver_that_falls_silent_ends_the_link():
@@ -88,15 +89,15 @@ def test_a_driver_that_cannot_be_reached_is_an_os_error():
 
 
 def test_the_server_knows_when_every_rank_has_connected(server, heard):
-    connect(server, 0).send({"type": "x"})
-    assert heard.get(timeout=10) == (0, {"type": "x"}, b"") and not server.is_complete
-    connect(server, 1).send({"type": "x"})
-    assert heard.get(timeout=10) == (1, {"type": "x"}, b"") and server.is_complete
+    connect(server, 0).send(Line(text="x"))
+    assert heard.get(timeout=10) == (0, Line(text="x")) and not server.is_complete
+    connect(server, 1).send(Line(text="x"))
+    assert heard.get(timeout=10) == (1, Line(text="x")) and server.is_complete
 
 
 def test_a_word_to_all_also_reaches_ranks_that_connect_later(server, heard):
-    server.tell_all({"type": "stop"})
-    assert connect(server, 0).receive() == {"type": "stop"}
+    server.tell_all(Stop())
+    assert connect(server, 0).receive() == Stop()
 
 
 def test_a_broken_link_is_reported(server, heard):
@@ -107,8 +108,8 @@ def test_a_broken_link_is_reported(server, heard):
 def test_a_peer_with_a_wrong_key_is_refused_and_the_next_rank_is_served(server, heard):
     with pytest.raises(AuthenticationError):
         SocketLink.to(("127.0.0.1", server.port), b"wrong", 0)
-    connect(server, 0).send({"type": "x"})
-    assert heard.get(timeout=10) == (0, {"type": "x"}, b"")
+    connect(server, 0).send(Line(text="x"))
+    assert heard.get(timeout=10) == (0, Line(text="x"))
 
 
 def test_a_peer_that_says_nothing_or_nonsense_holds_up_nobody(server, heard):
@@ -117,8 +118,8 @@ def test_a_peer_that_says_nothing_or_nonsense_holds_up_nobody(server, heard):
         socket.create_connection(("127.0.0.1", server.port)) as second,
     ):
         second.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        connect(server, 0).send({"type": "x"})
-        assert heard.get(timeout=5) == (0, {"type": "x"}, b"")
+        connect(server, 0).send(Line(text="x"))
+        assert heard.get(timeout=5) == (0, Line(text="x"))
 
 
 def test_after_its_block_the_server_listens_no_more(heard):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparkdl.launch.protocol.peer_loss import only_lost_its_peer
+from sparkdl.launch.protocol.outcome import only_lost_its_peer
 
 
 def error_of(module, name, text):

@@ -11,12 +11,12 @@ import time
 import pytest
 
 from sparkdl import LaunchError, storage
-from sparkdl.launch.protocol.frame import encode
 from sparkdl.launch.protocol.mailbox import link as mailbox_link
-from sparkdl.launch.protocol.mailbox.file import ALIVE, BYE, DRIVER, FRAMES, Name, Pace, pack, seal, unseal
+from sparkdl.launch.protocol.mailbox.file import ALIVE, DRIVER, FRAMES, Name, Pace, pack, seal, unseal
 from sparkdl.launch.protocol.mailbox.folder import mailbox_name, remove_leftovers
 from sparkdl.launch.protocol.mailbox.link import MailboxLink
 from sparkdl.launch.protocol.mailbox.server import MailboxServer
+from sparkdl.launch.protocol.messages import Bye, Event, Finish, Line, Stop, Value, encode
 
 pytestmark = pytest.mark.timeout(60)
 KEY = b"secret"
@@ -37,8 +37,8 @@ class Driver:
             folder, key=KEY, size=size, on_message=on_message or self._keep, on_lost=self.lost.put, pace=pace
         )
 
-    def _keep(self, rank, message, body):
-        self.heard.put((rank, message, body))
+    def _keep(self, rank, message):
+        self.heard.put((rank, message))
 
     def next(self):
         return self.heard.get(timeout=LIMIT_S)
@@ -98,11 +98,14 @@ def put_driver(folder, number, messages, *, key=KEY):
     storage.write_atomic(storage.join(folder, DRIVER), sealed)
 
 
-def test_messages_and_bodies_reach_the_driver_with_their_rank(driver, link_of):
-    link_of(1).send({"type": "line", "text": "é"}, b"\x00body")
-    assert driver.next() == (1, {"type": "line", "text": "é"}, b"\x00body")
-    link_of(0).send({"type": "x"})
-    assert driver.next() == (0, {"type": "x"}, b"")
+def test_messages_and_values_reach_the_driver_with_their_rank(driver, link_of):
+    link = link_of(1)
+    link.send(Line(text="é"))
+    link.send(Value(content=b"\x00body"))
+    assert driver.next() == (1, Line(text="é"))
+    assert driver.next() == (1, Value(content=b"\x00body"))
+    link_of(0).send(Line(text="x"))
+    assert driver.next() == (0, Line(text="x"))
     assert driver.server.ranks == {0, 1}
 
 
@@ -115,25 +118,25 @@ def test_a_rank_is_heard_before_it_says_anything(driver, link_of):
 
 def test_what_the_driver_tells_reaches_every_rank_also_later_ones_in_order(driver, link_of):
     early = link_of(0)
-    driver.server.tell_all({"type": "a"})
-    assert early.receive() == {"type": "a"}
-    driver.server.tell_all({"type": "b"})
+    driver.server.tell_all(Line(text="a"))
+    assert early.receive() == Line(text="a")
+    driver.server.tell_all(Line(text="b"))
     late = link_of(1)
-    assert [early.receive(), late.receive(), late.receive()] == [{"type": "b"}, {"type": "a"}, {"type": "b"}]
+    assert [early.receive(), late.receive(), late.receive()] == [Line(text="b"), Line(text="a"), Line(text="b")]
 
 
 def test_a_word_of_the_driver_does_not_wait_for_its_next_sign_of_life(folder, link_of):
     with Driver(folder, pace=dataclasses.replace(QUICK, beat_s=LIMIT_S * 10)) as driver:
         link = link_of(0)
         until(lambda: driver.server.ranks == {0})
-        driver.server.tell_all({"type": "stop"})
-        assert link.receive() == {"type": "stop"}
+        driver.server.tell_all(Stop())
+        assert link.receive() == Stop()
 
 
 def test_order_is_kept_under_many_messages(driver, link_of):
     def talk(link):
         for number in range(3000):
-            link.send({"number": number}, bytes([number % 256]) * (number % 50))
+            link.send(Value(content=number.to_bytes(2, "big") + bytes(number % 50)))
         link.close()
 
     threads = [threading.Thread(target=talk, args=(link_of(rank),)) for rank in (0, 1)]
@@ -141,11 +144,11 @@ def test_order_is_kept_under_many_messages(driver, link_of):
         thread.start()
     got = {0: [], 1: []}
     for _ in range(6000):
-        rank, message, body = driver.next()
-        got[rank].append((message["number"], body))
+        rank, message = driver.next()
+        got[rank].append(message.content)
     for thread in threads:
         thread.join(LIMIT_S)
-    expected = [(number, bytes([number % 256]) * (number % 50)) for number in range(3000)]
+    expected = [number.to_bytes(2, "big") + bytes(number % 50) for number in range(3000)]
     assert got == {0: expected, 1: expected}
     assert driver.heard.empty()
 
@@ -153,16 +156,16 @@ def test_order_is_kept_under_many_messages(driver, link_of):
 def test_64_mib_of_bodies_arrive_whole(folder, link_of):
     sums, sizes = {0: hashlib.sha256(), 1: hashlib.sha256()}, {0: 0, 1: 0}
 
-    def add(rank, message, body):
-        sums[rank].update(body)
-        sizes[rank] += len(body)
+    def add(rank, message):
+        sums[rank].update(message.content)
+        sizes[rank] += len(message.content)
 
     with Driver(folder, on_message=add) as driver:
         blocks = [os.urandom(1 << 20) for _ in range(4)]
 
         def talk(link):
             for number in range(64):
-                link.send({"type": "value"}, blocks[number % 4])
+                link.send(Value(content=blocks[number % 4]))
             link.close()
 
         threads = [threading.Thread(target=talk, args=(link_of(rank),)) for rank in (0, 1)]
@@ -182,7 +185,7 @@ def test_bodies_travel_in_few_files_of_limited_size(folder, link_of, monkeypatch
     put_driver(folder, 1, [])
     link = link_of(0)
     for _ in range(100):
-        link.send({"type": "value"}, bytes(9_000))
+        link.send(Value(content=bytes(9_000)))
     link.close()
     sizes = [size for name, size in storage.sizes(folder).items() if name.startswith(FRAMES)]
     assert max(sizes) < 101_000
@@ -202,7 +205,7 @@ def test_a_closed_link_has_written_all_that_was_queued(folder, link_of, monkeypa
     monkeypatch.setattr(storage, "write_atomic", write_slowly)
     link = link_of(0)
     for _ in range(20):
-        link.send({"type": "value"}, bytes(1_000))
+        link.send(Value(content=bytes(1_000)))
     link.close()
     assert len([name for name in storage.listing(folder) if name.startswith(FRAMES)]) == 21  # with the bye
 
@@ -212,15 +215,15 @@ def test_after_a_link_was_closed_one_look_hears_all_of_it(folder, link_of):
     with Driver(folder, pace=slow) as driver:
         link = link_of(0)
         for number in range(10):
-            link.send({"number": number})
+            link.send(Event(event={"number": number}))
         link.close()
         assert driver.server.catch_up(LIMIT_S)
-        assert [driver.heard.get_nowait()[1]["number"] for _ in range(10)] == list(range(10))
+        assert [driver.heard.get_nowait()[1].event["number"] for _ in range(10)] == list(range(10))
 
 
 def test_files_that_were_read_are_deleted(driver, folder, link_of):
     link = link_of(0)
-    link.send({"type": "x"})
+    link.send(Line(text="x"))
     link.close()
     driver.next()
     until(lambda: storage.listing(folder) == [DRIVER])
@@ -236,33 +239,33 @@ def test_both_sides_show_that_they_live(folder, link_of):
 
 def test_a_silent_rank_is_lost_once_and_one_that_said_bye_is_not(folder, link_of):
     with Driver(folder, size=3, pace=IMPATIENT) as driver:
-        put_file(folder, 0, 1, [{"type": "x"}, BYE])
-        assert driver.next() == (0, {"type": "x"}, b"")
-        put_file(folder, 1, 1, [{"type": "x"}])
+        put_file(folder, 0, 1, [Line(text="x"), Bye()])
+        assert driver.next() == (0, Line(text="x"))
+        put_file(folder, 1, 1, [Line(text="x")])
         assert driver.lost.get(timeout=LIMIT_S) == 1
-        put_file(folder, 1, 2, [{"type": "too late"}])
-        put_file(folder, 2, 1, [{"type": "x"}])
+        put_file(folder, 1, 2, [Line(text="too late")])
+        put_file(folder, 2, 1, [Line(text="x")])
         assert driver.lost.get(timeout=LIMIT_S) == 2
-        assert [driver.next() for _ in range(2)] == [(1, {"type": "x"}, b""), (2, {"type": "x"}, b"")]
+        assert [driver.next() for _ in range(2)] == [(1, Line(text="x")), (2, Line(text="x"))]
         assert driver.heard.empty() and driver.lost.empty()
 
 
 def test_a_rank_whose_message_the_driver_cannot_take_is_lost(folder, link_of, caplog):
-    def fail(rank, message, body):
+    def fail(rank, message):
         raise KeyError("outcome")
 
     with Driver(folder, on_message=fail) as driver:
-        link_of(1).send({"type": "x"})
+        link_of(1).send(Line(text="x"))
         assert driver.lost.get(timeout=LIMIT_S) == 1
     assert "cannot take a message of rank 1" in caplog.text
 
 
 def test_a_task_whose_driver_is_silent_ends(folder, link_of, caplog):
-    put_driver(folder, 1, [{"type": "last"}])
+    put_driver(folder, 1, [Line(text="last")])
     link = link_of(0, pace=IMPATIENT)
-    assert link.receive() == {"type": "last"}
+    assert link.receive() == Line(text="last")
     assert link.receive() is None
-    link.send({"type": "nobody"})
+    link.send(Line(text="nobody"))
     link.close()
     assert [record.getMessage() for record in caplog.records] == [
         f"rank 0 heard nothing of the driver through {folder} for 0.5 s"
@@ -275,7 +278,7 @@ def test_a_sender_waits_for_room_and_not_for_ever(tmp_path, monkeypatch, caplog)
     begun = time.monotonic()
     link = MailboxLink(str(tmp_path / "file" / "box"), rank=0, key=KEY, pace=IMPATIENT)
     for _ in range(30):
-        link.send({"type": "value"}, bytes(1_000))
+        link.send(Value(content=bytes(1_000)))
     assert time.monotonic() - begun >= IMPATIENT.silence_s  # it waited; the driver was never heard
     link.close()
     assert sum("cannot write to" in record.getMessage() for record in caplog.records) == 1
@@ -293,7 +296,7 @@ def test_a_task_that_cannot_write_gives_up_even_if_the_driver_lives(tmp_path, li
 
         monkeypatch.setattr(storage, "write_atomic", refuse)
         link = link_of(0, pace=pace)
-        link.send({"type": "x"})
+        link.send(Line(text="x"))
         assert link.receive() is None
 
 
@@ -308,13 +311,13 @@ def test_a_file_that_could_not_be_written_is_written_later(driver, link_of, monk
     monkeypatch.setattr(storage, "write_atomic", fail_at_first)
     link = link_of(0)
     for number in range(5):
-        link.send({"number": number})
-    assert [driver.next()[1]["number"] for _ in range(5)] == list(range(5))
+        link.send(Event(event={"number": number}))
+    assert [driver.next()[1].event["number"] for _ in range(5)] == list(range(5))
 
 
 def test_what_the_driver_cannot_read_or_delete_at_once_it_does_later_and_in_order(folder, monkeypatch):
     for number in range(1, 6):
-        put_file(folder, 0, number, [{"number": number}])
+        put_file(folder, 0, number, [Event(event={"number": number})])
     read, delete, failures = storage.read_bytes, storage.delete_file, iter(range(6))
 
     def fail_at_first(path):
@@ -332,48 +335,48 @@ def test_what_the_driver_cannot_read_or_delete_at_once_it_does_later_and_in_orde
     monkeypatch.setattr(storage, "read_bytes", read_later)
     monkeypatch.setattr(storage, "delete_file", delete_later)
     with Driver(folder, pace=dataclasses.replace(QUICK, end_s=0.1)) as driver:
-        assert [driver.next()[1]["number"] for _ in range(5)] == [1, 2, 3, 4, 5]
+        assert [driver.next()[1].event["number"] for _ in range(5)] == [1, 2, 3, 4, 5]
         until(lambda: storage.listing(folder) == [DRIVER])
         assert driver.heard.empty()
 
 
 def test_a_file_of_somebody_else_is_ignored_until_the_rank_writes_its_own(driver, folder, link_of, caplog):
-    put_file(folder, 1, 1, [{"type": "forged"}], key=b"wrong")
-    put_file(folder, 1, 2, [{"type": "forged"}], key=b"wrong")
+    put_file(folder, 1, 1, [Line(text="forged")], key=b"wrong")
+    put_file(folder, 1, 2, [Line(text="forged")], key=b"wrong")
     put_bytes(folder, 0, 1, b"")
     until(lambda: "no rank of this run wrote it" in caplog.text)
     assert driver.server.ranks == frozenset()
-    link_of(1).send({"type": "true"})
-    assert driver.next() == (1, {"type": "true"}, b"")
+    link_of(1).send(Line(text="true"))
+    assert driver.next() == (1, Line(text="true"))
     assert driver.heard.empty()
     assert len(caplog.records) == 1
 
 
 def test_a_file_that_is_played_again_is_not_taken(driver, folder, caplog):
-    first = put_file(folder, 0, 1, [{"type": "first"}])
-    assert driver.next()[1] == {"type": "first"}
+    first = put_file(folder, 0, 1, [Line(text="first")])
+    assert driver.next()[1] == Line(text="first")
     put_bytes(folder, 0, 1, first)  # as it was: it is swept
     put_bytes(folder, 0, 2, first)  # as the next
     put_bytes(folder, 1, 1, first)  # as another rank's
     put_bytes(folder, 0, 1, first, role=ALIVE)
     until(lambda: caplog.records and "rank-00000-0000000001" not in storage.listing(folder))
-    put_file(folder, 0, 2, [{"type": "second"}, BYE])
-    assert driver.next()[1] == {"type": "second"}
+    put_file(folder, 0, 2, [Line(text="second"), Bye()])
+    assert driver.next()[1] == Line(text="second")
     assert driver.server.ranks == {0}
     assert len(caplog.records) == 1
 
 
 def test_a_task_takes_no_forged_and_no_old_word_of_the_driver(folder, link_of, caplog):
-    put_driver(folder, 2, [{"type": "a"}])
+    put_driver(folder, 2, [Line(text="a")])
     link = link_of(0)
-    assert link.receive() == {"type": "a"}
-    put_driver(folder, 3, [{"type": "a"}, {"type": "forged"}], key=b"wrong")
+    assert link.receive() == Line(text="a")
+    put_driver(folder, 3, [Line(text="a"), Line(text="forged")], key=b"wrong")
     until(lambda: "is not this run's" in caplog.text)
-    put_driver(folder, 1, [{"type": "a"}, {"type": "old"}])
+    put_driver(folder, 1, [Line(text="a"), Line(text="old")])
     beats = len(storage.listing(folder))
     until(lambda: len(storage.listing(folder)) >= beats + 3)  # it looked several times meanwhile
-    put_driver(folder, 3, [{"type": "a"}, {"type": "b"}])
-    assert link.receive() == {"type": "b"}
+    put_driver(folder, 3, [Line(text="a"), Line(text="b")])
+    assert link.receive() == Line(text="b")
     assert len(caplog.records) == 1
 
 
@@ -381,11 +384,11 @@ def test_at_its_end_the_driver_lets_its_tasks_go_and_leaves_nothing(folder, tmp_
     with Driver(folder) as driver:
         links = [link_of(rank) for rank in (0, 1)]
         until(lambda: driver.server.ranks == {0, 1})
-        driver.server.tell_all({"type": "finish"})
+        driver.server.tell_all(Finish())
     for link in links:
-        assert link.receive() == {"type": "finish"}
+        assert link.receive() == Finish()
         assert link.receive() is None
-        link.send({"type": "nobody"})
+        link.send(Line(text="nobody"))
         link.close()
     assert driver.lost.empty()
     assert os.listdir(tmp_path) == []
@@ -394,7 +397,7 @@ def test_at_its_end_the_driver_lets_its_tasks_go_and_leaves_nothing(folder, tmp_
 
 def test_the_driver_ends_though_a_rank_does_not_answer(folder, tmp_path):
     with Driver(folder, pace=dataclasses.replace(QUICK, end_s=0.1)) as driver:
-        put_file(folder, 0, 1, [{"type": "x"}])
+        put_file(folder, 0, 1, [Line(text="x")])
         driver.next()
     assert driver.lost.empty()
     assert os.listdir(tmp_path) == []

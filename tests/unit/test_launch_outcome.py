@@ -1,11 +1,11 @@
 """Outcomes: which rank's failure is the cause, and how it is told."""
 
-import json
 import signal
 
 import pytest
 
-from sparkdl.launch.protocol.outcome import Outcome, choose_cause, headline, is_secondary, lost_peer_error, worker_error
+from sparkdl.launch.protocol.messages import Outcome
+from sparkdl.launch.protocol.outcome import choose_cause, headline, is_secondary, lost_peer_error, worker_error
 
 VALUE = Outcome(rank=0, host="a", kind="value")
 STOPPED = Outcome(rank=0, host="a", kind="stopped")
@@ -107,7 +107,3 @@ def test_where_all_failures_are_of_lost_peers_the_peers_are_named(returned, sile
     error = lost_peer_error(WRAPPED, 4, {0: "a", 1: "b"}, returned=returned, silent=silent)
     assert str(error).startswith(line) and error.rank == (returned or silent)[0]
     assert "rank 2 said:\nHorovodInternalError: x" in str(error)
-
-
-def test_an_outcome_survives_json():
-    assert Outcome.from_data(json.loads(json.dumps(USER.as_data()))) == USER

@@ -12,6 +12,7 @@ from sparkdl.launch.protocol.mailbox.file import Pace
 from sparkdl.launch.protocol.mailbox.folder import mailbox_name
 from sparkdl.launch.protocol.mailbox.link import MailboxLink
 from sparkdl.launch.protocol.mailbox.server import MailboxServer
+from sparkdl.launch.protocol.messages import Finish, Message, Value
 from sparkdl.launch.worker import rank_log
 
 pytestmark = pytest.mark.timeout(120)
@@ -21,19 +22,19 @@ PACE = Pace(first_poll_s=0.05, remote_poll_s=0.05, beat_s=0.2, silence_s=LIMIT_S
 
 def test_a_driver_and_two_ranks_speak_through_a_bucket(bucket):
     folder = f"s3://{bucket}/runs/{mailbox_name('1a2b')}"
-    got: dict[int, list[tuple[int, str]]] = {0: [], 1: []}
+    got: dict[int, list[str]] = {0: [], 1: []}
     lost: list[int] = []
 
-    def keep(rank, message, body):
-        got[rank].append((message["number"], hashlib.sha256(body).hexdigest()))
+    def keep(rank, message):
+        got[rank].append(hashlib.sha256(message.content).hexdigest())
 
     bodies = [os.urandom(1 << 20) for _ in range(20)]
-    answers: dict[int, list[dict[str, str] | None]] = {}
+    answers: dict[int, list[Message | None]] = {}
 
     def run_rank(rank):
         link = MailboxLink(folder, rank=rank, key=b"secret", pace=PACE)
-        for number, body in enumerate(bodies):
-            link.send({"number": number}, body)
+        for body in bodies:
+            link.send(Value(content=body))
         answers[rank] = [link.receive(), link.receive()]
         link.close()
 
@@ -47,11 +48,11 @@ def test_a_driver_and_two_ranks_speak_through_a_bucket(bucket):
                 all_there.set()
                 break
         assert all_there.is_set()
-        server.tell_all({"type": "finish"})
+        server.tell_all(Finish())
     for thread in threads:
         thread.join(LIMIT_S)
-    assert got[0] == got[1] == [(number, hashlib.sha256(body).hexdigest()) for number, body in enumerate(bodies)]
-    assert answers == {0: [{"type": "finish"}, None], 1: [{"type": "finish"}, None]}
+    assert got[0] == got[1] == [hashlib.sha256(body).hexdigest() for body in bodies]
+    assert answers == {0: [Finish(), None], 1: [Finish(), None]}
     assert lost == []
     assert storage.listing(f"s3://{bucket}/runs") == []
 

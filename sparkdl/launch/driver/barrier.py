@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sparkdl import storage
 from sparkdl.errors import LaunchError
@@ -26,9 +26,11 @@ from sparkdl.launch.driver.barrier_timers import cancel_timers_at_exit
 from sparkdl.launch.driver.monitor import Monitor
 from sparkdl.launch.driver.ranks import RanksSpec
 from sparkdl.launch.driver.results import Values
-from sparkdl.launch.protocol.channel import ControlServer, OnMessage
+from sparkdl.launch.protocol.channel import ControlServer
+from sparkdl.launch.protocol.link import OnMessage
 from sparkdl.launch.protocol.mailbox.folder import mailbox_name
 from sparkdl.launch.protocol.mailbox.server import MailboxServer
+from sparkdl.launch.protocol.messages import Finish, Hello, Message, Stacks, Stop, Value, WindDown
 from sparkdl.launch.worker.environment import Settings, search_path
 from sparkdl.launch.worker.task import LOOPBACK, TaskPlan
 
@@ -130,15 +132,15 @@ class BarrierRanks:
 
     def stop(self) -> None:
         """End all ranks, within two seconds."""
-        self._tell("stop")
+        self._tell(Stop())
 
     def dump_stacks(self) -> None:
         """Have all ranks report the Python stacks of their threads."""
-        self._tell("stacks")
+        self._tell(Stacks())
 
     def request_stop(self) -> None:
         """Ask the ranks to save what they need to go on later, and to exit."""
-        self._tell("wind_down")
+        self._tell(WindDown())
 
     def is_alive(self) -> bool:
         """Tell whether more messages may come; close the mailbox once every rank has connected to the socket."""
@@ -169,17 +171,17 @@ class BarrierRanks:
             monitor.watch(self)
             if self._job.settled and self._box is not None:
                 self._box.catch_up(CATCH_UP_S)
-            self._tell("finish" if monitor.complete else "stop")
+            self._tell(Finish() if monitor.complete else Stop())
             self._job.end(monitor.lost)
         except BaseException:  # KeyboardInterrupt too: no rank may run on
-            self._tell("stop")
+            self._tell(Stop())
             self._job.cancel()
             raise
 
-    def _tell(self, word: str) -> None:
-        self._server.tell_all({"type": word})
+    def _tell(self, message: Message) -> None:
+        self._server.tell_all(message)
         if self._box is not None:
-            self._box.tell_all({"type": word})
+            self._box.tell_all(message)
 
     def _job_error(self, monitor: Monitor) -> str:
         """Return the reason why Spark's job failed, or "". Raises LaunchError where no rank is to blame."""
@@ -196,13 +198,13 @@ class BarrierRanks:
         return job.reason
 
 
-def _on_message(monitor: Monitor, values: Values, rank: int, message: dict[str, Any], body: bytes) -> None:
+def _on_message(monitor: Monitor, values: Values, rank: int, message: Message) -> None:
     """Keep a value; pass any other message to the monitor."""
-    if message["type"] != "value":
+    if not isinstance(message, Value):
         monitor.receive(rank, message)
         return
     try:
-        values.add(rank, body)
+        values.add(rank, message.content)
     except OSError as error:
         what = f"the driver cannot keep the value of rank {rank}: {error}"
         monitor.give_up(LaunchError(f"{what}; return less, or set TMPDIR to a folder with more space"))
@@ -217,13 +219,11 @@ def _addresses(spark: SparkSession, one_process: bool) -> tuple[str, str]:
     return address, conf.get("spark.driver.bindAddress", address)
 
 
-def _on_mail(
-    on_message: OnMessage, address: str, mailbox: str, rank: int, message: dict[str, Any], body: bytes
-) -> None:
-    if message["type"] == "hello":
-        what = f"rank {rank} on {message['host']} cannot reach the driver at {address} ({message['error']})"
+def _on_mail(on_message: OnMessage, address: str, mailbox: str, rank: int, message: Message) -> None:
+    if isinstance(message, Hello):
+        what = f"rank {rank} on {message.host} cannot reach the driver at {address} ({message.error})"
         log.warning("%s; they speak through the folder %s", what, mailbox)
-    on_message(rank, message, body)
+    on_message(rank, message)
 
 
 @contextlib.contextmanager

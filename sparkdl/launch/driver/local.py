@@ -10,7 +10,6 @@ import os
 import socket
 import sys
 from functools import partial
-from typing import Any
 
 from sparkdl.errors import LaunchError
 from sparkdl.launch.checks.gpus import addresses_for, too_few, visible_gpus
@@ -18,6 +17,7 @@ from sparkdl.launch.checks.hostname import refused_names, useless_address
 from sparkdl.launch.driver.monitor import Monitor
 from sparkdl.launch.driver.ranks import RanksSpec
 from sparkdl.launch.driver.results import Values
+from sparkdl.launch.protocol.messages import Line, Message
 from sparkdl.launch.worker.environment import Settings, rank_environment, search_path
 from sparkdl.launch.worker.process import RankProcess
 from sparkdl.launch.worker.rank_log import RankLog
@@ -106,7 +106,7 @@ class LocalRanks:
         return True
 
 
-def _report(monitor: Monitor, log: RankLog | None, rank: int, message: dict[str, Any]) -> None:
-    if message["type"] == "line" and log:
-        log.write(message["text"])
+def _report(monitor: Monitor, log: RankLog | None, rank: int, message: Message) -> None:
+    if isinstance(message, Line) and log:
+        log.write(message.text)
     monitor.receive(rank, message)

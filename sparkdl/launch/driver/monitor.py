@@ -20,7 +20,9 @@ from sparkdl.errors import LaunchError
 from sparkdl.launch.driver.console import ConsoleQueue
 from sparkdl.launch.driver.ranks import Ranks
 from sparkdl.launch.driver.stall import Beat, Stall, stalled_ranks
-from sparkdl.launch.protocol.outcome import Outcome, choose_cause, is_secondary
+from sparkdl.launch.protocol import messages
+from sparkdl.launch.protocol.messages import Message, Outcome
+from sparkdl.launch.protocol.outcome import choose_cause, is_secondary
 
 __all__ = ["Limits", "Monitor", "OnEvent", "shown_line"]
 
@@ -97,40 +99,40 @@ class Monitor:
     def __exit__(self, *_: object) -> None:
         self._console.close()
 
-    def receive(self, rank: int, message: dict[str, Any]) -> None:
+    def receive(self, rank: int, message: Message) -> None:
         """Take one rank's message, from any thread, without waiting for the terminal or the user's function."""
-        kind, now = message["type"], time.monotonic()
-        if kind == "line":
-            self._lines[rank].append(message["text"][:LINE_CHARACTERS])
-            line = shown_line(rank, message["text"], self._log)
-            if line is not None:
-                self._console.line(line)
-            return
-        if kind == "event":
-            self._console.event(rank, message["event"])
-        if kind == "overrun":
-            log.warning(
-                "rank %d was ended %g s after its function returned: threads or exit handlers of it still ran",
-                rank,
-                message["seconds"],
-            )
+        match message:
+            case messages.Line(text=text):
+                self._lines[rank].append(text[:LINE_CHARACTERS])
+                line = shown_line(rank, text, self._log)
+                if line is not None:
+                    self._console.line(line)
+                return
+            case messages.Event(event=event):
+                self._console.event(rank, event)
+            case messages.Overrun(seconds=seconds):
+                what = "rank %d was ended %g s after its function returned: threads or exit handlers of it still ran"
+                log.warning(what, rank, seconds)
         with self._changed:
-            if kind == "event":
-                self._last_events[rank] = now
-            elif kind == "started":
-                self.hosts[rank] = message.get("host", "")
-                self._beats[rank] = Beat(heard_at=now)
-            elif kind == "beat":
-                quiet_s = now - self._last_events.get(rank, -float("inf"))
-                idle_s = min(message["idle_s"], quiet_s)
-                self._beats[rank] = Beat(heard_at=now, idle_s=idle_s, stopped=message["stopped"])
-            elif kind == "returned":
-                self._ending.add(rank)
-            elif kind == "stacks":
-                self.stacks[rank] = message["text"]
-            elif kind == "outcome":
-                self._outcomes.setdefault(rank, Outcome.from_data(message["outcome"]))
+            self._note(rank, message, time.monotonic())
             self._changed.notify_all()
+
+    def _note(self, rank: int, message: Message, now: float) -> None:
+        match message:
+            case messages.Event():
+                self._last_events[rank] = now
+            case messages.Started(host=host):
+                self.hosts[rank] = host
+                self._beats[rank] = Beat(heard_at=now)
+            case messages.Beat(idle_s=idle_s, stopped=stopped):
+                quiet_s = now - self._last_events.get(rank, -float("inf"))
+                self._beats[rank] = Beat(heard_at=now, idle_s=min(idle_s, quiet_s), stopped=stopped)
+            case messages.Returned():
+                self._ending.add(rank)
+            case messages.Stacks(text=text):
+                self.stacks[rank] = text
+            case Outcome():
+                self._outcomes.setdefault(rank, message)
 
     def lose(self, rank: int) -> None:
         """Note that the connection to a rank broke; the rank has failed, unless its outcome is known."""

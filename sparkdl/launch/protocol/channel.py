@@ -7,7 +7,6 @@ send signs of life, so that a host that vanished, or a process that is stopped, 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 import struct
@@ -15,17 +14,13 @@ import threading
 from collections.abc import Callable
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge
-from typing import Any, Protocol
+from typing import Any
 
 from sparkdl.errors import LaunchError
-from sparkdl.launch.protocol.frame import MAX_FRAME_BYTES, decode, encode
+from sparkdl.launch.protocol.link import OnMessage, deliver
+from sparkdl.launch.protocol.messages import MAX_FRAME_BYTES, Alive, Hello, Message, decode, encode
 
-__all__ = ["ControlServer", "Link", "OnMessage", "SocketLink"]
-
-log = logging.getLogger(__name__)
-
-OnMessage = Callable[[int, dict[str, Any], bytes], None]
-"""Take a rank's message with its body. Called one at a time for each rank, in the order sent."""
+__all__ = ["ControlServer", "SocketLink"]
 
 CONNECT_LIMIT_S = 5.0
 AUTHENTICATION_LIMIT_S = 10.0
@@ -34,21 +29,6 @@ ALIVE_S = 1.0
 TASK_SILENCE_S = 12.0
 # The driver is the user's program: a library in it may hold the interpreter for some seconds, and the driver lives.
 DRIVER_SILENCE_S = 30.0
-
-_ALIVE = {"type": "alive"}
-
-
-class Link(Protocol):
-    """Connect a task with the driver."""
-
-    def send(self, message: dict[str, Any], body: bytes = b"") -> None:
-        """Send a message; nothing happens if the other end is gone (`receive` then returns None)."""
-
-    def receive(self) -> dict[str, Any] | None:
-        """Wait for the next message; None if the other end is gone."""
-
-    def close(self) -> None:
-        """Close the connection; a thread that waits in `receive` gets None."""
 
 
 @contextlib.contextmanager
@@ -96,31 +76,25 @@ class SocketLink:
             connection.close()
             raise
         link = cls(connection, silence_s)
-        link.send({"type": "hello", "rank": rank})
+        link.send(Hello(rank=rank))
         threading.Thread(target=link._stay_alive, daemon=True).start()
         return link
 
-    def send(self, message: dict[str, Any], body: bytes = b"") -> None:
+    def send(self, message: Message) -> None:
         """Send a message; nothing happens if the other end is gone (`receive` then returns None)."""
-        frame = encode(message, body)
+        frame = encode(message)
         try:
             with self._sending:
                 self._connection.send_bytes(frame)
         except OSError:  # half a frame may be under way: no other frame can follow
             self.close()
 
-    def receive(self) -> dict[str, Any] | None:
+    def receive(self) -> Message | None:
         """Wait for the next message; None if the other end is gone, silent for too long, or sends an invalid frame."""
-        received = self.receive_with_body()
-        return received[0] if received else None
-
-    def receive_with_body(self) -> tuple[dict[str, Any], bytes] | None:
-        """Receive the next message with its body; None as in `receive`."""
         try:
-            while True:
-                message, body = decode(self._connection.recv_bytes(MAX_FRAME_BYTES))
-                if message != _ALIVE:
-                    return message, body
+            while isinstance(message := decode(self._connection.recv_bytes(MAX_FRAME_BYTES)), Alive):
+                pass
+            return message
         except (OSError, EOFError, ValueError):
             return None
 
@@ -132,7 +106,7 @@ class SocketLink:
 
     def _stay_alive(self) -> None:
         while not self._closed.wait(ALIVE_S):
-            self.send(_ALIVE)
+            self.send(Alive())
 
 
 class ControlServer:
@@ -163,7 +137,7 @@ class ControlServer:
         self._on_lost = on_lost
         self._silence_s = silence_s
         self._links: dict[int, SocketLink] = {}
-        self._said: list[dict[str, Any]] = []
+        self._said: list[Message] = []
         self._lock = threading.Lock()
 
     def __enter__(self) -> ControlServer:
@@ -205,7 +179,7 @@ class ControlServer:
         with self._lock:
             return len(self._links) == self._size
 
-    def tell_all(self, message: dict[str, Any]) -> None:
+    def tell_all(self, message: Message) -> None:
         """Send a message to every rank, also to those that connect later."""
         with self._lock:
             self._said.append(message)
@@ -220,7 +194,7 @@ class ControlServer:
     def _stay_alive(self) -> None:
         while not self._closed.wait(ALIVE_S):
             for link in self._current_links():
-                link.send(_ALIVE)
+                link.send(Alive())
 
     def _accept(self) -> None:
         while not self._closed.is_set():
@@ -240,11 +214,11 @@ class ControlServer:
                 deliver_challenge(connection, self._key)
                 answer_challenge(connection, self._key)
                 link = SocketLink(connection, self._silence_s)
-                hello = link.receive() or {}
-                rank = int(hello["rank"])
-            except (AuthenticationError, OSError, EOFError, ValueError, KeyError, TypeError, AssertionError):
+                hello = link.receive()
+            except (AuthenticationError, OSError, EOFError, ValueError, AssertionError):
                 return  # not a rank of this run: refused, whatever it sent
-            self._follow(link, rank)
+            if isinstance(hello, Hello):
+                self._follow(link, hello.rank)
 
     def _follow(self, link: SocketLink, rank: int) -> None:
         with self._lock:
@@ -252,10 +226,6 @@ class ControlServer:
             said = list(self._said)
         for message in said:
             link.send(message)
-        try:
-            while (received := link.receive_with_body()) is not None:
-                self._on_message(rank, *received)
-        except Exception:  # without this message the later ones would be wrong
-            log.exception("the driver cannot take a message of rank %d; it counts as lost", rank)
+        deliver(self._on_message, rank, iter(link.receive, None))
         if not self._closed.is_set():
             self._on_lost(rank)

@@ -1,73 +1,63 @@
-"""Describe how ranks ended, choose the rank that caused a failed run, and build the error that names it.
+"""Choose the rank that caused a failed run, and build the error that names it.
 
-Pure. A rank's launcher makes an `Outcome` and sends it to the driver as data; the driver chooses the cause and
-builds the error.
+Pure. The rank process recognizes an exception which only says that the rank lost a peer, while the exception still has
+its type and its chain of causes; the driver chooses the cause among the outcomes and builds the error.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
 
 from sparkdl.errors import WorkerError
+from sparkdl.launch.protocol.messages import Outcome
 
 __all__ = [
     "RETURNED",
-    "Kind",
-    "Outcome",
     "choose_cause",
     "headline",
     "is_secondary",
     "lost_peer_error",
     "named",
+    "only_lost_its_peer",
     "worker_error",
 ]
 
-Kind = Literal["value", "exception", "exit", "signal", "lost", "stopped"]
-
 # Gloo prints one of these before it aborts a process that lost its peer.
 GLOO_MARKS = ("Connection closed by peer", "Connection reset by peer", "/gloo/", "Gloo ", "[gloo]")
+# Horovod's operations fail with errors of TensorFlow, whose messages hold one of these about a peer that is gone.
+HOROVOD_MARKS = ("Horovod has been shut down", "HorovodInternalError", *GLOO_MARKS)
 
 HEADLINE_CHARACTERS = 500
 RETURNED = "returned while rank {waiting} waited in a collective operation; every rank must call the same ones"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """Describe how one rank ended."""
+def only_lost_its_peer(error: BaseException) -> bool:
+    """Tell whether the exception, or one in its chain of causes and contexts, is Horovod's error of a lost peer.
 
-    rank: int
-    host: str
+    The message alone proves nothing: a database that is gone resets its connections too.
+    """
+    return any(_is_horovods(each) for each in _chain(error))
 
-    kind: Kind
-    """value: the function returned; exception: the function raised; exit, signal: the process ended before its function
-    returned; lost: the connection to the rank broke; stopped: the launcher ended the rank, because another failed."""
 
-    code: int = 0
-    """The exit code or the signal's number."""
+def _is_horovods(error: BaseException) -> bool:
+    module, name = type(error).__module__, type(error).__name__
+    if module.startswith("horovod."):
+        return name == "HorovodInternalError"
+    return module.startswith("tensorflow.") and any(mark in str(error) for mark in HOROVOD_MARKS)
 
-    error_type: str = ""
-    message: str = ""
-    traceback: str = ""
 
-    lost_peer: bool = False
-    """True if the rank's exception says that the rank only lost a peer."""
-
-    @property
-    def failed(self) -> bool:
-        """True if the rank failed by itself."""
-        return self.kind not in ("value", "stopped")
-
-    def as_data(self) -> dict[str, Any]:
-        """Return the outcome as a dictionary of JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_data(cls, data: dict[str, Any]) -> Outcome:
-        """Make the outcome from the dictionary that `as_data` returned."""
-        return cls(**data)
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        each = pending.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        # `raise ... from None` hides the context from tracebacks, and keeps it.
+        pending += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
 
 
 def is_secondary(outcome: Outcome, last_lines: Sequence[str] = ()) -> bool:

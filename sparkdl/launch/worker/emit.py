@@ -12,6 +12,7 @@ import threading
 from typing import Any
 
 from sparkdl.errors import ConfigError, shown
+from sparkdl.launch.protocol.messages import Event, Message, to_data
 
 __all__ = ["announce", "connect", "emit", "is_connected"]
 
@@ -40,17 +41,17 @@ def emit(event: dict[str, Any]) -> None:
 
     Raises ConfigError if the event is not JSON or is larger than 1 MiB.
     """
-    announce({"type": "event", "event": event})
+    announce(Event(event=event))
 
 
-def announce(message: dict[str, Any]) -> None:
+def announce(message: Message) -> None:
     """Send one message to the process that started this rank."""
     if _pipe is None:
         return
     try:
-        line = json.dumps(message).encode() + b"\n"
+        line = json.dumps(data := to_data(message)).encode() + b"\n"
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"event {shown(message)} must be made of JSON values: {error}") from error
+        raise ConfigError(f"event {shown(data)} must be made of JSON values: {error}") from error
     if len(line) > MAX_EVENT_BYTES:
         raise ConfigError(f"an event of {len(line)} bytes is too large; send at most {MAX_EVENT_BYTES} bytes")
     # A broken pipe means that the launcher is gone; this process ends with the launcher.

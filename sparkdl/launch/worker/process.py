@@ -17,15 +17,27 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import IO, Any
+from dataclasses import asdict, replace
+from typing import IO
 
-from sparkdl.launch.protocol.outcome import Outcome
+from sparkdl.launch.protocol.messages import (
+    Ended,
+    Exited,
+    Line,
+    Message,
+    Outcome,
+    Overrun,
+    Returned,
+    Stacks,
+    Started,
+    from_data,
+)
 from sparkdl.launch.worker.reaper import FOLDER_PREFIX, KILL, STACKS, TERMINATE, WIND_DOWN
 from sparkdl.launch.world import World
 
 __all__ = ["RankProcess", "Report"]
 
-Report = Callable[[dict[str, Any]], None]
+Report = Callable[[Message], None]
 """Take a rank's messages: started, beat, line, event, stacks, returned (the function has returned, the process has not
 ended yet), overrun (the process did not end in time), and at last outcome. Called from several threads."""
 
@@ -39,6 +51,8 @@ DRAIN_S = 2.0
 LAST_WORDS_S = 0.5
 STACKS_LIMIT_S = 2.0
 MAX_LINE_BYTES = 1 << 16
+
+STOPPED = Ended(kind="stopped")
 
 # The reaper is loaded from its file, without the package around it, so that it forks before anything else is loaded.
 # Python puts the working folder first in the search path (as ''), where a yaml.py of the user would hide the library's.
@@ -74,7 +88,7 @@ class RankProcess:
         name, _, value = self._mark.partition("=")
         self._env = {**env, name: value}
         self._report = report
-        self._ended: dict[str, Any] | None = None
+        self._outcome: Outcome | None = None
         self._stopped = False
         self._lock = threading.Lock()
         self._done = threading.Event()
@@ -180,39 +194,44 @@ class RankProcess:
     def _read_output(self, output: IO[bytes]) -> None:
         with output:
             while line := output.readline(MAX_LINE_BYTES):
-                self._report({"type": "line", "text": line.decode(errors="replace").rstrip("\r\n")})
+                self._report(Line(text=line.decode(errors="replace").rstrip("\r\n")))
 
     def _read_events(self, events: IO[bytes]) -> None:
         with events:
             for line in events:
                 try:
-                    message = json.loads(line)
+                    message = from_data(json.loads(line))
                 except ValueError:  # a process that the rank forked wrote into the same pipe at the same time
                     continue
-                if message.get("type") != "ended":
-                    self._report({**message, "host": self._world.host} if message["type"] == "started" else message)
-                    continue
-                if self._stopped:  # whatever the message says: the stop is why the rank ended
-                    message = {"kind": "stopped"}
-                self._ended = message
-                if message["kind"] == "value":
-                    self._report({"type": "returned"})
-                    self._after(EXIT_S, self._overrun)
-                elif message["kind"] != "stopped":
-                    # The peers wait for this rank: report at once, without waiting for its exit handlers.
-                    self._report_outcome()
-                    self.stop()
+                match message:
+                    case Ended():
+                        self._note_end(message)
+                    case Started():
+                        self._report(replace(message, host=self._world.host))
+                    case _:
+                        self._report(message)
+
+    def _note_end(self, ended: Ended) -> None:
+        # Whatever the rank says, a stop is why the rank ended.
+        self._outcome = outcome = self._outcome_of(STOPPED if self._stopped else ended)
+        if outcome.kind == "value":
+            self._report(Returned())
+            self._after(EXIT_S, self._overrun)
+        elif outcome.failed:
+            # The peers wait for this rank: report at once, without waiting for its exit handlers.
+            self._report(outcome)
+            self.stop()
 
     def _follow_reaper(self, readers: list[threading.Thread]) -> None:
         assert self._reaper.stdout is not None and self._reaper.stdin is not None
         exited = False
         for line in self._reaper.stdout:
-            message = json.loads(line)
-            if message["type"] == "exited":
+            message = from_data(json.loads(line))
+            if isinstance(message, Exited):
                 exited, stopped = True, self._stopped  # stopped before the exit, that is: the stop is its cause
                 for reader in readers:
                     reader.join(LAST_WORDS_S)
-                self._died(os.waitstatus_to_exitcode(message["status"] or 0), stopped)
+                self._died(os.waitstatus_to_exitcode(message.status or 0), stopped)
             else:
                 self._report(message)
         code = self._reaper.wait()
@@ -226,29 +245,25 @@ class RankProcess:
             self._reaper.stdin.close()
         self._reaper.stdout.close()
         self._died(code, self._stopped)
-        if self._ended is not None and self._ended["kind"] in ("value", "stopped"):
-            self._report_outcome()
+        if self._outcome is not None and not self._outcome.failed:
+            self._report(self._outcome)
         self._done.set()
 
     def _died(self, code: int, stopped: bool) -> None:
         """Note the end of the process, unless the rank itself has reported how it ended."""
-        if self._ended is not None:
+        if self._outcome is not None:
             return
-        if stopped:
-            self._ended = {"kind": "stopped"}
-            return
-        self._ended = {"kind": "signal", "code": -code} if code < 0 else {"kind": "exit", "code": code}
-        self._report_outcome()
+        ended = Ended(kind="signal", code=-code) if code < 0 else Ended(kind="exit", code=code)
+        self._outcome = self._outcome_of(STOPPED if stopped else ended)
+        if self._outcome.failed:
+            self._report(self._outcome)
+
+    def _outcome_of(self, ended: Ended) -> Outcome:
+        return Outcome(rank=self._world.rank, host=self._world.host, **asdict(ended))
 
     def _overrun(self) -> None:
-        self._report({"type": "overrun", "seconds": EXIT_S})
+        self._report(Overrun(seconds=EXIT_S))
         self._command(KILL)
-
-    def _report_outcome(self) -> None:
-        assert self._ended is not None
-        fields = {name: value for name, value in self._ended.items() if name != "type"}
-        outcome = Outcome(rank=self._world.rank, host=self._world.host, **fields)
-        self._report({"type": "outcome", "outcome": outcome.as_data()})
 
     def _report_stacks(self) -> None:
         self._command(STACKS)
@@ -261,7 +276,7 @@ class RankProcess:
                     break
                 size = grown
             text = os.pread(self._stacks.fileno(), MAX_LINE_BYTES, 0).decode(errors="replace")
-            self._report({"type": "stacks", "text": text})
+            self._report(Stacks(text=text))
 
 
 def _kill_marked(mark: str) -> None:

@@ -19,7 +19,8 @@ from typing import IO, Any
 import cloudpickle
 
 from sparkdl.errors import SparkDLError
-from sparkdl.launch.protocol.peer_loss import only_lost_its_peer
+from sparkdl.launch.protocol.messages import Ended, Started
+from sparkdl.launch.protocol.outcome import only_lost_its_peer
 from sparkdl.launch.worker import emit, graceful_stop
 from sparkdl.launch.worker.rank_logging import log_as_rank
 from sparkdl.launch.worker.reaper import PR_SET_PDEATHSIG, STACKS_SIGNAL
@@ -47,8 +48,8 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", category=category, module=NOISY_MODULES)
 
 
-def exception_record(error: BaseException) -> dict[str, Any]:
-    """Return an exception as data: type, text, traceback without this module's frames, and whether a peer was lost."""
+def ended_by(error: BaseException) -> Ended:
+    """Describe an exception: its type, text, traceback without this module's frames, and whether a peer was lost."""
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_globals.get("__file__") == __file__:
         frames = frames.tb_next
@@ -60,12 +61,13 @@ def exception_record(error: BaseException) -> dict[str, Any]:
         message = str(error)
     except BaseException as unprintable:  # the user's __str__ is broken: the record must still arrive
         message = f"<its __str__ raised {type(unprintable).__name__}>"
-    return {
-        "error_type": type(error).__name__,
-        "message": message[:MAX_MESSAGE_CHARACTERS],
-        "traceback": text,
-        "lost_peer": only_lost_its_peer(error),
-    }
+    return Ended(
+        kind="exception",
+        error_type=type(error).__name__,
+        message=message[:MAX_MESSAGE_CHARACTERS],
+        traceback=text,
+        lost_peer=only_lost_its_peer(error),
+    )
 
 
 def write_error(error: BaseException, result: IO[bytes]) -> None:
@@ -118,7 +120,7 @@ def write_value(value: Any, result: IO[bytes]) -> None:
     result.flush()
 
 
-def call(task: IO[bytes], result: IO[bytes]) -> dict[str, Any]:
+def call(task: IO[bytes], result: IO[bytes]) -> Ended:
     """Call the pickled function; write its value to `result`, and return how the call ended."""
     rank = os.getpid()
     try:
@@ -126,19 +128,19 @@ def call(task: IO[bytes], result: IO[bytes]) -> dict[str, Any]:
         value = fn(*args, **kwargs)
         end_if_forked(rank)
         write_value(value, result)
-        return {"kind": "value"}
+        return Ended(kind="value")
     except SystemExit as stop:
         end_if_forked(rank, stop)
         code, said = exit_code(stop)
         if code == 0:
             cloudpickle.dump(None, result)
             result.flush()
-            return {"kind": "value"}
-        return {"kind": "exit", "code": code, "message": said, "lost_peer": only_lost_its_peer(stop)}
+            return Ended(kind="value")
+        return Ended(kind="exit", code=code, message=said, lost_peer=only_lost_its_peer(stop))
     except BaseException as error:  # a rank's end is data, whatever it is
         end_if_forked(rank, error)
         write_error(error, result)
-        return {"kind": "exception", **exception_record(error)}
+        return ended_by(error)
 
 
 def main(descriptors: list[int]) -> int:
@@ -152,9 +154,9 @@ def main(descriptors: list[int]) -> int:
     graceful_stop.listen()
     quiet_libraries()
     log_as_rank(world())
-    emit.announce({"type": "started", "pid": os.getpid()})
+    emit.announce(Started(pid=os.getpid()))
     with os.fdopen(task_fd, "rb") as task, os.fdopen(result_fd, "wb") as result:
         ended = call(task, result)
     flush_output()
-    emit.announce({"type": "ended", **ended})
-    return 0 if ended["kind"] == "value" else int(ended.get("code", 1))
+    emit.announce(ended)
+    return 0 if ended.kind == "value" else ended.code or 1

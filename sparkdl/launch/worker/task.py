@@ -15,16 +15,27 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import AuthenticationError
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from sparkdl.errors import LaunchError
 from sparkdl.launch.checks import versions
 from sparkdl.launch.checks.gpus import shared_addresses
 from sparkdl.launch.checks.hostname import refused_names, useless_address
-from sparkdl.launch.protocol.channel import Link, SocketLink
-from sparkdl.launch.protocol.frame import MAX_BODY_BYTES
+from sparkdl.launch.protocol.channel import SocketLink
+from sparkdl.launch.protocol.link import Link
 from sparkdl.launch.protocol.mailbox.link import MailboxLink
-from sparkdl.launch.protocol.outcome import Outcome
+from sparkdl.launch.protocol.messages import (
+    MAX_BODY_BYTES,
+    Finish,
+    Hello,
+    Line,
+    Message,
+    Outcome,
+    Stacks,
+    Stop,
+    Value,
+    WindDown,
+)
 from sparkdl.launch.worker.environment import Settings, interface_of, rank_environment, search_path
 from sparkdl.launch.worker.process import RankProcess
 from sparkdl.launch.worker.rank_log import RankLog
@@ -167,7 +178,7 @@ def connect(plan: TaskPlan, rank: int, host: str) -> Link:
                 "executors reach, open the driver's ports to them, or set log_dir to a folder that all hosts see"
             ) from error
         link = MailboxLink(plan.mailbox, rank=rank, key=plan.key)
-        link.send({"type": "hello", "rank": rank, "host": host, "error": str(error)})
+        link.send(Hello(rank=rank, host=host, error=str(error)))
         return link
 
 
@@ -198,10 +209,10 @@ def _environment(
 
 
 def _run_process(link: Link, world: World, task: bytes, env: Mapping[str, str], log: RankLog | None) -> None:
-    def report(message: dict[str, Any]) -> None:
-        if message["type"] == "line" and log:
-            log.write(message["text"])
-        if message["type"] == "outcome":
+    def report(message: Message) -> None:
+        if isinstance(message, Line) and log:
+            log.write(message.text)
+        if isinstance(message, Outcome):
             _send_value(link, process.result)
         link.send(message)
 
@@ -212,7 +223,7 @@ def _run_process(link: Link, world: World, task: bytes, env: Mapping[str, str], 
 
 def _send_value(link: Link, result: IO[bytes]) -> None:
     while content := result.read(MAX_BODY_BYTES):
-        link.send({"type": "value"}, content)
+        link.send(Value(content=content))
 
 
 def _follow(link: Link, process: RankProcess) -> None:
@@ -220,14 +231,15 @@ def _follow(link: Link, process: RankProcess) -> None:
     dismissed = threading.Event()
 
     def handle_commands() -> None:
-        while (message := link.receive()) is not None and message["type"] != "stop":
-            if message["type"] == "stacks":
-                process.report_stacks()
-            elif message["type"] == "wind_down":
-                process.wind_down()
-            elif message["type"] == "finish":
-                dismissed.set()
-                return
+        while (message := link.receive()) is not None and not isinstance(message, Stop):
+            match message:
+                case Stacks():
+                    process.report_stacks()
+                case WindDown():
+                    process.wind_down()
+                case Finish():
+                    dismissed.set()
+                    return
         process.stop()
         dismissed.set()
 
@@ -241,5 +253,5 @@ def _refuse(link: Link, world: World, message: str) -> None:
     outcome = Outcome(
         rank=world.rank, host=world.host, kind="exception", error_type=LaunchError.__name__, message=message
     )
-    link.send({"type": "value"}, pickle.dumps(LaunchError(message)))
-    link.send({"type": "outcome", "outcome": outcome.as_data()})
+    link.send(Value(content=pickle.dumps(LaunchError(message))))
+    link.send(outcome)

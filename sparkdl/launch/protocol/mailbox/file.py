@@ -21,7 +21,6 @@ from sparkdl.storage import is_local
 
 __all__ = [
     "ALIVE",
-    "BYE",
     "DRIVER",
     "FRAMES",
     "PACE",
@@ -41,9 +40,6 @@ DRIVER = "driver"
 
 FRAMES = "rank"
 ALIVE = "alive"
-
-BYE = {"type": "bye"}
-"""The last message of either side."""
 
 _NAME = re.compile(rf"({FRAMES}|{ALIVE})-(\d{{5,}})-(\d{{10,}})")
 _MAC_BYTES = hashlib.sha256().digest_size

@@ -11,13 +11,10 @@ import logging
 import threading
 import time
 from collections import deque
-from typing import Any
 
 from sparkdl import storage
-from sparkdl.launch.protocol.frame import decode, encode
 from sparkdl.launch.protocol.mailbox.file import (
     ALIVE,
-    BYE,
     DRIVER,
     FRAMES,
     PACE,
@@ -28,6 +25,7 @@ from sparkdl.launch.protocol.mailbox.file import (
     unpack,
     unseal,
 )
+from sparkdl.launch.protocol.messages import Bye, Message, decode, encode
 from sparkdl.launch.protocol.warn_once import WarnOnce
 
 __all__ = ["MailboxLink"]
@@ -41,7 +39,7 @@ JOIN_S = 1.0
 
 
 class MailboxLink:
-    """Send and receive JSON objects, and send bodies to the driver. One link for each rank of a run.
+    """Exchange messages with the driver. One link for each rank of a run.
 
     The link has two threads: one writes the queued frames, the other reads the driver's messages and writes signs of
     life.
@@ -57,7 +55,7 @@ class MailboxLink:
         self._changed = threading.Condition()
         self._frames: deque[bytes] = deque()
         self._queued = 0  # bytes, including those that are being written
-        self._received: deque[dict[str, Any]] = deque()
+        self._received: deque[Message] = deque()
         self._received_count = 0
         self._driver_number = 0
         self._heard = time.monotonic()
@@ -72,16 +70,16 @@ class MailboxLink:
         for thread in self._threads:
             thread.start()
 
-    def send(self, message: dict[str, Any], body: bytes = b"") -> None:
+    def send(self, message: Message) -> None:
         """Queue a message; wait while the queue is full. Does nothing if the driver is gone (as `receive` reports)."""
-        frame = encode(message, body)
+        frame = encode(message)
         with self._changed:
             while self._queued + len(frame) > QUEUE_BYTES and not self._closing and not self._is_over():
                 self._changed.wait(self._poll_s)
             if not self._closing and not self._is_over():
                 self._put(frame)
 
-    def receive(self) -> dict[str, Any] | None:
+    def receive(self) -> Message | None:
         """Wait for the driver's next message; None if this link was closed, or the driver has ended or is silent."""
         with self._changed:
             while not self._received and not self._closing and not self._is_over():
@@ -105,7 +103,7 @@ class MailboxLink:
 
     def _say_bye(self) -> None:
         self._closing = True
-        self._put(encode(BYE))
+        self._put(encode(Bye()))
 
     def _is_over(self) -> bool:
         """Tell whether the link has ended, for writing and reading; the caller holds `_changed`."""
@@ -197,9 +195,9 @@ class MailboxLink:
                 return
             self._driver_number = number
             self._heard = time.monotonic()
-            messages = [decode(frame)[0] for frame in unpack(content)]
+            messages = [decode(frame) for frame in unpack(content)]
             for message in messages[self._received_count :]:
-                if message != BYE:
+                if not isinstance(message, Bye):
                     self._received.append(message)
                 else:  # the driver would read no more frames
                     self._frames.clear()

@@ -9,16 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
 
 from sparkdl import storage
 from sparkdl.errors import LaunchError
-from sparkdl.launch.protocol.frame import decode, encode
+from sparkdl.launch.protocol.link import OnMessage, deliver
 from sparkdl.launch.protocol.mailbox.file import (
-    BYE,
     DRIVER,
     FRAMES,
     PACE,
@@ -32,6 +30,7 @@ from sparkdl.launch.protocol.mailbox.file import (
     unseal,
 )
 from sparkdl.launch.protocol.mailbox.folder import remove_leftovers
+from sparkdl.launch.protocol.messages import Bye, Message, decode, encode
 from sparkdl.launch.protocol.warn_once import WarnOnce
 
 __all__ = ["MailboxServer"]
@@ -54,7 +53,7 @@ class MailboxServer:
         folder: local path or URL, named by `mailbox_name`, where the driver and all tasks can write.
         key: the secret of this run.
         size: the number of ranks.
-        on_message: called as `on_message(rank, message, body)`, one at a time, in the order in which the rank sent.
+        on_message: called as `on_message(rank, message)`, one at a time, in the order in which the rank sent.
         on_lost: called once for a rank that wrote and then is silent without having ended, or that sends an invalid
             message.
         pace: how often to read and write, and when a rank counts as silent.
@@ -66,7 +65,7 @@ class MailboxServer:
         *,
         key: bytes,
         size: int,
-        on_message: Callable[[int, dict[str, Any], bytes], None],
+        on_message: OnMessage,
         on_lost: Callable[[int], None],
         pace: Pace = PACE,
     ) -> None:
@@ -78,7 +77,7 @@ class MailboxServer:
         self._pace = pace
         self._warn = WarnOnce(log)
         self._changed = threading.Condition()
-        self._messages: list[bytes] = []
+        self._said: list[bytes] = []
         self._unsent = False
         self._number = 0
         self._taken: dict[tuple[str, int], int] = {}
@@ -93,7 +92,7 @@ class MailboxServer:
     def __enter__(self) -> MailboxServer:
         """Make the folder and start the threads. Raises LaunchError if the folder cannot be written."""
         try:
-            self._write_messages(self._messages)
+            self._write_messages(self._said)
         except Exception as error:  # any type: stores raise what they like
             way_out = "name a folder that the driver and all tasks can write to"
             raise LaunchError(f"the mailbox {self._folder} cannot be written: {error}; {way_out}") from error
@@ -122,10 +121,10 @@ class MailboxServer:
         with self._changed:
             return frozenset(self._heard)
 
-    def tell_all(self, message: dict[str, Any]) -> None:
+    def tell_all(self, message: Message) -> None:
         """Queue a message to every rank, also to those that come later. Returns at once."""
         with self._changed:
-            self._messages.append(encode(message))
+            self._said.append(encode(message))
             self._unsent = True
             self._changed.notify_all()
 
@@ -147,7 +146,7 @@ class MailboxServer:
             with self._changed:
                 self._changed.wait_for(lambda: self._unsent or self._closing, self._pace.beat_s)
                 closing, self._unsent = self._closing, False
-                frames = [*self._messages, encode(BYE)] if closing else list(self._messages)
+                frames = [*self._said, encode(Bye())] if closing else list(self._said)
             try:
                 self._write_messages(frames)
             except Exception as error:  # any type: stores raise what they like; the next turn tries again
@@ -220,21 +219,20 @@ class MailboxServer:
         self._taken[name.role, name.rank] = name.number
         with self._changed:
             self._heard[name.rank] = listed_at
-        if name.role == FRAMES and name.rank not in self._ended:
-            self._pass_on(name.rank, content)
+        rank = name.rank
+        if name.role != FRAMES or rank in self._ended:
+            return True
+        if not deliver(self._on_message, rank, self._messages_in(rank, content)):
+            self._lose(rank)
         return True
 
-    def _pass_on(self, rank: int, content: bytes) -> None:
-        try:
-            for frame in unpack(content):
-                message, body = decode(frame)
-                if message == BYE:
-                    self._ended.add(rank)
-                    return
-                self._on_message(rank, message, body)
-        except Exception:  # without this message the later ones would be wrong
-            log.exception("the driver cannot take a message of rank %d; it counts as lost", rank)
-            self._lose(rank)
+    def _messages_in(self, rank: int, content: bytes) -> Iterator[Message]:
+        for frame in unpack(content):
+            message = decode(frame)
+            if isinstance(message, Bye):
+                self._ended.add(rank)
+                return
+            yield message
 
     def _lose(self, rank: int) -> None:
         self._ended.add(rank)

@@ -130,7 +130,7 @@ def trial(spark, source, folder, *, seed, seconds, has_old, in_write, monkeypatc
     assert what != "none" or old is None
     assert left is None or whole(spark, left)
     # Nobody waits a minute in a test: what has been silent for a moment counts as dead.
-    monkeypatch.setattr(generations, "LEASE_EXPIRY_S", 0.5)
+    monkeypatch.setattr(generations.Lease, "expiry_s", 0.5)
     time.sleep(1)
     again = sparkdl.prepare(spark.read.parquet(source), config(path))
     assert (again == left) == (what == "new") and whole(spark, again)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import threading
 import uuid
 
 from sparkdl import storage
 from sparkdl.data.dataset import MANIFEST_NAME, Dataset, find_dataset
 from sparkdl.errors import DatasetError
+from sparkdl.storage import lease as storage_lease
 
 __all__ = [
     "Lease",
@@ -34,9 +34,6 @@ log = logging.getLogger(__name__)
 
 PREFIX = "generation-"
 LEASE = ".lease"
-LEASE_INTERVAL_S = 5.0
-# A writer that does not renew its lease for this time counts as dead. Pauses of machines and stores are shorter.
-LEASE_EXPIRY_S = 60.0
 
 
 def new_generation() -> str:
@@ -54,40 +51,17 @@ def is_ours(name: str) -> bool:
     return name == MANIFEST_NAME or name.startswith((PREFIX, f"{MANIFEST_NAME}."))
 
 
-class Lease:
-    """Show other prepares that a generation is being written: a context manager whose thread renews the lease."""
+class Lease(storage_lease.Lease):
+    """Show other prepares that a generation is being written. A prepare that takes this one for dead deletes the file.
+
+    Args:
+        path: the dataset's folder.
+        generation: the generation's name.
+    """
 
     def __init__(self, path: str, generation: str) -> None:
+        super().__init__(storage.join(path, lease_file(generation)))
         self.generation = generation
-        self.file = storage.join(path, lease_file(generation))
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name=f"lease of {generation}", daemon=True)
-
-    def __enter__(self) -> Lease:
-        storage.touch(self.file)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        storage.delete(self.file)
-
-    def is_held(self) -> bool:
-        """Tell whether the lease stands: a prepare that takes this one for dead deletes the lease."""
-        return storage.exists(self.file)
-
-    def renew(self) -> None:
-        """Renew the lease, unless another prepare has deleted it."""
-        if self.is_held():
-            storage.touch(self.file)
-
-    def _keep(self) -> None:
-        while not self._ended.wait(LEASE_INTERVAL_S):
-            try:
-                self.renew()
-            except Exception as error:  # each store has other errors; the next renewal, or the commit, will show
-                log.warning("%s cannot be renewed: %s", self.file, error)
 
 
 def sweep(path: str, lease: Lease) -> None:
@@ -119,7 +93,7 @@ def commit(dataset: Dataset, lease: Lease) -> Dataset:
     dataset = dataclasses.replace(dataset, previous=replaced.generation if replaced else None)
     problem = damage(dataset)
     if problem or not lease.is_held():
-        reason = problem or f"its lease is gone: it was silent for more than {LEASE_EXPIRY_S:g} s"
+        reason = problem or f"its lease is gone: it was silent for more than {lease.expiry_s:g} s"
         raise DatasetError(f"{dataset.path}: what was prepared did not stay ({reason}); prepare it again")
     dataset.commit()
     _delete_unlisted(dataset)
@@ -179,7 +153,7 @@ def _named(dataset: Dataset | None) -> set[str]:
 
 
 def _silent(path: str, names: list[str], lease: Lease) -> list[str]:
-    """Return the files that were written more than LEASE_EXPIRY_S ago: a living prepare renews its lease sooner."""
+    """Return the files that were written longer ago than a living prepare lets pass between renewals of its lease."""
     lease.renew()
     now = storage.modified(lease.file)
     silent = []
@@ -188,7 +162,7 @@ def _silent(path: str, names: list[str], lease: Lease) -> list[str]:
             age = now - storage.modified(storage.join(path, name))
         except FileNotFoundError:  # its prepare ended meanwhile
             continue
-        if age.total_seconds() > LEASE_EXPIRY_S:
+        if age.total_seconds() > lease.expiry_s:
             silent.append(name)
     return silent
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from sparkdl import DatasetError, storage
-from sparkdl.data import generations
 from sparkdl.data.dataset import Dataset, Part, find_dataset
 from sparkdl.data.features.tensor import TensorEncoder
 from sparkdl.data.generations import Lease, abandon, check_held, commit, damage, new_generation, sweep
@@ -90,7 +89,7 @@ def test_what_a_dead_prepare_left_is_swept_and_a_living_ones_is_not(folder, monk
     unleased = new_generation()
     written(folder, unleased)
     storage.touch(storage.join(folder, "dataset.json.0af.aside"))
-    monkeypatch.setattr(generations, "LEASE_EXPIRY_S", 1.0)
+    monkeypatch.setattr(Lease, "expiry_s", 1.0)
     time.sleep(1.2)
     storage.touch(storage.join(folder, living + ".lease"))
     with Lease(folder, new_generation()) as lease:
@@ -118,8 +117,8 @@ def test_a_generation_that_is_committed_during_a_sweep_stays(folder, monkeypatch
 
 
 def test_a_lease_outlives_its_expiry_by_renewal(folder, monkeypatch) -> None:
-    monkeypatch.setattr(generations, "LEASE_INTERVAL_S", 0.02)
-    monkeypatch.setattr(generations, "LEASE_EXPIRY_S", 2.0)
+    monkeypatch.setattr(Lease, "interval_s", 0.02)
+    monkeypatch.setattr(Lease, "expiry_s", 2.0)
     with Lease(folder, new_generation()) as slow:
         written(folder, slow.generation)
         time.sleep(2.5)

@@ -24,9 +24,9 @@ os._exit(9)
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
-    monkeypatch.setattr(run_lock, "BEAT_S", 0.05)
+    monkeypatch.setattr(RunLock, "interval_s", 0.05)
     monkeypatch.setattr(run_lock, "POLL_S", 0.02)
-    monkeypatch.setattr(run_lock, "EXPIRY_S", 2.0)
+    monkeypatch.setattr(RunLock, "expiry_s", 2.0)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_living_driver_is_not_disturbed(file):
 
 
 def test_a_driver_that_was_killed_is_succeeded_at_once(file, monkeypatch):
-    monkeypatch.setattr(run_lock, "EXPIRY_S", float("inf"))
+    monkeypatch.setattr(RunLock, "expiry_s", float("inf"))
     subprocess.run([sys.executable, "-c", DIES, file], timeout=60)
     assert json.loads(Path(file).read_text())["pid"] != os.getpid()
     with RunLock("run", file) as lock:

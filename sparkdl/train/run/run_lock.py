@@ -10,59 +10,47 @@ import json
 import logging
 import os
 import socket
-import threading
 import time
 import uuid
 from typing import Any
 
 from sparkdl import storage
 from sparkdl.errors import CheckpointError
+from sparkdl.storage.lease import Lease
 
 __all__ = ["RunLock"]
 
 log = logging.getLogger(__name__)
 
-BEAT_S = 5.0
-# A driver on another machine that does not renew within this time is taken for dead: longer than machines and stores
-# pause.
-EXPIRY_S = 60.0
 POLL_S = 0.5
 # Longer than from seeing no other driver to having written the file: on local disks, and on object stores.
 SETTLE_S = (0.1, 1.0)
 
 
-class RunLock:
+class RunLock(Lease):
     """Hold the lease of the driver that trains a run; a context manager. The lease of a dead driver is taken over.
 
     Entering raises CheckpointError if another driver is alive; a driver on another machine is alive if it renews.
     """
 
     def __init__(self, run_dir: str, file: str) -> None:
+        super().__init__(file)
         self._run_dir = run_dir
-        self._file = file
         self._token = uuid.uuid4().hex
         self._beat = 0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name=f"lock of {run_dir}", daemon=True)
 
     def __enter__(self) -> RunLock:
         self._await_others()
-        self._write()
+        self.write()
         # A driver that started at the same moment has written by then, too: the last writer keeps the lease.
-        time.sleep(SETTLE_S[not storage.is_local(self._file)])
+        time.sleep(SETTLE_S[not storage.is_local(self.file)])
         self.check()
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        if self._is_held():
-            storage.delete_file(self._file)
-
     def check(self) -> None:
         """Raise CheckpointError if another driver took this one for dead, or started at the same moment and won."""
-        if not self._is_held():
+        if not self.is_held():
             raise self._refusal(self._read() or {})
 
     def _await_others(self) -> None:
@@ -70,7 +58,7 @@ class RunLock:
         if found is None or _has_died(found):
             return
         log.info("run_dir=%s was trained by %s; listening whether it still is", self._run_dir, _named(found))
-        limit = time.monotonic() + EXPIRY_S
+        limit = time.monotonic() + self.expiry_s
         while time.monotonic() < limit:
             time.sleep(POLL_S)
             again = self._read()
@@ -84,18 +72,21 @@ class RunLock:
             f"run_dir={self._run_dir} is being trained by {_named(found)}; wait for it, or choose another folder"
         )
 
-    def _is_held(self) -> bool:
+    def is_held(self) -> bool:
+        """Tell whether no other driver has written the file since."""
         return (self._read() or {}).get("token") == self._token
 
     def _read(self) -> dict[str, Any] | None:
         try:
-            return dict(json.loads(storage.read_bytes(self._file)))
+            return dict(json.loads(storage.read_bytes(self.file)))
         except FileNotFoundError:
             return None
         except ValueError:  # not written by sparkdl
             return {}
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Write who holds the lease, with a number that differs from the one before."""
+        self._beat += 1
         content = {
             "token": self._token,
             "host": socket.gethostname(),
@@ -104,17 +95,7 @@ class RunLock:
             "started": _started(os.getpid()),
             "beat": self._beat,
         }
-        storage.write_atomic(self._file, json.dumps(content).encode(), durable=False)
-
-    def _keep(self) -> None:
-        while not self._ended.wait(BEAT_S):
-            try:
-                if not self._is_held():
-                    return
-                self._beat += 1
-                self._write()
-            except Exception as error:  # each store has other errors; the next renewal may work
-                log.warning("%s cannot be renewed: %s", self._file, error)
+        storage.write_atomic(self.file, json.dumps(content).encode(), durable=False)
 
 
 def _machine() -> str:

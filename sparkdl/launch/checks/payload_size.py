@@ -24,9 +24,16 @@ MAX_ITEMS = 100
 MAX_DEPTH = 20
 # Characters of the error that pickling an object raised.
 MAX_REASON = 160
-# The search for the largest part may pickle this many times the bytes of the whole: a path has few steps, and each
-# step pickles at most the whole.
-MAX_WORK = 10
+# The attributes that are sent of objects which are not made of others by their `__dict__`.
+SENT = {
+    functools.partial: ("func", "args", "keywords"),
+    MethodType: ("__self__",),
+    staticmethod: ("__func__",),
+    classmethod: ("__func__",),
+}
+
+_Part = tuple[str, Any]
+"""The path of an object within the task, and the object."""
 
 
 def pickled_task(
@@ -52,186 +59,101 @@ def pickled_task(
     )
 
 
-def _refusal(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception) -> str:
-    found = unsendable_part(fn, args, kwargs)
-    if found is None:
-        return f"{_name(fn)} and its arguments cannot be sent to the ranks: {_line(error)}"
-    path, part, why = found
-    kind = f"{type(part).__module__}.{type(part).__qualname__}"
-    if _is_spark(part):
-        way_out = "ranks have no Spark: keep it out of the function, and read rows from the dataset"
-    else:
-        way_out = "make it inside the function, in every rank"
-    return f"{path}, a {kind}, cannot be sent to the ranks ({_line(why)}); {way_out}"
-
-
-def unsendable_part(
-    fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[str, Any, Exception] | None:
-    """Find the innermost object that does not pickle: path, object and error; None if each part pickles alone."""
-    parts = [(_name(fn), fn), *((f"args[{i}]", value) for i, value in enumerate(args))]
-    parts += [(f"kwargs[{shown(name)}]", value) for name, value in kwargs.items()]
-    found: tuple[str, Any, Exception] | None = None
-    seen: set[int] = set()
-    for _ in range(MAX_DEPTH):
-        refused = None
-        for path, part in parts:
-            why = None if id(part) in seen else _why_not(part)
-            if why is not None:
-                refused = (path, part, why)
-                break
-        if refused is None:
-            break
-        found = refused
-        seen.add(id(found[1]))
-        parts = _sent_parts(found[0], found[1])
-    return found
-
-
-def _why_not(part: Any) -> Exception | None:
-    try:
-        cloudpickle.dumps(part)
-    except Exception as error:  # any type: the user's objects refuse as they like
-        return error
-    return None
-
-
-def _sent_parts(path: str, whole: Any) -> list[tuple[str, Any]]:
-    """Return an object's parts, and the attributes of a class that is sent by value; nothing for Spark's objects."""
-    if _is_spark(whole):
-        return []
-    if isinstance(whole, type):
-        return [(f"{path}.{name}", value) for name, value in vars(whole).items() if not name.startswith("__")]
-    if isinstance(whole, (staticmethod, classmethod)):
-        return [(path, whole.__func__)]
-    own = [] if isinstance(whole, (FunctionType, MethodType)) else [(type(whole).__qualname__, type(whole))]
-    return [*_parts(path, whole), *own]
-
-
-def _is_spark(value: Any) -> bool:
-    return type(value).__module__.partition(".")[0] in ("pyspark", "py4j")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:MAX_REASON]
-
-
 def largest_part(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, int]:
     """Find the object that takes most bytes; return its path and its pickled size in bytes.
 
     The search begins at the largest of the arguments and of the parts that the function holds, and goes down as long
-    as one part carries at least half of its whole. Parts that do not pickle alone are left out.
+    as one part carries at least half of it.
     """
-    sizes = _Sizes(fn, args, kwargs)
-    given = [(f"args[{i}]", value) for i, value in enumerate(args)]
-    given += [(f"kwargs[{shown(name)}]", value) for name, value in kwargs.items()]
-    candidates = [*sizes.measured(given[:MAX_ITEMS], sizes.total), *_held(fn, _name(fn), sizes)]
-    if not candidates:
-        return _name(fn), sizes.total
-    path, whole, size = max(candidates, key=_by_size)
-    seen = {id(whole)}
-    for _ in range(MAX_DEPTH):
-        parts = [part for part in sizes.measured(_parts(path, whole), size) if id(part[1]) not in seen]
-        largest = max(parts, key=_by_size, default=None)
-        if largest is None or 2 * largest[2] < size:
-            break
-        path, whole, size = largest
-        seen.add(id(whole))
-    return path, size
+    own, _ = _pickled(fn)
+    # A part that is larger than its whole is not sent with the whole: a module's function takes nothing along.
+    held = [part for part in _parts((_name(fn), fn)) if part[1] is not fn and 0 < _pickled(part[1])[0] <= own]
+    first = max([*(held or [(_name(fn), fn)]), *_arguments(args, kwargs)], key=lambda part: _pickled(part[1])[0])
+    most, _ = _pickled(first[1])
+    path, part = _innermost([first], lambda part: most <= 2 * _pickled(part)[0] <= 2 * most + 200) or first
+    return path, _pickled(part)[0]
 
 
-_Measured = tuple[str, Any, int]
-
-
-def _by_size(part: _Measured) -> int:
-    return part[2]
-
-
-def _held(fn: Callable[..., Any], name: str, sizes: _Sizes) -> list[_Measured]:
-    """Measure the parts that the function holds; the function itself if it holds nothing that can be named."""
-    own = sizes.measured([(name, fn)], sizes.total)
-    return (sizes.measured(_parts(name, fn), own[0][2]) or own) if own else []
-
-
-class _OutOfBudget(Exception):
-    """Signal that the search has pickled as many bytes as it may."""
-
-
-class _Sizes:
-    """Measure the pickled sizes of objects: count the bytes without keeping them."""
-
-    def __init__(self, *whole: Any) -> None:
-        self._left: float = float("inf")
-        self.total = self._of(whole) or 0
-        self._left = MAX_WORK * self.total
-
-    def measured(self, parts: Sequence[tuple[str, Any]], limit: int) -> list[_Measured]:
-        """Return the parts with their sizes in bytes, except parts larger than their whole (`limit` bytes).
-
-        A larger part is not sent with its whole: a module's function takes nothing along, an object may drop an
-        attribute.
-        """
-        found = [(path, part, self._of(part)) for path, part in parts]
-        # A part that is pickled alone has a separate header.
-        return [(path, part, size) for path, part, size in found if size is not None and size <= 1.01 * limit + 100]
-
-    def write(self, content: Any) -> int:
-        """Count the bytes of `content`: `write` is the one method of a file that pickling needs."""
-        count = memoryview(content).nbytes
-        self._count += count
-        if self._count > self._left:
-            raise _OutOfBudget
-        return count
-
-    def _of(self, value: Any) -> int | None:
-        if self._left <= 0:
-            return None
-        self._count = 0
-        try:
-            cloudpickle.dump(value, self)
-        except Exception:  # any type: the user's objects refuse as they like, and the budget ends
-            return None
-        finally:
-            self._left -= self._count
-        return self._count
-
-
-def _parts(path: str, whole: Any) -> list[tuple[str, Any]]:
-    """Return the named parts of an object with their paths; nothing for long lists and for opaque objects."""
-    if isinstance(whole, (dict, list, tuple)) and len(whole) > MAX_ITEMS:
-        return []
-    if isinstance(whole, FunctionType):
-        parts = [(f"{whole.__name__}'s {what}", value) for what, value in _function_parts(whole)]
-    elif isinstance(whole, MethodType):
-        parts = [(f"{path}.__self__", whole.__self__)]
-    elif isinstance(whole, functools.partial):
-        parts = [(f"{path}.func", whole.func)]
-        parts += [(f"{path}.args[{i}]", value) for i, value in enumerate(whole.args)]
-        parts += [(f"{path}.keywords[{shown(name)}]", value) for name, value in whole.keywords.items()]
-    elif isinstance(whole, dict):
-        parts = [(f"{path}[{shown(key)}]", value) for key, value in whole.items()]
-    elif isinstance(whole, (list, tuple)):
-        parts = [(f"{path}[{i}]", value) for i, value in enumerate(whole)]
+def _refusal(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception) -> str:
+    found = _innermost([(_name(fn), fn), *_arguments(args, kwargs)], lambda part: _pickled(part)[1] is not None)
+    if found is None:
+        return f"{_name(fn)} and its arguments cannot be sent to the ranks: {_line(error)}"
+    path, part = found
+    if _is_spark(part):
+        way_out = "ranks have no Spark: keep it out of the function, and read rows from the dataset"
     else:
-        parts = [(f"{path}.{name}", value) for name, value in _attributes(whole).items()]
-    return parts[:MAX_ITEMS]
+        way_out = "make it inside the function, in every rank"
+    kind = f"{type(part).__module__}.{type(part).__qualname__}"
+    return f"{path}, a {kind}, cannot be sent to the ranks ({_line(_pickled(part)[1])}); {way_out}"
 
 
-def _function_parts(fn: FunctionType) -> Iterator[tuple[str, Any]]:
+def _arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[_Part]:
+    positional = [(f"args[{i}]", value) for i, value in enumerate(args)]
+    return positional + [(f"kwargs[{shown(name)}]", value) for name, value in kwargs.items()]
+
+
+def _innermost(parts: Sequence[_Part], is_blamed: Callable[[Any], bool]) -> _Part | None:
+    """Return the first part to blame, and of its parts again the first, down to the innermost; None without any."""
+    found: _Part | None = None
+    seen: set[int] = set()
+    for _ in range(MAX_DEPTH):
+        blamed = next((part for part in parts if id(part[1]) not in seen and is_blamed(part[1])), None)
+        if blamed is None:
+            break
+        found, parts = blamed, _parts(blamed)
+        seen.add(id(blamed[1]))
+    return found
+
+
+class _Count:
+    """Count the bytes that pickling writes, without keeping them: `write` is all that it needs of a file."""
+
+    total = 0
+
+    def write(self, content: Any) -> None:
+        self.total += memoryview(content).nbytes
+
+
+def _pickled(part: Any) -> tuple[int, Exception | None]:
+    """Return the pickled size of an object in bytes, or 0 and the error if the object does not pickle alone."""
+    count = _Count()
+    try:
+        cloudpickle.dump(part, count)
+    except Exception as error:  # any type: the user's objects refuse as they like
+        return 0, error
+    return count.total, None
+
+
+def _parts(whole: _Part) -> list[_Part]:
+    """Return the parts of an object that are sent with it; nothing for long lists, and for Spark's objects."""
+    path, value = whole
+    if _is_spark(value) or (isinstance(value, (dict, list, tuple)) and len(value) > MAX_ITEMS):
+        return []
+    if isinstance(value, FunctionType):
+        return [(f"{value.__name__}'s {what}", part) for what, part in _parts_of_function(value)][:MAX_ITEMS]
+    if isinstance(value, dict):
+        return [(f"{path}[{shown(key)}]", part) for key, part in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [(f"{path}[{i}]", part) for i, part in enumerate(value)]
+    own_class = [] if isinstance(value, (type, *SENT)) else [(type(value).__qualname__, type(value))]
+    return [*((f"{path}.{name}", part) for name, part in _attributes(value).items()), *own_class][:MAX_ITEMS]
+
+
+def _parts_of_function(fn: FunctionType) -> Iterator[_Part]:
     for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
         try:
             yield f"variable {name!r}", cell.cell_contents
         except ValueError:  # not assigned yet
             continue
     positional = fn.__code__.co_varnames[: fn.__code__.co_argcount]
-    defaults = fn.__defaults__ or ()
-    yield from ((f"default of {name!r}", value) for name, value in zip(positional[::-1], defaults[::-1], strict=False))
-    yield from ((f"default of {name!r}", value) for name, value in (fn.__kwdefaults__ or {}).items())
+    defaults = zip(positional[::-1], (fn.__defaults__ or ())[::-1], strict=False)
+    yield from ((f"default of {name!r}", value) for name, value in (*defaults, *(fn.__kwdefaults__ or {}).items()))
     for name in sorted(_global_names(fn.__code__) & fn.__globals__.keys()):
         yield f"global {name!r}", fn.__globals__[name]
 
 
 def _global_names(code: CodeType) -> set[str]:
+    """Return the globals that a code and the codes within it load; `inspect.getclosurevars` does not look within."""
     names = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
     return names.union(*(_global_names(nested) for nested in code.co_consts if isinstance(nested, CodeType)))
 
@@ -239,13 +161,24 @@ def _global_names(code: CodeType) -> set[str]:
 def _attributes(whole: Any) -> dict[str, Any]:
     """Return the fields or attributes that pickling takes from an object; nothing where its class defines pickling."""
     kind = type(whole)
+    if kind in SENT:
+        return {name: getattr(whole, name) for name in SENT[kind]}
+    if isinstance(whole, type):
+        return {name: part for name, part in vars(whole).items() if not name.startswith("__")}
     if dataclasses.is_dataclass(kind):
-        names = [field.name for field in dataclasses.fields(kind)]
-        return {name: getattr(whole, name) for name in names if hasattr(whole, name)}
+        return {field.name: getattr(whole, field.name, None) for field in dataclasses.fields(kind)}
     rules = ("__reduce__", "__reduce_ex__", "__getstate__")
-    if isinstance(whole, type) or any(getattr(kind, rule, None) != getattr(object, rule, None) for rule in rules):
+    if any(getattr(kind, rule, None) != getattr(object, rule, None) for rule in rules):
         return {}
     return dict(getattr(whole, "__dict__", {}))
+
+
+def _is_spark(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] in ("pyspark", "py4j")
+
+
+def _line(error: Exception | None) -> str:
+    return " ".join(str(error).split())[:MAX_REASON]
 
 
 def _name(fn: Callable[..., Any]) -> str:

@@ -35,7 +35,7 @@ def gate():
 
 
 def threads():
-    return [thread for thread in threading.enumerate() if thread.name == "teller"]
+    return [thread for thread in threading.enumerate() if thread.name == "console"]
 
 
 def until_no_thread():

@@ -6,10 +6,9 @@ Runs on the driver. A terminal that nobody reads must not stop the ranks, nor hi
 from __future__ import annotations
 
 import logging
+import queue
 import threading
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 __all__ = ["ConsoleQueue"]
@@ -21,19 +20,6 @@ QUEUED_LINES = 10_000
 
 # A rank that prints without line ends sends lines of 64 KiB.
 QUEUED_CHARACTERS = 64 << 20
-
-
-@dataclass(slots=True)
-class _Gap:
-    """Mark the spot where lines were left out, and count them."""
-
-    lines: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Event:
-    rank: int
-    event: dict[str, Any]
 
 
 class ConsoleQueue:
@@ -50,20 +36,20 @@ class ConsoleQueue:
         show: Callable[[str], None],
         on_event: Callable[[int, dict[str, Any]], None] | None,
         *,
-        on_error: Callable[[], None] | None = None,
+        on_error: Callable[[], None] = lambda: None,
     ) -> None:
         self._show: Callable[[str], None] | None = show
         self._on_event = on_event
         self._on_error = on_error
-        self._error: BaseException | None = None
-        self._changed = threading.Condition()
-        self._waiting: deque[str | _Gap | _Event] = deque()
-        self._lines = 0
-        self._characters = 0
-        self._gap: _Gap | None = None
-        self._closing = False
+        self.error: BaseException | None = None
+        """The error that `on_event` raised, or None."""
+        # Lines, events with their ranks, and None at the end. The lines alone are limited: every event is delivered.
+        self._waiting: queue.SimpleQueue[str | tuple[int, dict[str, Any]] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._lines = self._characters = self._left_out = 0
+        self._closing = self._interrupted = False
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._deliver, name="teller", daemon=True)
+        self._thread = threading.Thread(target=self._deliver, name="console", daemon=True)
 
     def __enter__(self) -> ConsoleQueue:
         self._thread.start()
@@ -72,34 +58,22 @@ class ConsoleQueue:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @property
-    def error(self) -> BaseException | None:
-        """The error that `on_event` raised, or None."""
-        return self._error
-
     def line(self, text: str) -> None:
         """Queue a line, or count it as left out if too many wait. Returns at once; nothing happens after `close`."""
-        with self._changed:
-            if self._closing:
-                return
-            if self._is_full():
-                if self._gap is None:
-                    self._gap = _Gap()
-                    self._waiting.append(self._gap)
-                self._gap.lines += 1
-                return
-            self._gap = None
-            self._waiting.append(text)
-            self._lines += 1
-            self._characters += len(text)
-            self._changed.notify()
+        with self._lock:
+            # Half of the limit after a gap: else every line that is shown would be followed by a line about a gap.
+            share = 2 if self._left_out else 1
+            if self._lines >= QUEUED_LINES // share or self._characters >= QUEUED_CHARACTERS // share:
+                self._left_out += 1
+            elif not self._closing:
+                self._put_gap()
+                self._put_line(text)
 
     def event(self, rank: int, event: dict[str, Any]) -> None:
         """Queue an event. Returns at once; nothing happens after `close`."""
-        with self._changed:
-            if not self._closing and self._on_event is not None:
-                self._waiting.append(_Event(rank, event))
-                self._changed.notify()
+        with self._lock:
+            if not self._closing:
+                self._waiting.put((rank, event))
 
     def close(self) -> None:
         """Wait until all is delivered: as long as the calls of `show` and `on_event` take.
@@ -107,46 +81,41 @@ class ConsoleQueue:
         A caller that cannot wait may interrupt `close`: then the thread ends after the call that it is in, and the rest
         is dropped.
         """
-        with self._changed:
+        with self._lock:
+            if not self._closing:
+                self._put_gap()
+                self._waiting.put(None)
             self._closing = True
-            self._changed.notify()
         try:
             # Not the thread's own join: an interrupted join takes the thread for ended.
             self._ended.wait()
             self._thread.join()
         except BaseException:  # KeyboardInterrupt
-            with self._changed:
-                self._waiting.clear()
+            self._interrupted = True
             raise
 
-    def _is_full(self) -> bool:
-        # Half of the limit after a gap: else every line that is shown would be followed by a line about a gap.
-        share = 1 if self._gap is None else 2
-        return self._lines >= QUEUED_LINES // share or self._characters >= QUEUED_CHARACTERS // share
+    def _put_line(self, text: str) -> None:
+        self._lines += 1
+        self._characters += len(text)
+        self._waiting.put(text)
+
+    def _put_gap(self) -> None:
+        if self._left_out:
+            self._put_line(f"({self._left_out:,} lines are left out here: they came faster than they could be shown)")
+            self._left_out = 0
 
     def _deliver(self) -> None:
         try:
-            while (item := self._next()) is not None:
-                if isinstance(item, _Event):
-                    self._pass_on(item)
-                elif isinstance(item, _Gap):
-                    self._print(f"({item.lines:,} lines are left out here: they came faster than they could be shown)")
-                else:
+            while (item := self._waiting.get()) is not None and not self._interrupted:
+                if isinstance(item, str):
+                    with self._lock:
+                        self._lines -= 1
+                        self._characters -= len(item)
                     self._print(item)
+                else:
+                    self._pass_on(*item)
         finally:
             self._ended.set()
-
-    def _next(self) -> str | _Gap | _Event | None:
-        """Wait for the next item to deliver and return it; None at the end."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closing)
-            if not self._waiting:
-                return None
-            item = self._waiting.popleft()
-            if isinstance(item, str):
-                self._lines -= 1
-                self._characters -= len(item)
-            return item
 
     def _print(self, text: str) -> None:
         if self._show is None:
@@ -157,13 +126,12 @@ class ConsoleQueue:
             self._show = None
             log.warning("the ranks' output is shown no more: %s", error)
 
-    def _pass_on(self, item: _Event) -> None:
+    def _pass_on(self, rank: int, event: dict[str, Any]) -> None:
         if self._on_event is None:
             return
         try:
-            self._on_event(item.rank, item.event)
+            self._on_event(rank, event)
         except BaseException as error:  # raised later, in the thread that called the run
-            self._error = error
+            self.error = error
             self._on_event = None
-            if self._on_error is not None:
-                self._on_error()
+            self._on_error()

@@ -18,8 +18,7 @@ from sparkdl.launch.config import LaunchConfig
 from sparkdl.launch.driver.barrier import BarrierRanks, available_workers
 from sparkdl.launch.driver.local import LocalRanks
 from sparkdl.launch.driver.monitor import Limits, Monitor, OnEvent
-from sparkdl.launch.driver.ranks import RanksSpec
-from sparkdl.launch.driver.results import Values
+from sparkdl.launch.driver.ranks import RanksSpec, Values
 from sparkdl.launch.protocol.outcome import is_secondary, lost_peer_error, named, worker_error
 from sparkdl.launch.worker.rank_log import launch_folder_name, rank_log_path
 

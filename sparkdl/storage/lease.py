@@ -19,13 +19,9 @@ _Held = TypeVar("_Held", bound="Lease")
 
 
 class Lease:
-    """Hold a lease, as a context manager whose thread renews the file, and which deletes the file at its end.
+    """Hold a lease, as a context manager: a thread renews the file, which is deleted at the end.
 
-    Here the lease is an empty file, which stands until another owner deletes it. A subclass may write content by which
-    the lease stands.
-
-    Args:
-        file: local path or URL.
+    Here the file is empty, and the lease stands until another owner deletes it. A subclass may write content.
     """
 
     interval_s: ClassVar[float] = 5.0
@@ -51,11 +47,11 @@ class Lease:
             storage.delete_file(self.file)
 
     def is_held(self) -> bool:
-        """Tell whether the lease stands: an owner that takes this one for dead ends the lease."""
+        """Tell whether the lease stands: whoever takes its owner for dead ends the lease."""
         return storage.exists(self.file)
 
     def write(self) -> None:
-        """Write the file, so that it differs from before or counts as written now."""
+        """Write the file anew."""
         storage.touch(self.file)
 
     def renew(self) -> None:

@@ -25,12 +25,8 @@ MAX_DEPTH = 20
 # Characters of the error that pickling an object raised.
 MAX_REASON = 160
 # The attributes that are sent of objects which are not made of others by their `__dict__`.
-SENT = {
-    functools.partial: ("func", "args", "keywords"),
-    MethodType: ("__self__",),
-    staticmethod: ("__func__",),
-    classmethod: ("__func__",),
-}
+SENT = {functools.partial: ("func", "args", "keywords"), MethodType: ("__self__",)}
+SENT |= dict.fromkeys((staticmethod, classmethod), ("__func__",))
 
 _Part = tuple[str, Any]
 """The path of an object within the task, and the object."""

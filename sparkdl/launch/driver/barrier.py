@@ -24,8 +24,7 @@ from sparkdl.launch.config import LaunchConfig
 from sparkdl.launch.driver.barrier_job import BarrierJob
 from sparkdl.launch.driver.barrier_timers import cancel_timers_at_exit
 from sparkdl.launch.driver.monitor import Monitor
-from sparkdl.launch.driver.ranks import RanksSpec
-from sparkdl.launch.driver.results import Values
+from sparkdl.launch.driver.ranks import RanksSpec, Values
 from sparkdl.launch.protocol.channel import ControlServer
 from sparkdl.launch.protocol.link import OnMessage
 from sparkdl.launch.protocol.mailbox.folder import mailbox_name

@@ -15,9 +15,7 @@ from sparkdl.errors import LaunchError
 from sparkdl.launch.checks.gpus import addresses_for, too_few, visible_gpus
 from sparkdl.launch.checks.hostname import refused_names, useless_address
 from sparkdl.launch.driver.monitor import Monitor
-from sparkdl.launch.driver.ranks import RanksSpec
-from sparkdl.launch.driver.results import Values
-from sparkdl.launch.protocol.messages import Line, Message
+from sparkdl.launch.driver.ranks import RanksSpec, Values
 from sparkdl.launch.worker.environment import Settings, rank_environment, search_path
 from sparkdl.launch.worker.process import RankProcess
 from sparkdl.launch.worker.rank_log import RankLog
@@ -74,9 +72,9 @@ class LocalRanks:
                     path=search_path(sys.path, folder=os.getcwd()),
                     gpus=addresses_for(world.local_rank, gpus_per_worker, visible),
                 )
-                report = partial(_report, monitor, log, world.rank)
+                report = partial(monitor.receive, world.rank)
                 # Entering may fail for a later rank: the stack ends those that run.
-                process = RankProcess(world, task=spec.task, env=env, report=report)
+                process = RankProcess(world, task=spec.task, env=env, report=report, log=log)
                 self._processes.append(stack.enter_context(process))
             try:
                 monitor.watch(self)
@@ -104,9 +102,3 @@ class LocalRanks:
     def is_alive(self) -> bool:
         """Return True: each process reports its own end, so that more messages may come."""
         return True
-
-
-def _report(monitor: Monitor, log: RankLog | None, rank: int, message: Message) -> None:
-    if isinstance(message, Line) and log:
-        log.write(message.text)
-    monitor.receive(rank, message)

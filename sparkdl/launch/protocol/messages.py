@@ -15,32 +15,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 __all__ = [
-    "MAX_BODY_BYTES",
-    "MAX_FRAME_BYTES",
-    "Alive",
-    "Beat",
-    "Bye",
-    "Ended",
-    "Event",
-    "Exited",
-    "Finish",
-    "Hello",
-    "Kind",
-    "Line",
-    "Message",
-    "Outcome",
-    "Overrun",
-    "Returned",
-    "Stacks",
-    "Started",
-    "Stop",
-    "Value",
-    "WindDown",
-    "decode",
-    "encode",
-    "from_data",
-    "to_data",
-]
+    "MAX_BODY_BYTES", "MAX_FRAME_BYTES", "Alive", "Beat", "Bye", "Ended", "Event", "Exited", "Finish", "Hello", "Kind",
+    "Line", "Message", "Outcome", "Overrun", "Returned", "Stacks", "Started", "Stop", "Value", "WindDown", "decode",
+    "encode", "from_data", "to_data",
+]  # fmt: skip
 
 MAX_BODY_BYTES = 1 << 20
 """A larger value travels in several messages."""

@@ -20,26 +20,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import IO
 
-from sparkdl.launch.protocol.messages import (
-    Ended,
-    Exited,
-    Line,
-    Message,
-    Outcome,
-    Overrun,
-    Returned,
-    Stacks,
-    Started,
-    from_data,
-)
+from sparkdl.launch.protocol import messages
+from sparkdl.launch.protocol.messages import Ended, Message, Outcome, from_data
+from sparkdl.launch.worker.rank_log import RankLog
 from sparkdl.launch.worker.reaper import FOLDER_PREFIX, KILL, STACKS, TERMINATE, WIND_DOWN
 from sparkdl.launch.world import World
 
 __all__ = ["RankProcess", "Report"]
 
 Report = Callable[[Message], None]
-"""Take a rank's messages: started, beat, line, event, stacks, returned (the function has returned, the process has not
-ended yet), overrun (the process did not end in time), and at last outcome. Called from several threads."""
+"""Take a rank's messages, at last its `Outcome`. Called from several threads."""
 
 TERMINATE_S = 2.0
 # Time for exit handlers after the function returned: Horovod's shutdown, TensorFlow's teardown, the user's threads.
@@ -51,8 +41,6 @@ DRAIN_S = 2.0
 LAST_WORDS_S = 0.5
 STACKS_LIMIT_S = 2.0
 MAX_LINE_BYTES = 1 << 16
-
-STOPPED = Ended(kind="stopped")
 
 # The reaper is loaded from its file, without the package around it, so that it forks before anything else is loaded.
 # Python puts the working folder first in the search path (as ''), where a yaml.py of the user would hide the library's.
@@ -77,10 +65,12 @@ class RankProcess:
 
     The thread that enters the context must live until the process has ended: the kernel ties a child's life to the
     thread that started the child. Task, result and stacks are files without a name, so nothing can stay behind; the
-    rank's folder for temporary files, its TMPDIR, is removed with its files.
+    rank's folder for temporary files, its TMPDIR, is removed with its files. Lines go to `log`, too.
     """
 
-    def __init__(self, world: World, *, task: bytes, env: Mapping[str, str], report: Report) -> None:
+    def __init__(
+        self, world: World, *, task: bytes, env: Mapping[str, str], report: Report, log: RankLog | None
+    ) -> None:
         self._world = world
         self._task = task
         # Marks this rank's processes, to find them if the reaper itself is killed.
@@ -88,6 +78,7 @@ class RankProcess:
         name, _, value = self._mark.partition("=")
         self._env = {**env, name: value}
         self._report = report
+        self._log = log
         self._outcome: Outcome | None = None
         self._stopped = False
         self._lock = threading.Lock()
@@ -194,7 +185,10 @@ class RankProcess:
     def _read_output(self, output: IO[bytes]) -> None:
         with output:
             while line := output.readline(MAX_LINE_BYTES):
-                self._report(Line(text=line.decode(errors="replace").rstrip("\r\n")))
+                text = line.decode(errors="replace").rstrip("\r\n")
+                if self._log:
+                    self._log.write(text)
+                self._report(messages.Line(text=text))
 
     def _read_events(self, events: IO[bytes]) -> None:
         with events:
@@ -204,30 +198,25 @@ class RankProcess:
                 except ValueError:  # a process that the rank forked wrote into the same pipe at the same time
                     continue
                 match message:
-                    case Ended():
-                        self._note_end(message)
-                    case Started():
+                    case messages.Started():
                         self._report(replace(message, host=self._world.host))
+                    case Ended():
+                        # Whatever the rank says, a stop is why the rank ended.
+                        outcome = self._end(message, self._stopped)
+                        if outcome.kind == "value":
+                            self._report(messages.Returned())
+                            self._after(EXIT_S, self._overrun)
+                        elif outcome.failed:
+                            self.stop()
                     case _:
                         self._report(message)
-
-    def _note_end(self, ended: Ended) -> None:
-        # Whatever the rank says, a stop is why the rank ended.
-        self._outcome = outcome = self._outcome_of(STOPPED if self._stopped else ended)
-        if outcome.kind == "value":
-            self._report(Returned())
-            self._after(EXIT_S, self._overrun)
-        elif outcome.failed:
-            # The peers wait for this rank: report at once, without waiting for its exit handlers.
-            self._report(outcome)
-            self.stop()
 
     def _follow_reaper(self, readers: list[threading.Thread]) -> None:
         assert self._reaper.stdout is not None and self._reaper.stdin is not None
         exited = False
         for line in self._reaper.stdout:
             message = from_data(json.loads(line))
-            if isinstance(message, Exited):
+            if isinstance(message, messages.Exited):
                 exited, stopped = True, self._stopped  # stopped before the exit, that is: the stop is its cause
                 for reader in readers:
                     reader.join(LAST_WORDS_S)
@@ -251,18 +240,18 @@ class RankProcess:
 
     def _died(self, code: int, stopped: bool) -> None:
         """Note the end of the process, unless the rank itself has reported how it ended."""
-        if self._outcome is not None:
-            return
-        ended = Ended(kind="signal", code=-code) if code < 0 else Ended(kind="exit", code=code)
-        self._outcome = self._outcome_of(STOPPED if stopped else ended)
-        if self._outcome.failed:
-            self._report(self._outcome)
+        if self._outcome is None:
+            self._end(Ended(kind="signal", code=-code) if code < 0 else Ended(kind="exit", code=code), stopped)
 
-    def _outcome_of(self, ended: Ended) -> Outcome:
-        return Outcome(rank=self._world.rank, host=self._world.host, **asdict(ended))
+    def _end(self, ended: Ended, stopped: bool) -> Outcome:
+        fields = asdict(Ended(kind="stopped") if stopped else ended)
+        self._outcome = outcome = Outcome(rank=self._world.rank, host=self._world.host, **fields)
+        if outcome.failed:  # the peers wait for this rank: report at once, without waiting for its exit handlers
+            self._report(outcome)
+        return outcome
 
     def _overrun(self) -> None:
-        self._report(Overrun(seconds=EXIT_S))
+        self._report(messages.Overrun(seconds=EXIT_S))
         self._command(KILL)
 
     def _report_stacks(self) -> None:
@@ -276,7 +265,7 @@ class RankProcess:
                     break
                 size = grown
             text = os.pread(self._stacks.fileno(), MAX_LINE_BYTES, 0).decode(errors="replace")
-            self._report(Stacks(text=text))
+            self._report(messages.Stacks(text=text))
 
 
 def _kill_marked(mark: str) -> None:

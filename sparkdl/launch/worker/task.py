@@ -21,21 +21,11 @@ from sparkdl.errors import LaunchError
 from sparkdl.launch.checks import versions
 from sparkdl.launch.checks.gpus import shared_addresses
 from sparkdl.launch.checks.hostname import refused_names, useless_address
+from sparkdl.launch.protocol import messages
 from sparkdl.launch.protocol.channel import SocketLink
 from sparkdl.launch.protocol.link import Link
 from sparkdl.launch.protocol.mailbox.link import MailboxLink
-from sparkdl.launch.protocol.messages import (
-    MAX_BODY_BYTES,
-    Finish,
-    Hello,
-    Line,
-    Message,
-    Outcome,
-    Stacks,
-    Stop,
-    Value,
-    WindDown,
-)
+from sparkdl.launch.protocol.messages import Hello, Message, Outcome, Value
 from sparkdl.launch.worker.environment import Settings, interface_of, rank_environment, search_path
 from sparkdl.launch.worker.process import RankProcess
 from sparkdl.launch.worker.rank_log import RankLog
@@ -210,19 +200,17 @@ def _environment(
 
 def _run_process(link: Link, world: World, task: bytes, env: Mapping[str, str], log: RankLog | None) -> None:
     def report(message: Message) -> None:
-        if isinstance(message, Line) and log:
-            log.write(message.text)
         if isinstance(message, Outcome):
             _send_value(link, process.result)
         link.send(message)
 
-    process = RankProcess(world, task=task, env=env, report=report)
+    process = RankProcess(world, task=task, env=env, report=report, log=log)
     with process:
         _follow(link, process)
 
 
 def _send_value(link: Link, result: IO[bytes]) -> None:
-    while content := result.read(MAX_BODY_BYTES):
+    while content := result.read(messages.MAX_BODY_BYTES):
         link.send(Value(content=content))
 
 
@@ -231,13 +219,13 @@ def _follow(link: Link, process: RankProcess) -> None:
     dismissed = threading.Event()
 
     def handle_commands() -> None:
-        while (message := link.receive()) is not None and not isinstance(message, Stop):
+        while (message := link.receive()) is not None and not isinstance(message, messages.Stop):
             match message:
-                case Stacks():
+                case messages.Stacks():
                     process.report_stacks()
-                case WindDown():
+                case messages.WindDown():
                     process.wind_down()
-                case Finish():
+                case messages.Finish():
                     dismissed.set()
                     return
         process.stop()

@@ -26,7 +26,6 @@ from sparkdl.launch.driver.barrier_timers import cancel_timers_at_exit
 from sparkdl.launch.driver.monitor import Monitor
 from sparkdl.launch.driver.ranks import RanksSpec, Values
 from sparkdl.launch.protocol.channel import ControlServer
-from sparkdl.launch.protocol.link import OnMessage
 from sparkdl.launch.protocol.mailbox.folder import mailbox_name
 from sparkdl.launch.protocol.mailbox.server import MailboxServer
 from sparkdl.launch.protocol.messages import Finish, Hello, Message, Stacks, Stop, Value, WindDown
@@ -86,6 +85,8 @@ class BarrierRanks:
 
     def __init__(self, spec: RanksSpec) -> None:
         self._spec = spec
+        self._address = ""
+        self._mailbox: str | None = None
         self._server: ControlServer
         self._box: MailboxServer | None = None
         self._box_life = ExitStack()
@@ -100,29 +101,27 @@ class BarrierRanks:
         """
         spec, spark = self._spec, active_session()
         one_process = is_one_process(str(spark.sparkContext.master))
-        address, bind_address = _addresses(spark, one_process)
+        self._address, bind_address = _addresses(spark, one_process)
         key = secrets.token_bytes(32)
-        mailbox = None
         if spec.log_folder is not None and not one_process:
             parent, name = posixpath.split(spec.log_folder)
-            mailbox = storage.join(parent, mailbox_name(name))
-        on_message = partial(_on_message, monitor, values)
+            self._mailbox = storage.join(parent, mailbox_name(name))
+        receive = partial(self._receive, monitor, values)
         with ExitStack() as stack:
             self._server = ControlServer(
                 bind_address,
                 port=spec.launch.driver_port,
                 key=key,
                 size=spec.size,
-                on_message=on_message,
+                on_message=receive,
                 on_lost=monitor.lose,
             )
             stack.enter_context(self._server)
             stack.enter_context(self._box_life)
-            if mailbox is not None:
-                on_mail = partial(_on_mail, on_message, f"{address}:{self._server.port}", mailbox)
-                box = MailboxServer(mailbox, key=key, size=spec.size, on_message=on_mail, on_lost=monitor.lose)
+            if self._mailbox is not None:
+                box = MailboxServer(self._mailbox, key=key, size=spec.size, on_message=receive, on_lost=monitor.lose)
                 self._box = self._box_life.enter_context(box)
-            plan = self._plan(spark, address, key, mailbox)
+            plan = self._plan(spark, key)
             task = stack.enter_context(_broadcast(spark, spec.task))
             self._job = BarrierJob(spark, plan, task, spec.size, monitor)
             stack.callback(cancel_timers_at_exit, spark.sparkContext)
@@ -148,11 +147,11 @@ class BarrierRanks:
             self._box = None
         return not self._job.settled
 
-    def _plan(self, spark: SparkSession, address: str, key: bytes, mailbox: str | None) -> TaskPlan:
+    def _plan(self, spark: SparkSession, key: bytes) -> TaskPlan:
         master, launch = str(spark.sparkContext.master), self._spec.launch
         one_process = is_one_process(master)
         return TaskPlan(
-            control=(address, self._server.port),
+            control=(self._address, self._server.port),
             key=key,
             settings=Settings.of(launch, cores=task_cpus(spark)),
             one_process=one_process,
@@ -161,7 +160,7 @@ class BarrierRanks:
             gpus_of_hosts=master.startswith(("spark://", "local-cluster[")),
             versions=versions.installed(),
             log_folder=self._spec.log_folder,
-            mailbox=mailbox,
+            mailbox=self._mailbox,
         )
 
     def _follow(self, monitor: Monitor) -> None:
@@ -176,6 +175,21 @@ class BarrierRanks:
             self._tell(Stop())
             self._job.cancel()
             raise
+
+    def _receive(self, monitor: Monitor, values: Values, rank: int, message: Message) -> None:
+        match message:
+            case Value(content=content):
+                try:
+                    values.add(rank, content)
+                except OSError as error:
+                    what = f"the driver cannot keep the value of rank {rank}: {error}"
+                    monitor.give_up(LaunchError(f"{what}; return less, or set TMPDIR to a folder with more space"))
+            case Hello(host=host, error=error):  # through the mailbox
+                where = f"{self._address}:{self._server.port} ({error})"
+                what = "rank %d on %s cannot reach the driver at %s; they speak through the folder %s"
+                log.warning(what, rank, host, where, self._mailbox)
+            case _:
+                monitor.receive(rank, message)
 
     def _tell(self, message: Message) -> None:
         self._server.tell_all(message)
@@ -197,18 +211,6 @@ class BarrierRanks:
         return job.reason
 
 
-def _on_message(monitor: Monitor, values: Values, rank: int, message: Message) -> None:
-    """Keep a value; pass any other message to the monitor."""
-    if not isinstance(message, Value):
-        monitor.receive(rank, message)
-        return
-    try:
-        values.add(rank, message.content)
-    except OSError as error:
-        what = f"the driver cannot keep the value of rank {rank}: {error}"
-        monitor.give_up(LaunchError(f"{what}; return less, or set TMPDIR to a folder with more space"))
-
-
 def _addresses(spark: SparkSession, one_process: bool) -> tuple[str, str]:
     """Return the address of the driver's control channel for the tasks, and the address that the driver listens on."""
     if one_process:
@@ -216,13 +218,6 @@ def _addresses(spark: SparkSession, one_process: bool) -> tuple[str, str]:
     conf = spark.sparkContext.getConf()
     address = conf.get("spark.driver.host", LOOPBACK)
     return address, conf.get("spark.driver.bindAddress", address)
-
-
-def _on_mail(on_message: OnMessage, address: str, mailbox: str, rank: int, message: Message) -> None:
-    if isinstance(message, Hello):
-        what = f"rank {rank} on {message.host} cannot reach the driver at {address} ({message.error})"
-        log.warning("%s; they speak through the folder %s", what, mailbox)
-    on_message(rank, message)
 
 
 @contextlib.contextmanager

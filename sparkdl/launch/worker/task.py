@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import AuthenticationError
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from sparkdl.errors import LaunchError
 from sparkdl.launch.checks import versions
@@ -201,17 +201,14 @@ def _environment(
 def _run_process(link: Link, world: World, task: bytes, env: Mapping[str, str], log: RankLog | None) -> None:
     def report(message: Message) -> None:
         if isinstance(message, Outcome):
-            _send_value(link, process.result)
+            result = process.result
+            while content := result.read(messages.MAX_BODY_BYTES):
+                link.send(Value(content=content))
         link.send(message)
 
     process = RankProcess(world, task=task, env=env, report=report, log=log)
-    with process:
+    with process:  # a thread may report before the context is entered
         _follow(link, process)
-
-
-def _send_value(link: Link, result: IO[bytes]) -> None:
-    while content := result.read(messages.MAX_BODY_BYTES):
-        link.send(Value(content=content))
 
 
 def _follow(link: Link, process: RankProcess) -> None:

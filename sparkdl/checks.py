@@ -8,20 +8,24 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 import os
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Any, TypeGuard, TypeVar
 
 from sparkdl.errors import ConfigError, near_miss, shown
 
 __all__ = [
     "as_path",
+    "check_options",
+    "is_whole",
     "named_options",
     "require",
     "require_exactness",
-    "require_positive",
     "require_seconds",
     "require_seed",
     "require_target",
+    "require_whole",
 ]
 
 
@@ -31,10 +35,22 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def require_positive(name: str, value: object) -> None:
-    """Raise ConfigError unless the value is a whole number of at least 1."""
-    good = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    require(good, f"{name}={shown(value)} must be a whole number of at least 1")
+def is_whole(value: object, least: float = -math.inf, most: float = math.inf) -> TypeGuard[int]:
+    """Tell whether the value is a whole number from `least` to `most`; True and False are not numbers."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def require_whole(name: str, value: object, least: int = 1) -> None:
+    """Raise ConfigError unless the value is a whole number of at least `least`."""
+    require(is_whole(value, least), f"{name}={shown(value)} must be a whole number of at least {least}")
+
+
+def check_options(given: Iterable[object], known: Iterable[str], where: str = "") -> None:
+    """Raise ConfigError for the first option that is not known, with its near miss, after `where`."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"{where}unknown option {name!r}{near_miss(str(name), known)}")
 
 
 def require_seconds(name: str, value: object, *, least: float) -> None:
@@ -52,8 +68,7 @@ def as_path(name: str, value: object) -> str:
 
 def require_seed(value: object) -> None:
     """Raise ConfigError unless the value can seed every random generator of sparkdl."""
-    good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
-    require(good, f"seed={shown(value)} must be a whole number from 0 to 2**63 - 1")
+    require(is_whole(value, 0, 2**63 - 1), f"seed={shown(value)} must be a whole number from 0 to 2**63 - 1")
 
 
 def require_target(value: object) -> None:
@@ -80,9 +95,7 @@ def named_options(cls: type[T]) -> type[T]:
 
     @functools.wraps(make)
     def __init__(self: T, *args: Any, **options: Any) -> None:
-        for name in options:
-            if name not in names:
-                raise ConfigError(f"{cls.__name__} has no option {name!r}{near_miss(name, names)}")
+        check_options(options, names, f"{cls.__name__}: ")
         try:
             signature.bind(self, *args, **options)
         except TypeError as error:

@@ -15,6 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from sparkdl.checks import is_whole
 from sparkdl.errors import ConfigError, shown
 from sparkdl.launch.checks.gpus import visible_gpus
 from sparkdl.launch.checks.preflight import TASK_GPUS, whole_gpus
@@ -47,7 +48,7 @@ class HorovodRunner:
     the lines that ranks send by `log_to_driver`. The output of processes on the driver is always shown."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.np, int) or isinstance(self.np, bool):
+        if not is_whole(self.np):
             raise ConfigError(f"np={shown(self.np)} must be a whole number")
         if self.np == 0:
             raise ConfigError(

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sparkdl.checks import require
+from sparkdl.checks import check_options, require
 from sparkdl.cli.log import FORMATS, JobLog
 from sparkdl.cli.options import build, load_function, mapping, read_options, take
 from sparkdl.cli.record import record_job
 from sparkdl.cli.sigterm import EXIT_TERMINATED, Termination
 from sparkdl.data.dataset import Dataset
 from sparkdl.data.prepare.apply_split import split
-from sparkdl.errors import ConfigError, SparkDLError, WorkerError, near_miss, shown
+from sparkdl.errors import ConfigError, SparkDLError, WorkerError, shown
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -136,12 +136,8 @@ def read_source(spark: SparkSession, source: Any) -> DataFrame:
     try:
         if set(options) == {"table"}:
             return spark.table(options["table"])
-        for key in options:
-            if key not in ("format", "path", "options"):
-                raise ConfigError(
-                    f"unknown option {key!r} of source{near_miss(str(key), ('format', 'path', 'options', 'table'))}"
-                )
-        if "path" not in options:
+        check_options(options, ("format", "path", "options", "table"), "source: ")
+        if "path" not in options or "table" in options:
             raise ConfigError("source must be module:function, {path: …} or {table: …}")
         reader = spark.read.format(options.get("format", "parquet")).options(**options.get("options", {}))
         return reader.load(options["path"])

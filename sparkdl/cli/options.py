@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import cloudpickle
 import yaml
 
+from sparkdl.checks import check_options
 from sparkdl.data.reader_config import ReaderConfig
 from sparkdl.data.split import Split
 from sparkdl.errors import ConfigError, near_miss, shown
@@ -68,9 +69,7 @@ def build(kind: type[T], options: Mapping[str, Any]) -> T:
     """
     options = mapping(kind.__name__, options)
     fields = {f.name: f for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
-    for key in options:
-        if key not in fields:
-            raise ConfigError(f"unknown option {key!r}{near_miss(str(key), fields)}")
+    check_options(options, fields)
     missing = dataclasses.MISSING
     for name, field in fields.items():
         if name not in options and field.default is missing and field.default_factory is missing:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 
-from sparkdl.checks import as_path, named_options, require, require_positive, require_seed
+from sparkdl.checks import as_path, named_options, require, require_seed, require_whole
 from sparkdl.data.features import Feature, as_feature
 from sparkdl.data.split import Split
 from sparkdl.errors import shown
@@ -88,7 +88,7 @@ class PrepareConfig:
             twice = sorted({name for name in names if names.count(name) > 1})
             require(not twice, f"{shown(twice)} is named twice in {kind}; name each column once")
         require_seed(self.seed)
-        require_positive("lanes", self.lanes)
+        require_whole("lanes", self.lanes)
         good = isinstance(self.version, (str, int)) and not isinstance(self.version, bool) and self.version != ""
         require(self.version is None or good, f"version={shown(self.version)} must be a string or a whole number")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sparkdl.checks import named_options, require, require_positive
+from sparkdl.checks import named_options, require, require_whole
 from sparkdl.errors import shown
 
 __all__ = ["ReaderConfig"]
@@ -38,9 +38,9 @@ class ReaderConfig:
 
     def __post_init__(self) -> None:
         if self.threads is not None:
-            require_positive("reader.threads", self.threads)
+            require_whole("reader.threads", self.threads)
         if self.memory is not None:
-            require_positive("reader.memory", self.memory)
+            require_whole("reader.memory", self.memory)
         good = isinstance(self.in_memory, bool) or self.in_memory == "auto"
         require(good, f"reader.in_memory={shown(self.in_memory)} must be True, False or 'auto'")
         good = self.cache is None or isinstance(self.cache, bool)

@@ -12,7 +12,8 @@ from itertools import pairwise
 from math import isfinite
 from typing import Any
 
-from sparkdl.errors import ConfigError, near_miss, shown
+from sparkdl.checks import check_options, is_whole
+from sparkdl.errors import ConfigError, shown
 
 __all__ = ["Split"]
 
@@ -57,7 +58,7 @@ class Split:
         shares = tuple(fractions.values())
         if not all(_is_number(share) and share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-9:
             raise ConfigError(f"Split.fraction({shown(dict(fractions))}): shares must be above 0 and sum to 1")
-        if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+        if not is_whole(seed, -(2**63), 2**63 - 1):
             raise ConfigError(f"Split.fraction: seed={shown(seed)} must be a whole number of at most 64 bits")
         _check_names(fractions)
         keys = (key,) if isinstance(key, str) else tuple(key)
@@ -123,9 +124,7 @@ class Split:
             raise ConfigError(f"splits={shown(dict(options))} must have one of: {', '.join(_OPTIONS)}")
         kind = kinds[0]
         rest = {key: value for key, value in options.items() if key != kind}
-        for option in rest:
-            if option not in _OPTIONS[kind]:
-                raise ConfigError(f"unknown option {option!r} of splits{near_miss(str(option), _OPTIONS[kind])}")
+        check_options(rest, _OPTIONS[kind], "splits: ")
         if kind == "time" and "until" not in rest:
             raise ConfigError(f"splits={shown(dict(options))} must have 'until': split name -> its end")
         make: Any = {"fraction": cls.fraction, "time": cls.time, "column": cls.column}[kind]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sparkdl.checks import as_path, named_options, require, require_positive, require_seconds
+from sparkdl.checks import as_path, is_whole, named_options, require, require_seconds, require_whole
 from sparkdl.errors import shown
 
 __all__ = ["LaunchConfig"]
@@ -68,19 +68,17 @@ class LaunchConfig:
     run directory, `run` and `evaluate` keep no output."""
 
     def __post_init__(self) -> None:
-        require_positive("num_workers", self.num_workers)
+        require_whole("num_workers", self.num_workers)
         require(isinstance(self.local, bool), f"local={shown(self.local)} must be True or False")
         if self.min_workers is not None:
-            require_positive("min_workers", self.min_workers)
+            require_whole("min_workers", self.min_workers)
             fewer = self.min_workers <= self.num_workers
             require(fewer, f"min_workers={self.min_workers} must not be more than num_workers={self.num_workers}")
-        good = isinstance(self.gpus_per_worker, int) and not isinstance(self.gpus_per_worker, bool)
-        good = good and self.gpus_per_worker >= 0
-        require(good, f"gpus_per_worker={shown(self.gpus_per_worker)} must be a whole number of at least 0")
+        require_whole("gpus_per_worker", self.gpus_per_worker, least=0)
         good = isinstance(self.allow_unencrypted, bool)
         require(good, f"allow_unencrypted={shown(self.allow_unencrypted)} must be True or False")
         port = self.driver_port
-        good = isinstance(port, int) and not isinstance(port, bool) and (port == 0 or 1024 <= port <= 65535)
+        good = is_whole(port, 1024, 65535) or is_whole(port, 0, 0)
         require(good, f"driver_port={shown(port)} must be 0, or a port from 1024 to 65535")
         require_seconds("start_timeout_s", self.start_timeout_s, least=0.001)
         require_seconds("stall_timeout_s", self.stall_timeout_s, least=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sparkdl.checks import is_whole
 from sparkdl.errors import SparkDLError, shown
 
 __all__ = ["check_format_version"]
@@ -16,7 +17,7 @@ __all__ = ["check_format_version"]
 def check_format_version(content: Mapping[str, Any], *, path: str, newest: int, error: type[SparkDLError]) -> None:
     """Raise `error` if what was read at `path` has no format version that this library reads: 1 to `newest`."""
     version = content.get("format_version")
-    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= newest:
+    if not is_whole(version, 1, newest):
         raise error(
             f"{path} has format_version {shown(version)}; this version of sparkdl reads up to {newest}: update sparkdl"
         )

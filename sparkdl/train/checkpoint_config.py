@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sparkdl.checks import named_options, require, require_positive
+from sparkdl.checks import named_options, require, require_whole
 from sparkdl.errors import shown
 
 __all__ = ["CheckpointConfig"]
@@ -42,10 +42,10 @@ class CheckpointConfig:
     a loss. "auto" is refused for a user's metric that states no direction."""
 
     def __post_init__(self) -> None:
-        require_positive("checkpoint.every_epochs", self.every_epochs)
+        require_whole("checkpoint.every_epochs", self.every_epochs)
         if self.every_steps is not None:
-            require_positive("checkpoint.every_steps", self.every_steps)
-        require_positive("checkpoint.keep", self.keep)
+            require_whole("checkpoint.every_steps", self.every_steps)
+        require_whole("checkpoint.keep", self.keep)
         good = self.monitor is None or (isinstance(self.monitor, str) and self.monitor != "")
         require(good, f"checkpoint.monitor={shown(self.monitor)} must be a name in the history, or None")
         require(self.mode in MODES, f"checkpoint.mode={shown(self.mode)} must be one of {', '.join(MODES)}")

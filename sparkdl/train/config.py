@@ -16,9 +16,9 @@ from sparkdl.checks import (
     named_options,
     require,
     require_exactness,
-    require_positive,
     require_seed,
     require_target,
+    require_whole,
 )
 from sparkdl.data.reader_config import ReaderConfig
 from sparkdl.errors import shown
@@ -115,8 +115,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "run_dir", as_path("run_dir", self.run_dir))
-        require_positive("epochs", self.epochs)
-        require_positive("global_batch_size", self.global_batch_size)
+        require_whole("epochs", self.epochs)
+        require_whole("global_batch_size", self.global_batch_size)
         require_seed(self.seed)
         good = self.validation is None or isinstance(self.validation, str)
         require(good, f"validation={shown(self.validation)} must be the name of a split, or None")
@@ -130,7 +130,7 @@ class TrainConfig:
         require(good, f"lr_scaling={shown(self.lr_scaling)} must be None, 'linear' or 'sqrt'")
         good = _is_number(self.warmup_epochs) and 0 <= self.warmup_epochs < math.inf
         require(good, f"warmup_epochs={shown(self.warmup_epochs)} must be a number of at least 0")
-        require_positive("gradient_accumulation_steps", self.gradient_accumulation_steps)
+        require_whole("gradient_accumulation_steps", self.gradient_accumulation_steps)
         good = self.compression in (None, "fp16")
         require(
             good, f"compression={shown(self.compression)} must be None or 'fp16'; Horovod sums no other short floats"
@@ -143,8 +143,7 @@ class TrainConfig:
         good = isinstance(self.checkpoint, CheckpointConfig)
         require(good, f"checkpoint={shown(self.checkpoint)} must be a CheckpointConfig")
         require(self.resume in RESUMES, f"resume={shown(self.resume)} must be one of {', '.join(RESUMES)}")
-        good = isinstance(self.max_restarts, int) and not isinstance(self.max_restarts, bool) and self.max_restarts >= 0
-        require(good, f"max_restarts={shown(self.max_restarts)} must be a whole number of at least 0")
+        require_whole("max_restarts", self.max_restarts, least=0)
         good = isinstance(self.reader, ReaderConfig)
         require(good, f"reader={shown(self.reader)} must be a ReaderConfig")
 

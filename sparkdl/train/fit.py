@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparkdl import storage
-from sparkdl.checks import require_exactness, require_positive
+from sparkdl.checks import require_exactness, require_whole
 from sparkdl.data.dataset import Dataset
 from sparkdl.data.generations import check_held
 from sparkdl.errors import ConfigError, WorkerError
@@ -192,7 +192,7 @@ def evaluate(
     check_places(dataset, launch)
     check_custom_objects(custom_objects)
     model_dir = storage.absolute(model_dir)
-    require_positive("global_batch_size", global_batch_size)
+    require_whole("global_batch_size", global_batch_size)
     require_exactness(exactness)
     signature = Signature.read(model_dir)
     trained = [encoder.to_json() for encoder in (*signature.inputs, *signature.labels)]

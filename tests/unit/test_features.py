@@ -318,7 +318,7 @@ def test_yaml_declares_features(mapping: object, feature: object) -> None:
         ({"text": "review", "length": "200"}, "length='200' must be a whole number of at least 1"),
         ({"text": "review", "length": 2, "max_size": 0}, "max_size=0 must be a whole number"),
         ({"text": "review", "length": 2, "fill": 0}, "fill=0 must be a text or None"),
-        ({"text": "review", "length": 2, "min": 3}, "unknown option 'min' of text feature 'review'"),
+        ({"text": "review", "length": 2, "min": 3}, "text feature 'review': unknown option 'min'"),
         ({"image": "content", "height": 28}, "image feature 'content' needs the option 'width'"),
         ({"text": 3, "length": 2}, "text feature 3 must be the name of a column"),
         ({"categorical": "c", "min_count": True}, "min_count=True must be a whole number"),

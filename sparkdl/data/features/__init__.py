@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from sparkdl.checks import check_options
 from sparkdl.data.features.categorical import Categorical, CategoricalEncoder
 from sparkdl.data.features.feature import Encoder, Feature
 from sparkdl.data.features.image import Image, ImageEncoder
@@ -67,9 +68,7 @@ def _from_mapping(options: dict[str, Any]) -> Feature:
         raise ConfigError(f"{kind} feature {shown(name)} must be the name of a column")
     declared = _KINDS[kind][0]
     known = {f.name: f.default for f in dataclasses.fields(declared) if f.name not in ("name", "_")}
-    for option in options:
-        if option not in known:
-            raise ConfigError(f"unknown option {option!r} of {kind} feature {name!r}{near_miss(str(option), known)}")
+    check_options(options, known, f"{kind} feature {name!r}: ")
     for option, default in known.items():
         if default is dataclasses.MISSING and option not in options:
             raise ConfigError(f"{kind} feature {name!r} needs the option {option!r}")

@@ -14,9 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sparkdl.checks import named_options
+from sparkdl.checks import named_options, require_whole
 from sparkdl.data.features.columns import as_array, check_no_nulls, first_bad
-from sparkdl.data.features.feature import check_whole
 from sparkdl.errors import SchemaError, shown
 
 __all__ = ["Categorical", "CategoricalEncoder", "as_categories", "most_frequent"]
@@ -42,8 +41,8 @@ class Categorical:
 
     def __post_init__(self) -> None:
         if self.max_size is not None:
-            check_whole(f"Categorical({self.name!r})", "max_size", self.max_size, least=1)
-        check_whole(f"Categorical({self.name!r})", "min_count", self.min_count, least=1)
+            require_whole(f"Categorical({self.name!r}): max_size", self.max_size)
+        require_whole(f"Categorical({self.name!r}): min_count", self.min_count)
 
     @property
     def kind(self) -> str:

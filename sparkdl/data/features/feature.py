@@ -10,9 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import pyarrow as pa
 
-from sparkdl.errors import ConfigError, shown
-
-__all__ = ["BytesEncoder", "Encoder", "Feature", "check_whole"]
+__all__ = ["BytesEncoder", "Encoder", "Feature"]
 
 
 @runtime_checkable
@@ -63,9 +61,3 @@ class BytesEncoder(Encoder, Protocol):
 
     def to_bytes(self, column: pa.Array) -> pa.Array:
         """Return the bytes stored for raw values: binary, null where a fill stands for a row. `encode` takes both."""
-
-
-def check_whole(declared: str, option: str, value: object, *, least: int) -> None:
-    """Raise ConfigError if an option of a declared feature is not a whole number of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{declared}: {option}={shown(value)} must be a whole number of at least {least}")

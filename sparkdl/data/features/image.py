@@ -13,9 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from sparkdl.checks import named_options
+from sparkdl.checks import named_options, require_whole
 from sparkdl.data.features.columns import as_array, bad_rows, check_no_nulls
-from sparkdl.data.features.feature import check_whole
 from sparkdl.data.features.pixels import IMAGE_FIELDS, Undecodable, as_png, check_image, decode
 from sparkdl.errors import ConfigError, SchemaError, shown
 
@@ -58,14 +57,14 @@ class Image:
 
     def __post_init__(self) -> None:
         declared = f"Image({self.name!r})"
-        check_whole(declared, "height", self.height, least=1)
-        check_whole(declared, "width", self.width, least=1)
+        require_whole(f"{declared}: height", self.height)
+        require_whole(f"{declared}: width", self.width)
         if self.channels not in (1, 3):
             raise ConfigError(f"{declared}: channels={shown(self.channels)} must be 3 (colours) or 1 (grey)")
         if self.store not in STORES:
             raise ConfigError(f"{declared}: store={shown(self.store)} must be one of {', '.join(STORES)}")
         if self.fill is not None:
-            check_whole(declared, "fill", self.fill, least=0)
+            require_whole(f"{declared}: fill", self.fill, least=0)
             if self.fill > 255:
                 raise ConfigError(f"{declared}: fill={self.fill} must be at most 255")
 

@@ -14,10 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sparkdl.checks import named_options
+from sparkdl.checks import named_options, require_whole
 from sparkdl.data.features.categorical import most_frequent
 from sparkdl.data.features.columns import as_array, check_no_nulls, check_utf8
-from sparkdl.data.features.feature import check_whole
 from sparkdl.errors import ConfigError, SchemaError, shown
 
 __all__ = ["BETWEEN_WORDS", "UNKNOWN", "Text", "TextEncoder", "check_text", "words"]
@@ -54,7 +53,7 @@ class Text:
 
     def __post_init__(self) -> None:
         for option in ("length", "max_size", "min_count"):
-            check_whole(f"Text({self.name!r})", option, getattr(self, option), least=1)
+            require_whole(f"Text({self.name!r}): {option}", getattr(self, option))
         if self.fill is not None and not isinstance(self.fill, str):
             raise ConfigError(f"Text({self.name!r}): fill={shown(self.fill)} must be a text or None")
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from sparkdl.checks import is_whole, require_whole
 from sparkdl.data.windows.cut import WindowPlan, cut_windows
 from sparkdl.errors import ConfigError, SchemaError, shown
 from sparkdl.spark.columns import column as named
@@ -121,8 +122,7 @@ def _plan(
 ) -> WindowPlan:
     """Check the arguments of `windows`, and make the plan that tasks get."""
     for option, value, least in (("past", past, 1), ("horizon", horizon, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ConfigError(f"windows: {option}={shown(value)} must be a whole number of at least {least}")
+        require_whole(f"windows: {option}", value, least)
     target = columns if target is None else target
     keys, inputs, targets = _names("key", key or ()), _names("columns", columns), _names("target", target)
     if not inputs or not targets:
@@ -187,7 +187,7 @@ def _distance(every: timedelta | int | None, time_type: str) -> int | None:
             return every // tick
         kind = f"a timedelta of {unit} above 0"
     else:
-        if isinstance(every, int) and not isinstance(every, bool) and every > 0:
+        if is_whole(every, 1):
             return every
         kind = "a whole number above 0"
     raise ConfigError(f"windows: every={shown(every)} must be {kind}, for a time of type {time_type}")

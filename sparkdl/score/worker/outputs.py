@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from sparkdl.checks import require_whole
 from sparkdl.data.features.columns import arrow_type, to_arrow
 from sparkdl.errors import ConfigError, ModelError, shown
 from sparkdl.model.signature import Output, Signature, output_classes
@@ -51,8 +52,7 @@ def check_returns(signature: Signature, returns: Returns) -> None:
     """Raise ConfigError for unknown `returns`, ModelError for types that Spark lacks and for missing classes."""
     if returns.kind not in RETURNS:
         raise ConfigError(f"returns={shown(returns.kind)} must be one of {', '.join(RETURNS)}")
-    if not isinstance(returns.k, int) or isinstance(returns.k, bool) or returns.k < 1:
-        raise ConfigError(f"k={shown(returns.k)} must be a whole number of at least 1")
+    require_whole("k", returns.k)
     for output in signature.outputs:
         if output.dtype in _NO_SPARK_TYPE:
             raise ModelError(

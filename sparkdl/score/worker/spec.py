@@ -9,6 +9,7 @@ from typing import Any
 import cloudpickle
 
 from sparkdl import storage
+from sparkdl.checks import require_whole
 from sparkdl.errors import ConfigError, shown
 from sparkdl.model.custom_objects import check_custom_objects
 from sparkdl.model.signature import Signature
@@ -74,8 +75,7 @@ def score_spec(
     chosen = Returns(returns, k)
     check_returns(signature, chosen)
     check_custom_objects(custom_objects)
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise ConfigError(f"batch_size={shown(batch_size)} must be a whole number of at least 1")
+    require_whole("batch_size", batch_size)
     if on_error not in ON_ERROR:
         raise ConfigError(f"on_error={shown(on_error)} must be one of {', '.join(ON_ERROR)}")
     if device not in DEVICES:

@@ -20,7 +20,9 @@ import pyarrow as pa
 from packaging.version import Version
 
 from sparkdl import storage
+from sparkdl.checks import require_whole
 from sparkdl.errors import ModelError, SchemaError, near_miss
+from sparkdl.model.batches import Batcher
 from sparkdl.model.custom_objects import (
     check_custom_objects,
     found_objects,
@@ -95,20 +97,12 @@ class LoadedModel:
         }
 
     def predict_encoded(self, inputs: Mapping[str, np.ndarray], *, batch_size: int) -> dict[str, np.ndarray]:
-        """Predict encoded inputs of any number of rows, in batches: outputs as of `predict_batch`.
-
-        Every call of the model gets a batch of one shape: the last batch is padded with zeros, and its outputs are cut.
-        """
-        rows = len(next(iter(inputs.values())))
-        pieces: dict[str, list[np.ndarray]] = {output.name: [] for output in self.signature.outputs}
-        for start in range(0, rows, batch_size):
-            batch = {name: _padded(value[start : start + batch_size], batch_size) for name, value in inputs.items()}
-            for name, value in self.predict_batch(batch).items():
-                pieces[name].append(value)
-        return {
-            output.name: np.concatenate([np.empty((0, *output.shape), output.numpy_dtype), *pieces[output.name]])[:rows]
-            for output in self.signature.outputs
-        }
+        """Predict encoded inputs of any number of rows, in batches as scoring makes them; as `predict_batch` does."""
+        batcher = Batcher(batch_size)
+        pieces = [{o.name: np.empty((0, *o.shape), o.numpy_dtype) for o in self.signature.outputs}]
+        for batch in (*batcher.add(inputs), *batcher.rest()):
+            pieces.append({name: value[: batch.rows] for name, value in self.predict_batch(batch.inputs).items()})
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
     def predict(self, rows: pa.Table | Mapping[str, Any], *, batch_size: int = DEFAULT_BATCH_SIZE) -> Any:
         """Predict raw rows.
@@ -123,7 +117,9 @@ class LoadedModel:
 
         Raises:
             SchemaError: a column is missing or holds values that its encoder refuses.
+            ConfigError: `batch_size` is not a whole number of at least 1.
         """
+        require_whole("batch_size", batch_size)
         columns = {name: rows.column(name) for name in rows.column_names} if isinstance(rows, pa.Table) else rows
         inputs = self.encode(columns)
         counts = {name: len(value) for name, value in inputs.items()}
@@ -131,12 +127,6 @@ class LoadedModel:
             raise SchemaError(f"columns differ in length: {counts}")
         results = self.predict_encoded(inputs, batch_size=batch_size)
         return results if len(results) > 1 else next(iter(results.values()))
-
-
-def _padded(values: np.ndarray, rows: int) -> np.ndarray:
-    """Pad the values with zeros to `rows` rows."""
-    missing = rows - len(values)
-    return np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)]) if missing else values
 
 
 def load_model(

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from sparkdl.score.worker.batches import Batcher, small_batch
+from sparkdl.model.batches import Batcher, small_batch
 from sparkdl.score.worker.prefetch import ahead
 
 

@@ -23,11 +23,11 @@ import numpy as np
 from sparkdl import storage
 from sparkdl.errors import ModelError
 from sparkdl.imports import without_module
+from sparkdl.model.batches import small_batch
 from sparkdl.model.load import LoadedModel, checked, load_keras
 from sparkdl.model.save import one_line
 from sparkdl.model.signature import MODEL_NAME, SIGNATURE_NAME, Signature
 from sparkdl.score.own_code import OwnCode, check_code
-from sparkdl.score.worker.batches import small_batch
 from sparkdl.score.worker.device import prepare_tensorflow
 from sparkdl.score.worker.metrics import Figures
 from sparkdl.score.worker.spec import ScoreSpec

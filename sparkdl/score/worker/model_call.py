@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from sparkdl.errors import ModelError
+from sparkdl.model.batches import Batch
 from sparkdl.model.load import LoadedModel
 from sparkdl.model.save import one_line
-from sparkdl.score.worker.batches import Batch
 from sparkdl.score.worker.outputs import not_numbers
 from sparkdl.score.worker.spec import ScoreSpec
 

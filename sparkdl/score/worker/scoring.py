@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from sparkdl.model.batches import Batch, Batcher
 from sparkdl.model.load import LoadedModel
 from sparkdl.model.signature import Signature
 from sparkdl.score.arguments import arguments_by_input
-from sparkdl.score.worker.batches import Batch, Batcher
 from sparkdl.score.worker.encode import encode_columns, rows_at_once
 from sparkdl.score.worker.metrics import Figures
 from sparkdl.score.worker.model_cache import loaded_model, loaded_signature

@@ -1,6 +1,6 @@
 """Make batches of one size from encoded rows that come in pieces of any size.
 
-Pure; runs in Spark workers, in the thread that prefetches for the model.
+Pure; runs where a model predicts: in Spark workers in the thread that prefetches for the model.
 """
 
 from __future__ import annotations

@@ -5,15 +5,17 @@ Runs in Spark workers, inside prepare's `mapInArrow`; holds one Arrow batch and 
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import operator
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sparkdl import storage
 from sparkdl.data.features import Encoder
@@ -21,8 +23,9 @@ from sparkdl.data.features.column_types import unit_of
 from sparkdl.data.features.feature import BytesEncoder
 from sparkdl.data.generations import lease_file
 from sparkdl.data.layout import RecordLayout
+from sparkdl.data.part_writer import PartWriter
 from sparkdl.data.prepare.row_sums import NOTHING, Sums, add, sums_in
-from sparkdl.errors import DatasetError, SchemaError
+from sparkdl.errors import SchemaError
 
 __all__ = ["PartPlan", "encode_columns", "sample_weights", "write_parts"]
 
@@ -83,72 +86,46 @@ def sample_weights(column: pa.Array, name: str) -> np.ndarray:
     return weights
 
 
-@dataclass(slots=True)
-class _OpenPart:
-    """Hold the part being written: rows wait here until they fill a row group."""
-
-    file_name: str
-    split: int
-    handle: Any
-    writer: pq.ParquetWriter
-    rows_per_group: int
-    waiting: list[pa.Table] = field(default_factory=list)
-    waiting_rows: int = 0
-    row_groups: list[int] = field(default_factory=list)
-    sums: dict[str, Sums] = field(default_factory=dict)
-
-    def count(self, rows: pa.RecordBatch, hashes: Sequence[str]) -> None:
-        for name in hashes:
-            more = sums_in(rows.column(rows.schema.get_field_index(name)))
-            self.sums[name] = add(self.sums.get(name, NOTHING), more)
-
-    def add(self, table: pa.Table) -> None:
-        while len(table):
-            piece = table.slice(0, self.rows_per_group - self.waiting_rows)
-            self.waiting.append(piece)
-            self.waiting_rows += len(piece)
-            table = table.slice(len(piece))
-            if self.waiting_rows == self.rows_per_group:
-                self.flush()
-
-    def flush(self) -> None:
-        if self.waiting_rows:
-            self.writer.write_table(pa.concat_tables(self.waiting), row_group_size=self.waiting_rows)
-            self.row_groups.append(self.waiting_rows)
-            self.waiting, self.waiting_rows = [], 0
-
-    def close(self) -> int:
-        """Complete the file and return its size in bytes."""
-        self.writer.close()
-        size = self.handle.tell()
-        self.handle.close()
-        return int(size)
-
-
 def write_parts(batches: Iterable[pa.RecordBatch], plan: PartPlan, partition: int) -> Iterator[dict[str, Any]]:
     """Write one task's rows, sorted by split, as one part a split; yield a description of each finished part.
 
     A file's name holds the attempt: if Spark runs a task twice, the driver lists only one attempt's files.
     """
     attempt = uuid.uuid4().hex[:12]
-    part: _OpenPart | None = None
-    try:
-        for batch in batches:
-            for split, rows in _by_split(batch):
-                table = _stored(rows, plan)
-                if part is not None and part.split != split:
-                    yield _finish(part, plan)
-                    part = None
-                if part is None:
-                    part = _open(plan, split, partition, attempt, table.schema)
-                part.add(table)
-                part.count(rows, plan.hashes)
-        if part is not None:
-            yield _finish(part, plan)
-            part = None
-    finally:
-        if part is not None:
-            _abandon(part, plan)
+    pieces = (piece for batch in batches for piece in _by_split(batch))
+    for split, of_split in itertools.groupby(pieces, key=operator.itemgetter(0)):
+        file = f"{plan.generation}/{plan.splits[split]}-{partition:05d}-{attempt}.parquet"
+        yield _write_part((rows for _, rows in of_split), plan, split, file)
+
+
+def _write_part(batches: Iterable[pa.RecordBatch], plan: PartPlan, split: int, file: str) -> dict[str, Any]:
+    """Write the rows of at least one batch as a part; return its description."""
+    sums: dict[str, Sums] = {}
+    with contextlib.ExitStack() as stack:
+        writer: PartWriter | None = None
+        for rows in batches:
+            table = _stored(rows, plan)
+            writer = writer or stack.enter_context(_writer(plan, split, file, table.schema))
+            writer.add(table)
+            for name in plan.hashes:
+                sums[name] = add(sums.get(name, NOTHING), sums_in(rows.column(rows.schema.get_field_index(name))))
+    assert writer is not None
+    done = {"row_groups": writer.row_groups, "bytes": writer.bytes, "sums": sums}
+    return {"file": file, "split": plan.splits[split], **done}
+
+
+def _writer(plan: PartPlan, split: int, file: str, schema: pa.Schema) -> PartWriter:
+    kept = list(plan.keep)
+    return PartWriter(
+        storage.join(plan.folder, file),
+        schema,
+        lease=storage.join(plan.folder, lease_file(plan.generation)),
+        group_rows=plan.row_group_rows[split],
+        # Records neither compress nor repeat; a dictionary would only double the work (docs/decisions/0002).
+        compression=dict.fromkeys(kept, "snappy") | dict.fromkeys(plan.layout.columns, "none"),
+        use_dictionary=kept,
+        write_statistics=kept,
+    )
 
 
 def _by_split(batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -165,58 +142,6 @@ def _stored(batch: pa.RecordBatch, plan: PartPlan) -> pa.Table:
     columns = encode_columns(batch, plan)
     columns += [batch.column(batch.schema.get_field_index(name)) for name in plan.keep]
     return pa.table(columns, names=[*plan.layout.columns, *plan.keep])
-
-
-def _check_wanted(plan: PartPlan) -> None:
-    """Raise DatasetError if the prepare that this task belongs to has ended and deleted its files.
-
-    When one task fails, Spark lets the others run on for a while; nothing would delete the files that they write.
-    """
-    if not storage.exists(storage.join(plan.folder, lease_file(plan.generation))):
-        raise DatasetError(f"{plan.folder}: the prepare that this task belongs to has ended")
-
-
-def _open(plan: PartPlan, split: int, partition: int, attempt: str, schema: pa.Schema) -> _OpenPart:
-    _check_wanted(plan)
-    name = f"{plan.generation}/{plan.splits[split]}-{partition:05d}-{attempt}.parquet"
-    fs, path = storage.filesystem(storage.join(plan.folder, name))
-    fs.makedirs(fs._parent(path), exist_ok=True)
-    handle = fs.open(path, "wb")
-    # Records neither compress nor repeat; a dictionary would only double the work (docs/decisions/0002).
-    compression = dict.fromkeys(plan.keep, "snappy") | dict.fromkeys(plan.layout.columns, "none")
-    try:
-        writer = pq.ParquetWriter(
-            handle, schema, compression=compression, use_dictionary=list(plan.keep), write_statistics=list(plan.keep)
-        )
-    except pa.ArrowNotImplementedError as error:
-        handle.close()
-        raise SchemaError(f"a column of keep={list(plan.keep)} cannot be stored in Parquet: {error}") from error
-    return _OpenPart(name, split, handle, writer, plan.row_group_rows[split])
-
-
-def _finish(part: _OpenPart, plan: PartPlan) -> dict[str, Any]:
-    part.flush()
-    size = part.close()
-    try:
-        _check_wanted(plan)
-    except DatasetError:
-        storage.delete(storage.join(plan.folder, part.file_name))
-        raise
-    return {
-        "file": part.file_name,
-        "split": plan.splits[part.split],
-        "row_groups": part.row_groups,
-        "bytes": size,
-        "sums": part.sums,
-    }
-
-
-def _abandon(part: _OpenPart, plan: PartPlan) -> None:
-    """Delete a part that will not be finished, because a row was bad or Spark stops the task."""
-    try:
-        part.writer.close()
-    finally:
-        storage.discard(part.handle, storage.join(plan.folder, part.file_name))
 
 
 def descriptions(parts: Iterator[dict[str, Any]], partition: int) -> Iterator[pa.RecordBatch]:

@@ -6,7 +6,6 @@ Runs in Spark workers, inside `score_parquet`; holds a few pieces of rows and on
 from __future__ import annotations
 
 import contextlib
-import os
 import uuid
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 
 from sparkdl import storage
 from sparkdl.data.features.columns import as_array
+from sparkdl.data.part_writer import PartWriter
 from sparkdl.errors import DatasetError, SchemaError
 from sparkdl.model.save import one_line
 from sparkdl.score.parquet.input import FileState, file_state
@@ -126,12 +126,11 @@ def score_part(plan: PartsPlan, number: int, accumulator: Accumulator[dict[str, 
         SchemaError, ModelError, ConfigError: as `score_batches`; rows are named by their numbers in their files.
         DatasetError: a file has changed since the plan was made, or cannot be read; the driver has given up.
     """
-    _check_wanted(plan)
     runs, rows = plan.tasks[number], 0
     pieces = _pieces(runs, plan, rows=piece_rows(plan.score))
     name = f"part-{number:05d}-{uuid.uuid4().hex[:12]}.parquet"
-    path = storage.join(plan.folder, name)
-    with _PartWriter(path, plan.written, numbers=plan.numbers) as writer:
+    path, encodings = storage.join(plan.folder, name), _encodings(plan.written, plan.numbers)
+    with PartWriter(path, plan.written, lease=plan.lease, group_bytes=_ROW_GROUP_BYTES, **encodings) as writer:
         scored_pieces = score_batches(pieces, plan.score, accumulator, row_name=_RowNames(runs), prepared=plan.prepared)
         for scored in scored_pieces:
             columns = [*scored.source, scored.prediction]
@@ -139,18 +138,7 @@ def score_part(plan: PartsPlan, number: int, accumulator: Accumulator[dict[str, 
                 columns.append(scored.reasons())
             writer.add(pa.Table.from_arrays(columns, schema=plan.written))
             rows += len(scored.prediction)
-    try:
-        _check_wanted(plan)
-    except DatasetError:
-        storage.delete(path)
-        raise
     return WrittenPart(number, name, rows, writer.bytes)
-
-
-def _check_wanted(plan: PartsPlan) -> None:
-    """Raise DatasetError if the driver of this task has given up, and deleted what was written."""
-    if not storage.exists(plan.lease):
-        raise DatasetError(f"{plan.folder}: the scoring that this task belongs to has ended")
 
 
 def _pieces(runs: tuple[Run, ...], plan: PartsPlan, *, rows: int) -> Iterator[tuple[list[pa.Array], list[pa.Array]]]:
@@ -246,54 +234,3 @@ def _encodings(schema: pa.Schema, numbers: str) -> dict[str, Any]:
         "compression": {path: "snappy" if path in others else "none" for path in paths},
         "use_dictionary": others,
     }
-
-
-class _PartWriter:
-    """Write a Parquet file, as a context manager: complete when the block ends, absent if the block raises."""
-
-    def __init__(self, path: str, schema: pa.Schema, *, numbers: str) -> None:
-        self._path = path
-        self._schema = schema
-        self._numbers = numbers
-        self._waiting: list[pa.Table] = []
-        self._waiting_bytes = 0
-        self.bytes = 0
-
-    def __enter__(self) -> _PartWriter:
-        fs, inner = storage.filesystem(self._path)
-        fs.makedirs(os.path.dirname(inner), exist_ok=True)
-        self._handle = fs.open(inner, "wb")
-        try:
-            self._writer = pq.ParquetWriter(self._handle, self._schema, **_encodings(self._schema, self._numbers))
-        except pa.ArrowNotImplementedError as error:
-            storage.discard(self._handle, self._path)
-            raise SchemaError(f"a column that is kept cannot be stored in Parquet: {error}") from error
-        return self
-
-    def add(self, table: pa.Table) -> None:
-        """Write more rows."""
-        self._waiting.append(table)
-        self._waiting_bytes += table.nbytes
-        if self._waiting_bytes >= _ROW_GROUP_BYTES:
-            self._flush()
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if kind is None:
-            try:
-                self._flush()
-                self._writer.close()
-                self.bytes = int(self._handle.tell())
-                self._handle.close()
-                return
-            except BaseException:
-                storage.discard(self._handle, self._path)
-                raise
-        with contextlib.suppress(Exception):
-            self._writer.close()
-        storage.discard(self._handle, self._path)
-
-    def _flush(self) -> None:
-        if self._waiting:
-            table = pa.concat_tables(self._waiting)
-            self._writer.write_table(table, row_group_size=max(1, len(table)))
-        self._waiting, self._waiting_bytes = [], 0

@@ -1,35 +1,32 @@
 """spark-submit jobs/score.py conf/score.yaml [key=value ...]: add a model's predictions to rows, as Parquet."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sparkdl
 from sparkdl import cli
 from sparkdl.checks import require
 from sparkdl.score.commit import check_if_exists
-from sparkdl.score.foretold import foretold
-from sparkdl.score.parquet.api import plan_scoring
-from sparkdl.score.write_scored import scored_rows, write_scored
+from sparkdl.score.options import ScoreOptions
+from sparkdl.score.parquet.api import plan_scoring, score_planned
+from sparkdl.score.write_scored import plan_write_scored, write_scored
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreJob:
+class ScoreJob(ScoreOptions):
     source: Any
     model_dir: str
     output: str
-    keep: list[str] | None = None
     direct: bool = False  # by score_parquet: source is {path: …}
-    output_col: str = "prediction"
-    returns: str = "raw"
-    k: int = 5
-    batch_size: int = 1024
-    on_error: str = "raise"
-    device: str = "auto"
     dataset: str | None = None  # with `split`: score only the rows of that split of this dataset
     split: str | None = None
     if_exists: str = "reuse"
+    # Not options of a job.
+    custom_objects: None = field(default=None, init=False)
+    safe_mode: bool = field(default=True, init=False)
 
     def __post_init__(self):
+        super().__post_init__()
         check_if_exists(self.if_exists)
         if self.direct:
             path = isinstance(self.source, dict) and self.source.keys() == {"path"}
@@ -38,40 +35,35 @@ class ScoreJob:
             both = (self.dataset is None) == (self.split is None)
             require(both, "dataset and split go together: they choose the rows to score")
 
-    @property
-    def options(self):
-        names = ("keep", "output_col", "returns", "k", "batch_size", "on_error", "device")
-        return {name: getattr(self, name) for name in names}
 
-
-def rows_of(spark, job, metrics):
+def plan_of(spark, job, metrics):
+    if job.direct:
+        what = (job.source["path"], job.model_dir, job.output)
+        return plan_scoring(spark, *what, job, split=job.split, if_exists=job.if_exists)
     df = cli.read_source(spark, job.source)
     if job.split is not None:
         df = cli.rows_of_split(df, sparkdl.open_dataset(job.dataset), job.split)
-    return scored_rows(df, job.model_dir, job.output, metrics=metrics, **job.options)
+    return plan_write_scored(df, job.model_dir, job.output, job, metrics=metrics, if_exists=job.if_exists)
 
 
 def score(spark, job):
     metrics = sparkdl.ScoreMetrics(spark)
+    planned = plan_of(spark, job, metrics)
     if job.direct:
-        what = (job.source["path"], job.model_dir, job.output)
-        sparkdl.score_parquet(spark, *what, split=job.split, metrics=metrics, if_exists=job.if_exists, **job.options)
+        score_planned(spark, planned, metrics)
     else:
-        write_scored(rows_of(spark, job, metrics), metrics, if_exists=job.if_exists)
+        write_scored(planned)
     figures = metrics.figures()
     text = metrics.summary() if figures["tasks"] else "found, scored from the same input"
     return cli.JobResult(text=f"predictions {job.output}: {text}", facts={"output": job.output, **figures})
 
 
 def plan(spark, job):
-    if job.direct:
-        planned = plan_scoring(spark, job.source["path"], job.model_dir, job.output, split=job.split, **job.options)
-    else:
-        planned = rows_of(spark, job, sparkdl.ScoreMetrics(spark))
-    state = foretold(planned.out, planned.made_of, job.if_exists)
-    facts = {"output": planned.out, "state": state, "columns": planned.columns}
-    columns = ", ".join(f"{name} {kind}" for name, kind in planned.columns.items())
-    return cli.JobResult(text=f"dry run: predictions {planned.out} ({state}) of columns {columns}", facts=facts)
+    planned = plan_of(spark, job, sparkdl.ScoreMetrics(spark))
+    facts = {"output": planned.out, "state": planned.state, "columns": planned.columns}
+    columns = ", ".join(f"{name} {kind}" for name, kind in facts["columns"].items())
+    text = f"dry run: predictions {planned.out} ({facts['state']}) of columns {columns}"
+    return cli.JobResult(text=text, facts=facts)
 
 
 if __name__ == "__main__":

@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sparkdl.errors import ConfigError, SchemaError, near_miss, shown
+from sparkdl.errors import SchemaError, near_miss
 from sparkdl.model.signature import Signature
+from sparkdl.score.options import DEFAULT_BATCH_SIZE, ScoreOptions
 from sparkdl.score.udf import scoring_udf
 from sparkdl.score.worker.encode import check_types
 from sparkdl.score.worker.metrics import ScoreMetrics
-from sparkdl.score.worker.spec import DEFAULT_BATCH_SIZE, score_spec
+from sparkdl.score.worker.spec import ScoreSpec, score_spec
 from sparkdl.spark.columns import column
 from sparkdl.spark.table_formats import check_plan
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-__all__ = ["transform"]
+__all__ = ["scored_frame", "transform"]
 
 
 def transform(
@@ -54,33 +55,25 @@ def transform(
         SchemaError: an input column is missing or of a type that its encoder does not take, or a new column already
             exists.
     """
-    task, signature = score_spec(
-        model_dir,
-        returns=returns,
-        k=k,
-        batch_size=batch_size,
-        on_error=on_error,
-        device=device,
-        custom_objects=custom_objects,
-        safe_mode=safe_mode,
-    )
+    options = ScoreOptions(returns, k, batch_size, on_error, device, custom_objects, safe_mode, output_col)
+    return scored_frame(df, model_dir, options, metrics)[0]
+
+
+def scored_frame(
+    df: DataFrame, model_dir: str, options: ScoreOptions, metrics: ScoreMetrics | None
+) -> tuple[DataFrame, ScoreSpec]:
+    """Add the prediction as `transform` does; return the DataFrame, and what workers need to score."""
+    task, signature = score_spec(model_dir, options)
     check_plan(df)
     _check_input_columns(df, signature)
-    if not isinstance(output_col, str) or not output_col:
-        raise ConfigError(f"output_col={shown(output_col)} must be the name of a column")
-    with_reasons = task.on_error == "null"
-    for name in (output_col, f"{output_col}_error") if with_reasons else (output_col,):
-        # Spark's names do not distinguish upper from lower case.
-        if name.lower() in (other.lower() for other in df.columns):
-            raise SchemaError(f"the DataFrame already has a column {name!r}; choose another output_col")
+    new = options.new_columns(df.columns)
     # Spark computes a UDF that is marked as random once for a row, and not again for a filter over the predictions.
-    udf = scoring_udf(task, signature, metrics, with_reasons=with_reasons).asNondeterministic()
-    prediction = udf(*map(column, signature.input_names))
-    scored = df.select("*", prediction.alias(output_col))
-    if not with_reasons:
-        return scored
-    both = column(output_col)
-    return scored.withColumns({output_col: both["prediction"], f"{output_col}_error": both["error"]})
+    udf = scoring_udf(task, signature, metrics, with_reasons=len(new) > 1).asNondeterministic()
+    scored = df.select("*", udf(*map(column, signature.input_names)).alias(options.output_col))
+    if len(new) > 1:
+        both = column(options.output_col)
+        scored = scored.withColumns(dict(zip(new, (both["prediction"], both["error"]), strict=True)))
+    return scored, task
 
 
 def _check_input_columns(df: DataFrame, signature: Signature) -> None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from sparkdl.errors import ConfigError, shown
 from sparkdl.model.signature import Signature
 from sparkdl.score.arguments import check_order, count_error
+from sparkdl.score.options import DEFAULT_BATCH_SIZE, ScoreOptions
 from sparkdl.score.worker.metrics import ScoreMetrics
 from sparkdl.score.worker.outputs import spark_type
-from sparkdl.score.worker.spec import DEFAULT_BATCH_SIZE, ScoreSpec, score_spec
+from sparkdl.score.worker.spec import ScoreSpec, score_spec
 from sparkdl.spark.columns import column
 
 if TYPE_CHECKING:
@@ -65,16 +66,8 @@ def predict_udf(
         SchemaError: when called with another number of columns than the model has inputs, or in another order of names;
             in a query, with a struct whose fields are not the model's inputs.
     """
-    task, signature = score_spec(
-        model_dir,
-        returns=returns,
-        k=k,
-        batch_size=batch_size,
-        on_error=on_error,
-        device=device,
-        custom_objects=custom_objects,
-        safe_mode=safe_mode,
-    )
+    options = ScoreOptions(returns, k, batch_size, on_error, device, custom_objects, safe_mode)
+    task, signature = score_spec(model_dir, options)
     udf = scoring_udf(task, signature, metrics)
     names = signature.input_names
 
@@ -117,16 +110,8 @@ def register_udf(
         raise ConfigError(f"name={shown(name)} must name an SQL function; use letters, digits and underscores")
     if spark.sql(f"SHOW SYSTEM FUNCTIONS LIKE '{name.lower()}'").count():
         raise ConfigError(f"{name!r} is a function of Spark's own, which it would replace; choose another name")
-    task, signature = score_spec(
-        model_dir,
-        returns=returns,
-        k=k,
-        batch_size=batch_size,
-        on_error=on_error,
-        device=device,
-        custom_objects=custom_objects,
-        safe_mode=safe_mode,
-    )
+    options = ScoreOptions(returns, k, batch_size, on_error, device, custom_objects, safe_mode)
+    task, signature = score_spec(model_dir, options)
     spark.udf.register(name, scoring_udf(task, signature, metrics))
 
 

@@ -5,43 +5,38 @@ Driver; Spark reads and writes the rows. jobs/score.py uses this where `score_pa
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from sparkdl import storage
 from sparkdl.data.prepare.fingerprint import name_rows
 from sparkdl.progress import TasksProgress
-from sparkdl.score.commit import check_no_input, finished, new_output, put_back
-from sparkdl.score.transform import transform
+from sparkdl.score.commit import check_no_input, new_output
+from sparkdl.score.options import ScoreOptions
+from sparkdl.score.plan import ScorePlan
+from sparkdl.score.transform import scored_frame
 from sparkdl.score.worker.metrics import ScoreMetrics
-from sparkdl.score.worker.spec import score_spec
 from sparkdl.spark.columns import column, require_column
 from sparkdl.spark.errors import errors_from_workers
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-__all__ = ["ScoredRows", "scored_rows", "write_scored"]
-
-log = logging.getLogger(__name__)
+__all__ = ["FramePlan", "plan_write_scored", "write_scored"]
 
 
-@dataclass(frozen=True, slots=True)
-class ScoredRows:
-    """Describe the output that will be written.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FramePlan(ScorePlan):
+    """Describe an output of Spark's rows.
 
     Attributes:
         df: the rows with their predictions, not computed yet.
-        out: the folder to write.
-        made_of: the fingerprint of the content; None if it has none: then an existing output never counts as the same.
+        metrics: gets the counts and times when the rows are computed.
     """
 
     df: DataFrame
-    out: str
-    made_of: str | None
+    metrics: ScoreMetrics
 
     @property
     def columns(self) -> dict[str, str]:
@@ -49,32 +44,24 @@ class ScoredRows:
         return dict(self.df.dtypes)
 
 
-def scored_rows(
-    df: DataFrame, model_dir: str, out: str, *, keep: Sequence[str] | None, metrics: ScoreMetrics, **options: Any
-) -> ScoredRows:
-    """Plan the output, and check all that can be checked before a job.
-
-    Args:
-        keep: the columns to write beside the prediction; None: all.
-        options: arguments of `transform`, whose errors this function raises.
-    """
-    scored = transform(df, model_dir, metrics=metrics, **options)
-    if keep is not None:
-        for name in keep:
+def plan_write_scored(
+    df: DataFrame, model_dir: str, out: str, options: ScoreOptions, *, metrics: ScoreMetrics, if_exists: str = "reuse"
+) -> FramePlan:
+    """Plan the output, and check all that can be checked before a job. Raises as `transform` does."""
+    scored, task = scored_frame(df, model_dir, options, metrics)
+    if options.keep is not None:
+        for name in options.keep:
             require_column(df.columns, name)
-        scored = scored.select(*map(column, keep), *map(column, scored.columns[len(df.columns) :]))
-    task, _ = score_spec(model_dir, **{name: value for name, value in options.items() if name != "output_col"})
+        scored = scored.select(*map(column, options.keep), *map(column, scored.columns[len(df.columns) :]))
     source, _ = name_rows(df, {"task": task.content, "columns": scored.columns})
-    return ScoredRows(scored, storage.absolute(out), source.fingerprint if task.code.is_named else None)
+    made_of = source.fingerprint if task.code.is_named else None
+    return FramePlan(out=storage.absolute(out), made_of=made_of, if_exists=if_exists, df=scored, metrics=metrics)
 
 
-def write_scored(rows: ScoredRows, metrics: ScoreMetrics, *, if_exists: str = "reuse") -> bool:
+def write_scored(plan: FramePlan) -> bool:
     """Write the rows, and beside them the metrics of scoring.
 
-    Args:
-        rows: the planned output.
-        metrics: the metrics that scoring these rows updates.
-        if_exists: as in `score_parquet`; rows that do not come from files alone never count as the same.
+    Rows that do not come from files alone never count as the same as those of an existing output.
 
     Returns:
         True if the rows were written now, False if the output was reused.
@@ -83,17 +70,15 @@ def write_scored(rows: ScoredRows, metrics: ScoreMetrics, *, if_exists: str = "r
         ConfigError: `out` holds predictions that are neither reused nor replaced, or something else.
         SchemaError, ModelError: a row cannot be scored.
     """
-    replace = if_exists == "replace"
+    replace = plan.if_exists == "replace"
     if replace:
-        check_no_input(rows.out, (storage.absolute(unquote(file)) for file in rows.df.inputFiles()))
-    put_back(rows.out)
-    if finished(rows.out, rows.made_of, if_exists) is not None:
-        log.warning("found %s, scored from the same input: nothing was scored now", rows.out)
+        check_no_input(plan.out, (storage.absolute(unquote(file)) for file in plan.df.inputFiles()))
+    if plan.found() is not None:
         return False
-    with new_output(rows.out, replace=replace) as new:
-        with errors_from_workers(), TasksProgress(rows.df.sparkSession, "score"):
-            rows.df.write.parquet(new.folder)
+    with new_output(plan.out, replace=replace) as new:
+        with errors_from_workers(), TasksProgress(plan.df.sparkSession, "score"):
+            plan.df.write.parquet(new.folder)
         parts = {name: size for name, size in sorted(storage.sizes(new.folder).items()) if name.startswith("part-")}
-        figures = metrics.figures()
-        new.commit(parts, {"made_of": rows.made_of, "rows": figures["rows"], "figures": figures})
+        figures = plan.metrics.figures()
+        new.commit(parts, {"made_of": plan.made_of, "rows": figures["rows"], "figures": figures})
     return True

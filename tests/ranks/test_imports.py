@@ -7,12 +7,12 @@ import sparkdl
 
 SCORE = """
 import sys
+from sparkdl.score.options import ScoreOptions
 from sparkdl.score.worker.metrics import Figures
 from sparkdl.score.worker.model_cache import loaded_model
 from sparkdl.score.worker.spec import score_spec
 
-how = {"returns": "raw", "k": 1, "batch_size": 8, "on_error": "raise", "device": "cpu", "safe_mode": True}
-task, _ = score_spec(sys.argv[1], custom_objects=None, **how)
+task, _ = score_spec(sys.argv[1], ScoreOptions(batch_size=8, device="cpu"))
 model = loaded_model(task, Figures())
 print("sklearn" in sys.modules)
 import sklearn

@@ -136,15 +136,13 @@ def test_a_signature_of_a_newer_version_is_refused_on_the_driver(numbers, tmp_pa
 
 def test_old_models_make_room_within_the_budget(numbers, tmp_path) -> None:
     """Runs in this process: what a worker holds is the same code."""
+    from sparkdl.score.options import ScoreOptions
     from sparkdl.score.worker import model_cache
     from sparkdl.score.worker.metrics import Figures
     from sparkdl.score.worker.spec import score_spec
 
-    options = {"returns": "raw", "k": 5, "batch_size": 8, "on_error": "raise", "device": "cpu"}
-    tasks = [
-        score_spec(scores(factor, tmp_path / str(factor)), **options, custom_objects=None, safe_mode=True)[0]
-        for factor in (2.0, 3.0, 4.0)
-    ]
+    options = ScoreOptions(batch_size=8, device="cpu")
+    tasks = [score_spec(scores(factor, tmp_path / str(factor)), options)[0] for factor in (2.0, 3.0, 4.0)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model_cache, "_MODELS", type(model_cache._MODELS)())
         patch.setattr(model_cache, "_weights_bytes", lambda model: 40)

@@ -14,7 +14,8 @@ import sparkdl
 from sparkdl import ConfigError, DatasetError, ModelError, PrepareConfig, SchemaError, Split
 from sparkdl.features import Categorical, Image, Numeric, Text
 from sparkdl.score.commit import new_output
-from sparkdl.score.write_scored import scored_rows, write_scored
+from sparkdl.score.options import ScoreOptions
+from sparkdl.score.write_scored import plan_write_scored, write_scored
 
 ROWS = 97
 
@@ -330,30 +331,30 @@ def test_the_output_tells_what_it_was_made_of(spark, doubling, tmp_path, out) ->
 
 def test_a_scored_dataframe_is_written_once_and_as_a_whole(spark, doubling, tmp_path, out) -> None:
     spark.range(10).selectExpr("id", "double(id) as x", "'a' as word").write.parquet(str(tmp_path / "in"))
-    options = {"output_col": "p", "on_error": "null"}
 
-    def rows(df=None, **more):
+    def rows(df=None, if_exists="reuse", **more):
         df = spark.read.parquet(str(tmp_path / "in")) if df is None else df
-        return scored_rows(df, doubling, out, keep=["id"], metrics=metrics, **{**options, **more})
+        options = ScoreOptions(**{"keep": ["id"], "output_col": "p", "on_error": "null", **more})
+        return plan_write_scored(df, doubling, out, options, metrics=metrics, if_exists=if_exists)
 
     metrics = sparkdl.ScoreMetrics(spark)
     assert rows().columns == {"id": "bigint", "p": "float", "p_error": "string"}
-    assert write_scored(rows(), metrics) and not write_scored(rows(batch_size=7), metrics)
+    assert write_scored(rows()) and not write_scored(rows(batch_size=7))
     assert metrics.figures()["rows"] == 10
     assert sorted((row.id, row.p, row.p_error) for row in spark.read.parquet(out).collect()) == [
         (i, 2.0 * i, None) for i in range(10)
     ]
     with pytest.raises(ConfigError, match="already holds predictions of another input, model, code or options"):
-        write_scored(rows(on_error="raise"), metrics)
+        write_scored(rows(on_error="raise"))
     with pytest.raises(ConfigError, match="already holds predictions; it is not known whether they are of the same"):
-        write_scored(rows(spark.createDataFrame([(1, 2.0)], "id long, x double")), metrics)
-    assert write_scored(rows(on_error="raise"), metrics, if_exists="replace")
+        write_scored(rows(spark.createDataFrame([(1, 2.0)], "id long, x double")))
+    assert write_scored(rows(on_error="raise", if_exists="replace"))
     assert spark.read.parquet(out).columns == ["id", "p"]
     with pytest.raises(ConfigError, match="and if_exists='error'"):
-        write_scored(rows(on_error="raise"), metrics, if_exists="error")
+        write_scored(rows(on_error="raise", if_exists="error"))
     again = spark.read.parquet(out).selectExpr("id", "double(p) as x")
     with pytest.raises(ConfigError, match="already holds files, of the input .*part-"):
-        write_scored(rows(again), metrics, if_exists="replace")
+        write_scored(rows(again, if_exists="replace"))
     with pytest.raises(SchemaError, match="column 'idd' is not in the DataFrame"):
-        scored_rows(spark.range(1).selectExpr("1D as x"), doubling, out, keep=["idd"], metrics=metrics)
+        rows(spark.range(1).selectExpr("1D as x"), keep=["idd"])
     assert sorted(os.listdir(tmp_path)) == ["in", "scored"]

@@ -11,7 +11,8 @@ import pytest
 import sparkdl
 from sparkdl import ConfigError, PrepareConfig
 from sparkdl.features import Numeric
-from sparkdl.score.write_scored import scored_rows
+from sparkdl.score.options import ScoreOptions
+from sparkdl.score.write_scored import plan_write_scored
 from sparkdl.spark.table_formats import check_folders, check_plan
 
 
@@ -91,7 +92,8 @@ def test_a_table_is_refused_by_its_folder_a_folder_in_it_and_a_file_of_it(
             with pytest.raises(ConfigError, match=message):
                 sparkdl.transform(read, model_dir)
             with pytest.raises(ConfigError, match=message):
-                scored_rows(read, model_dir, str(tmp_path / "out"), keep=None, metrics=sparkdl.ScoreMetrics(spark))
+                what = (read, model_dir, str(tmp_path / "out"), ScoreOptions())
+                plan_write_scored(*what, metrics=sparkdl.ScoreMetrics(spark))
     assert os.listdir(tmp_path) == []
 
 

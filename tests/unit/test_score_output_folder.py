@@ -9,7 +9,7 @@ import pytest
 
 from sparkdl import ConfigError, storage
 from sparkdl.score.commit import finished, new_output, put_back
-from sparkdl.score.foretold import foretold
+from sparkdl.score.plan import ScorePlan
 from sparkdl.storage import folders
 
 
@@ -17,6 +17,10 @@ def make(out: str, *, content: bytes = b"1", replace: bool = False) -> None:
     with new_output(out, replace=replace) as new:
         storage.write_atomic(storage.join(new.folder, "a"), content)
         new.commit({"a": len(content)}, {"made_of": content.decode(), "rows": 1})
+
+
+def foretold(out: str, made_of: str, if_exists: str) -> str:
+    return ScorePlan(out=out, made_of=made_of, if_exists=if_exists).state
 
 
 def predictions(out: str) -> list[bytes]:

@@ -6,6 +6,7 @@ import pytest
 
 from sparkdl.errors import ConfigError, ModelError
 from sparkdl.model.signature import Output, Signature
+from sparkdl.score.options import ScoreOptions
 from sparkdl.score.worker.outputs import Returns, check_returns, not_numbers, prediction_column, prediction_type
 
 PETS = ("cat", "cow", "dog")
@@ -100,8 +101,8 @@ def test_rows_that_are_no_numbers_are_found_in_any_output() -> None:
 def test_wrong_returns_are_refused() -> None:
     plain = signature(Output("o", "float32", (3,), None))
     with pytest.raises(ConfigError, match="returns='top' must be one of raw, class, top_k"):
-        check_returns(plain, Returns("top", 5))
+        ScoreOptions(returns="top")
     with pytest.raises(ConfigError, match="k=True"):
-        check_returns(plain, Returns("raw", True))
+        ScoreOptions(k=True)
     with pytest.raises(ModelError, match="output 'o' has no classes"):
         check_returns(plain, Returns("top_k", 5))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,24 +18,24 @@ from sparkdl.data.dataset import find_dataset
 from sparkdl.errors import ConfigError, DatasetError, SchemaError, near_miss, shown
 from sparkdl.model.signature import Signature
 from sparkdl.progress import TasksProgress
-from sparkdl.score.commit import NewOutput, check_outside, finished, new_output, put_back
+from sparkdl.score.commit import NewOutput, check_outside, new_output
+from sparkdl.score.options import DEFAULT_BATCH_SIZE, ScoreOptions
 from sparkdl.score.parquet.folder import ParquetFolder
 from sparkdl.score.parquet.input import ParquetInput, split_input
 from sparkdl.score.parquet.part import PartsPlan, Run, WrittenPart, runs_of_tasks, score_part
 from sparkdl.score.parquet.spark_types import spark_keys
+from sparkdl.score.plan import ScorePlan
 from sparkdl.score.worker.encode import check_types
 from sparkdl.score.worker.metrics import ScoreMetrics
 from sparkdl.score.worker.outputs import prediction_type
 from sparkdl.score.worker.prepared_rows import PreparedRows
-from sparkdl.score.worker.spec import DEFAULT_BATCH_SIZE, ScoreSpec, score_spec
+from sparkdl.score.worker.spec import ScoreSpec, score_spec
 from sparkdl.spark.errors import errors_from_workers
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["Scoring", "plan_scoring", "score_parquet"]
-
-log = logging.getLogger(__name__)
+__all__ = ["ParquetPlan", "plan_scoring", "score_parquet", "score_planned"]
 
 _TASK_BYTES = 512 << 20  # uncompressed, that a task reads; a lost task is repeated as a whole, and each costs 0.3 s
 
@@ -90,59 +89,46 @@ def score_parquet(
             read otherwise by Spark; a row, named by its number in its file, cannot be scored.
         DatasetError: the dataset has no such split; a file changed meanwhile.
     """
-    scoring = plan_scoring(
-        spark,
-        path,
-        model_dir,
-        out,
-        keep=keep,
-        split=split,
-        output_col=output_col,
-        returns=returns,
-        k=k,
-        batch_size=batch_size,
-        on_error=on_error,
-        device=device,
-        custom_objects=custom_objects,
-        safe_mode=safe_mode,
-    )
-    put_back(scoring.out)
-    saved = finished(scoring.out, scoring.made_of, if_exists)
+    options = ScoreOptions(returns, k, batch_size, on_error, device, custom_objects, safe_mode, output_col, keep)
+    plan = plan_scoring(spark, path, model_dir, out, options, split=split, if_exists=if_exists)
+    return score_planned(spark, plan, metrics)
+
+
+def score_planned(spark: SparkSession, plan: ParquetPlan, metrics: ScoreMetrics | None) -> int:
+    """Carry out a plan as `score_parquet` does; return the number of rows."""
+    saved = plan.found()
     if saved is not None:
-        log.warning("found %s, scored from the same input: nothing was scored now", scoring.out)
         return int(saved["rows"])
     metrics = metrics or ScoreMetrics(spark)
     before = metrics.figures()
-    with new_output(scoring.out, replace=if_exists == "replace") as new:
-        parts = _score(spark, scoring, new, metrics)
+    with new_output(plan.out, replace=plan.if_exists == "replace") as new:
+        parts = _score(spark, plan, new, metrics)
         rows = sum(part.rows for part in parts)
-        if rows != scoring.source.rows:
-            raise DatasetError(f"{path} has {scoring.source.rows} rows, {rows} were scored; score it again")
-        saved = {"made_of": scoring.made_of, "rows": rows, "figures": metrics.figures_since(before)}
+        if rows != plan.source.rows:
+            raise DatasetError(f"{plan.path} has {plan.source.rows} rows, {rows} were scored; score it again")
+        saved = {"made_of": plan.made_of, "rows": rows, "figures": metrics.figures_since(before)}
         new.commit({part.file: part.bytes for part in parts}, saved)
     return rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scoring:
-    """Plan what `score_parquet` will do: the result of all checks before any job.
+class ParquetPlan(ScorePlan):
+    """Describe an output of Parquet files: the result of all checks before any job.
 
     Attributes:
-        out: the folder to write.
+        path: the input, absolute.
         source: the files to read.
         keep: the columns that are written beside the prediction.
         written: all columns that are written.
-        made_of: the fingerprint of the output's content; None if code of the user's classes has no fingerprint.
     """
 
-    out: str
+    path: str
     task: ScoreSpec
     inputs: tuple[str, ...]
     prepared: PreparedRows | None
     source: ParquetInput
     keep: tuple[str, ...]
     written: pa.Schema
-    made_of: str | None
 
     @property
     def columns(self) -> dict[str, str]:
@@ -155,38 +141,24 @@ def plan_scoring(
     path: str,
     model_dir: str,
     out: str,
+    options: ScoreOptions,
     *,
-    keep: Sequence[str] | None,
-    split: str | None,
-    output_col: str,
-    returns: str,
-    k: int,
-    batch_size: int,
-    on_error: str,
-    device: str,
-    custom_objects: Mapping[str, Any] | None = None,
-    safe_mode: bool = True,
-) -> Scoring:
-    """Check the arguments of `score_parquet`, whose errors this raises, and read the model and the files' footers."""
-    task, signature = score_spec(
-        model_dir,
-        returns=returns,
-        k=k,
-        batch_size=batch_size,
-        on_error=on_error,
-        device=device,
-        custom_objects=custom_objects,
-        safe_mode=safe_mode,
-    )
+    split: str | None = None,
+    if_exists: str = "reuse",
+) -> ParquetPlan:
+    """Plan a `score_parquet`, whose errors this raises; read the model and the files' footers."""
+    task, signature = score_spec(model_dir, options)
     path, out = storage.absolute(path), storage.absolute(out)
     check_outside(out, path)
-    source, kept, prepared = _source(spark, path, signature, keep, split)
+    source, kept, prepared = _source(spark, path, signature, options.keep, split)
     if prepared is None:
         types = pa.schema([*source.columns, *source.partition_columns])
         check_types(signature.inputs, {name: types.field(name).type for name in signature.input_names})
-    written = _written(source, kept, task, signature, output_col)
-    return Scoring(
+    written = _written(source, kept, prediction_type(signature, task.returns), options)
+    return ParquetPlan(
         out=out,
+        if_exists=if_exists,
+        path=path,
         task=task,
         inputs=prepared.columns if prepared else signature.input_names,
         prepared=prepared,
@@ -222,11 +194,9 @@ def _source(
 
 
 def _kept(columns: Sequence[str], keep: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the columns to write beside the prediction. Raises ConfigError, SchemaError."""
+    """Return the columns to write beside the prediction. Raises SchemaError."""
     if keep is None:
         return tuple(columns)
-    if isinstance(keep, str) or not all(isinstance(name, str) for name in keep):
-        raise ConfigError(f"keep={shown(keep)} must be a list of columns")
     for name in keep:
         if name not in columns:
             raise SchemaError(f"keep: column {name!r} is not in the input{near_miss(name, columns)}")
@@ -234,17 +204,10 @@ def _kept(columns: Sequence[str], keep: Sequence[str] | None) -> tuple[str, ...]
 
 
 def _written(
-    source: ParquetInput, kept: Sequence[str], task: ScoreSpec, signature: Signature, output_col: str
+    source: ParquetInput, kept: Sequence[str], prediction: pa.DataType, options: ScoreOptions
 ) -> pa.Schema:
     """Return the columns of the output, with Spark's metadata for them."""
-    if not isinstance(output_col, str) or not output_col:
-        raise ConfigError(f"output_col={shown(output_col)} must be the name of a column")
-    new = [(output_col, prediction_type(signature, task.returns))]
-    if task.on_error == "null":
-        new.append((f"{output_col}_error", pa.string()))
-    for name, _ in new:
-        if name.lower() in (other.lower() for other in kept):
-            raise SchemaError(f"the input already has a column {name!r}; choose another output_col")
+    new = zip(options.new_columns(kept), (prediction, pa.string()), strict=False)
     fields = pa.schema([*source.columns, *source.partition_columns])
     schema = pa.schema([*(fields.field(name) for name in kept), *new])
     if source.spark_types is None:
@@ -270,31 +233,31 @@ def _tasks(source: ParquetInput, parallelism: int) -> tuple[tuple[Run, ...], ...
     return runs_of_tasks(files, tasks=parallelism * rounds)
 
 
-def _score(spark: SparkSession, scoring: Scoring, new: NewOutput, metrics: ScoreMetrics) -> list[WrittenPart]:
+def _score(spark: SparkSession, plan: ParquetPlan, new: NewOutput, metrics: ScoreMetrics) -> list[WrittenPart]:
     """Score in a Spark job; return the finished parts in order, one for each task, whatever attempts it had."""
-    plan = PartsPlan(
-        tasks=_tasks(scoring.source, spark.sparkContext.defaultParallelism),
-        inputs=scoring.inputs,
-        types=scoring.source.columns,
-        partition=scoring.source.partition_columns,
-        written=scoring.written,
-        keep=scoring.keep,
-        numbers=scoring.written.names[len(scoring.keep)] if scoring.task.returns.kind == "raw" else "",
+    parts = PartsPlan(
+        tasks=_tasks(plan.source, spark.sparkContext.defaultParallelism),
+        inputs=plan.inputs,
+        types=plan.source.columns,
+        partition=plan.source.partition_columns,
+        written=plan.written,
+        keep=plan.keep,
+        numbers=plan.written.names[len(plan.keep)] if plan.task.returns.kind == "raw" else "",
         folder=new.folder,
         lease=new.lease.file,
-        score=scoring.task,
-        prepared=scoring.prepared,
+        score=plan.task,
+        prepared=plan.prepared,
     )
     accumulator = metrics.accumulator
 
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for number in batch.column(0).to_pylist():
-                part = score_part(plan, number, accumulator)
+                part = score_part(parts, number, accumulator)
                 values = [[part.task], [part.file], [part.rows], [part.bytes]]
                 yield pa.RecordBatch.from_arrays([pa.array(v) for v in values], names=["task", "file", "rows", "bytes"])
 
-    numbers = spark.range(0, len(plan.tasks), 1, numPartitions=len(plan.tasks))
+    numbers = spark.range(0, len(parts.tasks), 1, numPartitions=len(parts.tasks))
     with errors_from_workers(), TasksProgress(spark, "score"):
         found = numbers.mapInArrow(score, "task long, file string, rows long, bytes long").collect()
     return sorted((WrittenPart(*row) for row in found), key=lambda part: part.task)

@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from sparkdl.checks import require_whole
 from sparkdl.data.features.columns import arrow_type, to_arrow
-from sparkdl.errors import ConfigError, ModelError, shown
+from sparkdl.errors import ModelError
 from sparkdl.model.signature import Output, Signature, output_classes
 
 if TYPE_CHECKING:
     from pyspark.sql.types import DataType
 
 __all__ = [
-    "RETURNS",
     "Returns",
     "check_returns",
     "not_numbers",
@@ -30,8 +28,6 @@ __all__ = [
     "row_bytes",
     "spark_type",
 ]
-
-RETURNS = ("raw", "class", "top_k")
 
 # Types of numpy numbers that Spark lacks; `load_model` predicts them.
 _NO_SPARK_TYPE = ("uint64", "complex64", "complex128")
@@ -49,10 +45,7 @@ class Returns:
 
 
 def check_returns(signature: Signature, returns: Returns) -> None:
-    """Raise ConfigError for unknown `returns`, ModelError for types that Spark lacks and for missing classes."""
-    if returns.kind not in RETURNS:
-        raise ConfigError(f"returns={shown(returns.kind)} must be one of {', '.join(RETURNS)}")
-    require_whole("k", returns.k)
+    """Raise ModelError for types that Spark lacks, and for missing classes."""
     for output in signature.outputs:
         if output.dtype in _NO_SPARK_TYPE:
             raise ModelError(

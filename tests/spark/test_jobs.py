@@ -96,7 +96,7 @@ def build_model(ds):
 def test_the_jobs_run_from_a_zip_without_the_package_installed(tmp_path) -> None:
     with zipfile.ZipFile(tmp_path / "sparkdl.zip", "w") as archive:
         package = Path(sparkdl.__file__).parent
-        for file in package.rglob("*.py"):
+        for file in (*package.rglob("*.py"), *package.rglob("*.j2")):
             archive.write(file, file.relative_to(package.parent))
     (tmp_path / "mine.py").write_text(USER_MODULE)
     sent = ("--py-files", f"{tmp_path / 'sparkdl.zip'},{tmp_path / 'mine.py'}")

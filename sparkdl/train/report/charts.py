@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
-__all__ = ["label", "line_chart", "number", "stacked_bars", "text", "ticks"]
+__all__ = ["as_xml", "label", "line_chart", "number", "stacked_bars", "ticks"]
 
 WIDTH, HEIGHT = 420, 220
 LEFT, RIGHT, TOP, BOTTOM = 62, 12, 10, 26
@@ -26,9 +26,14 @@ LARGEST = 1e300
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
+def as_xml(value: str) -> str:
+    """Replace the characters that XML does not allow."""
+    return _NOT_XML.sub("\ufffd", value)
+
+
 def text(value: object) -> str:
     """Escape a user's value for HTML and SVG."""
-    return html.escape(_NOT_XML.sub("\ufffd", str(value)))
+    return html.escape(as_xml(str(value)))
 
 
 def label(value: str) -> str:

@@ -194,7 +194,7 @@ def test_a_null_names_the_column_and_the_row(spark, digit_model) -> None:
             "is 2 times in the DataFrame",
         ),
         (lambda model, df: sparkdl.transform(df, model, output_col="ID"), SchemaError, "already has a column 'ID'"),
-        (lambda model, df: sparkdl.register_udf(df.sparkSession, "a b", model), ConfigError, "'a b' is no name"),
+        (lambda model, df: sparkdl.register_udf(df.sparkSession, "a b", model), ConfigError, "'a b' must name an SQL"),
     ],
 )
 def test_wrong_calls_are_refused_before_any_row(digits, digit_model, call, kind, message) -> None:

@@ -185,10 +185,10 @@ def test_an_array_column_may_begin_with_null(spark) -> None:
 
 
 def test_ids_are_no_vocabulary(spark, monkeypatch) -> None:
-    import sparkdl.data.fit_features as fit_features
+    from sparkdl.data.prepare import fit
 
     monkeypatch.setattr(statistics, "VOCABULARY_LIMIT", 10)
-    monkeypatch.setattr(fit_features, "VOCABULARY_LIMIT", 10)
+    monkeypatch.setattr(fit, "VOCABULARY_LIMIT", 10)
     with pytest.raises(SchemaError, match="'id' has more than 10 values in the train split; is it an id"):
         fit_encoders(spark.range(11), [Categorical("id")], [])
     assert fit_encoders(spark.range(10), [Categorical("id")], []).encoders[0].vocabulary == tuple(range(10))

@@ -5,6 +5,7 @@ import logging
 import re
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import cloudpickle
@@ -82,13 +83,20 @@ def test_the_tasks_of_a_job_are_counted_while_it_runs(spark, caplog) -> None:
     def look(batches):
         yield from batches
 
+    def counted(bar, tasks):
+        """What is counted once Spark's listener has heard of the end of so many tasks; it lags behind the job's."""
+        limit = time.monotonic() + 30
+        while (found := bar._tasks())[1] < tasks and time.monotonic() < limit:
+            time.sleep(0.05)
+        return found
+
     with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.INFO, logger="sparkdl.progress"):
         patch.setattr(progress, "_TELL_SECONDS", 0.05)
         with progress.TasksProgress(spark, "write") as bar:
             spark.range(8, numPartitions=4).mapInArrow(look, "id long").collect()
-            seen.append(bar._tasks())
+            seen.append(counted(bar, 4))
             spark.range(8, numPartitions=3).mapInArrow(look, "id long").collect()
-            seen.append(bar._tasks())
+            seen.append(counted(bar, 7))
         spark.range(8, numPartitions=5).collect()
         assert bar._tasks() == seen[-1], "jobs after the block count"
     assert seen == [(4, 4), (7, 7)]

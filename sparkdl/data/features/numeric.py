@@ -187,7 +187,7 @@ class NumericEncoder:
 
 def _fill(feature: Numeric, moments: Moments, median: np.ndarray | None) -> float | tuple[float, ...] | None:
     if feature.fill == "median":
-        assert median is not None, "fit_features computes it"
+        assert median is not None, "prepare computes it"
         return _plain(median, moments.shape)
     if isinstance(feature.fill, str):
         return _plain(moments.mean, moments.shape)

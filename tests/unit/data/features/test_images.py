@@ -18,7 +18,7 @@ from sparkdl import ConfigError, SchemaError
 from sparkdl.data.features.image import ImageEncoder
 from sparkdl.features import Image
 
-DATA = Path(os.environ.get("SPARKDL_DATA", Path(__file__).resolve().parents[2] / ".." / "shared" / "data"))
+DATA = Path(os.environ.get("SPARKDL_DATA", Path(__file__).resolve().parents[4] / ".." / "shared" / "data"))
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
 
 

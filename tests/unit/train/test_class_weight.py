@@ -10,7 +10,7 @@ from sparkdl.data.features.categorical import CategoricalEncoder
 from sparkdl.errors import ConfigError
 from sparkdl.train.class_weight import class_weights, upgraded
 
-FIXTURE = Path(__file__).resolve().parent.parent / "fixtures"
+FIXTURE = Path(__file__).resolve().parents[2] / "fixtures"
 
 
 def dataset_with(*labels) -> Dataset:

@@ -11,7 +11,7 @@ from sparkdl.train.run.record import Recorded
 from sparkdl.train.run.run_dir import RunDir
 from sparkdl.train.run.run_record import run_record
 
-DATASET = str(Path(__file__).resolve().parent.parent / "fixtures" / "dataset-v1")
+DATASET = str(Path(__file__).resolve().parents[3] / "fixtures" / "dataset-v1")
 
 
 @pytest.mark.parametrize(

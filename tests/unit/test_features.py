@@ -26,7 +26,8 @@ from sparkdl.data.parts import sample_weights
 from sparkdl.data.statistics import counted_values
 from sparkdl.features import Categorical, Image, Numeric, Tensor, Text
 
-numbers = st.floats(-1e6, 1e6, allow_nan=False)
+# The square of what is nearer to 0 underflows; such columns are refused, as another test shows.
+numbers = st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: x if abs(x) > 1e-100 else 0.0)
 
 
 def numeric_encoder(feature: Numeric, batches: list[pa.Array], shape: tuple[int, ...] = ()) -> NumericEncoder:

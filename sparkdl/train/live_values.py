@@ -47,10 +47,8 @@ def value_parts(value: Any) -> list[Any] | None:
     library = kind.__module__.split(".")[0]
     if isinstance(value, np.ndarray):
         return [str(value.dtype), value.shape, value.tolist()]
-    if library == "pandas" and hasattr(kind, "iloc") and hasattr(kind, "columns"):
-        return [value.index, value.columns, *(value.iloc[:, place] for place in range(value.shape[1]))]
-    if library == "pandas" and hasattr(kind, "array"):
-        return [str(value.dtype), str(value.name), *([value.index] if hasattr(kind, "iloc") else []), value.tolist()]
+    if library == "pandas" and (hasattr(kind, "iloc") or hasattr(kind, "array")):
+        return _table_parts(value)
     if not (library in (*_VALUES, "pandas") or kind.__module__ == "numpy" or kind.__name__ == "EagerTensor"):
         return None
     try:
@@ -60,3 +58,18 @@ def value_parts(value: Any) -> list[Any] | None:
     if isinstance(reduced, str):
         return [kind.__module__, reduced]
     return [part if place < 3 or part is None else list(part) for place, part in enumerate(reduced[:5])]
+
+
+def _table_parts(value: Any) -> list[Any]:
+    """List the parts of a pandas table, series or index: types and names, and a hash of each row.
+
+    pandas hashes a million rows in about a second, and alike in every process.
+    """
+    import pandas as pd
+
+    columns = list(value.columns) if hasattr(type(value), "columns") else [value.name]
+    types = [str(dtype) for dtype in (value.dtypes if hasattr(type(value), "columns") else [value.dtype])]
+    try:
+        return [types, columns, pd.util.hash_pandas_object(value).to_numpy()]
+    except TypeError:  # of objects without a hash, as lists
+        return [types, columns, value.to_numpy().tolist()]

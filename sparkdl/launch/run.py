@@ -20,7 +20,7 @@ from sparkdl.launch.driver.local import LocalRanks
 from sparkdl.launch.driver.monitor import Limits, Monitor, OnEvent
 from sparkdl.launch.driver.ranks import RanksSpec, Values
 from sparkdl.launch.protocol.outcome import is_secondary, lost_peer_error, named, worker_error
-from sparkdl.launch.worker.rank_log import launch_folder_name, rank_log_path
+from sparkdl.launch.worker.rank_log_file import launch_folder_name, rank_log_path
 
 __all__ = ["check_launch", "launch_ranks", "run"]
 

@@ -13,7 +13,7 @@ from sparkdl.model.signature import Signature
 from sparkdl.score.arguments import check_order, count_error
 from sparkdl.score.options import DEFAULT_BATCH_SIZE, ScoreOptions
 from sparkdl.score.worker.metrics import ScoreMetrics
-from sparkdl.score.worker.outputs import spark_type
+from sparkdl.score.worker.predictions import spark_type
 from sparkdl.score.worker.spec import ScoreSpec, score_spec
 from sparkdl.spark.columns import column
 

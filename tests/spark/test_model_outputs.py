@@ -13,7 +13,7 @@ import sparkdl
 from sparkdl import ConfigError, ModelError
 from sparkdl.features import Tensor
 from sparkdl.model.signature import Signature, unique_names
-from sparkdl.score.worker.outputs import Returns, check_returns, prediction_column, prediction_type
+from sparkdl.score.worker.predictions import Returns, check_returns, prediction_column, prediction_type
 
 ROWS = {"x": np.array([[3.0, -1.0], [-0.2, 0.4], [0.3, 0.1]], np.float32)}
 

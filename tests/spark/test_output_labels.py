@@ -11,7 +11,7 @@ from sparkdl.data.features.categorical import CategoricalEncoder
 from sparkdl.data.features.numeric import NumericEncoder
 from sparkdl.data.features.tensor import TensorEncoder
 from sparkdl.model.signature import Signature
-from sparkdl.score.worker.outputs import Returns, check_returns, prediction_column
+from sparkdl.score.worker.predictions import Returns, check_returns, prediction_column
 
 ROWS = {"x": np.array([[3.0, -1.0], [-0.2, 0.4]], np.float32)}
 PETS = ("cat", "dog")

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sparkdl.checks import named_options, require_whole
-from sparkdl.data.features.columns import as_array, check_no_nulls, first_bad
+from sparkdl.data.features.bad_values import check_no_nulls, first_bad
+from sparkdl.data.features.columns import as_array
 from sparkdl.errors import SchemaError, shown
 
 __all__ = ["Categorical", "CategoricalEncoder", "as_categories", "most_frequent"]

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from sparkdl.checks import named_options, require_whole
-from sparkdl.data.features.columns import as_array, bad_rows, check_no_nulls
+from sparkdl.data.features.bad_values import bad_rows, check_no_nulls
+from sparkdl.data.features.columns import as_array
 from sparkdl.data.features.pixels import IMAGE_FIELDS, Undecodable, as_png, check_image, decode
 from sparkdl.errors import ConfigError, SchemaError, shown
 

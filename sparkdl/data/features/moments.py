@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from sparkdl.data.features.bad_values import any_in_row, first_bad
 from sparkdl.data.features.column_types import check_unit
-from sparkdl.data.features.columns import any_in_row, first_bad, to_numpy
+from sparkdl.data.features.columns import to_numpy
 
 __all__ = ["Moments", "checked_numbers", "per_last_axis"]
 

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from sparkdl.checks import named_options
-from sparkdl.data.features.columns import any_in_row, as_array, first_bad
+from sparkdl.data.features.bad_values import any_in_row, first_bad
+from sparkdl.data.features.columns import as_array
 from sparkdl.data.features.moments import Moments, checked_numbers
 from sparkdl.errors import ConfigError, SchemaError, shown
 

@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from sparkdl.checks import named_options
+from sparkdl.data.features.bad_values import any_in_row, first_bad
 from sparkdl.data.features.column_types import check_unit, holds_decimals, is_list, is_vector, unit_of
-from sparkdl.data.features.columns import any_in_row, as_array, first_bad, infer_shape, to_numpy
+from sparkdl.data.features.columns import as_array, infer_shape, to_numpy
 from sparkdl.errors import ConfigError, SchemaError, shown
 
 __all__ = ["Tensor", "TensorEncoder"]

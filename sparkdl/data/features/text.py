@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sparkdl.checks import named_options, require_whole
+from sparkdl.data.features.bad_values import check_no_nulls, check_utf8
 from sparkdl.data.features.categorical import most_frequent
-from sparkdl.data.features.columns import as_array, check_no_nulls, check_utf8
+from sparkdl.data.features.columns import as_array
 from sparkdl.errors import ConfigError, SchemaError, shown
 
 __all__ = ["BETWEEN_WORDS", "UNKNOWN", "Text", "TextEncoder", "check_text", "words"]

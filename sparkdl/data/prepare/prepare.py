@@ -16,12 +16,12 @@ from sparkdl.data import generations
 from sparkdl.data.dataset import Dataset, Part, Source, find_dataset
 from sparkdl.data.features import Encoder
 from sparkdl.data.layout import Field, RecordLayout
+from sparkdl.data.prepare.all_nulls import all_nulls_named
 from sparkdl.data.prepare.apply_split import split_index
 from sparkdl.data.prepare.count import CONTENT_COLUMN, Counted, count_rows, split_names
 from sparkdl.data.prepare.fingerprint import name_content
 from sparkdl.data.prepare.fit import fit_encoders
 from sparkdl.data.prepare.input_files import files_stay, files_that_are_read
-from sparkdl.data.prepare.nulls import all_nulls_named
 from sparkdl.data.prepare.plan import PreparePlan, find_made_of, plan_prepare, rows_by_split
 from sparkdl.data.prepare.row_changes import check_rows_stay, warn_of_chance
 from sparkdl.data.prepare.row_sums import whole_rows

@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from sparkdl.data.features import Categorical, Text
+from sparkdl.data.features.bad_values import check_utf8
 from sparkdl.data.features.categorical import as_categories
-from sparkdl.data.features.columns import as_array, check_utf8
+from sparkdl.data.features.columns import as_array
 from sparkdl.data.features.moments import Moments, checked_numbers, per_last_axis
 from sparkdl.data.features.text import words
 from sparkdl.data.prepare.row_sums import LIMBS, NOTHING, Seen, Sums, add, hash_of, sums_in

@@ -70,7 +70,8 @@ def encode_columns(batch: pa.RecordBatch, plan: PartPlan) -> list[pa.Array]:
 
 def sample_weights(column: pa.Array, name: str) -> np.ndarray:
     """Convert a column of weights to float32, shape ``(rows,)``. Raises SchemaError for values that are not weights."""
-    from sparkdl.data.features.columns import first_bad, to_numpy
+    from sparkdl.data.features.bad_values import first_bad
+    from sparkdl.data.features.columns import to_numpy
 
     if unit_of(column.type) != "number":
         raise SchemaError(f"column {name!r}: values of type {column.type!s:.80} are not sample weights; give numbers")

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import logging
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["ConsoleQueue"]
+from tqdm import tqdm
+
+__all__ = ["ConsoleQueue", "show", "shown_line"]
 
 log = logging.getLogger(__name__)
 
@@ -135,3 +138,16 @@ class ConsoleQueue:
             self.error = error
             self._on_event = None
             self._on_error()
+
+
+def shown_line(rank: int, text: str, log: str) -> str | None:
+    """Return the line to show on the driver's terminal under this `LaunchConfig.log`, or None."""
+    if log == "all":
+        return f"[rank {rank}] {text}"
+    return text if log == "rank0" and rank == 0 else None
+
+
+def show(line: str) -> None:
+    """Print a line on the driver's terminal, above a progress bar that is shown."""
+    tqdm.write(line, file=sys.stderr)
+    sys.stderr.flush()

@@ -18,7 +18,7 @@ from sparkdl.launch.driver.monitor import Monitor
 from sparkdl.launch.driver.ranks import RanksSpec, Values
 from sparkdl.launch.worker.environment import Settings, rank_environment, search_path
 from sparkdl.launch.worker.process import RankProcess
-from sparkdl.launch.worker.rank_log import RankLog
+from sparkdl.launch.worker.rank_log_file import RankLog
 from sparkdl.launch.worker.rendezvous import Rendezvous
 from sparkdl.launch.world import assign_worlds
 

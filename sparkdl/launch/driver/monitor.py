@@ -6,7 +6,6 @@ Runs on the driver. Messages arrive from any thread; one thread watches.
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from collections import deque
@@ -14,17 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tqdm import tqdm
-
 from sparkdl.errors import LaunchError
-from sparkdl.launch.driver.console import ConsoleQueue
+from sparkdl.launch.driver.console import ConsoleQueue, show, shown_line
 from sparkdl.launch.driver.ranks import Ranks
 from sparkdl.launch.driver.stall import Beat, Stall, stalled_ranks
 from sparkdl.launch.protocol import messages
 from sparkdl.launch.protocol.messages import Message, Outcome
 from sparkdl.launch.protocol.outcome import choose_cause, is_secondary
 
-__all__ = ["Limits", "Monitor", "OnEvent", "shown_line"]
+__all__ = ["Limits", "Monitor", "OnEvent"]
 
 OnEvent = Callable[[int, dict[str, Any]], None]
 """Take an event of a rank. Called one at a time."""
@@ -54,19 +51,6 @@ class Limits:
     """Seconds that a rank may go without progress."""
 
 
-def shown_line(rank: int, text: str, log: str) -> str | None:
-    """Return the line to show on the driver's terminal under this `LaunchConfig.log`, or None."""
-    if log == "all":
-        return f"[rank {rank}] {text}"
-    return text if log == "rank0" and rank == 0 else None
-
-
-def _show(line: str) -> None:
-    # tqdm prints the line above a progress bar that is shown.
-    tqdm.write(line, file=sys.stderr)
-    sys.stderr.flush()
-
-
 class Monitor:
     """Hold what the driver knows about the ranks of one run. A context manager: at its end all output is delivered."""
 
@@ -79,7 +63,7 @@ class Monitor:
         # Set when the ranks are to stop by themselves (graceful stop).
         self._asked = asked or threading.Event()
         self._changed = threading.Condition()
-        self._console = ConsoleQueue(_show, on_event, on_error=self.wake)
+        self._console = ConsoleQueue(show, on_event, on_error=self.wake)
         self._outcomes: dict[int, Outcome] = {}
         self._beats: dict[int, Beat] = {}
         self._last_events: dict[int, float] = {}

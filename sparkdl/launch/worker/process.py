@@ -22,7 +22,7 @@ from typing import IO
 
 from sparkdl.launch.protocol import messages
 from sparkdl.launch.protocol.messages import Ended, Message, Outcome, from_data
-from sparkdl.launch.worker.rank_log import RankLog
+from sparkdl.launch.worker.rank_log_file import RankLog
 from sparkdl.launch.worker.reaper import FOLDER_PREFIX, KILL, STACKS, TERMINATE, WIND_DOWN
 from sparkdl.launch.world import World
 

@@ -22,7 +22,7 @@ from sparkdl.errors import SparkDLError
 from sparkdl.launch.protocol.messages import Ended, Started
 from sparkdl.launch.protocol.outcome import only_lost_its_peer
 from sparkdl.launch.worker import emit, graceful_stop
-from sparkdl.launch.worker.rank_logging import log_as_rank
+from sparkdl.launch.worker.log_format import log_as_rank
 from sparkdl.launch.worker.reaper import PR_SET_PDEATHSIG, STACKS_SIGNAL
 from sparkdl.launch.world import world
 

@@ -28,7 +28,7 @@ from sparkdl.launch.protocol.mailbox.link import MailboxLink
 from sparkdl.launch.protocol.messages import Hello, Message, Outcome, Value
 from sparkdl.launch.worker.environment import Settings, interface_of, rank_environment, search_path
 from sparkdl.launch.worker.process import RankProcess
-from sparkdl.launch.worker.rank_log import RankLog
+from sparkdl.launch.worker.rank_log_file import RankLog
 from sparkdl.launch.worker.rendezvous import Rendezvous
 from sparkdl.launch.world import World, assign_worlds
 

@@ -27,7 +27,7 @@ from sparkdl.score.parquet.spark_types import spark_keys
 from sparkdl.score.plan import ScorePlan
 from sparkdl.score.worker.encode import check_types
 from sparkdl.score.worker.metrics import ScoreMetrics
-from sparkdl.score.worker.outputs import prediction_type
+from sparkdl.score.worker.predictions import prediction_type
 from sparkdl.score.worker.prepared_rows import PreparedRows
 from sparkdl.score.worker.spec import ScoreSpec, score_spec
 from sparkdl.spark.errors import errors_from_workers

@@ -13,7 +13,7 @@ from sparkdl.errors import ModelError
 from sparkdl.model.batches import Batch
 from sparkdl.model.load import LoadedModel
 from sparkdl.model.save import one_line
-from sparkdl.score.worker.outputs import not_numbers
+from sparkdl.score.worker.predictions import not_numbers
 from sparkdl.score.worker.spec import ScoreSpec
 
 __all__ = ["predict"]

@@ -22,7 +22,7 @@ from sparkdl.score.worker.encode import encode_columns, rows_at_once
 from sparkdl.score.worker.metrics import Figures
 from sparkdl.score.worker.model_cache import loaded_model, loaded_signature
 from sparkdl.score.worker.model_call import predict
-from sparkdl.score.worker.outputs import prediction_column, row_bytes
+from sparkdl.score.worker.predictions import prediction_column, row_bytes
 from sparkdl.score.worker.prefetch import ahead
 from sparkdl.score.worker.prepared_rows import PreparedRows
 from sparkdl.score.worker.spec import ScoreSpec

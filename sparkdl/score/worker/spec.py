@@ -11,7 +11,7 @@ from sparkdl import storage
 from sparkdl.model.signature import Signature
 from sparkdl.score.options import ScoreOptions
 from sparkdl.score.own_code import OwnCode, own_code
-from sparkdl.score.worker.outputs import Returns, check_returns
+from sparkdl.score.worker.predictions import Returns, check_returns
 
 __all__ = ["ScoreSpec", "score_spec"]
 

@@ -13,7 +13,7 @@ from sparkdl.launch.protocol.mailbox.folder import mailbox_name
 from sparkdl.launch.protocol.mailbox.link import MailboxLink
 from sparkdl.launch.protocol.mailbox.server import MailboxServer
 from sparkdl.launch.protocol.messages import Finish, Message, Value
-from sparkdl.launch.worker import rank_log
+from sparkdl.launch.worker import rank_log_file
 
 pytestmark = pytest.mark.timeout(120)
 LIMIT_S = 60
@@ -58,11 +58,11 @@ def test_a_driver_and_two_ranks_speak_through_a_bucket(bucket):
 
 
 def test_a_ranks_log_is_replaced_whole_while_it_grows(bucket, monkeypatch):
-    monkeypatch.setattr(rank_log, "UPLOAD_EVERY_S", 0.05)
-    monkeypatch.setattr(rank_log, "UPLOAD_PAUSES", 0)
-    path = rank_log.rank_log_path(f"s3://{bucket}/logs", 3, 8)
+    monkeypatch.setattr(rank_log_file, "UPLOAD_EVERY_S", 0.05)
+    monkeypatch.setattr(rank_log_file, "UPLOAD_PAUSES", 0)
+    path = rank_log_file.rank_log_path(f"s3://{bucket}/logs", 3, 8)
     line = "x" * 99_999
-    with rank_log.RankLog(path, header="head") as lines:
+    with rank_log_file.RankLog(path, header="head") as lines:
         for _ in range(200):  # 20 MB: more than one part of an upload
             lines.write(line)
         for _ in range(LIMIT_S * 10):
@@ -76,6 +76,6 @@ def test_a_ranks_log_is_replaced_whole_while_it_grows(bucket, monkeypatch):
 
 
 def test_a_log_for_a_bucket_that_is_not_there_is_one_warning(s3_environment, caplog):
-    with rank_log.RankLog("s3://no-such-bucket/logs/rank-0000.log", header="head") as lines:
+    with rank_log_file.RankLog("s3://no-such-bucket/logs/rank-0000.log", header="head") as lines:
         lines.write("x")
     assert sum("cannot be uploaded" in record.getMessage() for record in caplog.records) == 1

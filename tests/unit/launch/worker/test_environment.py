@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparkdl.launch.driver.monitor import shown_line
+from sparkdl.launch.driver.console import shown_line
 from sparkdl.launch.worker.environment import Settings, gloo_timeout_s, interface_of, rank_environment, search_path
 from sparkdl.launch.world import assign_worlds
 

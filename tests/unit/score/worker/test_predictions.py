@@ -7,7 +7,7 @@ import pytest
 from sparkdl.errors import ConfigError, ModelError
 from sparkdl.model.signature import Output, Signature
 from sparkdl.score.options import ScoreOptions
-from sparkdl.score.worker.outputs import Returns, check_returns, not_numbers, prediction_column, prediction_type
+from sparkdl.score.worker.predictions import Returns, check_returns, not_numbers, prediction_column, prediction_type
 
 PETS = ("cat", "cow", "dog")
 RAW, CLASS, TOP_2 = Returns("raw", 5), Returns("class", 5), Returns("top_k", 2)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sparkdl import storage
-from sparkdl.launch.worker import rank_log
-from sparkdl.launch.worker.rank_log import RankLog, launch_folder_name, rank_log_header, rank_log_path
+from sparkdl.launch.worker import rank_log_file
+from sparkdl.launch.worker.rank_log_file import RankLog, launch_folder_name, rank_log_header, rank_log_path
 from sparkdl.launch.world import World
 
 pytestmark = pytest.mark.timeout(60)
@@ -71,7 +71,7 @@ def test_a_remote_log_is_there_at_the_end(remote):
 
 
 def test_a_remote_log_is_uploaded_meanwhile_only_if_something_came(remote, monkeypatch):
-    monkeypatch.setattr(rank_log, "UPLOAD_EVERY_S", 0.02)
+    monkeypatch.setattr(rank_log_file, "UPLOAD_EVERY_S", 0.02)
     uploads = []
     write_from = storage.write_from
 
@@ -89,8 +89,8 @@ def test_a_remote_log_is_uploaded_meanwhile_only_if_something_came(remote, monke
 
 
 def test_slow_uploads_come_seldom(remote, monkeypatch):
-    monkeypatch.setattr(rank_log, "UPLOAD_EVERY_S", 0.01)
-    monkeypatch.setattr(rank_log, "UPLOAD_PAUSES", 10_000)
+    monkeypatch.setattr(rank_log_file, "UPLOAD_EVERY_S", 0.01)
+    monkeypatch.setattr(rank_log_file, "UPLOAD_PAUSES", 10_000)
     uploads = []
 
     def upload_slowly(path, source, size):
@@ -137,7 +137,7 @@ def test_a_full_disk_is_one_warning(caplog):
 
 
 def test_a_store_that_refuses_is_one_warning_and_is_tried_again(remote, monkeypatch, caplog):
-    monkeypatch.setattr(rank_log, "UPLOAD_EVERY_S", 0.01)
+    monkeypatch.setattr(rank_log_file, "UPLOAD_EVERY_S", 0.01)
     write_from, failures = storage.write_from, iter(range(3))
 
     def fail_at_first(path, source, size):
@@ -154,8 +154,8 @@ def test_a_store_that_refuses_is_one_warning_and_is_tried_again(remote, monkeypa
 
 
 def test_a_store_that_does_not_answer_holds_up_neither_writing_nor_for_ever_the_end(remote, monkeypatch, caplog):
-    monkeypatch.setattr(rank_log, "UPLOAD_EVERY_S", 0.01)
-    monkeypatch.setattr(rank_log, "CLOSE_S", 0.1)
+    monkeypatch.setattr(rank_log_file, "UPLOAD_EVERY_S", 0.01)
+    monkeypatch.setattr(rank_log_file, "CLOSE_S", 0.1)
     begun, answered = threading.Event(), threading.Event()
 
     def hang(path, source, size):

@@ -65,7 +65,8 @@ class PartWriter:
             self._writer = pq.ParquetWriter(self._handle, self._schema, **self._options)
         except pa.ArrowNotImplementedError as error:
             storage.discard(self._handle, self._path)
-            raise SchemaError(f"a column that is kept cannot be stored in Parquet: {error}") from error
+            names = [field.name for field in self._schema if not _is_storable(field)]
+            raise SchemaError(f"keep: columns {names} cannot be stored in Parquet: {error}; leave them out") from error
         return self
 
     def add(self, table: pa.Table) -> None:
@@ -108,3 +109,11 @@ class PartWriter:
     def _check_wanted(self) -> None:
         if not storage.exists(self._lease):
             raise DatasetError(f"{self._lease} is gone: the job that this task belongs to has ended")
+
+
+def _is_storable(field: pa.Field) -> bool:
+    try:
+        pq.ParquetWriter(pa.BufferOutputStream(), pa.schema([field])).close()
+    except pa.ArrowNotImplementedError:
+        return False
+    return True

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sparkdl.checks import check_options, require
 from sparkdl.cli.log import FORMATS, JobLog
-from sparkdl.cli.options import build, load_function, mapping, read_options, take
+from sparkdl.cli.options import build, load_function, mapping, read_options
 from sparkdl.cli.record import record_job
 from sparkdl.cli.sigterm import EXIT_TERMINATED, Termination
 from sparkdl.data.dataset import Dataset
@@ -24,16 +24,7 @@ from sparkdl.errors import ConfigError, SparkDLError, WorkerError, shown
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-__all__ = [
-    "JobResult",
-    "build",
-    "load_function",
-    "main",
-    "read_options",
-    "read_source",
-    "rows_of_split",
-    "take",
-]
+__all__ = ["JobResult", "main", "read_source", "rows_of_split"]
 
 T = TypeVar("T")
 

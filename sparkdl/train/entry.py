@@ -18,6 +18,8 @@ from sparkdl.train.spec import EvaluateSpec, TrainSpec
 
 __all__ = ["describe_rank", "evaluate_rank", "start_rank", "train_rank"]
 
+log = logging.getLogger(__name__)
+
 
 def train_rank(task: TrainSpec) -> Recorded:
     """Train on this rank's share of the rows (`rank.trainer.train`)."""
@@ -55,9 +57,6 @@ def start_rank() -> World:
     if not gpus:  # with a GPU, the thread that feeds it must be able to take a core from the threads that prepare rows
         compute_undisturbed()
     return world()
-
-
-log = logging.getLogger(__name__)
 
 
 def compute_undisturbed() -> None:

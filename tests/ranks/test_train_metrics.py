@@ -12,7 +12,7 @@ def differences(seed: int) -> tuple[dict[str, float], dict[str, str]]:
     import keras
     import numpy as np
 
-    from sparkdl.train.exact.metrics import inexact_metrics
+    from sparkdl.train.exact.state.metrics import inexact_metrics
 
     keras.config.set_floatx("float64")
     rng = np.random.default_rng(seed)

@@ -15,8 +15,8 @@ from sparkdl.data.features import Encoder
 from sparkdl.errors import ModelError, shown
 from sparkdl.train.checks.check_data import check_inputs, check_targets
 from sparkdl.train.exact.loss_parts import check_losses
-from sparkdl.train.exact.metrics import check_metrics
 from sparkdl.train.exact.overrides import has_own_step, overrides
+from sparkdl.train.exact.state.metrics import check_metrics
 
 __all__ = ["build", "check_model"]
 

@@ -17,16 +17,16 @@ import numpy as np
 import tensorflow as tf
 
 from sparkdl.errors import ModelError
-from sparkdl.train.exact.batch_norm import SyncedMoments
-from sparkdl.train.exact.batch_values import BatchValues
 from sparkdl.train.exact.collective import max_over_ranks, min_over_ranks, sum_over_ranks, sum_tensors
 from sparkdl.train.exact.counters import ROWS, Counts, EpochSums, StepCounters, unpack_element, weigh_classes
 from sparkdl.train.exact.gradients import GradientSum, gradient_norm
-from sparkdl.train.exact.metrics import leaf_metrics
-from sparkdl.train.exact.moving_state import MovingState
 from sparkdl.train.exact.optimizers import optimizers_of
 from sparkdl.train.exact.patch import patched
 from sparkdl.train.exact.rng import SeededDraws
+from sparkdl.train.exact.state.batch_norm import SyncedMoments
+from sparkdl.train.exact.state.batch_values import BatchValues
+from sparkdl.train.exact.state.metrics import leaf_metrics
+from sparkdl.train.exact.state.moving_state import MovingState
 
 __all__ = ["CustomSteps"]
 

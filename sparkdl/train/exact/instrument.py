@@ -21,18 +21,18 @@ import numpy as np
 
 from sparkdl.errors import ModelError
 from sparkdl.launch.world import World
-from sparkdl.train.exact.batch_norm import SyncedMoments, synced_layers
 from sparkdl.train.exact.counters import ROWS, StepCounters
 from sparkdl.train.exact.custom_step import CustomSteps
 from sparkdl.train.exact.findings import Findings
 from sparkdl.train.exact.gradients import GradientSum
 from sparkdl.train.exact.keras_step import KerasSteps, StepFunction
 from sparkdl.train.exact.loss_parts import loss_parts
-from sparkdl.train.exact.metrics import averaged_by_rows, leaf_metrics, metrics_by_rows, reduced_states
-from sparkdl.train.exact.moving_state import MovingState, layer_states
 from sparkdl.train.exact.overrides import has_own_step
 from sparkdl.train.exact.patch import patched
 from sparkdl.train.exact.rng import SeededDraws, seed_generators
+from sparkdl.train.exact.state.batch_norm import SyncedMoments, synced_layers
+from sparkdl.train.exact.state.metrics import averaged_by_rows, leaf_metrics, metrics_by_rows, reduced_states
+from sparkdl.train.exact.state.moving_state import MovingState, layer_states
 
 __all__ = ["StepCounters", "StepOptions", "exact_steps"]
 

@@ -13,14 +13,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from sparkdl.train.exact.batch_norm import SyncedMoments
-from sparkdl.train.exact.batch_values import BatchValues, metrics_of_layers
 from sparkdl.train.exact.collective import sum_over_ranks
 from sparkdl.train.exact.counters import ROWS, Counts, StepCounters, other_data, unpack_element, weigh_classes
 from sparkdl.train.exact.gradients import GradientSum, gradient_norm
 from sparkdl.train.exact.loss_parts import LossParts
-from sparkdl.train.exact.moving_state import MovingState
 from sparkdl.train.exact.rng import SeededDraws
+from sparkdl.train.exact.state.batch_norm import SyncedMoments
+from sparkdl.train.exact.state.batch_values import BatchValues, metrics_of_layers
+from sparkdl.train.exact.state.moving_state import MovingState
 
 __all__ = ["KerasSteps", "StepFunction", "compiled_by_xla"]
 

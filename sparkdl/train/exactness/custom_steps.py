@@ -16,12 +16,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from sparkdl.train.exact.batch_values import Noted, judge_values, metrics_of_layers, noted
 from sparkdl.train.exact.findings import Inexact
-from sparkdl.train.exact.metrics import leaf_metrics
 from sparkdl.train.exact.optimizers import optimizers_of
 from sparkdl.train.exact.patch import patched
 from sparkdl.train.exact.rounding import differ
+from sparkdl.train.exact.state.batch_values import Noted, judge_values, metrics_of_layers, noted
+from sparkdl.train.exact.state.metrics import leaf_metrics
 from sparkdl.train.exactness.probe import LEAST_ROWS, part_of
 from sparkdl.train.exactness.row_independence import model_tolerance
 from sparkdl.train.exactness.steady import steady

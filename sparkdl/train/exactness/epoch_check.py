@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from sparkdl.train.exact.findings import Findings, Inexact
-from sparkdl.train.exact.moving_state import layer_states
+from sparkdl.train.exact.state.moving_state import layer_states
 from sparkdl.train.exactness.functions import tried_functions, values_of
 from sparkdl.train.exactness.probe import LEAST_ROWS, Cut, Probe, part_of
 from sparkdl.train.exactness.row_form import form_of_parts

@@ -16,11 +16,11 @@ import numpy as np
 import tensorflow as tf
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 
-from sparkdl.train.exact.batch_values import judge_values, metrics_of_layers
 from sparkdl.train.exact.findings import Findings, Inexact
-from sparkdl.train.exact.metrics import inexact_metrics
-from sparkdl.train.exact.moving_state import LayerState, layer_states
 from sparkdl.train.exact.overrides import has_own_step
+from sparkdl.train.exact.state.batch_values import judge_values, metrics_of_layers
+from sparkdl.train.exact.state.metrics import inexact_metrics
+from sparkdl.train.exact.state.moving_state import LayerState, layer_states
 from sparkdl.train.exactness.custom_steps import try_own_steps
 from sparkdl.train.exactness.functions import (
     Key,

@@ -16,8 +16,8 @@ import tensorflow as tf
 from keras.src.losses.losses import LossFunctionWrapper
 
 from sparkdl.train.exact.findings import Inexact
-from sparkdl.train.exact.metrics import leaf_metrics
 from sparkdl.train.exact.patch import patched
+from sparkdl.train.exact.state.metrics import leaf_metrics
 
 __all__ = [
     "Key",

@@ -18,7 +18,7 @@ from sparkdl.data.feed.tensors import FirstRows, batch_of
 from sparkdl.launch.world import World
 from sparkdl.train.exact.collective import broadcast_text
 from sparkdl.train.exact.findings import Findings, Inexact
-from sparkdl.train.exact.moving_state import layer_states
+from sparkdl.train.exact.state.moving_state import layer_states
 from sparkdl.train.exactness.decide import decide
 from sparkdl.train.exactness.epoch_check import EpochCheck
 from sparkdl.train.exactness.find import ROWS_OF_MODEL, find_inexact

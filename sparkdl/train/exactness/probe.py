@@ -14,8 +14,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from sparkdl.train.exact.batch_values import Noted, metrics_of_layers, noted
-from sparkdl.train.exact.metrics import leaf_metrics
+from sparkdl.train.exact.state.batch_values import Noted, metrics_of_layers, noted
+from sparkdl.train.exact.state.metrics import leaf_metrics
 from sparkdl.train.exactness.functions import Key, TriedFunction, captured
 from sparkdl.train.exactness.steady import steady
 

@@ -12,8 +12,8 @@ import keras
 import numpy as np
 
 from sparkdl.train.exact.findings import Inexact
-from sparkdl.train.exact.moving_state import LayerState, find_reductions
 from sparkdl.train.exact.rounding import differ, tolerance_of
+from sparkdl.train.exact.state.moving_state import LayerState, find_reductions
 from sparkdl.train.exactness.probe import Cut
 
 __all__ = ["added_losses", "mixing", "model_tolerance", "state_reductions"]

@@ -15,8 +15,8 @@ import numpy as np
 
 from sparkdl.errors import CheckpointError
 from sparkdl.train.exact.counters import EpochSums, StepCounters
-from sparkdl.train.exact.metrics import leaf_metrics
 from sparkdl.train.exact.optimizers import optimizers_of
+from sparkdl.train.exact.state.metrics import leaf_metrics
 
 __all__ = [
     "callback_states",

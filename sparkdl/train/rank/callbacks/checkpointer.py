@@ -19,7 +19,7 @@ from sparkdl.launch.world import World
 from sparkdl.train.checkpoint_config import CheckpointConfig
 from sparkdl.train.exact.collective import sum_over_ranks
 from sparkdl.train.exact.counters import StepCounters
-from sparkdl.train.exact.metrics import leaf_metrics, reduced_states
+from sparkdl.train.exact.state.metrics import leaf_metrics, reduced_states
 from sparkdl.train.rank.callbacks.csv_log import csv_log_sizes
 from sparkdl.train.rank.callbacks.recorder import EpochRecorder
 from sparkdl.train.run.best_epoch import is_better, unknown_monitor

@@ -18,8 +18,8 @@ import tensorflow as tf
 from sparkdl.errors import ModelError
 from sparkdl.train.exact.counters import Counts
 from sparkdl.train.exact.findings import Inexact
-from sparkdl.train.exact.metrics import leaf_metrics
 from sparkdl.train.exact.patch import patched
+from sparkdl.train.exact.state.metrics import leaf_metrics
 
 __all__ = ["BatchValues", "Noted", "judge_values", "metrics_of_layers", "noted"]
 

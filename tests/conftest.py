@@ -4,19 +4,15 @@ import os
 import sys
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 import jvm
+from paths import ROOT
 
 # Spark's Python workers must run in this very environment.
 os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ["SPARK_SUBMIT_OPTS"] = jvm.OPTIONS
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "jobs"))
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,9 @@ import os
 import sys
 from pathlib import Path
 
-import jvm
 import pyspark
 
+import jvm
 import sparkdl
 
 MASTER = "local-cluster[2,1,1024]"

@@ -15,7 +15,6 @@ from pathlib import Path
 import pyspark
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "cluster"))
 from hosts import missing
 from standalone import ROOT, SparkCluster
 

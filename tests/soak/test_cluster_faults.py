@@ -19,7 +19,6 @@ import numpy as np
 import psutil
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "cluster"))
 from hosts import missing
 from play import DRIVER, Play, await_condition, losses, ranks_of
 from standalone import SparkCluster

@@ -13,10 +13,8 @@ from pathlib import Path
 
 import pytest
 
-import sparkdl
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import local_cluster
+import sparkdl
 
 pytestmark = pytest.mark.timeout(600)
 MASTERS = ("local[4]", "local-cluster[4,1,1024]")

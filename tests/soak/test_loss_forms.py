@@ -1,9 +1,9 @@
 """Each of fifty losses has one form: on one, two and three ranks, for 20 orders of rows, scales and dtypes."""
 
 import pytest
-from loss_kinds import wrong_forms
 
 import sparkdl
+from loss_kinds import wrong_forms
 from sparkdl import LaunchConfig
 
 

@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parents[2]
-DATA = Path(os.environ.get("SPARKDL_DATA", PROJECT.parent / "shared" / "data"))
+from paths import DATA, ROOT
 
 
 @pytest.mark.skipif(not DATA.exists(), reason=f"{DATA} does not exist; SPARKDL_DATA names the folder with MNIST")
 @pytest.mark.timeout(3600)
 def test_a_plain_cnn_recognizes_99_of_100_digits(tmp_path) -> None:
     submit = [str(Path(sys.executable).parent / "spark-submit"), "--master", "local[2]"]
-    command = [*submit, str(PROJECT / "jobs" / "examples" / "mnist.py"), str(DATA), str(tmp_path)]
-    env = {**os.environ, "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(PROJECT)}
+    command = [*submit, str(ROOT / "jobs" / "examples" / "mnist.py"), str(DATA), str(tmp_path)]
+    env = {**os.environ, "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=3000, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     figures = json.loads(done.stdout.splitlines()[-1])

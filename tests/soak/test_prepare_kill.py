@@ -5,12 +5,9 @@
 Prints the seed and the moment of every trial; about half a minute each.
 """
 
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import kill_prepare
 
 MOMENTS = 20

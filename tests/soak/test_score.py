@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 from pyspark.sql import functions as F
 
+import local_cluster
 import sparkdl
 from sparkdl.features import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import local_cluster
 
 pytestmark = pytest.mark.timeout(500)
 

@@ -16,10 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import sparkdl
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import local_cluster
+import sparkdl
 
 pytestmark = pytest.mark.timeout(1500)
 ROWS, FILES = 400_000, 8

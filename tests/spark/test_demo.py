@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from paths import ROOT
 
 
 def barrier_stages(folder: Path) -> list[int]:

@@ -1,12 +1,12 @@
 """docs/clusters.md names what is there, and marks what was not run."""
 
 import re
-from pathlib import Path
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+from paths import ROOT
+
 DOC = (ROOT / "docs" / "clusters.md").read_text()
 BLOCKS = re.findall(r"^```(\S*)( not-run)?\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL)
 

@@ -3,12 +3,12 @@
 import re
 import shlex
 import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+from paths import ROOT
+
 DOCKER = ROOT / "docker"
 IMAGES = ("Dockerfile", "Dockerfile.gpu")
 INSTRUCTIONS = {"FROM", "RUN", "COPY", "ENV", "WORKDIR", "USER", "ENTRYPOINT"}

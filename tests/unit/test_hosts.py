@@ -3,16 +3,15 @@
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import psutil
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "cluster"))
 from hosts import Network, missing
+from paths import TESTS
+from processes import is_alive, wait_until
 
-CLUSTER = Path(__file__).resolve().parents[1] / "cluster"
+CLUSTER = TESTS / "cluster"
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
 WHO = """
@@ -35,13 +34,6 @@ with Network(Path(sys.argv[2])) as network:
     print(*[p.pid for p in host.processes()], host.pid, flush=True)
     time.sleep(1000)
 """
-
-
-def gone(process: int) -> bool:
-    try:
-        return psutil.Process(process).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def test_hosts_know_themselves_and_each_other_and_links_can_be_cut(tmp_path) -> None:
@@ -69,20 +61,17 @@ def test_hosts_know_themselves_and_each_other_and_links_can_be_cut(tmp_path) -> 
         (process,) = alpha.processes()
         process.send_signal(signal.SIGSTOP)
         network.power_off("alpha")
-        assert not call("alpha") and not alpha.is_up and gone(alpha.pid)
+        assert not call("alpha") and not alpha.is_up and not is_alive(alpha.pid)
         server.wait()
         server.stdout.close()
         assert set(psutil.net_if_addrs()) == interfaces
-    assert gone(beta.pid)
+    assert not is_alive(beta.pid)
 
 
 def test_a_killed_owner_leaves_nothing(tmp_path) -> None:
     command = [sys.executable, "-c", OWNER, str(CLUSTER), str(tmp_path / "hosts")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
         processes = list(map(int, owner.stdout.readline().split()))
-        assert len(processes) == 2 and not any(map(gone, processes))
+        assert len(processes) == 2 and all(map(is_alive, processes))
         owner.kill()
-    limit = time.monotonic() + 10
-    while not all(map(gone, processes)) and time.monotonic() < limit:
-        time.sleep(0.01)
-    assert all(map(gone, processes))
+    wait_until(lambda: not any(map(is_alive, processes)))

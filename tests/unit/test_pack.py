@@ -1,9 +1,7 @@
 """What goes into the archive of `make pack`. tests/soak/test_cluster_docs.py makes one and trains from it."""
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import pack_files
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from paths import ROOT
+
 BASH = shutil.which("bash")
 
 PYTHON_311 = "exit 0"

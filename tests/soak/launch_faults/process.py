@@ -16,7 +16,6 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import local_cluster
-
 from launch_faults.marks import noted, started, wait_until
 
 SOAK = Path(__file__).resolve().parents[1]

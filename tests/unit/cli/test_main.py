@@ -1,9 +1,9 @@
 """YAML, overrides, near misses."""
 
-from pathlib import Path
 
 import pytest
 
+from paths import ROOT
 from sparkdl import ConfigError, LaunchConfig, PrepareConfig, ReaderConfig, Split, TrainConfig
 from sparkdl.cli import build, load_function, read_options, take
 
@@ -52,7 +52,7 @@ def test_a_configuration_is_built_from_options() -> None:
 
 
 def test_the_training_job_takes_a_scaled_rate_and_another_target() -> None:
-    file = str(Path(__file__).resolve().parents[3] / "conf" / "train.yaml")
+    file = str(ROOT / "conf" / "train.yaml")
     options = read_options([file, "lr_scaling=linear", "warmup_epochs=0.5", "target=inputs"])
     for key in ("dataset", "build_model", "launch"):
         take(options, key)

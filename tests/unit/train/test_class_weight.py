@@ -1,20 +1,18 @@
 """Weights of classes by name and by code."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 
+from paths import FIXTURES
 from sparkdl.data.dataset import Dataset, open_dataset
 from sparkdl.data.features.categorical import CategoricalEncoder
 from sparkdl.errors import ConfigError
 from sparkdl.train.class_weight import class_weights, upgraded
 
-FIXTURE = Path(__file__).resolve().parents[2] / "fixtures"
-
 
 def dataset_with(*labels) -> Dataset:
-    manifest = next(FIXTURE.rglob("dataset.json"))
+    manifest = next(FIXTURES.rglob("dataset.json"))
     return dataclasses.replace(open_dataset(str(manifest.parent)), label_encoders=labels)
 
 
@@ -24,7 +22,7 @@ def label(*classes) -> CategoricalEncoder:
 
 CATEGORICAL = next(
     encoder
-    for encoder in open_dataset(str(next(FIXTURE.rglob("dataset.json")).parent)).label_encoders
+    for encoder in open_dataset(str(next(FIXTURES.rglob("dataset.json")).parent)).label_encoders
     if isinstance(encoder, CategoricalEncoder)
 )
 

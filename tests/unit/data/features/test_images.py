@@ -1,12 +1,10 @@
 """Images: formats, modes, limits, threads, and real digits."""
 
 import io
-import os
 import struct
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image as Pillow
 
+from paths import DATA
 from sparkdl import ConfigError, SchemaError
 from sparkdl.data.features.image import ImageEncoder
 from sparkdl.features import Image
 
-DATA = Path(os.environ.get("SPARKDL_DATA", Path(__file__).resolve().parents[4] / ".." / "shared" / "data"))
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
 
 

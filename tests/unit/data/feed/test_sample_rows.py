@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from paths import FIXTURES
 from sparkdl.data.dataset import open_dataset
 from sparkdl.data.feed.sample_rows import _spread, sample_rows
 
@@ -14,9 +15,8 @@ def test_each_value_of_a_label_comes_before_any_comes_again() -> None:
 
 
 def test_the_rows_are_the_same_each_time_and_at_most_as_many_as_asked_for() -> None:
-    from pathlib import Path
 
-    dataset = open_dataset(str(Path(__file__).resolve().parents[3] / "fixtures" / "dataset-v1"))
+    dataset = open_dataset(str(FIXTURES / "dataset-v1"))
     first, second = (sample_rows(dataset, dataset.split("train"), most=7) for _ in range(2))
     assert {len(rows) for rows in first} == {7}
     assert all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))

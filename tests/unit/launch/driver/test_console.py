@@ -2,10 +2,10 @@
 
 import signal
 import threading
-import time
 
 import pytest
 
+from processes import wait_until
 from sparkdl.launch.driver import console
 from sparkdl.launch.driver.console import ConsoleQueue
 
@@ -38,13 +38,6 @@ def threads():
     return [thread for thread in threading.enumerate() if thread.name == "console"]
 
 
-def until_no_thread():
-    deadline = time.monotonic() + LIMIT_S
-    while threads():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_lines_and_events_are_delivered_in_order_and_all_of_them_before_the_end():
     got = []
     with ConsoleQueue(got.append, lambda rank, event: got.append((rank, event))) as teller:
@@ -53,7 +46,7 @@ def test_lines_and_events_are_delivered_in_order_and_all_of_them_before_the_end(
             teller.event(number % 4, {"number": number})
     assert got == [item for n in range(1000) for item in (str(n), (n % 4, {"number": n}))]
     assert teller.error is None
-    until_no_thread()
+    wait_until(lambda: not threads())
 
 
 def test_lines_of_several_threads_keep_each_threads_order():
@@ -219,5 +212,5 @@ def test_closing_can_be_interrupted_and_the_thread_ends_after_the_call_that_it_i
     interrupt.join(LIMIT_S)
     gate.open.set()
     told.close()
-    until_no_thread()
+    wait_until(lambda: not threads())
     assert gate.got == ["first"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from processes import wait_until
 from sparkdl import storage
 from sparkdl.launch.worker import rank_log_file
 from sparkdl.launch.worker.rank_log_file import RankLog, launch_folder_name, rank_log_header, rank_log_path
@@ -23,13 +24,6 @@ def remote(tmp_path):
     path = f"memory://{tmp_path}/logs/rank-0000.log"
     yield path
     storage.delete(path)
-
-
-def until(condition):
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come in time"
-        time.sleep(0.01)
 
 
 def test_names_of_launches_sort_by_time_in_every_zone():
@@ -83,7 +77,7 @@ def test_a_remote_log_is_uploaded_meanwhile_only_if_something_came(remote, monke
     with RankLog(remote, header=HEADER) as lines:
         for text in ("one", "two", "three"):
             lines.write(text)
-            until(lambda: storage.exists(remote) and text in storage.read_bytes(remote).decode())  # noqa: B023
+            wait_until(lambda: storage.exists(remote) and text in storage.read_bytes(remote).decode())  # noqa: B023
     assert storage.read_bytes(remote).decode().splitlines() == [HEADER, "one", "two", "three"]
     assert uploads == sorted(set(uploads))
 
@@ -99,7 +93,7 @@ def test_slow_uploads_come_seldom(remote, monkeypatch):
 
     monkeypatch.setattr(storage, "write_from", upload_slowly)
     with RankLog(remote, header=HEADER) as lines:
-        until(lambda: uploads)
+        wait_until(lambda: uploads)
         for _ in range(20):
             lines.write("more")
             time.sleep(0.01)
@@ -147,7 +141,7 @@ def test_a_store_that_refuses_is_one_warning_and_is_tried_again(remote, monkeypa
 
     monkeypatch.setattr(storage, "write_from", fail_at_first)
     with RankLog(remote, header=HEADER) as lines:
-        until(lambda: storage.exists(remote))
+        wait_until(lambda: storage.exists(remote))
         lines.write("x")
     assert storage.read_bytes(remote).decode().splitlines() == [HEADER, "x"]
     assert len(caplog.records) == 1 and "not today" in caplog.text
@@ -168,4 +162,4 @@ def test_a_store_that_does_not_answer_holds_up_neither_writing_nor_for_ever_the_
         lines.write("x")
     assert "may lack its last lines: its upload takes longer than 0.1 s" in caplog.text
     answered.set()
-    until(lambda: not [thread for thread in threading.enumerate() if thread.name == "rank log"])
+    wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name == "rank log"])

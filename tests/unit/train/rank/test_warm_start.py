@@ -2,10 +2,10 @@
 
 import dataclasses
 import shutil
-from pathlib import Path
 
 import pytest
 
+from paths import FIXTURES
 from sparkdl.data.dataset import open_dataset
 from sparkdl.data.features.categorical import CategoricalEncoder
 from sparkdl.data.features.numeric import NumericEncoder
@@ -15,7 +15,6 @@ from sparkdl.train.checks import initial_model
 from sparkdl.train.checks.initial_model import check_initial_model
 from sparkdl.train.rank.warm_start import layer_name, variables_difference, warm_start
 
-FIXTURES = Path(__file__).resolve().parents[3] / "fixtures"
 CITY = CategoricalEncoder("city", ("paris", "rome", "oslo"), False)
 PAY = NumericEncoder("pay", (), "standardize", 3.0, 2.0, 0.0, 9.0, None)
 LABEL = CategoricalEncoder("label", ("no", "yes"), True)

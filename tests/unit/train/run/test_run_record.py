@@ -1,17 +1,17 @@
 """A run is continued with the options that it was begun with."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 
+from paths import FIXTURES
 from sparkdl import CheckpointError, TrainConfig, open_dataset
 from sparkdl.train.run.checkpoint import Position, write_checkpoint
 from sparkdl.train.run.record import Recorded
 from sparkdl.train.run.run_dir import RunDir
 from sparkdl.train.run.run_record import run_record
 
-DATASET = str(Path(__file__).resolve().parents[3] / "fixtures" / "dataset-v1")
+DATASET = str(FIXTURES / "dataset-v1")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from processes import wait_until
 from sparkdl import LaunchError, storage
 from sparkdl.launch.protocol.mailbox import link as mailbox_link
 from sparkdl.launch.protocol.mailbox.file import ALIVE, DRIVER, FRAMES, Name, Pace, pack, seal, unseal
@@ -75,13 +76,6 @@ def link_of(folder):
         link.close()
 
 
-def until(condition):
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come in time"
-        time.sleep(0.01)
-
-
 def put_file(folder, rank, number, messages, *, key=KEY, role=FRAMES):
     """Write a file as a rank does; its bytes."""
     sealed = seal(key, role, rank, number, pack([encode(message) for message in messages]))
@@ -112,7 +106,7 @@ def test_messages_and_values_reach_the_driver_with_their_rank(driver, link_of):
 def test_a_rank_is_heard_before_it_says_anything(driver, link_of):
     assert driver.server.ranks == frozenset()
     link_of(1)
-    until(lambda: driver.server.ranks == {1})
+    wait_until(lambda: driver.server.ranks == {1})
     assert driver.heard.empty()
 
 
@@ -128,7 +122,7 @@ def test_what_the_driver_tells_reaches_every_rank_also_later_ones_in_order(drive
 def test_a_word_of_the_driver_does_not_wait_for_its_next_sign_of_life(folder, link_of):
     with Driver(folder, pace=dataclasses.replace(QUICK, beat_s=LIMIT_S * 10)) as driver:
         link = link_of(0)
-        until(lambda: driver.server.ranks == {0})
+        wait_until(lambda: driver.server.ranks == {0})
         driver.server.tell_all(Stop())
         assert link.receive() == Stop()
 
@@ -226,15 +220,15 @@ def test_files_that_were_read_are_deleted(driver, folder, link_of):
     link.send(Line(text="x"))
     link.close()
     driver.next()
-    until(lambda: storage.listing(folder) == [DRIVER])
+    wait_until(lambda: storage.listing(folder) == [DRIVER])
 
 
 def test_both_sides_show_that_they_live(folder, link_of):
     put_driver(folder, 1, [])
     link_of(0)
-    until(lambda: str(Name(role=ALIVE, rank=0, number=3)) in storage.listing(folder))
+    wait_until(lambda: str(Name(role=ALIVE, rank=0, number=3)) in storage.listing(folder))
     with Driver(folder):
-        until(lambda: unseal(KEY, DRIVER, 0, storage.read_bytes(storage.join(folder, DRIVER)))[0] >= 4)
+        wait_until(lambda: unseal(KEY, DRIVER, 0, storage.read_bytes(storage.join(folder, DRIVER)))[0] >= 4)
 
 
 def test_a_silent_rank_is_lost_once_and_one_that_said_bye_is_not(folder, link_of):
@@ -336,7 +330,7 @@ def test_what_the_driver_cannot_read_or_delete_at_once_it_does_later_and_in_orde
     monkeypatch.setattr(storage, "delete_file", delete_later)
     with Driver(folder, pace=dataclasses.replace(QUICK, end_s=0.1)) as driver:
         assert [driver.next()[1].event["number"] for _ in range(5)] == [1, 2, 3, 4, 5]
-        until(lambda: storage.listing(folder) == [DRIVER])
+        wait_until(lambda: storage.listing(folder) == [DRIVER])
         assert driver.heard.empty()
 
 
@@ -344,7 +338,7 @@ def test_a_file_of_somebody_else_is_ignored_until_the_rank_writes_its_own(driver
     put_file(folder, 1, 1, [Line(text="forged")], key=b"wrong")
     put_file(folder, 1, 2, [Line(text="forged")], key=b"wrong")
     put_bytes(folder, 0, 1, b"")
-    until(lambda: "no rank of this run wrote it" in caplog.text)
+    wait_until(lambda: "no rank of this run wrote it" in caplog.text)
     assert driver.server.ranks == frozenset()
     link_of(1).send(Line(text="true"))
     assert driver.next() == (1, Line(text="true"))
@@ -359,7 +353,7 @@ def test_a_file_that_is_played_again_is_not_taken(driver, folder, caplog):
     put_bytes(folder, 0, 2, first)  # as the next
     put_bytes(folder, 1, 1, first)  # as another rank's
     put_bytes(folder, 0, 1, first, role=ALIVE)
-    until(lambda: caplog.records and "rank-00000-0000000001" not in storage.listing(folder))
+    wait_until(lambda: caplog.records and "rank-00000-0000000001" not in storage.listing(folder))
     put_file(folder, 0, 2, [Line(text="second"), Bye()])
     assert driver.next()[1] == Line(text="second")
     assert driver.server.ranks == {0}
@@ -371,10 +365,10 @@ def test_a_task_takes_no_forged_and_no_old_word_of_the_driver(folder, link_of, c
     link = link_of(0)
     assert link.receive() == Line(text="a")
     put_driver(folder, 3, [Line(text="a"), Line(text="forged")], key=b"wrong")
-    until(lambda: "is not this run's" in caplog.text)
+    wait_until(lambda: "is not this run's" in caplog.text)
     put_driver(folder, 1, [Line(text="a"), Line(text="old")])
     beats = len(storage.listing(folder))
-    until(lambda: len(storage.listing(folder)) >= beats + 3)  # it looked several times meanwhile
+    wait_until(lambda: len(storage.listing(folder)) >= beats + 3)  # it looked several times meanwhile
     put_driver(folder, 3, [Line(text="a"), Line(text="b")])
     assert link.receive() == Line(text="b")
     assert len(caplog.records) == 1
@@ -383,7 +377,7 @@ def test_a_task_takes_no_forged_and_no_old_word_of_the_driver(folder, link_of, c
 def test_at_its_end_the_driver_lets_its_tasks_go_and_leaves_nothing(folder, tmp_path, link_of):
     with Driver(folder) as driver:
         links = [link_of(rank) for rank in (0, 1)]
-        until(lambda: driver.server.ranks == {0, 1})
+        wait_until(lambda: driver.server.ranks == {0, 1})
         driver.server.tell_all(Finish())
     for link in links:
         assert link.receive() == Finish()
@@ -392,7 +386,7 @@ def test_at_its_end_the_driver_lets_its_tasks_go_and_leaves_nothing(folder, tmp_
         link.close()
     assert driver.lost.empty()
     assert os.listdir(tmp_path) == []
-    until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("mailbox")])
+    wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("mailbox")])
 
 
 def test_the_driver_ends_though_a_rank_does_not_answer(folder, tmp_path):
@@ -432,7 +426,7 @@ def test_a_server_removes_what_killed_drivers_left_beside_it(folder, tmp_path, c
     (tmp_path / "logs").mkdir()
     os.utime(tmp_path / "logs", (0, 0))
     with Driver(folder):
-        until(lambda: sorted(os.listdir(tmp_path)) == ["logs", "mailbox-living", "mailbox-test"])
+        wait_until(lambda: sorted(os.listdir(tmp_path)) == ["logs", "mailbox-living", "mailbox-test"])
     assert sorted(os.listdir(tmp_path)) == ["logs", "mailbox-living"]
 
 

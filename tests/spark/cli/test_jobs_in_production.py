@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from paths import ROOT
 from sparkdl.train.run.checkpoint import committed_checkpoints
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 LOG = f"-Dlog4j2.configurationFile={ROOT / 'conf' / 'log4j2.properties'}"
 pytestmark = pytest.mark.timeout(300)
 

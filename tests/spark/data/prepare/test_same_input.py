@@ -260,7 +260,7 @@ from datetime import datetime
 from pathlib import Path
 from pyspark.sql import SparkSession
 sys.path.insert(0, sys.argv[1])
-import test_prepare_same as programs
+import test_same_input as programs
 spark = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
 spark.range(3).count()
 for program in reversed(programs.SAME):

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 import sparkdl
+from paths import FIXTURES
 from sparkdl import CheckpointConfig, CheckpointError, ConfigError, LaunchConfig, TrainConfig
 from sparkdl.train.run.run_dir import RunDir
 
 pytestmark = pytest.mark.timeout(300)
-FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 ONE = LaunchConfig(num_workers=1, local=True, log="errors")
 
 SOURCE = """

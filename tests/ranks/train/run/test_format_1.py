@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import sparkdl
+from paths import FIXTURES
 from sparkdl import CheckpointError, LaunchConfig
 
-FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 EXPECTED = json.loads((FIXTURES / "run-v1.expected.json").read_text())
 CHECKPOINT = "checkpoints/epoch-00001-step-00000002/checkpoint.json"
 ONE = LaunchConfig(num_workers=1, local=True)

@@ -1,19 +1,17 @@
 """Windows of time series: each run of consecutive steps once, whatever the batches, and in the split of its horizon."""
 
-import os
 from datetime import date, datetime, timedelta
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 import sparkdl
+from paths import DATA
 from sparkdl import ConfigError, PrepareConfig, SchemaError, Split
 from sparkdl.data.windows.cut import WindowPlan, cut_windows
 from sparkdl.features import Numeric
 
-DATA = Path(os.environ.get("SPARKDL_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
 LOADS = ["HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT"]
 
 

@@ -11,12 +11,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-import sparkdl
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import local_cluster
+import sparkdl
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 pytestmark = pytest.mark.timeout(300)
 
 

@@ -1,12 +1,9 @@
 """The whole way on a cluster of two hosts: other addresses, other names, other processes. More in tests/soak."""
 
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "cluster"))
 from hosts import missing
 from play import Play, losses
 from standalone import SparkCluster

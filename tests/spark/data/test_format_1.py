@@ -4,17 +4,17 @@ Made by `python tests/fixtures/make_dataset_v1.py`; what it must read as lies be
 """
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 import sparkdl
+from paths import FIXTURES
 from sparkdl import ReaderConfig
 from sparkdl.data.feed.feed import Feed
 
-FOLDER = Path(__file__).resolve().parents[1] / "fixtures" / "dataset-v1"
+FOLDER = FIXTURES / "dataset-v1"
 EXPECTED = json.loads(FOLDER.with_name("dataset-v1.expected.json").read_text())
 
 

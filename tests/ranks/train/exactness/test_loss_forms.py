@@ -1,8 +1,7 @@
 """Fifty losses have the form that they have, and Keras' list of row losses is right."""
 
-from loss_kinds import loss_kinds, wrong_forms
-
 import sparkdl
+from loss_kinds import loss_kinds, wrong_forms
 from sparkdl import LaunchConfig
 
 

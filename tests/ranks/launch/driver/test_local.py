@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from processes import is_alive, wait_until
 from sparkdl.errors import ConfigError, LaunchError, ModelError, WorkerError
 from sparkdl.launch.config import LaunchConfig
 from sparkdl.launch.run import launch_ranks, run
@@ -19,21 +20,6 @@ from sparkdl.launch.world import world
 
 pytestmark = pytest.mark.timeout(90)
 TWO = LaunchConfig(num_workers=2, local=True, log="errors")
-
-
-def is_alive(pid):
-    """Whether a process runs: neither gone nor a zombie."""
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_until(condition, limit_s=20.0):
-    limit = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < limit, "the condition did not become true in time"
-        time.sleep(0.02)
 
 
 def children_of(pid):

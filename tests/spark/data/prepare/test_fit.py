@@ -2,7 +2,6 @@
 
 import datetime as dt
 import decimal
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -10,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from paths import DATA
 from sparkdl import ConfigError, SchemaError
 from sparkdl.data.prepare import statistics
 from sparkdl.data.prepare.fit import fit_encoders
 from sparkdl.features import Categorical, Image, Numeric, Tensor, Text
 from sparkdl.spark.errors import errors_from_workers
 
-DATA = Path(os.environ.get("SPARKDL_DATA", Path(__file__).resolve().parents[2] / ".." / "shared" / "data"))
 START = dt.datetime(2020, 1, 1)
 # Ties in both vocabularies, a word in several cases, and values that differ in their bytes alone.
 TOWNS = ["Ulm", "ulm", "Köln", "Zürich", "", "Köln", "Ulm", "a b"]

@@ -1,11 +1,8 @@
 """A prepare that is killed leaves the old dataset or none. A few moments; tests/soak has more."""
 
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import kill_prepare
 
 

@@ -8,15 +8,15 @@ import json
 import re
 import shutil
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import sparkdl
+from paths import FIXTURES
 from sparkdl import ModelError
 
-FOLDER = Path(__file__).resolve().parents[1] / "fixtures" / "model-v1"
+FOLDER = FIXTURES / "model-v1"
 EXPECTED = json.loads(FOLDER.with_name("model-v1.expected.json").read_text())
 
 

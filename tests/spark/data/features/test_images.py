@@ -1,19 +1,17 @@
 """Images, stored as pixels and as they came: the feed gives the same arrays, and those that scoring decodes."""
 
 import io
-import os
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 import sparkdl
+from paths import DATA
 from sparkdl import PrepareConfig, ReaderConfig, SchemaError
 from sparkdl.data.feed.feed import Feed
 from sparkdl.features import Categorical, Image
 
-DATA = Path(os.environ.get("SPARKDL_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
 SIZE = {"height": 6, "width": 5, "channels": 3}
 
 

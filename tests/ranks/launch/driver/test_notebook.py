@@ -2,14 +2,14 @@
 
 import os
 import textwrap
-from pathlib import Path
 
 import nbclient
 import nbformat
 import pytest
 
+from paths import ROOT
+
 pytestmark = pytest.mark.timeout(300)
-ROOT = Path(__file__).resolve().parents[2]
 
 BEGIN = """
 import sparkdl

@@ -28,6 +28,7 @@ def saved(model, dataset, folder) -> str:
 @pytest.fixture(scope="module")
 def digit_model(digits, digits_dataset, tmp_path_factory) -> str:
     import keras
+
     from examples.digits import build_model
 
     model = build_model(digits_dataset)

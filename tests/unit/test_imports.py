@@ -1,31 +1,49 @@
-"""What is hidden from an import is there again after it."""
+"""Optional imports of Keras are left out within a block, and are there again after it."""
 
+import subprocess
 import sys
 
 import pytest
 
-from sparkdl.imports import without_module
+from sparkdl import imports
+
+HERE = "import sys; from sparkdl.imports import without_optional_imports\n"
 
 
-def test_a_module_is_absent_within_the_block_alone(monkeypatch):
+def stdout_of(program: str) -> list[str]:
+    """Lines that a program prints in a process of its own, in which nothing was imported yet."""
+    command = [sys.executable, "-c", HERE + program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.splitlines()
+
+
+def test_scikit_learn_is_absent_within_the_block_alone():
+    within = "with without_optional_imports():\n  try: import sklearn\n  except ImportError: print('absent')\n"
+    assert stdout_of(within + "import sklearn; print(sklearn.__name__)") == ["absent", "sklearn"]
+
+
+def test_matplotlib_is_imported_when_it_is_first_used():
+    within = "with without_optional_imports():\n  import matplotlib.pyplot as plt\n  from matplotlib import patches\n"
+    loaded = "print('matplotlib' in sys.modules)\n"
+    used = "print(patches.Patch.__name__, plt.figure.__name__)\nprint(plt.no_such_name)"
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        stdout_of(within + loaded + used)
+    assert failed.value.stdout.splitlines() == ["False", "Patch figure"]
+    assert "AttributeError: module 'matplotlib.pyplot' has no attribute 'no_such_name'" in failed.value.stderr
+
+
+def test_they_come_back_after_an_error_too(monkeypatch):
+    monkeypatch.setattr(imports, "_stand_ins", lambda: {"colorsys": None})
     monkeypatch.delitem(sys.modules, "colorsys", raising=False)
-    with without_module("colorsys"), pytest.raises(ImportError):
-        import colorsys
-    import colorsys
-
-    assert colorsys.rgb_to_hsv(0, 0, 0) == (0, 0, 0)
-
-
-def test_it_comes_back_after_an_error_too(monkeypatch):
-    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
-    with pytest.raises(KeyError), without_module("colorsys"):
+    with pytest.raises(KeyError), imports.without_optional_imports():
         raise KeyError
     import colorsys  # noqa: F401
 
 
-def test_what_was_imported_before_stays():
+def test_what_was_imported_before_stays(monkeypatch):
     import json
 
-    with without_module("json"):
+    monkeypatch.setattr(imports, "_stand_ins", lambda: {"json": None})
+    with imports.without_optional_imports():
         import json as again
     assert again is json

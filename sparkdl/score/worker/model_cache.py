@@ -22,7 +22,7 @@ import numpy as np
 
 from sparkdl import storage
 from sparkdl.errors import ModelError
-from sparkdl.imports import without_module
+from sparkdl.imports import without_optional_imports
 from sparkdl.model.batches import small_batch
 from sparkdl.model.load import LoadedModel, checked, load_keras
 from sparkdl.model.save import one_line
@@ -108,7 +108,7 @@ def loaded_model(task: ScoreSpec, figures: Figures) -> LoadedModel:
         _MODELS.move_to_end(key)
         return _MODELS[key].model
     with figures.timed("load_seconds"), _without_collections():
-        with without_module("sklearn"):
+        with without_optional_imports():
             prepare_tensorflow(task.device)  # TensorFlow imports Keras
         model = _load(task, signature, state)
         check_code(task.code, task.model_dir)

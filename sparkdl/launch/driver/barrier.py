@@ -77,11 +77,7 @@ def available_workers(launch: LaunchConfig) -> int:
 
 
 class BarrierRanks:
-    """Run ranks as tasks of a barrier job on the active session. Implements `Ranks`.
-
-    Args:
-        spec: the ranks to start.
-    """
+    """Run ranks as tasks of a barrier job on the active session. Implements `Ranks`."""
 
     def __init__(self, spec: RanksSpec) -> None:
         self._spec = spec
@@ -129,15 +125,12 @@ class BarrierRanks:
         return self._job_error(monitor)
 
     def stop(self) -> None:
-        """End all ranks, within two seconds."""
         self._tell(Stop())
 
     def dump_stacks(self) -> None:
-        """Have all ranks report the Python stacks of their threads."""
         self._tell(Stacks())
 
     def request_stop(self) -> None:
-        """Ask the ranks to save what they need to go on later, and to exit."""
         self._tell(WindDown())
 
     def is_alive(self) -> bool:

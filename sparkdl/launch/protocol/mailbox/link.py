@@ -13,18 +13,7 @@ import time
 from collections import deque
 
 from sparkdl import storage
-from sparkdl.launch.protocol.mailbox.file import (
-    ALIVE,
-    DRIVER,
-    FRAMES,
-    PACE,
-    Name,
-    Pace,
-    pack,
-    seal,
-    unpack,
-    unseal,
-)
+from sparkdl.launch.protocol.mailbox.file import ALIVE, DRIVER, FRAMES, PACE, Name, Pace, pack, seal, unpack, unseal
 from sparkdl.launch.protocol.messages import Bye, Message, decode, encode
 from sparkdl.launch.protocol.warn_once import WarnOnce
 

@@ -98,18 +98,12 @@ def _what_happened(outcome: Outcome) -> str:
         return f"failed: {outcome.error_type}: {first_line}" if first_line else f"failed: {outcome.error_type}"
     if outcome.kind == "signal":
         hint = " (often the kernel's or the container's memory limit)" if outcome.code == signal.SIGKILL else ""
-        return f"died by signal {_signal_name(outcome.code)}{hint}"
+        names = {number.value: number.name for number in signal.Signals}
+        return f"died by signal {names.get(outcome.code, outcome.code)}{hint}"
     if outcome.kind == "exit":
         said = f": {outcome.message}" if outcome.message else ""
         return f"exited with code {outcome.code} before its function returned{said}"
     return "was lost: its executor or host died, or the network to it broke"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return str(number)
 
 
 def worker_error(

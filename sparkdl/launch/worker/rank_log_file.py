@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from datetime import datetime, timezone
-from typing import Protocol
+from typing import IO
 
 from sparkdl import storage
 from sparkdl.launch.protocol.warn_once import WarnOnce
@@ -70,7 +70,7 @@ class RankLog:
         self._path = path
         self._header = header
         self._room = limit
-        self._file: _File | None = None
+        self._file: IO[bytes] | _Upload | None = None
         self._warn = WarnOnce(log)
 
     @classmethod
@@ -81,7 +81,7 @@ class RankLog:
 
     def __enter__(self) -> RankLog:
         try:
-            self._file = _LocalFile(self._path) if storage.is_local(self._path) else _Upload(self._path, self._warn)
+            self._file = _local_file(self._path) if storage.is_local(self._path) else _Upload(self._path, self._warn)
         except Exception as error:  # any type: file systems raise what they like
             self._warn("write", "the log %s is not kept: %s", self._path, error)
         self.write(self._header)
@@ -104,28 +104,16 @@ class RankLog:
         if self._room < 0:
             line = b"sparkdl: this log is full; the rest is left out\n"
         try:
-            self._file.append(line)
+            self._file.write(line)
         except Exception as error:  # as above; there may be room again for later lines
             self._warn("write", "the log %s lacks lines: %s", self._path, error)
 
 
-class _File(Protocol):
-    def append(self, line: bytes) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class _LocalFile:
-    """Write each line by one system call, so that `tail -f` shows it, and a process that is killed loses no line."""
-
-    def __init__(self, path: str) -> None:
-        _, inner = storage.filesystem(path)
-        os.makedirs(os.path.dirname(inner), exist_ok=True)
-        self._file = open(inner, "ab", buffering=0)  # noqa: SIM115
-        self.close = self._file.close
-
-    def append(self, line: bytes) -> None:
-        self._file.write(line)
+def _local_file(path: str) -> IO[bytes]:
+    """Open a file that has each line at once: `tail -f` shows it, and a process that is killed loses no line."""
+    _, inner = storage.filesystem(path)
+    os.makedirs(os.path.dirname(inner), exist_ok=True)
+    return open(inner, "ab", buffering=0)
 
 
 class _Upload:
@@ -141,7 +129,7 @@ class _Upload:
         self._thread = threading.Thread(target=self._run, name="rank log", daemon=True)
         self._thread.start()
 
-    def append(self, line: bytes) -> None:
+    def write(self, line: bytes) -> None:
         self._size += self._file.write(line)
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, Listener, answer_challenge, d
 from typing import Any
 
 from sparkdl.errors import LaunchError
-from sparkdl.launch.protocol.link import OnMessage, deliver
+from sparkdl.launch.protocol.deliver import OnMessage, deliver
 from sparkdl.launch.protocol.messages import MAX_FRAME_BYTES, Alive, Hello, Message, decode, encode
 
 __all__ = ["ControlServer", "SocketLink"]

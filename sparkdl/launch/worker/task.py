@@ -23,7 +23,6 @@ from sparkdl.launch.checks.gpus import shared_addresses
 from sparkdl.launch.checks.hostname import refused_names, useless_address
 from sparkdl.launch.protocol import messages
 from sparkdl.launch.protocol.channel import SocketLink
-from sparkdl.launch.protocol.link import Link
 from sparkdl.launch.protocol.mailbox.link import MailboxLink
 from sparkdl.launch.protocol.messages import Hello, Message, Outcome, Value
 from sparkdl.launch.worker.environment import Settings, interface_of, rank_environment, search_path
@@ -38,6 +37,9 @@ if TYPE_CHECKING:
 __all__ = ["TaskPlan", "run_rank"]
 
 LOOPBACK = "127.0.0.1"
+
+Link = SocketLink | MailboxLink
+"""Connect a task with the driver."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from functools import partial
 
 from sparkdl import storage
 from sparkdl.errors import LaunchError
-from sparkdl.launch.protocol.link import OnMessage, deliver
+from sparkdl.launch.protocol.deliver import OnMessage, deliver
 from sparkdl.launch.protocol.mailbox.file import (
     DRIVER,
     FRAMES,

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pyspark import Broadcast
     from pyspark.sql import SparkSession
 
-__all__ = ["BarrierRanks", "active_session", "available_workers", "task_cpus"]
+__all__ = ["BarrierRanks", "active_session", "available_workers"]
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +57,6 @@ def active_session() -> SparkSession:
     if not hasattr(session, "_jsparkSession"):
         raise LaunchError("ranks cannot be started through Spark Connect; run the driver in the cluster or local=True")
     return session
-
-
-def task_cpus(spark: SparkSession) -> int:
-    """Return the number of cores of one task."""
-    return int(spark.sparkContext.getConf().get("spark.task.cpus", "1"))
 
 
 def available_workers(launch: LaunchConfig) -> int:
@@ -143,10 +138,11 @@ class BarrierRanks:
     def _plan(self, spark: SparkSession, key: bytes) -> TaskPlan:
         master, launch = str(spark.sparkContext.master), self._spec.launch
         one_process = is_one_process(master)
+        cores = int(spark.sparkContext.getConf().get("spark.task.cpus", "1"))
         return TaskPlan(
             control=(self._address, self._server.port),
             key=key,
-            settings=Settings.of(launch, cores=task_cpus(spark)),
+            settings=Settings.of(launch, cores=cores),
             one_process=one_process,
             driver_path=search_path(sys.path, folder=os.getcwd()) if one_process else (),
             gpus_per_worker=launch.gpus_per_worker,

@@ -91,11 +91,7 @@ class TasksProgress:
     """Show a bar of the tasks of all Spark jobs that the block starts, in a terminal or notebook. A context manager.
 
     If the output is not a terminal (spark-submit's is not), a line is written every half minute, to the log or stderr
-    as the lines of `TrainingProgress`.
-
-    Args:
-        spark: the session.
-        title: the text before the bar.
+    as the lines of `TrainingProgress`. The title is the text before the bar.
     """
 
     def __init__(self, spark: SparkSession, title: str) -> None:

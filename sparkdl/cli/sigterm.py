@@ -30,14 +30,11 @@ HOOK_LIMIT_S = 3600
 
 
 class Termination:
-    """Handle SIGTERM while a job runs; a context manager around all that ends gracefully.
-
-    Attributes:
-        asked: whether SIGTERM was received.
-    """
+    """Handle SIGTERM while a job runs; a context manager around all that ends gracefully."""
 
     def __init__(self) -> None:
         self.asked = False
+        """Whether SIGTERM was received."""
         self._over = threading.Event()
 
     def __enter__(self) -> Termination:

@@ -55,9 +55,6 @@ def launch_ranks(
 
     Args:
         fn: the function to call; the function, its arguments and its value travel by cloudpickle.
-        args: its positional arguments.
-        kwargs: its keyword arguments.
-        launch: where the ranks run.
         description: the name of the job in the Spark UI.
         on_event: called as `on_event(rank, event)` for each event, live, one at a time, from a background thread.
         log_dir: where each rank's output is kept, unless `launch.log_dir` says so.

@@ -59,10 +59,8 @@ def _first_version(names: Iterable[str]) -> str | None:
 def mismatch(driver: Mapping[str, str], workers: Sequence[tuple[str, Mapping[str, str]]]) -> str | None:
     """Return one line that names a version that differs and what to change; None if driver and workers agree.
 
-    Args:
-        driver: what `installed` returns on the driver. A package that the driver lacks is compared among the workers
-            alone.
-        workers: each worker's host, and what `installed` returns there.
+    The arguments hold what `installed` returns on the driver, and on each worker, with its host. A package that the
+    driver lacks is compared among the workers alone.
     """
     for package in PACKAGES:
         hosts_of: dict[str | None, list[str]] = {}

@@ -113,10 +113,7 @@ class ControlServer:
     """Serve the driver's side: accept one link per rank, pass on the ranks' messages, send messages to all ranks.
 
     A context manager; at its end the listening socket and all links are closed. Entering raises LaunchError where the
-    port cannot be listened on.
-
-    Args:
-        port: the port to listen on; 0: any free port.
+    port cannot be listened on; port 0 is any free port.
     """
 
     def __init__(

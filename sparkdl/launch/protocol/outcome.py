@@ -71,9 +71,7 @@ def is_secondary(outcome: Outcome, last_lines: Sequence[str] = ()) -> bool:
 def choose_cause(outcomes: Sequence[Outcome], last_lines: Sequence[Sequence[str]] = ()) -> Outcome | None:
     """Choose the outcome to blame: the first failure in time that is not secondary, else the first failure, else None.
 
-    Args:
-        outcomes: in order of arrival.
-        last_lines: each rank's last output lines, by rank.
+    The outcomes are in order of arrival, the last lines that each rank printed in rank order.
     """
     failures = [outcome for outcome in outcomes if outcome.failed]
     lines = dict(enumerate(last_lines))
@@ -111,12 +109,7 @@ def worker_error(
 ) -> WorkerError:
     """Build the error for the driver: the headline, then the traceback, or the last lines if it is missing.
 
-    Args:
-        outcome: the failure to blame.
-        size: the world size.
-        last_lines: the last lines that the rank printed.
-        why: Spark's reason why a rank was lost, or "".
-        log: the path of the rank's whole output, or "".
+    `why` is Spark's reason why the rank was lost, `log` the path of the rank's whole output; each may be "".
     """
     lines = "\n".join(last_lines)
     message = headline(outcome, size)
@@ -143,12 +136,7 @@ def lost_peer_error(
 ) -> WorkerError:
     """Build the error for a run in which every failed rank only lost its peer, and the peer itself did not fail.
 
-    Args:
-        waiting: the outcome of the first rank that lost its peer, which is not to blame.
-        size: the world size.
-        hosts: each rank's host.
-        returned: the ranks whose function returned.
-        silent: the ranks that neither failed nor returned.
+    `waiting` is the first rank that lost its peer, and not to blame; `silent` ranks neither failed nor returned.
     """
     if returned:
         who = returned

@@ -54,8 +54,6 @@ def rank_environment(
 
     Args:
         base: the variables of the process that starts the rank.
-        world: the rank's world.
-        settings: what all ranks share.
         rendezvous: address and port of Horovod's rendezvous.
         interface: the network interface for Gloo; None lets Gloo choose.
         path: where the rank finds modules, first to last.

@@ -35,11 +35,7 @@ CLOSE_S = 120.0
 def launch_folder_name(now: datetime, token: str) -> str:
     """Return the name of the folder for one launch's logs, such as `20261121-103000-1a2b`.
 
-    The time in the name is UTC, so that names sort by time.
-
-    Args:
-        now: the time of the launch, with its time zone.
-        token: distinguishes launches of the same second.
+    The time is UTC, so that names sort by time; the token distinguishes launches of the same second.
     """
     return f"{now.astimezone(timezone.utc):%Y%m%d-%H%M%S}-{token}"
 

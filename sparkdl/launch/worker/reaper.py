@@ -101,9 +101,7 @@ def made_progress(before: Usage, now: Usage) -> bool:
 def become_rank(launcher: int, output: int) -> None:
     """Fork. The child returns, with its output going to the file descriptor `output`; the parent never returns.
 
-    Args:
-        launcher: the process id of the launcher.
-        output: a file descriptor for the rank's standard output and standard error.
+    `launcher` is the launcher's process id.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     wakeup, wakeup_end = os.pipe()

@@ -51,12 +51,9 @@ class MailboxServer:
 
     Args:
         folder: local path or URL, named by `mailbox_name`, where the driver and all tasks can write.
-        key: the secret of this run.
-        size: the number of ranks.
         on_message: takes each message; one call at a time.
         on_lost: called once for a rank that wrote and then is silent without having ended, or that sends an invalid
             message.
-        pace: how often to read and write, and when a rank counts as silent.
     """
 
     def __init__(

@@ -159,7 +159,8 @@ class _Reaper:
                 before = usage
                 if self._stop_requested:
                     self._signal_rank(WIND_DOWN_SIGNAL)
-                _say({"type": "beat", "idle_s": idle, "stopped": _state(self._rank) in "Tt"}, wait=False)
+                state, *_ = _stat(f"/proc/{self._rank}/stat") or ["?"]
+                _say({"type": "beat", "idle_s": idle, "stopped": state in "Tt"}, wait=False)
         if self._status is None:
             self._signal_rank(signal.SIGKILL)
             self._await_rank()
@@ -251,10 +252,6 @@ def _stat(path: str) -> list[str]:
             return file.read().rsplit(")", 1)[1].split()
     except (OSError, IndexError):
         return []
-
-
-def _state(process: int) -> str:
-    return (_stat(f"/proc/{process}/stat") or ["?"])[0]
 
 
 def _seconds(path: str) -> tuple[float, float]:

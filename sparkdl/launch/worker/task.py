@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import AuthenticationError
 from typing import TYPE_CHECKING
 
@@ -109,8 +109,7 @@ def refusal(plan: TaskPlan, infos: Sequence[TaskInfo]) -> str | None:
 
 def meet(context: BarrierTaskContext, mine: TaskInfo) -> list[TaskInfo]:
     """Exchange the tasks' information, the only exchange between tasks; return that of all tasks, in rank order."""
-    note = {name: getattr(mine, name) for name in TaskInfo.__slots__}
-    return [TaskInfo(**json.loads(text)) for text in context.allGather(json.dumps(note))]
+    return [TaskInfo(**json.loads(text)) for text in context.allGather(json.dumps(asdict(mine)))]
 
 
 def run_rank(plan: TaskPlan, task: Broadcast[bytes]) -> None:

@@ -76,20 +76,16 @@ class RankLog:
         return cls(rank_log_path(folder, world.rank, world.size), header=header)
 
     def __enter__(self) -> RankLog:
-        try:
+        with self._warn.about("write", "the log %s is not kept: %s", self._path):
             self._file = _local_file(self._path) if storage.is_local(self._path) else _Upload(self._path, self._warn)
-        except Exception as error:  # any type: file systems raise what they like
-            self._warn("write", "the log %s is not kept: %s", self._path, error)
         self.write(self._header)
         return self
 
     def __exit__(self, *_: object) -> None:
         file, self._file = self._file, None
         if file is not None:
-            try:
+            with self._warn.about("write", "the log %s may lack its last lines: %s", self._path):
                 file.close()
-            except Exception as error:  # as above
-                self._warn("write", "the log %s may lack its last lines: %s", self._path, error)
 
     def write(self, text: str) -> None:
         """Add a line; nothing happens outside the context, or once the log is full."""
@@ -99,10 +95,8 @@ class RankLog:
         self._room -= len(line)
         if self._room < 0:
             line = b"sparkdl: this log is full; the rest is left out\n"
-        try:
-            self._file.write(line)
-        except Exception as error:  # as above; there may be room again for later lines
-            self._warn("write", "the log %s lacks lines: %s", self._path, error)
+        with self._warn.about("write", "the log %s lacks lines: %s", self._path):
+            self._file.write(line)  # where this fails, there may be room again for later lines
 
 
 def _local_file(path: str) -> IO[bytes]:
@@ -145,9 +139,7 @@ class _Upload:
         """Upload the file if it grew since the last upload; return the seconds that the upload took."""
         begun, size = time.monotonic(), self._size
         if size > self._uploaded:
-            try:
+            with self._warn.about("write", "the log %s cannot be uploaded: %s", self._path):
                 storage.write_from(self._path, self._file, size)
                 self._uploaded = size
-            except Exception as error:  # any type: stores raise what they like; the next upload tries again
-                self._warn("write", "the log %s cannot be uploaded: %s", self._path, error)
         return time.monotonic() - begun

@@ -185,8 +185,7 @@ def check_session(
     )
     if message is not None:
         raise LaunchError(message)
-    warning = unused_gpus(gpus_per_worker, settings)
-    if warning is not None:
+    if warning := unused_gpus(gpus_per_worker, settings):
         log.warning("%s", warning)
     wanted = num_workers if slots is None else min(num_workers, slots)
     patience_s = arrival_limit(time.time() - context.startTime / 1000, start_timeout_s, expected=slots is not None)

@@ -20,11 +20,10 @@ from sparkdl.launch.worker.environment import Settings, rank_environment, search
 from sparkdl.launch.worker.process import RankProcess
 from sparkdl.launch.worker.rank_log_file import RankLog
 from sparkdl.launch.worker.rendezvous import Rendezvous
+from sparkdl.launch.worker.task import LOOPBACK
 from sparkdl.launch.world import assign_worlds
 
 __all__ = ["LocalRanks"]
-
-LOOPBACK = "127.0.0.1"
 
 
 class LocalRanks:
@@ -45,8 +44,7 @@ class LocalRanks:
         if gpus_per_worker * spec.size > len(visible):
             raise LaunchError(too_few(spec.size, gpus_per_worker, visible))
         host = socket.gethostname()
-        problem = refused_names({host: useless_address(host)})
-        if problem is not None:
+        if problem := refused_names({host: useless_address(host)}):
             raise LaunchError(problem)
         worlds = assign_worlds([host] * spec.size)
         # The ranks share this machine's cores.

@@ -76,8 +76,7 @@ class Monitor:
         match message:
             case messages.Line(text=text):
                 self._lines[rank].append(text[:LINE_CHARACTERS])
-                line = shown_line(rank, text, self._launch.log)
-                if line is not None:
+                if (line := shown_line(rank, text, self._launch.log)) is not None:
                     self._console.line(line)
                 return
             case messages.Event(event=event):

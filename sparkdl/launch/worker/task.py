@@ -140,16 +140,13 @@ def run_rank(plan: TaskPlan, task: Broadcast[bytes]) -> None:
         )
         infos = meet(context, mine)
         worlds = assign_worlds([info.host for info in infos])
-        problem = refusal(plan, infos)
-        if problem is not None:
+        if problem := refusal(plan, infos):
             _refuse(link, worlds[rank], problem)
             return
         try:
             if rendezvous:
                 rendezvous.open(worlds)
-            log = None
-            if plan.log_folder is not None:
-                log = stack.enter_context(RankLog.of(plan.log_folder, worlds[rank]))
+            log = stack.enter_context(RankLog.of(plan.log_folder, worlds[rank])) if plan.log_folder else None
             env = _environment(plan, worlds, rank, (infos[0].address, infos[0].port), gpus)
             _run_process(link, worlds[rank], task.value, env, log)
         except Exception as error:  # no space, no more processes: reported as such, and not as a lost host

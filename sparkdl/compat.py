@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from tqdm import tqdm
 
 from sparkdl.checks import is_whole
 from sparkdl.errors import ConfigError, shown
@@ -21,6 +18,7 @@ from sparkdl.launch.checks.gpus import visible_gpus
 from sparkdl.launch.checks.preflight import TASK_GPUS, whole_gpus
 from sparkdl.launch.config import LaunchConfig
 from sparkdl.launch.driver.barrier import active_session
+from sparkdl.launch.driver.console import show
 from sparkdl.launch.run import launch_ranks
 from sparkdl.launch.worker import emit
 from sparkdl.launch.world import world
@@ -94,15 +92,9 @@ def log_to_driver(message: str) -> None:
     if emit.is_connected():
         emit.emit({"kind": LOG_KIND, "text": text})
     else:
-        _print(text)
+        show(text)
 
 
 def _show(rank: int, event: Mapping[str, Any]) -> None:
     if event.get("kind") == LOG_KIND:
-        _print(event["text"])
-
-
-def _print(text: str) -> None:
-    # Above a progress bar, if there is one.
-    tqdm.write(text, file=sys.stderr)
-    sys.stderr.flush()
+        show(event["text"])

@@ -11,7 +11,6 @@ import sys
 import threading
 import uuid
 from collections.abc import Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -55,9 +54,7 @@ class TrainingProgress:
     def __enter__(self) -> TrainingProgress:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close()
 
     def on_event(self, rank: int, event: Mapping[str, Any]) -> None:
@@ -94,11 +91,7 @@ class TasksProgress:
     """Show a bar of the tasks of all Spark jobs that the block starts, in a terminal or notebook. A context manager.
 
     If the output is not a terminal (spark-submit's is not), a line is written every half minute, to the log or stderr
-    as the lines of `TrainingProgress`.
-
-    Args:
-        spark: the session.
-        title: the text before the bar.
+    as the lines of `TrainingProgress`. The title is the text before the bar.
     """
 
     def __init__(self, spark: SparkSession, title: str) -> None:
@@ -114,9 +107,7 @@ class TasksProgress:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
         for name in ("spark.jobGroup.id", "spark.job.description"):

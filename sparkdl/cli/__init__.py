@@ -3,13 +3,4 @@
 from sparkdl.cli.main import JobResult, main, read_source, rows_of_split
 from sparkdl.cli.options import build, load_function, read_options, take
 
-__all__ = [
-    "JobResult",
-    "build",
-    "load_function",
-    "main",
-    "read_options",
-    "read_source",
-    "rows_of_split",
-    "take",
-]
+__all__ = ["JobResult", "build", "load_function", "main", "read_options", "read_source", "rows_of_split", "take"]

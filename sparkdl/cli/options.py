@@ -94,16 +94,11 @@ def load_function(name: Any) -> Callable[..., Any]:
         raise ConfigError(f"{name}: {error}; put the module beside the job or send it by --py-files") from error
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise ConfigError(
-            f"{name}: module {module_name} has no such function{near_miss(function_name, _functions(module))}"
-        )
+        hint = near_miss(function_name, (known for known, value in vars(module).items() if callable(value)))
+        raise ConfigError(f"{name}: module {module_name} has no such function{hint}")
     if not _installed(module):
         cloudpickle.register_pickle_by_value(module)
     return function
-
-
-def _functions(module: ModuleType) -> list[str]:
-    return [name for name, value in vars(module).items() if callable(value)]
 
 
 def mapping(name: str, value: Any) -> dict[str, Any]:

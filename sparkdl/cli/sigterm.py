@@ -30,14 +30,11 @@ HOOK_LIMIT_S = 3600
 
 
 class Termination:
-    """Handle SIGTERM while a job runs; a context manager around all that ends gracefully.
-
-    Attributes:
-        asked: whether SIGTERM was received.
-    """
+    """Handle SIGTERM while a job runs; a context manager around all that ends gracefully."""
 
     def __init__(self) -> None:
         self.asked = False
+        """Whether SIGTERM was received."""
         self._over = threading.Event()
 
     def __enter__(self) -> Termination:
@@ -61,7 +58,7 @@ class Termination:
         gateway: Any = spark.sparkContext._gateway
         java = gateway.jvm
         ensure_callback_server_started(gateway)  # type: ignore[no-untyped-call]
-        hook = java.java.lang.Thread(_Hook(self))
+        hook = java.java.lang.Thread(self)
         hooks = java.org.apache.hadoop.util.ShutdownHookManager.get()
         hooks.addShutdownHook(hook, HOOK_PRIORITY, HOOK_LIMIT_S, java.java.util.concurrent.TimeUnit.SECONDS)
         try:
@@ -70,22 +67,12 @@ class Termination:
             if not self.asked:
                 hooks.removeShutdownHook(hook)
 
-    def hold(self) -> None:
-        """Wait until the job has ended, or return at once if no run can stop gracefully. Called as Java ends."""
+    class Java:
+        implements = ("java.lang.Runnable",)
+
+    def run(self) -> None:
+        """Wait until the job has ended, or return at once if no run can stop gracefully. Called by Java as it ends."""
         if not self._over.is_set():
             self.asked = True
             if graceful_stop.ask():
                 self._over.wait()
-
-
-class _Hook:
-    """Implement Java's Runnable by calling `Termination.hold`."""
-
-    def __init__(self, termination: Termination) -> None:
-        self._termination = termination
-
-    def run(self) -> None:
-        self._termination.hold()
-
-    class Java:
-        implements = ("java.lang.Runnable",)

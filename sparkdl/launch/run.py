@@ -17,7 +17,7 @@ from sparkdl.launch.checks.payload_size import MAX_CLOSURE_BYTES, pickled_task
 from sparkdl.launch.config import LaunchConfig
 from sparkdl.launch.driver.barrier import BarrierRanks, available_workers
 from sparkdl.launch.driver.local import LocalRanks
-from sparkdl.launch.driver.monitor import Limits, Monitor, OnEvent
+from sparkdl.launch.driver.monitor import Monitor, OnEvent
 from sparkdl.launch.driver.ranks import RanksSpec, Values
 from sparkdl.launch.protocol.outcome import is_secondary, lost_peer_error, named, worker_error
 from sparkdl.launch.worker.rank_log_file import launch_folder_name, rank_log_path
@@ -55,9 +55,6 @@ def launch_ranks(
 
     Args:
         fn: the function to call; the function, its arguments and its value travel by cloudpickle.
-        args: its positional arguments.
-        kwargs: its keyword arguments.
-        launch: where the ranks run.
         description: the name of the job in the Spark UI.
         on_event: called as `on_event(rank, event)` for each event, live, one at a time, from a background thread.
         log_dir: where each rank's output is kept, unless `launch.log_dir` says so.
@@ -65,7 +62,6 @@ def launch_ranks(
         asked: once this event is set, the ranks are asked to stop by themselves (`graceful_stop`), and awaited.
     """
     task, size = _checked(fn, args, kwargs or {}, launch, closure_limit)
-    limits = Limits(start_timeout_s=launch.start_timeout_s, stall_timeout_s=launch.stall_timeout_s)
     log_dir = launch.log_dir or log_dir
     log_folder = None
     if log_dir:
@@ -74,7 +70,7 @@ def launch_ranks(
     spec = RanksSpec(task=task, size=size, launch=launch, description=description, log_folder=log_folder)
     ranks = LocalRanks(spec) if launch.local else BarrierRanks(spec)
     with Values(size) as values:
-        with Monitor(size, limits, log=launch.log, on_event=on_event, asked=asked) as monitor:
+        with Monitor(size, launch, on_event=on_event, asked=asked) as monitor:
             job_error = ranks.run(monitor, values)
         _raise_cause(monitor, values, size, job_error, log_folder)
         return [_value(values, rank, size, monitor.hosts) for rank in range(size)]

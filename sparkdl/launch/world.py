@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 __all__ = ["World", "assign_worlds", "world", "world_environment", "world_from"]
 
@@ -71,34 +71,20 @@ def assign_worlds(hosts: Sequence[str]) -> tuple[World, ...]:
 
 def world_environment(world: World) -> dict[str, str]:
     """Return the environment variables from which Horovod and `world()` read a rank's world."""
-    return {
-        "HOROVOD_RANK": str(world.rank),
-        "HOROVOD_SIZE": str(world.size),
-        "HOROVOD_LOCAL_RANK": str(world.local_rank),
-        "HOROVOD_LOCAL_SIZE": str(world.local_size),
-        "HOROVOD_CROSS_RANK": str(world.cross_rank),
-        "HOROVOD_CROSS_SIZE": str(world.cross_size),
-        "HOROVOD_HOSTNAME": world.host,
-    }
+    numbers = asdict(world)
+    host = numbers.pop("host")
+    return {**{f"HOROVOD_{name.upper()}": str(number) for name, number in numbers.items()}, "HOROVOD_HOSTNAME": host}
 
 
 def world_from(environment: Mapping[str, str]) -> World:
     """Return the world that these environment variables describe; a world of one rank where they describe none."""
+    alone = World(rank=0, size=1)
     if "HOROVOD_RANK" not in environment:
-        return World(rank=0, size=1)
-
-    def number(name: str, default: int) -> int:
-        return int(environment.get(f"HOROVOD_{name}", default))
-
-    return World(
-        rank=number("RANK", 0),
-        size=number("SIZE", 1),
-        local_rank=number("LOCAL_RANK", 0),
-        local_size=number("LOCAL_SIZE", 1),
-        cross_rank=number("CROSS_RANK", 0),
-        cross_size=number("CROSS_SIZE", 1),
-        host=environment.get("HOROVOD_HOSTNAME", "localhost"),
-    )
+        return alone
+    numbers = asdict(alone)
+    host = environment.get("HOROVOD_HOSTNAME", numbers.pop("host"))
+    given = {name: int(environment.get(f"HOROVOD_{name.upper()}", number)) for name, number in numbers.items()}
+    return World(**given, host=host)
 
 
 def world() -> World:

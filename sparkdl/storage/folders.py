@@ -102,12 +102,8 @@ def name_folder(folder: str, path: str) -> None:
 def replace_folder(folder: str, path: str, *, aside: str) -> None:
     """Give a finished local folder the name of another one, which is moved aside before, and then deleted.
 
-    A process that is killed between the two steps leaves nothing by that name: `restore_folder` restores the old one.
-
-    Args:
-        folder: the new folder.
-        path: the name.
-        aside: the path where the old folder waits, on the same disk.
+    A process that is killed between the two steps leaves nothing by that name: `restore_folder` restores the old one,
+    which waits at the path `aside`, on the same disk.
     """
     restore_folder(path, aside=aside)
     _sync_folder(folder)

@@ -18,11 +18,9 @@ _ADDRESS = re.compile(r"\d+|(GPU|MIG)-[\w./-]+")
 
 
 def visible_gpus(environment: Mapping[str, str], devices: Iterable[str] | None = None) -> tuple[str, ...]:
-    """Return the addresses of the GPUs that a process with this environment can see.
+    """Return the addresses of the GPUs that a process with this environment can see; `devices`: the names in /dev.
 
-    Args:
-        environment: its variables; CUDA_VISIBLE_DEVICES counts as for CUDA: up to the first invalid entry.
-        devices: the names in /dev; None: read them there.
+    CUDA_VISIBLE_DEVICES counts as for CUDA: up to the first invalid entry.
     """
     listed = environment.get("CUDA_VISIBLE_DEVICES")
     if listed is not None:
@@ -57,8 +55,7 @@ def gpu_environment(addresses: Sequence[str]) -> dict[str, str]:
 def shared_addresses(claims: Sequence[tuple[str, Sequence[str]]]) -> str | None:
     """Return the error message, of one line, if two ranks would share a GPU, else None.
 
-    Args:
-        claims: each rank's host and the addresses of its GPUs, in rank order.
+    `claims` holds each rank's host and the addresses of its GPUs, in rank order.
     """
     owners: dict[tuple[str, str], int] = {}
     for rank, (host, addresses) in enumerate(claims):

@@ -25,10 +25,8 @@ def useless_address(name: str) -> str:
 def refused_names(addresses: Mapping[str, str]) -> str | None:
     """Return the error message, of one line, if ranks on these hosts cannot find each other, else None.
 
-    Without this check Gloo would abort the process natively.
-
-    Args:
-        addresses: by host, what `useless_address` returns there. A loopback address suffices for ranks of one host.
+    Without this check Gloo would abort the process natively. `addresses` holds by host what `useless_address` returns
+    there; a loopback address suffices for ranks of one host.
     """
     useless = {host: what for host, what in addresses.items() if what == NO_NAME or (what and len(addresses) > 1)}
     if not useless:

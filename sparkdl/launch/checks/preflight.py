@@ -61,14 +61,7 @@ def declared_slots(
 ) -> int | None:
     """Return the task slots that a session can ever have, or None where its settings do not determine them.
 
-    Args:
-        master: Spark's master URL.
-        task_cpus: `spark.task.cpus`.
-        cores: cores of this machine, for `local[*]`.
-        executor_cores: `spark.executor.cores`, 0 if not set.
-        executors: `spark.executor.instances`, 0 if not set.
-        task_gpus: `spark.task.resource.gpu.amount`, 0 if not set.
-        executor_gpus: `spark.executor.resource.gpu.amount`, 0 if not set.
+    `cores` are those of this machine, for `local[*]`; the others are Spark's settings, 0 if not set.
     """
     by_gpus = int(executor_gpus / task_gpus) if task_gpus else sys.maxsize
     machine = cores or os.cpu_count() or 1
@@ -192,8 +185,7 @@ def check_session(
     )
     if message is not None:
         raise LaunchError(message)
-    warning = unused_gpus(gpus_per_worker, settings)
-    if warning is not None:
+    if warning := unused_gpus(gpus_per_worker, settings):
         log.warning("%s", warning)
     wanted = num_workers if slots is None else min(num_workers, slots)
     patience_s = arrival_limit(time.time() - context.startTime / 1000, start_timeout_s, expected=slots is not None)
@@ -209,12 +201,9 @@ def check_session(
 
 
 def arrival_limit(age_s: float, start_timeout_s: float, *, expected: bool) -> float:
-    """Return the seconds to wait for executors that are not there yet.
+    """Return the seconds to wait for executors of a session of this age that are not there yet.
 
-    Args:
-        age_s: the session's age.
-        start_timeout_s: `LaunchConfig.start_timeout_s`.
-        expected: whether the session's settings promise enough slots, so that missing executors are on their way.
+    Where they are `expected`, the session's settings promise enough slots, and missing executors are on their way.
     """
     return start_timeout_s if expected or age_s < ARRIVAL_S else min(STEADY_S, start_timeout_s)
 

@@ -6,8 +6,9 @@ module imports none of the packages.
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 
 from sparkdl.spark.worker_python import SAME_ENVIRONMENT, SAME_SPARKDL
@@ -40,29 +41,19 @@ def installed() -> dict[str, str]:
     # Executors may have sparkdl from a zip, without a distribution.
     found = {"Python": f"{sys.version_info.major}.{sys.version_info.minor}", "sparkdl": __version__}
     for package, names in DISTRIBUTIONS.items():
-        version = _first_version(names)
-        if version is not None:
-            found[package] = version
+        for name in names:
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                # The text after a + says who built the package.
+                found[package] = metadata.version(name).partition("+")[0]
+                break
     return found
-
-
-def _first_version(names: Iterable[str]) -> str | None:
-    for name in names:
-        try:
-            # The text after a + says who built the package.
-            return metadata.version(name).partition("+")[0]
-        except metadata.PackageNotFoundError:
-            continue
-    return None
 
 
 def mismatch(driver: Mapping[str, str], workers: Sequence[tuple[str, Mapping[str, str]]]) -> str | None:
     """Return one line that names a version that differs and what to change; None if driver and workers agree.
 
-    Args:
-        driver: what `installed` returns on the driver. A package that the driver lacks is compared among the workers
-            alone.
-        workers: each worker's host, and what `installed` returns there.
+    The arguments hold what `installed` returns on the driver, and on each worker, with its host. A package that the
+    driver lacks is compared among the workers alone.
     """
     for package in PACKAGES:
         hosts_of: dict[str | None, list[str]] = {}

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pyspark import Broadcast
     from pyspark.sql import SparkSession
 
-__all__ = ["BarrierRanks", "active_session", "available_workers", "task_cpus"]
+__all__ = ["BarrierRanks", "active_session", "available_workers"]
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +59,6 @@ def active_session() -> SparkSession:
     return session
 
 
-def task_cpus(spark: SparkSession) -> int:
-    """Return the number of cores of one task."""
-    return int(spark.sparkContext.getConf().get("spark.task.cpus", "1"))
-
-
 def available_workers(launch: LaunchConfig) -> int:
     """Return the number of ranks to start. Raises LaunchError if the session cannot run them."""
     return check_session(
@@ -77,11 +72,7 @@ def available_workers(launch: LaunchConfig) -> int:
 
 
 class BarrierRanks:
-    """Run ranks as tasks of a barrier job on the active session. Implements `Ranks`.
-
-    Args:
-        spec: the ranks to start.
-    """
+    """Run ranks as tasks of a barrier job on the active session. Implements `Ranks`."""
 
     def __init__(self, spec: RanksSpec) -> None:
         self._spec = spec
@@ -129,15 +120,12 @@ class BarrierRanks:
         return self._job_error(monitor)
 
     def stop(self) -> None:
-        """End all ranks, within two seconds."""
         self._tell(Stop())
 
     def dump_stacks(self) -> None:
-        """Have all ranks report the Python stacks of their threads."""
         self._tell(Stacks())
 
     def request_stop(self) -> None:
-        """Ask the ranks to save what they need to go on later, and to exit."""
         self._tell(WindDown())
 
     def is_alive(self) -> bool:
@@ -150,10 +138,11 @@ class BarrierRanks:
     def _plan(self, spark: SparkSession, key: bytes) -> TaskPlan:
         master, launch = str(spark.sparkContext.master), self._spec.launch
         one_process = is_one_process(master)
+        cores = int(spark.sparkContext.getConf().get("spark.task.cpus", "1"))
         return TaskPlan(
             control=(self._address, self._server.port),
             key=key,
-            settings=Settings.of(launch, cores=task_cpus(spark)),
+            settings=Settings.of(launch, cores=cores),
             one_process=one_process,
             driver_path=search_path(sys.path, folder=os.getcwd()) if one_process else (),
             gpus_per_worker=launch.gpus_per_worker,

@@ -83,9 +83,7 @@ class BarrierJob:
     def end(self, lost: Collection[int] = ()) -> None:
         """Wait for the end of the job; cancel the job if its tasks do not end by themselves.
 
-        Args:
-            lost: the ranks whose tasks are silent. If Spark does not end the job because of them, Spark believes that
-                their executors live.
+        The tasks of the ranks in `lost` are silent: if Spark does not end the job, it believes their executors live.
         """
         self._thread.join(LOST_LIMIT_S if lost else END_LIMIT_S)
         if self._thread.is_alive():

@@ -20,24 +20,14 @@ from sparkdl.launch.worker.environment import Settings, rank_environment, search
 from sparkdl.launch.worker.process import RankProcess
 from sparkdl.launch.worker.rank_log_file import RankLog
 from sparkdl.launch.worker.rendezvous import Rendezvous
+from sparkdl.launch.worker.task import LOOPBACK
 from sparkdl.launch.world import assign_worlds
 
-__all__ = ["LocalRanks", "cores_per_rank"]
-
-LOOPBACK = "127.0.0.1"
-
-
-def cores_per_rank(size: int) -> int:
-    """Divide this machine's cores among the ranks; return the number for each, at least one."""
-    return max(1, len(os.sched_getaffinity(0)) // size)
+__all__ = ["LocalRanks"]
 
 
 class LocalRanks:
-    """Run ranks as child processes. Implements `Ranks`.
-
-    Args:
-        spec: the ranks to start.
-    """
+    """Run ranks as child processes. Implements `Ranks`."""
 
     def __init__(self, spec: RanksSpec) -> None:
         self._spec = spec
@@ -54,11 +44,11 @@ class LocalRanks:
         if gpus_per_worker * spec.size > len(visible):
             raise LaunchError(too_few(spec.size, gpus_per_worker, visible))
         host = socket.gethostname()
-        problem = refused_names({host: useless_address(host)})
-        if problem is not None:
+        if problem := refused_names({host: useless_address(host)}):
             raise LaunchError(problem)
         worlds = assign_worlds([host] * spec.size)
-        settings = Settings.of(spec.launch, cores=cores_per_rank(spec.size))
+        # The ranks share this machine's cores.
+        settings = Settings.of(spec.launch, cores=max(1, len(os.sched_getaffinity(0)) // spec.size))
         with Rendezvous(LOOPBACK) as rendezvous, contextlib.ExitStack() as stack:
             rendezvous.open(worlds)
             for world in worlds:
@@ -85,17 +75,14 @@ class LocalRanks:
         return ""
 
     def stop(self) -> None:
-        """End all ranks, within two seconds."""
         for process in self._processes:
             process.stop()
 
     def dump_stacks(self) -> None:
-        """Have all ranks report the Python stacks of their threads."""
         for process in self._processes:
             process.report_stacks()
 
     def request_stop(self) -> None:
-        """Ask the ranks to save what they need to go on later, and to exit."""
         for process in self._processes:
             process.wind_down()
 

@@ -10,10 +10,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from sparkdl.errors import LaunchError
+from sparkdl.launch.config import LaunchConfig
 from sparkdl.launch.driver.console import ConsoleQueue, show, shown_line
 from sparkdl.launch.driver.ranks import Ranks
 from sparkdl.launch.driver.stall import Beat, Stall, stalled_ranks
@@ -21,7 +21,7 @@ from sparkdl.launch.protocol import messages
 from sparkdl.launch.protocol.messages import Message, Outcome
 from sparkdl.launch.protocol.outcome import choose_cause, is_secondary
 
-__all__ = ["Limits", "Monitor", "OnEvent"]
+__all__ = ["Monitor", "OnEvent"]
 
 OnEvent = Callable[[int, dict[str, Any]], None]
 """Take an event of a rank. Called one at a time."""
@@ -40,26 +40,14 @@ STACKS_LIMIT_S = 4.0
 POLL_S = 0.5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Hold the limits of the waits of a run."""
-
-    start_timeout_s: float
-    """Seconds until every rank's process has started."""
-
-    stall_timeout_s: float
-    """Seconds that a rank may go without progress."""
-
-
 class Monitor:
     """Hold what the driver knows about the ranks of one run. A context manager: at its end all output is delivered."""
 
     def __init__(
-        self, size: int, limits: Limits, *, log: str, on_event: OnEvent | None, asked: threading.Event | None = None
+        self, size: int, launch: LaunchConfig, *, on_event: OnEvent | None, asked: threading.Event | None = None
     ) -> None:
         self._size = size
-        self._limits = limits
-        self._log = log
+        self._launch = launch
         # Set when the ranks are to stop by themselves (graceful stop).
         self._asked = asked or threading.Event()
         self._changed = threading.Condition()
@@ -88,8 +76,7 @@ class Monitor:
         match message:
             case messages.Line(text=text):
                 self._lines[rank].append(text[:LINE_CHARACTERS])
-                line = shown_line(rank, text, self._log)
-                if line is not None:
+                if (line := shown_line(rank, text, self._launch.log)) is not None:
                     self._console.line(line)
                 return
             case messages.Event(event=event):
@@ -143,7 +130,7 @@ class Monitor:
         Raises LaunchError if ranks have not started in time, the error that `give_up` got, and whatever `on_event`
         raised; the caller stops the ranks.
         """
-        start_limit = time.monotonic() + self._limits.start_timeout_s
+        start_limit = time.monotonic() + self._launch.start_timeout_s
         stopped_at: float | None = None
         stacks_limit = 0.0
         stop_requested = False
@@ -224,12 +211,11 @@ class Monitor:
                 return False
             left = self._outcomes.keys() | self._ending
             running = {rank: beat for rank, beat in self._beats.items() if rank not in left}
-            idle = stalled_ranks(running, now, self._limits.stall_timeout_s)
+            idle = stalled_ranks(running, now, self._launch.stall_timeout_s)
             if idle:
                 returned = sorted({*self.returned, *self._ending})
-                self.stall = Stall(
-                    beats=running, idle=idle, stall_timeout_s=self._limits.stall_timeout_s, returned=returned
-                )
+                timeout_s = self._launch.stall_timeout_s
+                self.stall = Stall(beats=running, idle=idle, stall_timeout_s=timeout_s, returned=returned)
             return bool(idle)
 
     def _stacks_are_complete(self) -> bool:
@@ -238,6 +224,6 @@ class Monitor:
     def _start_failure(self, missing: int) -> str:
         return (
             f"{self._size - missing} of {self._size} ranks started within "
-            f"start_timeout_s={self._limits.start_timeout_s:g}; free {self._size} task slots at once (other jobs hold "
+            f"start_timeout_s={self._launch.start_timeout_s:g}; free {self._size} task slots at once (other jobs hold "
             "them), lower num_workers or raise start_timeout_s"
         )

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, Listener, answer_challenge, d
 from typing import Any
 
 from sparkdl.errors import LaunchError
-from sparkdl.launch.protocol.link import OnMessage, deliver
+from sparkdl.launch.protocol.deliver import OnMessage, deliver
 from sparkdl.launch.protocol.messages import MAX_FRAME_BYTES, Alive, Hello, Message, decode, encode
 
 __all__ = ["ControlServer", "SocketLink"]
@@ -113,10 +113,7 @@ class ControlServer:
     """Serve the driver's side: accept one link per rank, pass on the ranks' messages, send messages to all ranks.
 
     A context manager; at its end the listening socket and all links are closed. Entering raises LaunchError where the
-    port cannot be listened on.
-
-    Args:
-        port: the port to listen on; 0: any free port.
+    port cannot be listened on; port 0 is any free port.
     """
 
     def __init__(

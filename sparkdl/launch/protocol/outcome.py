@@ -71,9 +71,7 @@ def is_secondary(outcome: Outcome, last_lines: Sequence[str] = ()) -> bool:
 def choose_cause(outcomes: Sequence[Outcome], last_lines: Sequence[Sequence[str]] = ()) -> Outcome | None:
     """Choose the outcome to blame: the first failure in time that is not secondary, else the first failure, else None.
 
-    Args:
-        outcomes: in order of arrival.
-        last_lines: each rank's last output lines, by rank.
+    The outcomes are in order of arrival, the last lines that each rank printed in rank order.
     """
     failures = [outcome for outcome in outcomes if outcome.failed]
     lines = dict(enumerate(last_lines))
@@ -98,18 +96,12 @@ def _what_happened(outcome: Outcome) -> str:
         return f"failed: {outcome.error_type}: {first_line}" if first_line else f"failed: {outcome.error_type}"
     if outcome.kind == "signal":
         hint = " (often the kernel's or the container's memory limit)" if outcome.code == signal.SIGKILL else ""
-        return f"died by signal {_signal_name(outcome.code)}{hint}"
+        names = {number.value: number.name for number in signal.Signals}
+        return f"died by signal {names.get(outcome.code, outcome.code)}{hint}"
     if outcome.kind == "exit":
         said = f": {outcome.message}" if outcome.message else ""
         return f"exited with code {outcome.code} before its function returned{said}"
     return "was lost: its executor or host died, or the network to it broke"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return str(number)
 
 
 def worker_error(
@@ -117,12 +109,7 @@ def worker_error(
 ) -> WorkerError:
     """Build the error for the driver: the headline, then the traceback, or the last lines if it is missing.
 
-    Args:
-        outcome: the failure to blame.
-        size: the world size.
-        last_lines: the last lines that the rank printed.
-        why: Spark's reason why a rank was lost, or "".
-        log: the path of the rank's whole output, or "".
+    `why` is Spark's reason why the rank was lost, `log` the path of the rank's whole output; each may be "".
     """
     lines = "\n".join(last_lines)
     message = headline(outcome, size)
@@ -149,12 +136,7 @@ def lost_peer_error(
 ) -> WorkerError:
     """Build the error for a run in which every failed rank only lost its peer, and the peer itself did not fail.
 
-    Args:
-        waiting: the outcome of the first rank that lost its peer, which is not to blame.
-        size: the world size.
-        hosts: each rank's host.
-        returned: the ranks whose function returned.
-        silent: the ranks that neither failed nor returned.
+    `waiting` is the first rank that lost its peer, and not to blame; `silent` ranks neither failed nor returned.
     """
     if returned:
         who = returned

@@ -5,7 +5,9 @@ Runs on the driver and in tasks.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 
 __all__ = ["WarnOnce"]
 
@@ -22,3 +24,11 @@ class WarnOnce:
         if kind not in self._said:
             self._said.add(kind)
             self._log.warning(text, *args)
+
+    @contextlib.contextmanager
+    def about(self, kind: str, text: str, *args: object) -> Iterator[None]:
+        """Warn of what the block raises, which becomes the last argument, and go on after the block."""
+        try:
+            yield
+        except Exception as error:  # any type: stores raise what they like
+            self(kind, text, *args, error)

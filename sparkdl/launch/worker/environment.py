@@ -17,8 +17,9 @@ from sparkdl.launch.world import World, world_environment
 __all__ = ["Settings", "gloo_timeout_s", "interface_of", "rank_environment", "search_path"]
 
 GLOO_LATER_S = 4
-# Keys to the sockets of the Spark driver and of the Python worker, which a rank must not have.
-PRIVATE_PREFIXES = ("PYTHON_WORKER_FACTORY_", "PYSPARK_GATEWAY_")
+# Keys to the sockets of the Spark driver and of the Python worker, which a rank must not have, and the variables of an
+# outer Horovod run, which Horovod would obey before those of its ranks.
+DROPPED_PREFIXES = ("PYTHON_WORKER_FACTORY_", "PYSPARK_GATEWAY_", "HOROVOD_GLOO_")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,16 +55,12 @@ def rank_environment(
 
     Args:
         base: the variables of the process that starts the rank.
-        world: the rank's world.
-        settings: what all ranks share.
         rendezvous: address and port of Horovod's rendezvous.
         interface: the network interface for Gloo; None lets Gloo choose.
         path: where the rank finds modules, first to last.
         gpus: the addresses of the rank's GPUs; the rank sees no others.
     """
-    env = {name: value for name, value in base.items() if not name.startswith(PRIVATE_PREFIXES)}
-    # Horovod would obey a variable of an outer Horovod run before these.
-    env = {name: value for name, value in env.items() if not name.startswith("HOROVOD_GLOO_")}
+    env = {name: value for name, value in base.items() if not name.startswith(DROPPED_PREFIXES)}
     env.update(world_environment(world))
     env.update(
         HOROVOD_GLOO_RENDEZVOUS_ADDR=rendezvous[0],

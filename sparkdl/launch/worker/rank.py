@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import logging
 import os
 import pickle
 import signal
@@ -22,9 +23,8 @@ from sparkdl.errors import SparkDLError
 from sparkdl.launch.protocol.messages import Ended, Started
 from sparkdl.launch.protocol.outcome import only_lost_its_peer
 from sparkdl.launch.worker import emit, graceful_stop
-from sparkdl.launch.worker.log_format import log_as_rank
 from sparkdl.launch.worker.reaper import PR_SET_PDEATHSIG, STACKS_SIGNAL
-from sparkdl.launch.world import world
+from sparkdl.launch.world import World, world
 
 __all__ = ["main"]
 # A recursion error's traceback can be endless; its head and its tail say enough. Both limits together stay below the
@@ -32,6 +32,8 @@ __all__ = ["main"]
 MAX_TRACEBACK_CHARACTERS = 60_000
 MAX_MESSAGE_CHARACTERS = 10_000
 NOISY_MODULES = r"(petastorm|tensorflow|keras|horovod|pyarrow|pkg_resources|flatbuffers|google|h5py|ml_dtypes)(\.|$)"
+# Libraries that log at INFO on every read or request.
+CHATTY_LIBRARIES = ("absl", "botocore", "fsspec", "petastorm", "s3fs", "urllib3")
 
 
 def die_with_parent() -> None:
@@ -46,6 +48,19 @@ def quiet_libraries() -> None:
     """Keep the libraries' own deprecation warnings from the output; the user's code keeps its warnings."""
     for category in (DeprecationWarning, FutureWarning, UserWarning):
         warnings.filterwarnings("ignore", category=category, module=NOISY_MODULES)
+
+
+def log_as_rank(world: World) -> None:
+    """Write this process's log to stderr; each line names the rank. Ranks above 0 log from WARNING up.
+
+    The form is `INFO [rank 0/8 host-a] sparkdl.train.rank.trainer: epoch 3 ...`. Everywhere else the library only logs
+    to its loggers, and the program configures them.
+    """
+    name = world.describe().replace("%", "%%")
+    level = logging.INFO if world.rank == 0 else logging.WARNING
+    logging.basicConfig(level=level, format=f"%(levelname)s [{name}] %(name)s: %(message)s", force=True)
+    for library in CHATTY_LIBRARIES:
+        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 def ended_by(error: BaseException) -> Ended:

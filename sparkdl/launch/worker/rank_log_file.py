@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from datetime import datetime, timezone
-from typing import Protocol
+from typing import IO
 
 from sparkdl import storage
 from sparkdl.launch.protocol.warn_once import WarnOnce
@@ -35,11 +35,7 @@ CLOSE_S = 120.0
 def launch_folder_name(now: datetime, token: str) -> str:
     """Return the name of the folder for one launch's logs, such as `20261121-103000-1a2b`.
 
-    The time in the name is UTC, so that names sort by time.
-
-    Args:
-        now: the time of the launch, with its time zone.
-        token: distinguishes launches of the same second.
+    The time is UTC, so that names sort by time; the token distinguishes launches of the same second.
     """
     return f"{now.astimezone(timezone.utc):%Y%m%d-%H%M%S}-{token}"
 
@@ -70,7 +66,7 @@ class RankLog:
         self._path = path
         self._header = header
         self._room = limit
-        self._file: _File | None = None
+        self._file: IO[bytes] | _Upload | None = None
         self._warn = WarnOnce(log)
 
     @classmethod
@@ -80,20 +76,16 @@ class RankLog:
         return cls(rank_log_path(folder, world.rank, world.size), header=header)
 
     def __enter__(self) -> RankLog:
-        try:
-            self._file = _LocalFile(self._path) if storage.is_local(self._path) else _Upload(self._path, self._warn)
-        except Exception as error:  # any type: file systems raise what they like
-            self._warn("write", "the log %s is not kept: %s", self._path, error)
+        with self._warn.about("write", "the log %s is not kept: %s", self._path):
+            self._file = _local_file(self._path) if storage.is_local(self._path) else _Upload(self._path, self._warn)
         self.write(self._header)
         return self
 
     def __exit__(self, *_: object) -> None:
         file, self._file = self._file, None
         if file is not None:
-            try:
+            with self._warn.about("write", "the log %s may lack its last lines: %s", self._path):
                 file.close()
-            except Exception as error:  # as above
-                self._warn("write", "the log %s may lack its last lines: %s", self._path, error)
 
     def write(self, text: str) -> None:
         """Add a line; nothing happens outside the context, or once the log is full."""
@@ -103,29 +95,15 @@ class RankLog:
         self._room -= len(line)
         if self._room < 0:
             line = b"sparkdl: this log is full; the rest is left out\n"
-        try:
-            self._file.append(line)
-        except Exception as error:  # as above; there may be room again for later lines
-            self._warn("write", "the log %s lacks lines: %s", self._path, error)
+        with self._warn.about("write", "the log %s lacks lines: %s", self._path):
+            self._file.write(line)  # where this fails, there may be room again for later lines
 
 
-class _File(Protocol):
-    def append(self, line: bytes) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class _LocalFile:
-    """Write each line by one system call, so that `tail -f` shows it, and a process that is killed loses no line."""
-
-    def __init__(self, path: str) -> None:
-        _, inner = storage.filesystem(path)
-        os.makedirs(os.path.dirname(inner), exist_ok=True)
-        self._file = open(inner, "ab", buffering=0)  # noqa: SIM115
-        self.close = self._file.close
-
-    def append(self, line: bytes) -> None:
-        self._file.write(line)
+def _local_file(path: str) -> IO[bytes]:
+    """Open a file that has each line at once: `tail -f` shows it, and a process that is killed loses no line."""
+    _, inner = storage.filesystem(path)
+    os.makedirs(os.path.dirname(inner), exist_ok=True)
+    return open(inner, "ab", buffering=0)
 
 
 class _Upload:
@@ -141,7 +119,7 @@ class _Upload:
         self._thread = threading.Thread(target=self._run, name="rank log", daemon=True)
         self._thread.start()
 
-    def append(self, line: bytes) -> None:
+    def write(self, line: bytes) -> None:
         self._size += self._file.write(line)
 
     def close(self) -> None:
@@ -161,9 +139,7 @@ class _Upload:
         """Upload the file if it grew since the last upload; return the seconds that the upload took."""
         begun, size = time.monotonic(), self._size
         if size > self._uploaded:
-            try:
+            with self._warn.about("write", "the log %s cannot be uploaded: %s", self._path):
                 storage.write_from(self._path, self._file, size)
                 self._uploaded = size
-            except Exception as error:  # any type: stores raise what they like; the next upload tries again
-                self._warn("write", "the log %s cannot be uploaded: %s", self._path, error)
         return time.monotonic() - begun

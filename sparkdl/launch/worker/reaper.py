@@ -101,9 +101,7 @@ def made_progress(before: Usage, now: Usage) -> bool:
 def become_rank(launcher: int, output: int) -> None:
     """Fork. The child returns, with its output going to the file descriptor `output`; the parent never returns.
 
-    Args:
-        launcher: the process id of the launcher.
-        output: a file descriptor for the rank's standard output and standard error.
+    `launcher` is the launcher's process id.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     wakeup, wakeup_end = os.pipe()
@@ -161,7 +159,8 @@ class _Reaper:
                 before = usage
                 if self._stop_requested:
                     self._signal_rank(WIND_DOWN_SIGNAL)
-                _say({"type": "beat", "idle_s": idle, "stopped": _state(self._rank) in "Tt"}, wait=False)
+                state, *_ = _stat(f"/proc/{self._rank}/stat") or ["?"]
+                _say({"type": "beat", "idle_s": idle, "stopped": state in "Tt"}, wait=False)
         if self._status is None:
             self._signal_rank(signal.SIGKILL)
             self._await_rank()
@@ -253,10 +252,6 @@ def _stat(path: str) -> list[str]:
             return file.read().rsplit(")", 1)[1].split()
     except (OSError, IndexError):
         return []
-
-
-def _state(process: int) -> str:
-    return (_stat(f"/proc/{process}/stat") or ["?"])[0]
 
 
 def _seconds(path: str) -> tuple[float, float]:

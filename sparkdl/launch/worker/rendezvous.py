@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from sparkdl.launch.world import World
 
@@ -46,17 +47,5 @@ class Rendezvous:
         """Publish the ranks' worlds. Until this call the ranks find nothing and ask again."""
         from horovod.runner.common.util.hosts import SlotInfo
 
-        self._server.init(
-            [
-                SlotInfo(
-                    hostname=world.host,
-                    rank=world.rank,
-                    local_rank=world.local_rank,
-                    cross_rank=world.cross_rank,
-                    size=world.size,
-                    local_size=world.local_size,
-                    cross_size=world.cross_size,
-                )
-                for world in worlds
-            ]
-        )
+        slots = map(asdict, worlds)
+        self._server.init([SlotInfo(hostname=slot.pop("host"), **slot) for slot in slots])

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import AuthenticationError
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,6 @@ from sparkdl.launch.checks.gpus import shared_addresses
 from sparkdl.launch.checks.hostname import refused_names, useless_address
 from sparkdl.launch.protocol import messages
 from sparkdl.launch.protocol.channel import SocketLink
-from sparkdl.launch.protocol.link import Link
 from sparkdl.launch.protocol.mailbox.link import MailboxLink
 from sparkdl.launch.protocol.messages import Hello, Message, Outcome, Value
 from sparkdl.launch.worker.environment import Settings, interface_of, rank_environment, search_path
@@ -38,6 +37,9 @@ if TYPE_CHECKING:
 __all__ = ["TaskPlan", "run_rank"]
 
 LOOPBACK = "127.0.0.1"
+
+Link = SocketLink | MailboxLink
+"""Connect a task with the driver."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +109,7 @@ def refusal(plan: TaskPlan, infos: Sequence[TaskInfo]) -> str | None:
 
 def meet(context: BarrierTaskContext, mine: TaskInfo) -> list[TaskInfo]:
     """Exchange the tasks' information, the only exchange between tasks; return that of all tasks, in rank order."""
-    note = {name: getattr(mine, name) for name in TaskInfo.__slots__}
-    return [TaskInfo(**json.loads(text)) for text in context.allGather(json.dumps(note))]
+    return [TaskInfo(**json.loads(text)) for text in context.allGather(json.dumps(asdict(mine)))]
 
 
 def run_rank(plan: TaskPlan, task: Broadcast[bytes]) -> None:
@@ -139,16 +140,13 @@ def run_rank(plan: TaskPlan, task: Broadcast[bytes]) -> None:
         )
         infos = meet(context, mine)
         worlds = assign_worlds([info.host for info in infos])
-        problem = refusal(plan, infos)
-        if problem is not None:
+        if problem := refusal(plan, infos):
             _refuse(link, worlds[rank], problem)
             return
         try:
             if rendezvous:
                 rendezvous.open(worlds)
-            log = None
-            if plan.log_folder is not None:
-                log = stack.enter_context(RankLog.of(plan.log_folder, worlds[rank]))
+            log = stack.enter_context(RankLog.of(plan.log_folder, worlds[rank])) if plan.log_folder else None
             env = _environment(plan, worlds, rank, (infos[0].address, infos[0].port), gpus)
             _run_process(link, worlds[rank], task.value, env, log)
         except Exception as error:  # no space, no more processes: reported as such, and not as a lost host

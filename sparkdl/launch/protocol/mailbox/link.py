@@ -13,18 +13,7 @@ import time
 from collections import deque
 
 from sparkdl import storage
-from sparkdl.launch.protocol.mailbox.file import (
-    ALIVE,
-    DRIVER,
-    FRAMES,
-    PACE,
-    Name,
-    Pace,
-    pack,
-    seal,
-    unpack,
-    unseal,
-)
+from sparkdl.launch.protocol.mailbox.file import ALIVE, DRIVER, FRAMES, PACE, Name, Pace, pack, seal, unpack, unseal
 from sparkdl.launch.protocol.messages import Bye, Message, decode, encode
 from sparkdl.launch.protocol.warn_once import WarnOnce
 
@@ -159,13 +148,11 @@ class MailboxLink:
     def _write(self, role: str, number: int, content: bytes) -> bool:
         name = Name(role=role, rank=self._rank, number=number)
         sealed = seal(self._key, role, self._rank, number, content)
-        try:
+        with self._warn.about("write", "rank %d cannot write to %s: %s", self._rank, self._folder):
             storage.write_atomic(storage.join(self._folder, str(name)), sealed, durable=False)
-        except Exception as error:  # any type: stores raise what they like
-            self._warn("write", "rank %d cannot write to %s: %s", self._rank, self._folder, error)
-            return False
-        self._written = time.monotonic()
-        return True
+            self._written = time.monotonic()
+            return True
+        return False
 
     def _follow_driver(self) -> None:
         number = 0

@@ -15,7 +15,7 @@ from functools import partial
 
 from sparkdl import storage
 from sparkdl.errors import LaunchError
-from sparkdl.launch.protocol.link import OnMessage, deliver
+from sparkdl.launch.protocol.deliver import OnMessage, deliver
 from sparkdl.launch.protocol.mailbox.file import (
     DRIVER,
     FRAMES,
@@ -51,12 +51,9 @@ class MailboxServer:
 
     Args:
         folder: local path or URL, named by `mailbox_name`, where the driver and all tasks can write.
-        key: the secret of this run.
-        size: the number of ranks.
         on_message: takes each message; one call at a time.
         on_lost: called once for a rank that wrote and then is silent without having ended, or that sends an invalid
             message.
-        pace: how often to read and write, and when a rank counts as silent.
     """
 
     def __init__(
@@ -113,7 +110,9 @@ class MailboxServer:
             for thread in self._threads:
                 thread.join(JOIN_S)
         finally:
-            self._remove()
+            # What is left the next server in the same parent removes.
+            with self._warn.about("remove", "the mailbox %s is left behind: %s", self._folder):
+                storage.delete(self._folder)
 
     @property
     def ranks(self) -> frozenset[int]:
@@ -170,18 +169,14 @@ class MailboxServer:
                     # Until a task knows that the driver ends, the task writes on and would make the folder anew.
                     if closing and (self._heard.keys() <= self._ended or time.monotonic() > self._limit):
                         return
-                    self._changed.wait_for(lambda: self._hurry, self._wait_s())
-
-    def _wait_s(self) -> float:
-        return self._pace.poll_of(self._folder) if self._heard else self._pace.first_poll_s
+                    wait_s = self._pace.poll_of(self._folder) if self._heard else self._pace.first_poll_s
+                    self._changed.wait_for(lambda: self._hurry, wait_s)
 
     def _look_once(self, pool: ThreadPoolExecutor) -> None:
         listed_at = time.monotonic()
-        try:
-            names = storage.listing(self._folder)
-        except Exception as error:  # any type: stores raise what they like; ranks that stay silent count as lost
-            self._warn("list", "the driver cannot list %s: %s", self._folder, error)
-            names = []
+        names: list[str] = []
+        with self._warn.about("list", "the driver cannot list %s: %s", self._folder):
+            names = storage.listing(self._folder)  # where this fails, ranks that stay silent count as lost
         reading = plan_reading(names, self._taken, self._size)
         files = (*reading.alive, *reading.frames)
         for start in range(0, len(files), READERS):
@@ -239,13 +234,5 @@ class MailboxServer:
         self._on_lost(rank)
 
     def _delete(self, name: Name) -> None:
-        try:
+        with self._warn.about("delete", "the driver cannot delete %s of %s: %s", name, self._folder):
             storage.delete_file(storage.join(self._folder, str(name)))
-        except Exception as error:  # any type: stores raise what they like; the next turn tries again
-            self._warn("delete", "the driver cannot delete %s of %s: %s", name, self._folder, error)
-
-    def _remove(self) -> None:
-        try:
-            storage.delete(self._folder)
-        except Exception as error:  # the next server in the same parent tries again
-            log.warning("the mailbox %s is left behind: %s", self._folder, error)

@@ -1,7 +1,4 @@
-"""Configure training.
-
-Runs on the driver; the values travel to ranks.
-"""
+"""Configure training. Runs on the driver; the values travel to ranks."""
 
 from __future__ import annotations
 

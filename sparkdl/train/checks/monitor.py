@@ -1,7 +1,4 @@
-"""Check the metric by which the best model is chosen, before the first epoch.
-
-Runs in rank processes.
-"""
+"""Check the metric by which the best model is chosen, before the first epoch. Runs in rank processes."""
 
 from __future__ import annotations
 

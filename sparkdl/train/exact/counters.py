@@ -1,7 +1,4 @@
-"""Hold the counters of steps: rows, numerators and denominators of the loss, requests to stop.
-
-Runs in rank processes.
-"""
+"""Hold the counters of steps: rows, parts of the loss, requests to stop. Runs in rank processes."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 from sparkdl.train.exact.collective import gather_slices, sum_tensors
 from sparkdl.train.exact.counters import EpochSums
 
-__all__ = ["GradientSum", "LARGEST", "SMALLEST", "buckets", "gather_is_smaller", "gradient_norm", "slices_summed"]
+__all__ = ["LARGEST", "SMALLEST", "GradientSum", "at_least_single", "buckets", "gradient_norm"]
 
 COMPRESSED = {"fp16": tf.float16}
 INDEX_BYTES = 8
@@ -49,7 +49,7 @@ def gradient_norm(gradients: Sequence[Any], optimizer: Any) -> EpochSums:
     Loss scaling is taken out. Where the optimizer finds the right scale by trying, it skips steps whose gradients are
     not finite; the norm of such a step is not counted.
     """
-    halves = [tf.nn.l2_loss(_at_least_single(g)) for g in gradients if g is not None]
+    halves = [tf.nn.l2_loss(at_least_single(g)) for g in gradients if g is not None]
     if not halves:
         return EpochSums()
     widest = max((half.dtype for half in halves), key=lambda dtype: dtype.size)
@@ -61,8 +61,8 @@ def gradient_norm(gradients: Sequence[Any], optimizer: Any) -> EpochSums:
     return EpochSums(norm=tf.where(finite, norm, tf.zeros_like(norm)), norms=finite)
 
 
-def _at_least_single(gradient: Any) -> tf.Tensor:
-    """Return the values of a gradient, at least in float32: squares of half-precision values would overflow."""
+def at_least_single(gradient: Any) -> tf.Tensor:
+    """Return the values of a gradient or weight, at least in float32: squares of half-precision ones would overflow."""
     values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
     return values if values.dtype.size >= tf.float32.size else tf.cast(values, tf.float32)
 

@@ -1,7 +1,4 @@
-"""Make the steps of a model with Keras' train_step exact: loss in parts, gradients summed, then the user's optimizer.
-
-Runs in rank processes.
-"""
+"""Make the steps of a model with Keras' own train_step exact over ranks. Runs in rank processes."""
 
 from __future__ import annotations
 

@@ -73,4 +73,3 @@ class EpochCheck:
             if form is not None and form.kind == "batch":
                 found.append(Inexact(function.what, f"is not a mean over rows: {form.reason}", function.way_out))
         return found
-

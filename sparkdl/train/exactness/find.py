@@ -144,9 +144,7 @@ def _losses_of(model: Any, y: Any) -> Any:
     return () if model._compile_loss is None and not model.losses else y
 
 
-def _try_functions(
-    model: Any, x: Any, y: Any, rows_at_once: int, *, weighted: bool
-) -> tuple[list[Inexact], list[int]]:
+def _try_functions(model: Any, x: Any, y: Any, rows_at_once: int, *, weighted: bool) -> tuple[list[Inexact], list[int]]:
     """Find what is not exact in losses and metrics, and the indexes of metrics that give one value for all rows."""
     functions = tried_functions(model, weighted=weighted)
     pairs = _pairs(model, x, y, rows_at_once)
@@ -179,9 +177,7 @@ def _try_functions(
 def _pairs(model: Any, x: Any, y: Any, rows_at_once: int) -> dict[Key, Pair]:
     """Capture what each loss and metric gets for these rows; predictions of a few rows are repeated for all rows."""
     with steady(model), captured(model) as pairs:
-        few, inputs, targets = keras.tree.map_structure(
-            tf.convert_to_tensor, [part_of(x, slice(rows_at_once)), x, y]
-        )
+        few, inputs, targets = keras.tree.map_structure(tf.convert_to_tensor, [part_of(x, slice(rows_at_once)), x, y])
         y_pred = model(few, training=False) if model._call_has_training_arg else model(few)
         y_pred = _repeated(y_pred, len(keras.tree.flatten(few)[0]), len(keras.tree.flatten(x)[0]))
         if model._compile_loss is not None:

@@ -1,7 +1,4 @@
-"""Take the loss and metric functions out of a compiled model, to try what each gives for labels and predictions.
-
-Runs in rank processes.
-"""
+"""Take the loss and metric functions out of a compiled model, to be tried. Runs in rank processes."""
 
 from __future__ import annotations
 
@@ -24,9 +21,7 @@ __all__ = [
     "Pair",
     "TriedFunction",
     "captured",
-    "flat_losses",
     "inexact_losses",
-    "is_row_loss",
     "tried_functions",
     "values_of",
     "weighted_keys",

@@ -1,7 +1,4 @@
-"""Judge a model once for all ranks, and go on judging it while it trains.
-
-Runs in rank processes.
-"""
+"""Judge a model once for all ranks, and go on judging it while it trains. Runs in rank processes."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from sparkdl.train.exactness.trials import Trial, partitions
 
 __all__ = ["RowForm", "find_form", "form_of_parts"]
 
+
 @dataclass(frozen=True, slots=True)
 class RowForm:
     """Describe the form of a function's value.
@@ -132,5 +133,3 @@ def _mean_form(
 def _text(values: np.ndarray) -> str:
     flat = np.ravel(values)
     return f"{flat[0]:.6g}" if flat.size else "nothing"
-
-

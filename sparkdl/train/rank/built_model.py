@@ -1,7 +1,4 @@
-"""Build the model of a run as it is when training starts.
-
-Runs in rank processes.
-"""
+"""Build the model of a run as it is when training starts. Runs in rank processes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Loop over epochs and steps as Keras' `fit` does, with the option to start in the middle of an epoch.
-
-Runs in rank processes.
-"""
+"""Loop over epochs and steps as Keras' `fit` does, from any step on. Runs in rank processes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Make the feed of a rank: its share of a split's rows, read on the cores that the launcher gave it.
-
-Runs in a rank process.
-"""
+"""Make the feed of a rank: its share of a split's rows. Runs in a rank process."""
 
 from __future__ import annotations
 

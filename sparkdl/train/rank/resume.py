@@ -1,7 +1,4 @@
-"""Continue a run from a checkpoint.
-
-Runs in rank processes, after `build_model` and before the first step.
-"""
+"""Continue a run from a checkpoint. Runs in rank processes, after `build_model` and before the first step."""
 
 from __future__ import annotations
 

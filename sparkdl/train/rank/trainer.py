@@ -1,7 +1,4 @@
-"""Train one rank's share of a run, from building the model to writing it.
-
-Runs in a rank process.
-"""
+"""Train one rank's share of a run, from building the model to writing it. Runs in a rank process."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Build the record of a run: the data and options that must stay the same when the run is continued.
-
-Runs on the driver.
-"""
+"""Build the record of a run, and check a folder by it. Runs on the driver."""
 
 from __future__ import annotations
 

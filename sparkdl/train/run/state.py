@@ -18,14 +18,7 @@ from sparkdl.train.exact.counters import EpochSums, StepCounters
 from sparkdl.train.exact.optimizers import optimizers_of
 from sparkdl.train.exact.state.metrics import leaf_metrics
 
-__all__ = [
-    "callback_states",
-    "epoch_arrays",
-    "restore_callbacks",
-    "restore_epoch",
-    "restore_model",
-    "run_arrays",
-]
+__all__ = ["callback_states", "epoch_arrays", "restore_callbacks", "restore_epoch", "restore_model", "run_arrays"]
 
 # The attributes in which Keras' callbacks keep state from epoch to epoch; all others are configuration.
 _REMEMBERED: dict[type, tuple[str, ...]] = {

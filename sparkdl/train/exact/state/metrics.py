@@ -18,24 +18,14 @@ from sparkdl.train.exact.collective import max_over_ranks, min_over_ranks, sum_o
 from sparkdl.train.exact.findings import Inexact
 from sparkdl.train.exact.patch import patched
 
-__all__ = [
-    "ADDITIVE",
-    "NOT_ADDITIVE",
-    "averaged_by_rows",
-    "check_metrics",
-    "inexact_metrics",
-    "leaf_metrics",
-    "metrics_by_rows",
-    "reduced_states",
-]
+__all__ = ["averaged_by_rows", "check_metrics", "inexact_metrics", "leaf_metrics", "metrics_by_rows", "reduced_states"]
 
 # Keras metrics whose state is a sum over rows, so that the state of all rows is the sum of the ranks' states.
 # Additivity cannot be read off a metric (Variable.aggregation is "sum" by default), so this is a list, proved by tests.
+# Keras' subclasses of these are additive as well: MeanMetricWrapper, RootMeanSquaredError, F1Score, MeanIoU and so on.
 ADDITIVE: tuple[type, ...] = (
     keras.metrics.Mean,
     keras.metrics.Sum,
-    keras.metrics.MeanMetricWrapper,
-    keras.metrics.RootMeanSquaredError,
     keras.metrics.R2Score,
     keras.metrics.TruePositives,
     keras.metrics.TrueNegatives,
@@ -49,12 +39,7 @@ ADDITIVE: tuple[type, ...] = (
     keras.metrics.PrecisionAtRecall,
     keras.metrics.RecallAtPrecision,
     keras.metrics.FBetaScore,
-    keras.metrics.F1Score,
     keras.metrics.IoU,
-    keras.metrics.MeanIoU,
-    keras.metrics.BinaryIoU,
-    keras.metrics.OneHotIoU,
-    keras.metrics.OneHotMeanIoU,
 )
 # Metrics of a statistic of each batch: another division into batches gives another value, even in one process.
 NOT_ADDITIVE = {

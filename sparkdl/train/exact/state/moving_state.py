@@ -142,5 +142,3 @@ def _extreme(variable: Any, before: tf.Tensor, counts: Counts, reduction: str, *
     own = tf.cast(tf.where(counts.real, tf.identity(variable), before), tf.float64)
     sign = 1.0 if reduction == "max" else -1.0
     return tf.cast(sign * max_tensor(sign * own, name=name), before.dtype)
-
-

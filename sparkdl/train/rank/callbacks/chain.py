@@ -16,6 +16,7 @@ from sparkdl.errors import ConfigError, ModelError, shown
 from sparkdl.launch.worker import graceful_stop
 from sparkdl.train.exact.collective import gather_over_ranks, sum_over_ranks
 from sparkdl.train.exact.counters import WIND_DOWN, StepCounters
+from sparkdl.train.exact.gradients import at_least_single
 from sparkdl.train.rank.callbacks.divergence import difference
 from sparkdl.train.rank.callbacks.learning_rate import LearningRates
 from sparkdl.train.rank.callbacks.recorder import EpochRecorder
@@ -117,7 +118,7 @@ class SameWeights(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         weights = self.model.trainable_weights
-        squares = np.array([float(tf.nn.l2_loss(_at_least_single(weight.value))) for weight in weights])
+        squares = np.array([float(tf.nn.l2_loss(at_least_single(weight.value))) for weight in weights])
         names = [f"the norm of {weight.path!r}" for weight in weights]
         found = difference(gather_over_ranks(np.sqrt(2 * squares), name="same_weights"), names)
         if found is not None:
@@ -125,8 +126,3 @@ class SameWeights(keras.callbacks.Callback):  # type: ignore[misc]
                 f"after epoch {epoch + 1} ranks have different weights: {found}; a callback or train_step does on some "
                 "ranks what it should do on all, as setting a learning rate"
             )
-
-
-def _at_least_single(weight: tf.Tensor) -> tf.Tensor:
-    """Cast half-precision weights to float32, because their squares would overflow."""
-    return weight if weight.dtype.size >= tf.float32.size else tf.cast(weight, tf.float32)

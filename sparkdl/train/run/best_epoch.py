@@ -7,7 +7,7 @@ from typing import Any
 
 from sparkdl.errors import near_miss
 
-__all__ = ["best_value", "direction_of", "is_better", "unknown_direction", "unknown_monitor"]
+__all__ = ["best_value", "direction_of", "is_better", "unknown_monitor"]
 
 
 def is_better(value: float, best: float | None, *, direction: str) -> bool:
@@ -42,14 +42,6 @@ def direction_of(monitor: str, mode: str, known: Mapping[str, str | None]) -> st
         return stated
     # The name of each output's loss ends in "_loss"; from other names no direction is concluded.
     return "min" if name == "loss" or name.endswith("_loss") else None
-
-
-def unknown_direction(monitor: str) -> str:
-    """Build the error message for a metric whose direction is not known."""
-    return (
-        f"checkpoint.monitor={monitor!r} does not say whether its best value is the smallest or the largest; use "
-        "checkpoint.mode='min' or 'max'"
-    )
 
 
 def unknown_monitor(monitor: str | None, given: Collection[str]) -> str | None:

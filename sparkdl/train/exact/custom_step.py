@@ -88,8 +88,7 @@ class CustomSteps:
     def train_step(self, element: Any) -> dict[str, tf.Tensor]:
         """Take one step; the logs are the means of the epoch so far, over all ranks."""
         batch, counts_vector, wait_s = unpack_element(element)
-        if self._class_weights is not None:
-            batch = weigh_classes(batch, self._class_weights)
+        batch = weigh_classes(batch, self._class_weights)
         counts, numbers = Counts.of(counts_vector), self._numbers
         self._counts, self._applied, self._moments.real, self._results = counts, 0, counts.real, []
         self._values.counts = counts
@@ -144,10 +143,6 @@ class CustomSteps:
             summed = sum_over_ranks(np.append(value.reshape(-1), 1.0), name=f"log_{name}")
             found[name] = (summed[:-1] / summed[-1]).reshape(value.shape)
         return {name: found[name] for name in self._names[testing]}
-
-    def reset(self) -> None:
-        """Forget the rows of the last evaluation; Keras resets the metrics."""
-        self._numbers.start_test()
 
     def _metrics(self) -> list[Any]:
         """List the metrics that padding rows must not reach; empty on one rank, which gets no padding row."""

@@ -18,7 +18,15 @@ from sparkdl.train.exact.collective import max_over_ranks, min_over_ranks, sum_o
 from sparkdl.train.exact.findings import Inexact
 from sparkdl.train.exact.patch import patched
 
-__all__ = ["averaged_by_rows", "check_metrics", "inexact_metrics", "leaf_metrics", "metrics_by_rows", "reduced_states"]
+__all__ = [
+    "averaged_by_rows",
+    "check_metrics",
+    "inexact_metrics",
+    "leaf_metrics",
+    "metric_variables",
+    "metrics_by_rows",
+    "reduced_states",
+]
 
 # Keras metrics whose state is a sum over rows, so that the state of all rows is the sum of the ranks' states.
 # Additivity cannot be read off a metric (Variable.aggregation is "sum" by default), so this is a list, proved by tests.
@@ -58,6 +66,11 @@ def leaf_metrics(metrics: Sequence[Any]) -> list[Any]:
         inner = getattr(metric, "metrics", None)
         leaves.extend(leaf_metrics(inner) if inner else [] if type(metric).__name__ == "CompileMetrics" else [metric])
     return leaves
+
+
+def metric_variables(model: Any) -> list[Any]:
+    """List the variables of a model's metrics, each once."""
+    return list({id(v): v for metric in leaf_metrics(model.metrics) for v in metric.variables}.values())
 
 
 def check_metrics(model: Any) -> None:

@@ -43,13 +43,8 @@ class _Taken:
 def try_own_steps(model: Any, batch: tuple[Any, ...], *, training: bool) -> tuple[list[Inexact], set[str]]:
     """Find what is not exact in a model's own train_step and test_step, by the gradients and values that these hand on.
 
-    Args:
-        batch: (inputs, targets) or (inputs, targets, weights) of rows of the dataset.
-        training: whether the model is to be trained, not only evaluated.
-
-    Returns:
-        The parts that are not exact, and the names of Sum metrics that get sums over rows. A step that draws past Keras
-        (`tf.random`, numpy) gives other gradients each time, and is not judged.
+    Returns the parts that are not exact, and the names of Sum metrics that get sums over rows. A step that draws past
+    Keras (`tf.random`, numpy) gives other gradients each time, and is not judged.
     """
     found: list[Inexact] = []
     summed: set[str] = set()

@@ -67,7 +67,7 @@ def find_inexact(
     Raises tf.errors.ResourceExhaustedError where the rows do not fit into the device's memory.
     """
     x, y = (keras.tree.map_structure(keras.ops.convert_to_numpy, part) for part in batch[:2])
-    found = [*inexact_losses(model, row_means_only=has_own_step(model))]
+    found = [*inexact_losses(model)]
     metrics, averaged = inexact_metrics(model)
     found += metrics
     states = layer_states(model)

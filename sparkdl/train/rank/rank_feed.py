@@ -21,12 +21,7 @@ def rank_feed(
     seed: int | None,
     reader: ReaderConfig | None = None,
 ) -> Feed:
-    """Make the feed of this rank.
-
-    Args:
-        seed: the seed of the order of rows; None keeps the order in which they are stored.
-        reader: how the rows are read; None uses the defaults.
-    """
+    """Make the feed of this rank. Without a seed the rows keep the order in which they are stored."""
     return Feed(
         dataset,
         split,

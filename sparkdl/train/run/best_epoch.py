@@ -30,10 +30,7 @@ def best_value(history: Sequence[Mapping[str, Any]], monitor: str, direction: st
 def direction_of(monitor: str, mode: str, known: Mapping[str, str | None]) -> str | None:
     """Return "min" or "max", whichever value of a metric is its best; None if the direction is not known.
 
-    Args:
-        monitor: the metric's name in the history.
-        mode: "min" and "max" are returned as they are; "auto" looks the direction up.
-        known: the direction that each of the model's metrics states, or None, by the metric's name.
+    `mode`: as in CheckpointConfig; `known`: the direction that each of the model's metrics states, or None, by name.
     """
     if mode != "auto":
         return mode

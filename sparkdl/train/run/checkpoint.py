@@ -44,12 +44,7 @@ _NAME = re.compile(r"epoch-(\d{5,})-step-(\d{8,})")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
-    """Describe a position in a run: the next step to train.
-
-    Attributes:
-        epoch: the epoch, from 0.
-        step: the step of the epoch, from 0.
-    """
+    """Describe a position in a run: the next step to train, and its epoch, each from 0."""
 
     epoch: int = 0
     step: int = 0
@@ -60,13 +55,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """Describe a committed checkpoint.
-
-    Attributes:
-        path: its folder.
-        position: the position at which a run continues from it.
-        facts: the metadata that its writer kept beside the arrays, as JSON.
-    """
+    """Describe a committed checkpoint: its folder, where a run continues from it, and the JSON beside its arrays."""
 
     path: str
     position: Position

@@ -78,11 +78,7 @@ class RunDir:
         yield from (f"{self.path}.replaced-{number}" for number in itertools.count(2))
 
     def begin(self, record: Mapping[str, Any], *, resume: str = "auto") -> None:
-        """Make the folder for a new run. Raises CheckpointError if it cannot be written.
-
-        Args:
-            resume: `TrainConfig.resume` of the call that begins the run.
-        """
+        """Make the folder for a new run, which `resume` begins. Raises CheckpointError if it cannot be written."""
         try:
             storage.make_folder(self.path)
             content = {"format_version": FORMAT_VERSION, _BEGUN_BY: resume, **record}
@@ -100,7 +96,6 @@ class RunDir:
         """Tell whether the folder holds this very run; False if it is empty.
 
         Args:
-            record: the record of the run.
             resume: `TrainConfig.resume`.
             defaults: by option, the value of an option that the run's version of sparkdl did not know.
             upgrade: turns options that an older version recorded into those that this version records.

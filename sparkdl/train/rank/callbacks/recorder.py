@@ -30,11 +30,6 @@ _SECONDS = ("seconds", "data_wait_seconds", "allreduce_seconds")
 class EpochRecorder(keras.callbacks.Callback):  # type: ignore[misc]
     """Add every epoch to the run's record, and send progress to the driver.
 
-    Args:
-        recorded: the record to which the metrics of each epoch are added.
-        epochs: the epochs of the run.
-        steps: the steps of one epoch.
-
     Attributes:
         recorded: the record, the same on every rank.
         inexact: the names of the losses, metrics and layers that are computed per worker, as found on this rank.

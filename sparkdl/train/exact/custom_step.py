@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from sparkdl.errors import ModelError
-from sparkdl.train.exact.collective import max_over_ranks, min_over_ranks, sum_over_ranks, sum_tensors
+from sparkdl.train.exact.collective import reduce_over_ranks, sum_tensors
 from sparkdl.train.exact.counters import ROWS, Counts, EpochSums, StepCounters, unpack_element, weigh_classes
 from sparkdl.train.exact.gradients import GradientSum, gradient_norm
 from sparkdl.train.exact.optimizers import optimizers_of
@@ -140,7 +140,7 @@ class CustomSteps:
         found = {name: metrics[name] for name in self._names[testing] if name in metrics}
         plain = {name: np.asarray((logs or {})[name], np.float64) for name in self._plain[testing]}
         for name, value in plain.items():
-            summed = sum_over_ranks(np.append(value.reshape(-1), 1.0), name=f"log_{name}")
+            summed = reduce_over_ranks("sum", np.append(value.reshape(-1), 1.0), name=f"log_{name}")
             found[name] = (summed[:-1] / summed[-1]).reshape(value.shape)
         return {name: found[name] for name in self._names[testing]}
 
@@ -203,7 +203,7 @@ class CustomSteps:
     def _check_weights(self) -> None:
         """Raise ModelError if ranks have different weights: then some update went past the model's optimizers."""
         sums = np.array([float(np.sum(np.abs(w, dtype=np.float64))) for w in self._model.get_weights()] or [0.0])
-        most, least = max_over_ranks(sums, name="weights_max"), min_over_ranks(sums, name="weights_min")
+        most, least = (reduce_over_ranks(how, sums, name=f"weights_{how}") for how in ("max", "min"))
         if np.any(most - least > SAME_WEIGHTS * np.maximum(most, 1e-9)):
             raise ModelError(
                 f"the ranks' weights of model {self._model.name!r} differ: its train_step changes weights in other "

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from sparkdl.train.exact.collective import sum_over_ranks
+from sparkdl.train.exact.collective import reduce_over_ranks
 from sparkdl.train.exact.counters import ROWS, Counts, StepCounters, other_data, unpack_element, weigh_classes
 from sparkdl.train.exact.gradients import GradientSum, gradient_norm
 from sparkdl.train.exact.loss_parts import LossParts
@@ -113,7 +113,7 @@ class KerasSteps:
         """Put the loss over all rows into the metrics over all rows. Eager."""
         if not testing:
             return {**metrics, "loss": float(self._losses.total(self._numbers.train_parts))}
-        parts = sum_over_ranks(self._numbers.test_parts.numpy(), name="loss")
+        parts = reduce_over_ranks("sum", self._numbers.test_parts.numpy(), name="loss")
         of_outputs = {name: value for name, value in self._losses.sums(parts).items() if name in metrics}
         return {**metrics, **of_outputs, "loss": float(self._losses.total(parts, testing=True))}
 

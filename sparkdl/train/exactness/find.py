@@ -110,7 +110,8 @@ def _try_model(
     for mode in _modes(model, training=training):
         before = [keras.ops.convert_to_numpy(state.variable) for state in states]
         probe = Probe(model, training=mode, states=[state.variable for state in states])
-        cut = probe(x, _losses_of(model, y))
+        # Without losses the model's train_step alone knows its loss: compute_loss is not tried.
+        cut = probe(x, () if model._compile_loss is None and not model.losses else y)
         of_layers, names = judge_values(
             metrics_of_layers(model),
             cut.whole.noted,
@@ -137,11 +138,6 @@ def _modes(model: Any, *, training: bool) -> tuple[bool, ...]:
     layers = [model, *model._flatten_layers()]
     own = any(not type(layer).__module__.startswith("keras.") or isinstance(layer, _OF_CODE) for layer in layers)
     return (False, True) if own else (True,)
-
-
-def _losses_of(model: Any, y: Any) -> Any:
-    """Return the targets if the model's compute_loss is to be tried; () if its train_step alone knows the loss."""
-    return () if model._compile_loss is None and not model.losses else y
 
 
 def _try_functions(model: Any, x: Any, y: Any, rows_at_once: int, *, weighted: bool) -> tuple[list[Inexact], list[int]]:

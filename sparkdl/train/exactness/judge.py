@@ -115,10 +115,7 @@ def epoch_judge(
 ) -> keras.callbacks.Callback:
     """Make the callback that tries the model on this rank's rows of each epoch's first step, after that step.
 
-    Args:
-        found: gets what is not exact and was not known, where training goes on.
-
-    The callback raises ModelError in strict mode.
+    It raises ModelError in strict mode; where training goes on, `found` gets what is not exact and was not known.
     """
     check, config, layout = EpochCheck(model, findings), spec.config, spec.dataset.layout
 

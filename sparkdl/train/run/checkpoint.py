@@ -31,6 +31,7 @@ __all__ = [
     "committed_checkpoints",
     "open_arrays",
     "read_checkpoint",
+    "read_json",
     "sweep_checkpoints",
     "write_checkpoint",
 ]
@@ -96,12 +97,17 @@ def committed_checkpoints(folder: str) -> list[str]:
 def read_checkpoint(path: str) -> Checkpoint:
     """Read a committed checkpoint. Raises CheckpointError if it cannot be read, or is of a newer format."""
     file = storage.join(path, CHECKPOINT_NAME)
-    try:
-        content = json.loads(storage.read_bytes(file))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}") from error
+    content = read_json(file)
     check_format_version(content, path=file, newest=FORMAT_VERSION, error=CheckpointError)
     return Checkpoint(path=path, position=Position(content["epoch"], content["step"]), facts=content["facts"])
+
+
+def read_json(path: str) -> Any:
+    """Read a JSON file of a run. Raises CheckpointError."""
+    try:
+        return json.loads(storage.read_bytes(path))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 from sparkdl import storage
 from sparkdl.errors import CheckpointError, shown
 from sparkdl.storage.format_version import check_format_version
-from sparkdl.train.run.checkpoint import Position, committed_checkpoints, read_checkpoint
+from sparkdl.train.run.checkpoint import Position, committed_checkpoints, read_checkpoint, read_json
 from sparkdl.train.run.differences import first_difference
 from sparkdl.train.run.record import Recorded
 
@@ -116,7 +116,7 @@ class RunDir:
             )
         if resume == "never":
             raise CheckpointError(f"run_dir={self.path} already holds a run, and resume='never' refuses it; {WAYS_OUT}")
-        found = self._read(self.record)
+        found = read_json(self.record)
         check_format_version(found, path=self.record, newest=FORMAT_VERSION, error=CheckpointError)
         found = {name: part for name, part in found.items() if name != _BEGUN_BY}
         found |= {"config": upgrade({**defaults, **found["config"]})}
@@ -133,7 +133,7 @@ class RunDir:
 
     def begun_by(self) -> str:
         """Return `TrainConfig.resume` of the call that began the run."""
-        return str(self._read(self.record).get(_BEGUN_BY, "auto"))
+        return str(read_json(self.record).get(_BEGUN_BY, "auto"))
 
     def ways_out(self) -> str:
         """Say what a user can do if the folder holds another, unfinished run."""
@@ -151,8 +151,8 @@ class RunDir:
 
         Raises CheckpointError if the run has trained more: the number of epochs may grow, not shrink.
         """
-        if storage.exists(self.finished) and self._read(self.finished)["epochs"] == epochs:
-            return list(self._read(self.history))
+        if storage.exists(self.finished) and read_json(self.finished)["epochs"] == epochs:
+            return list(read_json(self.history))
         done = self._done()
         if done > Position(epochs):
             raise CheckpointError(
@@ -174,12 +174,6 @@ class RunDir:
     def _done(self) -> Position:
         latest = self.latest_checkpoint()
         return Position() if latest is None else read_checkpoint(latest).position
-
-    def _read(self, path: str) -> Any:
-        try:
-            return json.loads(storage.read_bytes(path))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 def _in_words(position: Position) -> str:

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from sparkdl.errors import ConfigError, ModelError, shown
 from sparkdl.launch.worker import graceful_stop
-from sparkdl.train.exact.collective import gather_over_ranks, sum_over_ranks
+from sparkdl.train.exact.collective import gather_over_ranks, reduce_over_ranks
 from sparkdl.train.exact.counters import WIND_DOWN, StepCounters
 from sparkdl.train.exact.gradients import at_least_single
 from sparkdl.train.exact.overrides import has_own_step
@@ -157,7 +157,7 @@ class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         mine = float(self._asked or self.model.stop_training)
-        self.model.stop_training = bool(sum_over_ranks(np.array([mine]), name="stop")[0] > 0)
+        self.model.stop_training = bool(reduce_over_ranks("sum", np.array([mine]), name="stop")[0] > 0)
 
 
 class SameWeights(keras.callbacks.Callback):  # type: ignore[misc]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from sparkdl.errors import ConfigError, LaunchError
 from sparkdl.launch.world import World
-from sparkdl.train.exact.collective import sum_over_ranks
+from sparkdl.train.exact.collective import reduce_over_ranks
 from sparkdl.train.exact.counters import StepCounters
 from sparkdl.train.exact.state.metrics import leaf_metrics, reduced_states
 from sparkdl.train.rank.callbacks.csv_log import csv_log_sizes
@@ -120,7 +121,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _end(self, position: Position) -> None:
         # The first rank that raises ends all others: wait until rank 0 has written.
-        sum_over_ranks(np.zeros(1), name="wound_down")
+        reduce_over_ranks("sum", np.zeros(1), name="wound_down")
         raise LaunchError(
             f"training was asked to end and has a checkpoint before {position}; the same call goes on from there"
         )
@@ -156,7 +157,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
                 states, arrays = callback_states(self._others)
                 facts = {
                     **self._facts,
-                    **self._recorder.recorded.to_json(),
+                    **asdict(self._recorder.recorded),
                     "seconds": seconds,
                     "best": self._best,
                     "monitor": self._config.monitor,

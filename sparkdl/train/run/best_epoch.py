@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -19,12 +20,9 @@ def is_better(value: float, best: float | None, *, direction: str) -> bool:
 
 def best_value(history: Sequence[Mapping[str, Any]], monitor: str, direction: str) -> float | None:
     """Return the best value of a metric in a history; None if no epoch has a number for the metric."""
-    best: float | None = None
-    for record in history:
-        value = record.get(monitor)
-        if isinstance(value, (int, float)) and is_better(value, best, direction=direction):
-            best = float(value)
-    return best
+    given = (record.get(monitor) for record in history)
+    values = [float(value) for value in given if isinstance(value, (int, float)) and not math.isnan(value)]
+    return (max if direction == "max" else min)(values, default=None)
 
 
 def direction_of(monitor: str, mode: str, known: Mapping[str, str | None]) -> str | None:

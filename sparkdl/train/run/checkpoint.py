@@ -88,9 +88,9 @@ def write_checkpoint(
 
 def committed_checkpoints(folder: str) -> list[str]:
     """Return the paths of the committed checkpoints, the oldest first."""
-    names = [name for name in storage.listing(folder) if _NAME.fullmatch(name)]
-    names.sort(key=lambda name: tuple(int(number) for number in _NAME.fullmatch(name).groups()))  # type: ignore[union-attr]
-    paths = [storage.join(folder, name) for name in names]
+    matches = filter(None, map(_NAME.fullmatch, storage.listing(folder)))
+    by_position = sorted(matches, key=lambda match: tuple(map(int, match.groups())))
+    paths = [storage.join(folder, match[0]) for match in by_position]
     return [path for path in paths if storage.exists(storage.join(path, CHECKPOINT_NAME))]
 
 

@@ -19,7 +19,7 @@ from sparkdl.train.exact.state.batch_norm import SyncedMoments
 from sparkdl.train.exact.state.batch_values import BatchValues, metrics_of_layers
 from sparkdl.train.exact.state.moving_state import MovingState
 
-__all__ = ["KerasSteps", "StepFunction", "compiled_by_xla"]
+__all__ = ["KerasSteps", "StepFunction"]
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from sparkdl.train.exact.collective import sum_vector
 from sparkdl.train.exact.counters import Counts
 from sparkdl.train.exact.patch import patched
 
-__all__ = ["ComputedLoss", "LossParts", "check_losses", "loss_parts"]
+__all__ = ["LossParts", "check_losses", "loss_parts"]
 
 
 def check_losses(model: Any) -> None:

@@ -19,7 +19,7 @@ from sparkdl.train.exact.state.metrics import metric_variables
 from sparkdl.train.exactness.functions import Key, TriedFunction, captured
 from sparkdl.train.exactness.steady import steady
 
-__all__ = ["LEAST_ROWS", "Cut", "Measured", "Probe", "part_of"]
+__all__ = ["LEAST_ROWS", "Cut", "Probe", "part_of"]
 
 LEAST_ROWS = 4
 """Fewer rows than this prove nothing."""

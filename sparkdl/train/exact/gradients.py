@@ -165,7 +165,7 @@ SMALLEST, LARGEST = 512 * 1024, 25 * 1024 * 1024
 
 
 def buckets(sizes: Sequence[int]) -> list[list[int]]:
-    """Divide gradients of these bytes into buckets of indexes; one operation sums the gradients of a bucket.
+    """Divide gradients, given by their bytes, into buckets of indexes, in the order of their sums: each one operation.
 
     The backward pass reaches the last layers first: buckets are filled from the end of the list, as in PyTorch's
     DistributedDataParallel, whose 25 MiB are the most here (Li et al. 2020, https://arxiv.org/abs/2006.15704, §3.2.3).

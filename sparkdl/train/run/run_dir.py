@@ -78,7 +78,7 @@ class RunDir:
         yield from (f"{self.path}.replaced-{number}" for number in itertools.count(2))
 
     def begin(self, record: Mapping[str, Any], *, resume: str = "auto") -> None:
-        """Make the folder for a new run, which `resume` begins. Raises CheckpointError if it cannot be written."""
+        """Make the folder for a new run that a call with `resume` begins. Raises CheckpointError if it cannot."""
         try:
             storage.make_folder(self.path)
             content = {"format_version": FORMAT_VERSION, _BEGUN_BY: resume, **record}

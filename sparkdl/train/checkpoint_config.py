@@ -1,7 +1,4 @@
-"""Configure when a run saves checkpoints.
-
-Runs on the driver; the values travel to ranks.
-"""
+"""Configure when a run saves checkpoints. Runs on the driver; the values travel to ranks."""
 
 from __future__ import annotations
 

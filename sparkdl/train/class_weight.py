@@ -1,7 +1,4 @@
-"""Resolve the weights of classes, given by name or by code.
-
-Pure; used on the driver, to refuse early, and in ranks.
-"""
+"""Resolve the weights of classes, given by name or by code. Pure; used on the driver, to refuse early, and in ranks."""
 
 from __future__ import annotations
 

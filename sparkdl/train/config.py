@@ -1,7 +1,4 @@
-"""Configure training.
-
-Runs on the driver; the values travel to ranks.
-"""
+"""Configure training. Runs on the driver; the values travel to ranks."""
 
 from __future__ import annotations
 
@@ -128,7 +125,8 @@ class TrainConfig:
         require(good, "class_weight is for a label, and target='inputs' has none; use PrepareConfig(weight=…)")
         good = self.lr_scaling in (None, "linear", "sqrt")
         require(good, f"lr_scaling={shown(self.lr_scaling)} must be None, 'linear' or 'sqrt'")
-        good = _is_number(self.warmup_epochs) and 0 <= self.warmup_epochs < math.inf
+        good = isinstance(self.warmup_epochs, (int, float)) and not isinstance(self.warmup_epochs, bool)
+        good = good and 0 <= self.warmup_epochs < math.inf
         require(good, f"warmup_epochs={shown(self.warmup_epochs)} must be a number of at least 0")
         require_whole("gradient_accumulation_steps", self.gradient_accumulation_steps)
         good = self.compression in (None, "fp16")
@@ -161,7 +159,3 @@ def _plain_class_weight(value: object) -> dict[str | int, float] | None:
         require(good, f"class_weight[{shown(name)}]={shown(weight)} must be a number of at least 0")
         plain[str(name) if isinstance(name, str) else int(name)] = float(weight)
     return plain
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

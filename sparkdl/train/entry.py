@@ -16,7 +16,7 @@ from sparkdl.train.run.made_by import MadeBy
 from sparkdl.train.run.record import Recorded
 from sparkdl.train.spec import EvaluateSpec, TrainSpec
 
-__all__ = ["describe_rank", "evaluate_rank", "start_rank", "train_rank"]
+__all__ = ["describe_rank", "evaluate_rank", "train_rank"]
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +38,9 @@ def evaluate_rank(task: EvaluateSpec) -> dict[str, Any]:
 
 
 def describe_rank(task: TrainSpec) -> MadeBy:
-    """Build the model without training it, and describe it (`rank.describe.describe`)."""
+    """Build the model without training it, and describe it (`rank.built_model.describe`)."""
     here = start_rank()
-    from sparkdl.train.rank.describe import describe
+    from sparkdl.train.rank.built_model import describe
 
     return describe(task, here)
 

@@ -60,11 +60,7 @@ def check_finished(task: TrainSpec, launch: LaunchConfig, *, closure_limit: int)
 
 
 def check_exactness(run: RunDir, history: Sequence[Mapping[str, Any]], exactness: str) -> None:
-    """Raise CheckpointError if all must be exact and the finished run's last epoch has metrics computed per worker.
-
-    Args:
-        exactness: as in `TrainConfig`.
-    """
+    """Raise CheckpointError if all must be exact and the finished run's last epoch has metrics computed per worker."""
     inexact = history[-1].get("per_worker", []) if history else []
     if inexact and exactness == "strict":
         raise CheckpointError(
@@ -74,10 +70,7 @@ def check_exactness(run: RunDir, history: Sequence[Mapping[str, Any]], exactness
 
 
 def _compare(run: RunDir, made_by: MadeBy | None, found: MadeBy, *, starts_with_them: bool) -> None:
-    """Raise CheckpointError if model, first weights or callbacks differ.
-
-    `starts_with_them`: whether training starts with the weights that build_model gives.
-    """
+    """Raise CheckpointError if model, callbacks, or the weights of build_model, if a run starts with them, differ."""
     facts = made_by.model if made_by is not None else _facts_of_checkpoint(run)
     if facts is None:
         log.warning("run_dir=%s is of an older sparkdl and has no checkpoint: its model cannot be compared", run.path)

@@ -1,7 +1,4 @@
-"""Train and evaluate on ranks: `fit` and `evaluate`.
-
-Runs on the driver; checks what can be checked before any rank starts.
-"""
+"""Train and evaluate on ranks: `fit` and `evaluate`. Runs on the driver, and checks what it can first."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Specify what a rank does: train a run, or evaluate a model.
-
-Frozen values, made on the driver and sent to rank processes.
-"""
+"""Specify for rank processes what they do: train a run, or evaluate a model. Frozen values."""
 
 from __future__ import annotations
 

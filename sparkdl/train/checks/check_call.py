@@ -1,7 +1,4 @@
-"""Check how `fit` and `evaluate` were called, as far as the driver can tell.
-
-Runs on the driver, before any rank starts.
-"""
+"""Check on the driver, before any rank starts, how `fit` and `evaluate` were called."""
 
 from __future__ import annotations
 

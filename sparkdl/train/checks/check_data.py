@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from keras.src import backend
@@ -37,26 +36,6 @@ _EACH_VALUE = (
     "log_cosh",
     "poisson",
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Target:
-    """Describe a label and the output that learns it.
-
-    Attributes:
-        label: the label's name in messages.
-        output: the output's name in messages.
-        classes: the number of the label's classes; None if the label is not categorical.
-        given, made: the shapes of a row of the label and of the output, without a 1 at the end.
-        loss: the name of Keras' loss; None for any other loss.
-    """
-
-    label: str
-    output: str
-    classes: int | None
-    given: tuple[int, ...]
-    made: tuple[int, ...]
-    loss: str | None
 
 
 def check_inputs(model: Any, inputs: Any) -> None:
@@ -128,39 +107,38 @@ def check_targets(model: Any, example: tuple[Any, ...], label_encoders: Sequence
         if target is None or None in tensor.shape[1:] or None in target.shape[1:]:
             continue
         loss = keras_loss(loss_of(model, name, index, len(flat)))
-        found = _Target(
-            label=f"label {encoder.name!r}" if encoder is not None else "the target",
-            output=f"output {name!r} of model {model.name!r}",
-            classes=len(encoder.vocabulary) if isinstance(encoder, CategoricalEncoder) else None,
-            given=_without_one(tuple(target.shape[1:])),
-            made=_without_one(tuple(tensor.shape[1:])),
-            loss=_chosen(loss, tuple(tensor.shape[1:])),
-        )
-        if found.made == () and last_activation(model, index, len(flat)) == "softmax":
-            raise ModelError(f"{found.output} is a softmax of one unit, which is always 1; use sigmoid")
-        if (problem := _problem(found)) is not None:
+        loss = _chosen(loss, tuple(tensor.shape[1:]))
+        label = f"label {encoder.name!r}" if encoder is not None else "the target"
+        output = f"output {name!r} of model {model.name!r}"
+        classes = len(encoder.vocabulary) if isinstance(encoder, CategoricalEncoder) else None
+        given, made = (_without_one(tuple(values.shape[1:])) for values in (target, tensor))
+        if made == () and last_activation(model, index, len(flat)) == "softmax":
+            raise ModelError(f"{output} is a softmax of one unit, which is always 1; use sigmoid")
+        if loss and (problem := _problem(loss, classes, given, made, label=label, output=output)) is not None:
             raise ModelError(problem)
-        if found.loss in _CODES and found.classes is not None and found.made[0] > found.classes:
+        if loss in _CODES and classes is not None and made[0] > classes:
             log.warning(
                 "%s has %d classes and %s %d values: scoring gives them as they are, without classes",
-                *(found.label, found.classes, found.output, found.made[0]),
+                *(label, classes, output, made[0]),
             )
 
 
-def _problem(target: _Target) -> str | None:
-    """Build the error message, with the way out, if the output cannot learn its label with its loss; else None."""
-    label, output, loss, classes = target.label, target.output, target.loss, target.classes
-    if loss is None:
-        return None
-    one_number = target.given == ()
-    if loss in _EACH_VALUE and target.given != target.made:
+def _problem(
+    loss: str, classes: int | None, given: tuple[int, ...], made: tuple[int, ...], *, label: str, output: str
+) -> str | None:
+    """Build the error message, with the way out, if the output cannot learn its label with Keras' loss; else None.
+
+    `classes`: how many a categorical label has; `given`, `made`: the shapes of a row of the label and of the output,
+    without a 1 at the end.
+    """
+    if loss in _EACH_VALUE and given != made:
         return (
-            f"{label} has rows of shape {target.given}, and {output} gives {target.made}, which {loss} cannot compare; "
+            f"{label} has rows of shape {given}, and {output} gives {made}, which {loss} cannot compare; "
             "make them the same"
         )
-    if not one_number or len(target.made) > 1:
+    if given != () or len(made) > 1:
         return None
-    units = target.made[0] if target.made else 1
+    units = made[0] if made else 1
     if loss in _ONE_HOT and units > 1:
         way_out = (
             "use sparse_categorical_crossentropy"

@@ -25,11 +25,7 @@ _WAY_OUT = (
     "them in build_model: model.set_weights(sparkdl.load_model(…).keras_model.get_weights())"
 )
 # The parameters of a numeric encoder that its scale does not use.
-_NOT_THE_SCALE = {
-    "standardize": ("low", "high"),
-    "minmax": ("mean", "std"),
-    "none": ("mean", "std", "low", "high"),
-}
+_NOT_THE_SCALE = {"standardize": ("low", "high"), "minmax": ("mean", "std"), "none": ("mean", "std", "low", "high")}
 
 
 def check_initial_model(model_dir: str, dataset: Dataset, target: str) -> None:

@@ -1,7 +1,4 @@
-"""Check the metric by which the best model is chosen, before the first epoch.
-
-Runs in rank processes.
-"""
+"""Check the metric by which the best model is chosen, before the first epoch. Runs in rank processes."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from typing import Any
 from sparkdl.errors import ConfigError
 from sparkdl.train.config import TrainConfig
 from sparkdl.train.exact.overrides import has_own_step
-from sparkdl.train.run.best_epoch import direction_of, unknown_direction, unknown_monitor
+from sparkdl.train.run.best_epoch import direction_of, unknown_monitor
 
 __all__ = ["check_monitor"]
 
@@ -36,7 +33,10 @@ def check_monitor(
     if wrong is not None and config.callbacks is None and not has_own_step(model):
         raise ConfigError(wrong)
     if monitor is not None and direction is None:
-        raise ConfigError(unknown_direction(monitor))
+        raise ConfigError(
+            f"checkpoint.monitor={monitor!r} does not say whether its best value is the smallest or the largest; use "
+            "checkpoint.mode='min' or 'max'"
+        )
     if wrong is not None:
         log.warning("%s; training fails after its first epoch unless a callback or the model adds it", wrong)
     return direction

@@ -23,13 +23,13 @@ __all__ = [
     "gather_slices",
     "gather_text",
     "join_world",
-    "max_over_ranks",
     "max_tensor",
-    "min_over_ranks",
-    "sum_over_ranks",
+    "reduce_over_ranks",
     "sum_tensors",
     "sum_vector",
 ]
+
+_OPERATIONS = {"sum": hvd.Sum, "max": hvd.Max, "min": hvd.Min}
 
 
 def join_world(world: World) -> None:
@@ -81,19 +81,11 @@ def gather_slices(slices: tf.IndexedSlices, *, name: str) -> tf.IndexedSlices:
     return tf.IndexedSlices(values, indices, slices.dense_shape)
 
 
-def sum_over_ranks(values: np.ndarray, *, name: str) -> np.ndarray:
-    """Return the elementwise sum, float64, over all ranks. Eager."""
-    return _reduced(values, hvd.Sum, name)
-
-
-def max_over_ranks(values: np.ndarray, *, name: str) -> np.ndarray:
-    """Return the elementwise maximum, float64, over all ranks. Eager."""
-    return _reduced(values, hvd.Max, name)
-
-
-def min_over_ranks(values: np.ndarray, *, name: str) -> np.ndarray:
-    """Return the elementwise minimum, float64, over all ranks. Eager."""
-    return _reduced(values, hvd.Min, name)
+def reduce_over_ranks(how: str, values: np.ndarray, *, name: str) -> np.ndarray:
+    """Return the elementwise "sum", "max" or "min", float64, over all ranks. Eager."""
+    if hvd.size() == 1:
+        return np.asarray(values, dtype=np.float64)
+    return hvd.allreduce(tf.constant(values, tf.float64), op=_OPERATIONS[how], name=f"sparkdl_{name}").numpy()
 
 
 def gather_over_ranks(values: np.ndarray, *, name: str) -> np.ndarray:
@@ -117,9 +109,3 @@ def broadcast_text(text: str, *, name: str) -> str:
         return text
     own = tf.constant(np.frombuffer(text.encode() if hvd.rank() == 0 else b"", dtype=np.uint8))
     return hvd.allgather(own, name=f"sparkdl_{name}").numpy().tobytes().decode()
-
-
-def _reduced(values: np.ndarray, how: Any, name: str) -> np.ndarray:
-    if hvd.size() == 1:
-        return np.asarray(values, dtype=np.float64)
-    return hvd.allreduce(tf.constant(values, tf.float64), op=how, name=f"sparkdl_{name}").numpy()

@@ -1,7 +1,4 @@
-"""Hold the counters of steps: rows, numerators and denominators of the loss, requests to stop.
-
-Runs in rank processes.
-"""
+"""Hold the counters of steps: rows, parts of the loss, requests to stop. Runs in rank processes."""
 
 from __future__ import annotations
 
@@ -144,8 +141,10 @@ def other_data() -> ModelError:
     )
 
 
-def weigh_classes(batch: tuple[Any, ...], class_weights: tuple[float, ...]) -> tuple[Any, ...]:
-    """Multiply a batch's sample weights by the weights of the targets' classes; targets: int, ``(rows,)``."""
+def weigh_classes(batch: tuple[Any, ...], class_weights: tuple[float, ...] | None) -> tuple[Any, ...]:
+    """Multiply a batch's sample weights by the weights, if any, of the targets' classes; targets: int, ``(rows,)``."""
+    if class_weights is None:
+        return batch
     inputs, targets, *weights = batch
     of_rows = tf.gather(tf.constant(class_weights, keras.config.floatx()), targets)
     return inputs, targets, (tf.cast(weights[0], of_rows.dtype) * of_rows if weights else of_rows)

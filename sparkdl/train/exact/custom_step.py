@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from sparkdl.errors import ModelError
-from sparkdl.train.exact.collective import max_over_ranks, min_over_ranks, sum_over_ranks, sum_tensors
+from sparkdl.train.exact.collective import reduce_over_ranks, sum_tensors
 from sparkdl.train.exact.counters import ROWS, Counts, EpochSums, StepCounters, unpack_element, weigh_classes
 from sparkdl.train.exact.gradients import GradientSum, gradient_norm
 from sparkdl.train.exact.optimizers import optimizers_of
@@ -88,8 +88,7 @@ class CustomSteps:
     def train_step(self, element: Any) -> dict[str, tf.Tensor]:
         """Take one step; the logs are the means of the epoch so far, over all ranks."""
         batch, counts_vector, wait_s = unpack_element(element)
-        if self._class_weights is not None:
-            batch = weigh_classes(batch, self._class_weights)
+        batch = weigh_classes(batch, self._class_weights)
         counts, numbers = Counts.of(counts_vector), self._numbers
         self._counts, self._applied, self._moments.real, self._results = counts, 0, counts.real, []
         self._values.counts = counts
@@ -141,13 +140,9 @@ class CustomSteps:
         found = {name: metrics[name] for name in self._names[testing] if name in metrics}
         plain = {name: np.asarray((logs or {})[name], np.float64) for name in self._plain[testing]}
         for name, value in plain.items():
-            summed = sum_over_ranks(np.append(value.reshape(-1), 1.0), name=f"log_{name}")
+            summed = reduce_over_ranks("sum", np.append(value.reshape(-1), 1.0), name=f"log_{name}")
             found[name] = (summed[:-1] / summed[-1]).reshape(value.shape)
         return {name: found[name] for name in self._names[testing]}
-
-    def reset(self) -> None:
-        """Forget the rows of the last evaluation; Keras resets the metrics."""
-        self._numbers.start_test()
 
     def _metrics(self) -> list[Any]:
         """List the metrics that padding rows must not reach; empty on one rank, which gets no padding row."""
@@ -208,7 +203,7 @@ class CustomSteps:
     def _check_weights(self) -> None:
         """Raise ModelError if ranks have different weights: then some update went past the model's optimizers."""
         sums = np.array([float(np.sum(np.abs(w, dtype=np.float64))) for w in self._model.get_weights()] or [0.0])
-        most, least = max_over_ranks(sums, name="weights_max"), min_over_ranks(sums, name="weights_min")
+        most, least = (reduce_over_ranks(how, sums, name=f"weights_{how}") for how in ("max", "min"))
         if np.any(most - least > SAME_WEIGHTS * np.maximum(most, 1e-9)):
             raise ModelError(
                 f"the ranks' weights of model {self._model.name!r} differ: its train_step changes weights in other "

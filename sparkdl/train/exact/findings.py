@@ -6,10 +6,9 @@ Pure values; made by `exactness.find`, used by the exact steps.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-__all__ = ["Findings", "Inexact", "named"]
+__all__ = ["Findings", "Inexact"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +16,7 @@ class Inexact:
     """Describe a part of a model whose value over all rows cannot be computed from its values on the ranks.
 
     Attributes:
-        what: the part's kind and name: "loss 'dice'".
+        what: the part's kind and name, as they stand in history, report and signature: "loss 'dice'".
         reason: the rest of the sentence: "is not a mean over rows: it is …".
         way_out: how to make the part exact, or "".
     """
@@ -28,11 +27,6 @@ class Inexact:
 
     def __str__(self) -> str:
         return f"{self.what} {self.reason}" + (f"; {self.way_out}" if self.way_out else "")
-
-
-def named(found: Sequence[Inexact]) -> list[str]:
-    """List the kinds and names of parts, each once, as they stand in history, report and signature."""
-    return list(dict.fromkeys(one.what for one in found))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,17 +49,10 @@ class Findings:
 
     def to_json(self) -> str:
         """Encode the findings as JSON, to be sent to the other ranks."""
-        inexact = [[one.what, one.reason, one.way_out] for one in self.inexact]
-        return json.dumps([inexact, self.states, self.single_values, self.averaged_metrics, self.summed_metrics])
+        return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Findings:
         """Decode the output of `to_json`."""
-        inexact, states, single_values, averaged, summed = json.loads(text)
-        return cls(
-            inexact=tuple(Inexact(*one) for one in inexact),
-            states=tuple(states),
-            single_values=tuple(single_values),
-            averaged_metrics=tuple(averaged),
-            summed_metrics=tuple(summed),
-        )
+        content = {name: tuple(values) for name, values in json.loads(text).items()}
+        return cls(**{**content, "inexact": tuple(Inexact(**one) for one in content["inexact"])})

@@ -15,21 +15,10 @@ import tensorflow as tf
 from sparkdl.train.exact.collective import gather_slices, sum_tensors
 from sparkdl.train.exact.counters import EpochSums
 
-__all__ = ["GradientSum", "LARGEST", "SMALLEST", "buckets", "gather_is_smaller", "gradient_norm", "slices_summed"]
+__all__ = ["LARGEST", "SMALLEST", "GradientSum", "at_least_single", "buckets", "gradient_norm"]
 
 COMPRESSED = {"fp16": tf.float16}
 INDEX_BYTES = 8
-
-
-def gather_is_smaller(*, slices: int, rows: int, row_bytes: int) -> bool:
-    """Tell whether gathering the slices of all ranks moves fewer bytes than summing the dense gradient.
-
-    Args:
-        slices: the number of slices of one step, over all ranks.
-        rows: the number of rows of the variable, each of `row_bytes`.
-    """
-    # A ring sends a dense gradient nearly twice through each rank, and gathered slices nearly once.
-    return slices * (row_bytes + INDEX_BYTES) < 2 * rows * row_bytes
 
 
 def slices_summed(slices: tf.IndexedSlices) -> tf.IndexedSlices:
@@ -49,7 +38,7 @@ def gradient_norm(gradients: Sequence[Any], optimizer: Any) -> EpochSums:
     Loss scaling is taken out. Where the optimizer finds the right scale by trying, it skips steps whose gradients are
     not finite; the norm of such a step is not counted.
     """
-    halves = [tf.nn.l2_loss(_at_least_single(g)) for g in gradients if g is not None]
+    halves = [tf.nn.l2_loss(at_least_single(g)) for g in gradients if g is not None]
     if not halves:
         return EpochSums()
     widest = max((half.dtype for half in halves), key=lambda dtype: dtype.size)
@@ -61,8 +50,8 @@ def gradient_norm(gradients: Sequence[Any], optimizer: Any) -> EpochSums:
     return EpochSums(norm=tf.where(finite, norm, tf.zeros_like(norm)), norms=finite)
 
 
-def _at_least_single(gradient: Any) -> tf.Tensor:
-    """Return the values of a gradient, at least in float32: squares of half-precision values would overflow."""
+def at_least_single(gradient: Any) -> tf.Tensor:
+    """Return the values of a gradient or weight, at least in float32: squares of half-precision ones would overflow."""
     values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
     return values if values.dtype.size >= tf.float32.size else tf.cast(values, tf.float32)
 
@@ -129,6 +118,7 @@ class GradientSum:
         return gradient if dtype is None or gradient.dtype.size <= dtype.size else tf.cast(gradient, dtype)
 
     def _gathers(self, index: int, gradient: Any) -> bool:
+        """Tell whether gathering the slices of all ranks moves fewer bytes than summing the dense gradient."""
         if not isinstance(gradient, tf.IndexedSlices):
             return False
         shape, per_row = gradient.shape, self.slices_per_row(index)
@@ -136,7 +126,8 @@ class GradientSum:
             return False
         row_bytes = shape.num_elements() // shape[0] * gradient.dtype.size
         slices = per_row * max(self.global_batch_size, self.world_size)  # a rank without rows sends its padding row's
-        return gather_is_smaller(slices=slices, rows=int(shape[0]), row_bytes=row_bytes)
+        # A ring sends a dense gradient nearly twice through each rank, and gathered slices nearly once.
+        return bool(slices * (row_bytes + INDEX_BYTES) < 2 * shape[0] * row_bytes)
 
 
 def _bucket_indexes(dense: Mapping[int, tf.Tensor]) -> list[list[int]]:
@@ -174,17 +165,11 @@ SMALLEST, LARGEST = 512 * 1024, 25 * 1024 * 1024
 
 
 def buckets(sizes: Sequence[int]) -> list[list[int]]:
-    """Divide gradients into buckets, in the order of their sums; one operation sums the gradients of a bucket.
+    """Divide gradients, given by their bytes, into buckets of indexes, in the order of their sums: each one operation.
 
     The backward pass reaches the last layers first: buckets are filled from the end of the list, as in PyTorch's
     DistributedDataParallel, whose 25 MiB are the most here (Li et al. 2020, https://arxiv.org/abs/2006.15704, §3.2.3).
     What the first layers leave over is the last bucket, however small: nothing hides its sum, so the less the better.
-
-    Args:
-        sizes: bytes of each gradient.
-
-    Returns:
-        Indexes in `sizes`, each once.
     """
     enough = min(max(sum(sizes) // 4, SMALLEST), LARGEST)
     found: list[list[int]] = []

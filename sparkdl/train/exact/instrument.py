@@ -44,10 +44,7 @@ class StepOptions:
     """Hold the options of steps.
 
     Attributes:
-        seed: the seed of dropout and other draws.
-        global_batch_size: rows of a step over all ranks, at most.
-        compression: None, or "fp16" to send gradients in float16.
-        sync_batch_norm: whether all batch normalization takes the moments of the global batch.
+        seed, global_batch_size, compression, sync_batch_norm: as in TrainConfig.
         class_weights: the weight of each class of the one categorical label, by the class's code; None: no weights.
         findings: the findings about the model; what is not exact is computed per rank and averaged by rows.
         per_worker: whether values that cannot be exact are accepted, averaged over ranks.
@@ -141,7 +138,7 @@ def _methods(
 
     def reset_metrics() -> None:
         original_reset()
-        steps.reset()
+        numbers.start_test()
 
     def compile_again(*_: Any, **__: Any) -> None:
         raise ModelError(

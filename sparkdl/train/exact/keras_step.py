@@ -1,7 +1,4 @@
-"""Make the steps of a model with Keras' train_step exact: loss in parts, gradients summed, then the user's optimizer.
-
-Runs in rank processes.
-"""
+"""Make the steps of a model with Keras' own train_step exact over ranks. Runs in rank processes."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from sparkdl.train.exact.collective import sum_over_ranks
+from sparkdl.train.exact.collective import reduce_over_ranks
 from sparkdl.train.exact.counters import ROWS, Counts, StepCounters, other_data, unpack_element, weigh_classes
 from sparkdl.train.exact.gradients import GradientSum, gradient_norm
 from sparkdl.train.exact.loss_parts import LossParts
@@ -22,7 +19,7 @@ from sparkdl.train.exact.state.batch_norm import SyncedMoments
 from sparkdl.train.exact.state.batch_values import BatchValues, metrics_of_layers
 from sparkdl.train.exact.state.moving_state import MovingState
 
-__all__ = ["KerasSteps", "StepFunction", "compiled_by_xla"]
+__all__ = ["KerasSteps", "StepFunction"]
 
 log = logging.getLogger(__name__)
 
@@ -67,28 +64,24 @@ class KerasSteps:
     def use_xla(self) -> None:
         """Compile the forward and the backward pass by XLA from now on, where XLA can."""
         self._draws.always_all = True  # compiled functions are traced apart from the steps
-        batch = example_batch(self._example, rows=2)
-        if self._class_weights is not None:
-            batch = weigh_classes(batch, self._class_weights)
-        arguments = (batch, tf.constant([2, 2, 0], tf.int64))
+        batch, counts = example_batch(self._example, rows=2), tf.constant([2, 2, 0], tf.int64)
 
         def dense(batch: Any, counts: tf.Tensor) -> Any:
             gradients, parts = self._plain_forward_backward(batch, counts)
             return [g if g is None else tf.convert_to_tensor(g) for g in gradients], parts
 
         name = f"model {self._model.name!r}"
+        arguments = (weigh_classes(batch, self._class_weights), counts)
         compiled = compiled_by_xla(dense, arguments, what=f"training of {name}")
         self._forward_backward = compiled or self._plain_forward_backward
-        batch = example_batch(self._example, rows=2)
-        compiled = compiled_by_xla(self._plain_forward, (batch, arguments[1]), what=f"evaluation of {name}")
+        compiled = compiled_by_xla(self._plain_forward, (batch, counts), what=f"evaluation of {name}")
         self._forward = compiled or self._plain_forward
 
     def train_step(self, element: Any) -> dict[str, tf.Tensor]:
         """Take one step; the log is the loss of the epoch so far, over all ranks."""
         model, numbers = self._model, self._numbers
         batch, counts_vector, wait_s = unpack_element(element)
-        if self._class_weights is not None:
-            batch = weigh_classes(batch, self._class_weights)
+        batch = weigh_classes(batch, self._class_weights)
         counts = Counts.of(counts_vector)
         self._draws.set(counts.step)
         self._state.begin()
@@ -120,13 +113,9 @@ class KerasSteps:
         """Put the loss over all rows into the metrics over all rows. Eager."""
         if not testing:
             return {**metrics, "loss": float(self._losses.total(self._numbers.train_parts))}
-        parts = sum_over_ranks(self._numbers.test_parts.numpy(), name="loss")
+        parts = reduce_over_ranks("sum", self._numbers.test_parts.numpy(), name="loss")
         of_outputs = {name: value for name, value in self._losses.sums(parts).items() if name in metrics}
         return {**metrics, **of_outputs, "loss": float(self._losses.total(parts, testing=True))}
-
-    def reset(self) -> None:
-        """Forget the sums of the last evaluation."""
-        self._numbers.start_test()
 
     def _plain_forward_backward(self, batch: Any, counts_vector: tf.Tensor) -> tuple[list[Any], tf.Tensor]:
         """Compute this rank's share of the gradients, and the parts of the loss; update the metrics."""

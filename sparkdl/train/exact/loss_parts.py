@@ -21,7 +21,8 @@ from sparkdl.train.exact.collective import sum_vector
 from sparkdl.train.exact.counters import Counts
 from sparkdl.train.exact.patch import patched
 
-__all__ = ["ComputedLoss", "LossParts", "check_losses", "loss_parts"]
+__all__ = ["LossParts", "check_losses", "loss_parts"]
+
 
 def check_losses(model: Any) -> None:
     """Raise ModelError for compiled losses that Keras itself drops or cannot add; the model's losses must be built."""
@@ -162,9 +163,7 @@ class LossParts:
             weight = 1 if summed and self._testing else counts.global_rows if summed else counts.rows
             numerator = (value if summed else tf.reduce_mean(value)) * tf.cast(weight, value.dtype)
             part = _part(tf.reduce_sum(value), counts, counts.rows, "nothing", numerator=numerator)
-        elif _is_keras_own(loss) and (
-            masks or (reduction == "mean_with_sample_weight" and sample_weight is not None)
-        ):
+        elif _is_keras_own(loss) and (masks or (reduction == "mean_with_sample_weight" and sample_weight is not None)):
             part = _part(value, counts, _weights_sum(value.dtype, reduction, masks, sample_weight), "own")
         else:
             part = _part(value, counts, counts.rows, "rows")

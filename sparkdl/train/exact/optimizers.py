@@ -1,7 +1,4 @@
-"""Find a model's optimizers and the optimizers that they wrap, and make them accumulate gradients.
-
-Runs in rank processes.
-"""
+"""Find a model's optimizers, and make them accumulate gradients. Runs in rank processes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Tell which methods of Keras' Model a user's class overrides.
-
-Runs in rank processes.
-"""
+"""Tell which methods of Keras' Model a user's class overrides. Runs in rank processes."""
 
 from __future__ import annotations
 

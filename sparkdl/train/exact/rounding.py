@@ -1,7 +1,4 @@
-"""Tell values that differ by rounding from values that are different.
-
-Pure; numpy only.
-"""
+"""Tell values that differ by rounding from values that are different. Pure; numpy only."""
 
 from __future__ import annotations
 

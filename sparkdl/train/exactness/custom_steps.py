@@ -21,7 +21,7 @@ from sparkdl.train.exact.optimizers import optimizers_of
 from sparkdl.train.exact.patch import patched
 from sparkdl.train.exact.rounding import differ
 from sparkdl.train.exact.state.batch_values import Noted, judge_values, metrics_of_layers, noted
-from sparkdl.train.exact.state.metrics import leaf_metrics
+from sparkdl.train.exact.state.metrics import metric_variables
 from sparkdl.train.exactness.probe import LEAST_ROWS, part_of
 from sparkdl.train.exactness.row_independence import model_tolerance
 from sparkdl.train.exactness.steady import steady
@@ -43,13 +43,8 @@ class _Taken:
 def try_own_steps(model: Any, batch: tuple[Any, ...], *, training: bool) -> tuple[list[Inexact], set[str]]:
     """Find what is not exact in a model's own train_step and test_step, by the gradients and values that these hand on.
 
-    Args:
-        batch: (inputs, targets) or (inputs, targets, weights) of rows of the dataset.
-        training: whether the model is to be trained, not only evaluated.
-
-    Returns:
-        The parts that are not exact, and the names of Sum metrics that get sums over rows. A step that draws past Keras
-        (`tf.random`, numpy) gives other gradients each time, and is not judged.
+    Returns the parts that are not exact, and the names of Sum metrics that get sums over rows. A step that draws past
+    Keras (`tf.random`, numpy) gives other gradients each time, and is not judged.
     """
     found: list[Inexact] = []
     summed: set[str] = set()
@@ -126,7 +121,7 @@ def _taken(model: Any, step: str, batch: Any) -> _Taken:
     def apply(grads: Any, trainable_variables: Any = None) -> None:
         gradients.extend(np.asarray(tf.convert_to_tensor(grad), np.float64) for grad in grads if grad is not None)
 
-    variables = _variables(model)
+    variables = list({id(v): v for v in (*model.variables, *metric_variables(model))}.values())
     before = [keras.ops.convert_to_numpy(variable) for variable in variables]
     with ExitStack() as stack:
         stack.enter_context(steady(model))
@@ -139,8 +134,3 @@ def _taken(model: Any, step: str, batch: Any) -> _Taken:
             for variable, value in zip(variables, before, strict=True):
                 variable.assign(value)
     return _Taken(gradients, [(index, float(value)) for index, value in values])
-
-
-def _variables(model: Any) -> Sequence[Any]:
-    found = [*model.variables, *(v for metric in leaf_metrics(model.metrics) for v in metric.variables)]
-    return list({id(variable): variable for variable in found}.values())

@@ -23,11 +23,7 @@ MOST_ROWS = 16
 
 
 class EpochCheck:
-    """Find the parts that have come to depend on how rows are divided; report each part once.
-
-    Args:
-        findings: the findings before training; what is in them is not reported again.
-    """
+    """Find the parts that have come to depend on how rows are divided; each once, without those in `findings`."""
 
     def __init__(self, model: Any, findings: Findings) -> None:
         self._model = model
@@ -73,4 +69,3 @@ class EpochCheck:
             if form is not None and form.kind == "batch":
                 found.append(Inexact(function.what, f"is not a mean over rows: {form.reason}", function.way_out))
         return found
-

@@ -67,7 +67,7 @@ def find_inexact(
     Raises tf.errors.ResourceExhaustedError where the rows do not fit into the device's memory.
     """
     x, y = (keras.tree.map_structure(keras.ops.convert_to_numpy, part) for part in batch[:2])
-    found = [*inexact_losses(model, row_means_only=has_own_step(model))]
+    found = [*inexact_losses(model)]
     metrics, averaged = inexact_metrics(model)
     found += metrics
     states = layer_states(model)
@@ -110,7 +110,8 @@ def _try_model(
     for mode in _modes(model, training=training):
         before = [keras.ops.convert_to_numpy(state.variable) for state in states]
         probe = Probe(model, training=mode, states=[state.variable for state in states])
-        cut = probe(x, _losses_of(model, y))
+        # Without losses the model's train_step alone knows its loss: compute_loss is not tried.
+        cut = probe(x, () if model._compile_loss is None and not model.losses else y)
         of_layers, names = judge_values(
             metrics_of_layers(model),
             cut.whole.noted,
@@ -139,14 +140,7 @@ def _modes(model: Any, *, training: bool) -> tuple[bool, ...]:
     return (False, True) if own else (True,)
 
 
-def _losses_of(model: Any, y: Any) -> Any:
-    """Return the targets if the model's compute_loss is to be tried; () if its train_step alone knows the loss."""
-    return () if model._compile_loss is None and not model.losses else y
-
-
-def _try_functions(
-    model: Any, x: Any, y: Any, rows_at_once: int, *, weighted: bool
-) -> tuple[list[Inexact], list[int]]:
+def _try_functions(model: Any, x: Any, y: Any, rows_at_once: int, *, weighted: bool) -> tuple[list[Inexact], list[int]]:
     """Find what is not exact in losses and metrics, and the indexes of metrics that give one value for all rows."""
     functions = tried_functions(model, weighted=weighted)
     pairs = _pairs(model, x, y, rows_at_once)
@@ -179,9 +173,7 @@ def _try_functions(
 def _pairs(model: Any, x: Any, y: Any, rows_at_once: int) -> dict[Key, Pair]:
     """Capture what each loss and metric gets for these rows; predictions of a few rows are repeated for all rows."""
     with steady(model), captured(model) as pairs:
-        few, inputs, targets = keras.tree.map_structure(
-            tf.convert_to_tensor, [part_of(x, slice(rows_at_once)), x, y]
-        )
+        few, inputs, targets = keras.tree.map_structure(tf.convert_to_tensor, [part_of(x, slice(rows_at_once)), x, y])
         y_pred = model(few, training=False) if model._call_has_training_arg else model(few)
         y_pred = _repeated(y_pred, len(keras.tree.flatten(few)[0]), len(keras.tree.flatten(x)[0]))
         if model._compile_loss is not None:

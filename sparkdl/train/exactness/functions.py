@@ -1,7 +1,4 @@
-"""Take the loss and metric functions out of a compiled model, to try what each gives for labels and predictions.
-
-Runs in rank processes.
-"""
+"""Take the loss and metric functions out of a compiled model, to be tried. Runs in rank processes."""
 
 from __future__ import annotations
 
@@ -16,6 +13,7 @@ import tensorflow as tf
 from keras.src.losses.losses import LossFunctionWrapper
 
 from sparkdl.train.exact.findings import Inexact
+from sparkdl.train.exact.overrides import has_own_step
 from sparkdl.train.exact.patch import patched
 from sparkdl.train.exact.state.metrics import leaf_metrics
 
@@ -24,9 +22,7 @@ __all__ = [
     "Pair",
     "TriedFunction",
     "captured",
-    "flat_losses",
     "inexact_losses",
-    "is_row_loss",
     "tried_functions",
     "values_of",
     "weighted_keys",
@@ -105,16 +101,12 @@ class Pair:
     masked: bool
 
 
-def inexact_losses(model: Any, *, row_means_only: bool) -> list[Inexact]:
-    """List the compiled losses whose denominator cannot be known.
-
-    Args:
-        row_means_only: whether the model computes its loss in its own way, so that a loss must be a mean over rows.
-    """
+def inexact_losses(model: Any) -> list[Inexact]:
+    """List the compiled losses whose denominator cannot be known, because the model has its own steps or loss."""
     found = []
-    for what, entry in _named_losses(model):
+    for what, entry in _named_losses(model) if has_own_step(model) else ():
         reduction = getattr(entry.loss, "reduction", "mean")
-        if row_means_only and (reduction not in ROW_MEANS or getattr(entry.loss, "ignore_class", None) is not None):
+        if reduction not in ROW_MEANS or getattr(entry.loss, "ignore_class", None) is not None:
             has = f"reduction={reduction!r}" if reduction not in ROW_MEANS else "an ignore_class"
             reason = f"has {has}, and the model has its own train_step, test_step or compute_loss"
             found.append(Inexact(what, reason, "losses in those must be means over rows"))
@@ -139,8 +131,7 @@ def is_row_loss(function: Any) -> bool:
 def tried_functions(model: Any, *, weighted: bool = False) -> dict[Key, TriedFunction]:
     """List the functions of a built model: compiled losses, and metrics of functions.
 
-    Args:
-        weighted: whether rows have weights, which a loss that reduces its values in its own way is tried with.
+    `weighted`: whether rows have weights, which a loss that reduces its values in its own way is tried with.
     """
     found: dict[Key, TriedFunction] = {}
     for index, (what, entry) in enumerate(_named_losses(model)):

@@ -1,12 +1,9 @@
-"""Judge a model once for all ranks, and go on judging it while it trains.
-
-Runs in rank processes.
-"""
+"""Judge a model once for all ranks, and go on judging it while it trains. Runs in rank processes."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -15,16 +12,16 @@ import tensorflow as tf
 from sparkdl.data.dataset import Dataset, SplitParts
 from sparkdl.data.feed.sample_rows import sample_rows
 from sparkdl.data.feed.tensors import FirstRows, batch_of
+from sparkdl.errors import ModelError
 from sparkdl.launch.world import World
 from sparkdl.train.exact.collective import broadcast_text
 from sparkdl.train.exact.findings import Findings, Inexact
 from sparkdl.train.exact.state.moving_state import layer_states
-from sparkdl.train.exactness.decide import decide
 from sparkdl.train.exactness.epoch_check import EpochCheck
 from sparkdl.train.exactness.find import ROWS_OF_MODEL, find_inexact
 from sparkdl.train.spec import TrainSpec
 
-__all__ = ["epoch_judge", "judge"]
+__all__ = ["decide", "epoch_judge", "judge"]
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +75,35 @@ def _found(model: Any, batch: tuple[Any, ...], global_batch_size: int, **how: bo
     return Findings(states=tuple(state.reduction or "mean" for state in layer_states(model)))
 
 
+def decide(
+    found: Sequence[Inexact], *, exactness: str, world_size: int, rank: int = 0, doing: str = "training"
+) -> None:
+    """Raise ModelError, warn or do nothing about parts that are not exact, which are the same on any number of ranks.
+
+    `exactness`: as in TrainConfig; `doing`: "training" or "evaluating". One rank computes all as plain Keras does, so
+    there is nothing to refuse; rank 0 warns for all.
+    """
+    if not found:
+        return
+    listed = " | ".join(map(str, found))
+    if world_size > 1 and exactness == "strict":
+        raise ModelError(
+            f"{listed}. The result would depend on the number of workers: use one worker, or exactness='per_worker', "
+            "which computes it per worker and averages by rows"
+        )
+    if rank > 0:
+        return
+    if world_size == 1:
+        log.warning(
+            "%s as plain Keras does with one worker; on several workers exactness='strict' refuses, and 'per_worker' "
+            "approximates: %s",
+            doing,
+            listed,
+        )
+    else:
+        log.warning("exactness='per_worker': computed per worker and averaged by rows: %s", listed)
+
+
 def epoch_judge(
     model: Any,
     spec: TrainSpec,
@@ -89,10 +115,7 @@ def epoch_judge(
 ) -> keras.callbacks.Callback:
     """Make the callback that tries the model on this rank's rows of each epoch's first step, after that step.
 
-    Args:
-        found: gets what is not exact and was not known, where training goes on.
-
-    The callback raises ModelError in strict mode.
+    It raises ModelError in strict mode; where training goes on, `found` gets what is not exact and was not known.
     """
     check, config, layout = EpochCheck(model, findings), spec.config, spec.dataset.layout
 

@@ -15,11 +15,11 @@ import numpy as np
 import tensorflow as tf
 
 from sparkdl.train.exact.state.batch_values import Noted, metrics_of_layers, noted
-from sparkdl.train.exact.state.metrics import leaf_metrics
+from sparkdl.train.exact.state.metrics import metric_variables
 from sparkdl.train.exactness.functions import Key, TriedFunction, captured
 from sparkdl.train.exactness.steady import steady
 
-__all__ = ["LEAST_ROWS", "Cut", "Measured", "Probe", "part_of"]
+__all__ = ["LEAST_ROWS", "Cut", "Probe", "part_of"]
 
 LEAST_ROWS = 4
 """Fewer rows than this prove nothing."""
@@ -142,7 +142,7 @@ class Probe:
 
     def _measure(self, x: Any, y: Any) -> Any:
         model = self._model
-        kept = [v.value for v in (*self._states, *_metric_variables(model))]
+        kept = [v.value for v in (*self._states, *metric_variables(model))]
         before = [tf.identity(variable) for variable in kept]
         with noted(metrics_of_layers(model)) as values_of_layers:
             y_pred = model(x, training=self._training) if model._call_has_training_arg else model(x)
@@ -171,8 +171,3 @@ class Probe:
             for index, (key, function) in enumerate(self._functions.items())
             if key in pairs
         }
-
-
-def _metric_variables(model: Any) -> list[Any]:
-    variables = {id(v): v for metric in leaf_metrics(model.metrics) for v in metric.variables}
-    return list(variables.values())

@@ -18,6 +18,7 @@ from sparkdl.train.exactness.trials import Trial, partitions
 
 __all__ = ["RowForm", "find_form", "form_of_parts"]
 
+
 @dataclass(frozen=True, slots=True)
 class RowForm:
     """Describe the form of a function's value.
@@ -78,11 +79,7 @@ def form_of_parts(
 ) -> RowForm | None:
     """Find the form of a function's values for all of some rows and for parts of them.
 
-    Args:
-        whole, values: the function's values for all rows, and for each part.
-        parts: the indexes of each part's rows among all rows.
-        tolerance: relative; None: that of the values' dtype.
-
+    `parts`: the indexes of each part's rows among all rows; `tolerance`: relative; None: that of the values' dtype.
     Returns None where the values are not finite and prove nothing.
     """
     tolerance = tolerance_of(whole.dtype) if tolerance is None else tolerance
@@ -132,5 +129,3 @@ def _mean_form(
 def _text(values: np.ndarray) -> str:
     flat = np.ravel(values)
     return f"{flat[0]:.6g}" if flat.size else "nothing"
-
-

@@ -18,6 +18,7 @@ from sparkdl.train.exactness.probe import Cut
 
 __all__ = ["added_losses", "mixing", "model_tolerance", "state_reductions"]
 
+
 def model_tolerance(model: Any) -> float:
     """Return how far predictions of a row may differ, relative to the largest: the rounding of all layers."""
     return 10 * tolerance_of(getattr(model, "compute_dtype", None) or keras.config.floatx())

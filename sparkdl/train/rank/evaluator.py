@@ -1,7 +1,4 @@
-"""Evaluate a saved model on one rank's share of a split.
-
-Runs in a rank process.
-"""
+"""Evaluate a saved model on one rank's share of a split. Runs in a rank process."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Loop over epochs and steps as Keras' `fit` does, with the option to start in the middle of an epoch.
-
-Runs in rank processes.
-"""
+"""Loop over epochs and steps as Keras' `fit` does, from any step on. Runs in rank processes."""
 
 from __future__ import annotations
 
@@ -24,15 +21,13 @@ def train_epochs(
     epochs: int,
     steps: int,
     evaluate: Callable[[Any], dict[str, Any]] | None,
-    resume_epoch: Callable[[], None] | None = None,
+    resume_epoch: Callable[[], None],
 ) -> None:
     """Train from a position of the run on, and call the callbacks as `keras.Model.fit` does.
 
     Args:
         model: compiled, built and within `exact_steps`.
         data: the elements of all steps, from `start` on.
-        callbacks: in the order in which they are called.
-        start: the first step.
         epochs: the number of epochs after which the run ends, those before `start` included.
         steps: the steps of one epoch.
         evaluate: takes the callbacks, returns the logs of the held-out split.
@@ -49,7 +44,7 @@ def train_epochs(
         first = start.step if epoch == start.epoch else 0
         model.reset_metrics()
         called.on_epoch_begin(epoch)
-        if first and resume_epoch is not None:
+        if first:
             resume_epoch()
         step_logs: Any = {}
         for step in range(first, steps):

@@ -1,7 +1,4 @@
-"""Make the feed of a rank: its share of a split's rows, read on the cores that the launcher gave it.
-
-Runs in a rank process.
-"""
+"""Make the feed of a rank: its share of a split's rows. Runs in a rank process."""
 
 from __future__ import annotations
 
@@ -24,12 +21,7 @@ def rank_feed(
     seed: int | None,
     reader: ReaderConfig | None = None,
 ) -> Feed:
-    """Make the feed of this rank.
-
-    Args:
-        seed: the seed of the order of rows; None keeps the order in which they are stored.
-        reader: how the rows are read; None uses the defaults.
-    """
+    """Make the feed of this rank. Without a seed the rows keep the order in which they are stored."""
     return Feed(
         dataset,
         split,

@@ -1,11 +1,9 @@
-"""Continue a run from a checkpoint.
-
-Runs in rank processes, after `build_model` and before the first step.
-"""
+"""Continue a run from a checkpoint. Runs in rank processes, after `build_model` and before the first step."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -29,18 +27,15 @@ __all__ = ["record_origin", "resume", "resume_epoch", "start_of"]
 log = logging.getLogger(__name__)
 
 
-def resume(run: RunDir, path: str | None, model: Any, facts: dict[str, Any], *, rank: int) -> Checkpoint | None:
+def resume(run: RunDir, path: str | None, model: Any, facts: Mapping[str, Any], *, rank: int) -> Checkpoint | None:
     """Restore rank 0's model and optimizers from the checkpoint at `path`. Returns the checkpoint, or None for no path.
 
-    Args:
-        facts: the description of the model, by `model_facts`; `model_difference` compares it with the checkpoint's.
-
-    Raises CheckpointError if the checkpoint is of another model.
+    `facts`: the description of the model (`model_facts`). Raises CheckpointError if the checkpoint is of another model.
     """
     if path is None:
         return None
     checkpoint = read_checkpoint(path)
-    difference = model_difference(checkpoint.facts["model"], facts["model"])
+    difference = model_difference(checkpoint.facts["model"], facts)
     if difference is not None:
         raise CheckpointError(f"run_dir={run.path} holds the run of another model: {difference}; {run.ways_out()}")
     if rank == 0:

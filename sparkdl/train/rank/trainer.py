@@ -1,7 +1,4 @@
-"""Train one rank's share of a run, from building the model to writing it.
-
-Runs in a rank process.
-"""
+"""Train one rank's share of a run, from building the model to writing it. Runs in a rank process."""
 
 from __future__ import annotations
 
@@ -27,14 +24,14 @@ from sparkdl.train.exact.instrument import StepOptions, exact_steps
 from sparkdl.train.exact.optimizers import optimizers_of
 from sparkdl.train.exactness.epoch_check import MOST_ROWS
 from sparkdl.train.exactness.judge import epoch_judge, judge
-from sparkdl.train.rank.built_model import built_model
+from sparkdl.train.rank.built_model import built_model, model_made_by
 from sparkdl.train.rank.callbacks.chain import rank_callbacks
 from sparkdl.train.rank.callbacks.checkpointer import Checkpointer
 from sparkdl.train.rank.callbacks.csv_log import continue_csv_logs
 from sparkdl.train.rank.callbacks.learning_rate import LearningRates
 from sparkdl.train.rank.callbacks.recorder import EpochRecorder
 from sparkdl.train.rank.callbacks.tensorboard import TensorBoardFiles
-from sparkdl.train.rank.facts import callback_facts, metric_directions, model_facts, weight_facts
+from sparkdl.train.rank.facts import callback_facts
 from sparkdl.train.rank.loop import train_epochs
 from sparkdl.train.rank.rank_feed import rank_feed
 from sparkdl.train.rank.resume import record_origin, resume, resume_epoch, start_of
@@ -51,31 +48,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Built:
-    """Hold a model as build_model made it.
-
-    Attributes:
-        example: a symbolic batch.
-        facts: the description of the model that checkpoints hold.
-        weights: the description of its first weights (`weight_facts`).
-    """
+    """Hold a checked model, a symbolic batch, and the description of what made the model, without callbacks."""
 
     model: Any
     example: tuple[Any, ...]
-    facts: dict[str, Any]
-    weights: Any
-
-
-@dataclass(frozen=True, slots=True)
-class _Callbacks:
-    """Hold the callbacks of a rank, in order.
-
-    Attributes:
-        first_rows: keeps the rows of each epoch's first step for the check of exactness; None on a single rank.
-    """
-
-    all: list[Any]
-    recorder: EpochRecorder
-    first_rows: FirstRows | None
+    made_by: MadeBy
 
 
 def train(task: TrainSpec, here: World) -> Recorded:
@@ -102,7 +79,7 @@ def train(task: TrainSpec, here: World) -> Recorded:
         steps=steps,
     )
     with exact_steps(built.model, here, built.example, options) as numbers, rates.multiplied():
-        callbacks = _callbacks(task, here, built, options, resumed, numbers, rates, steps=steps)
+        callbacks, recorder, first_rows = _callbacks(task, here, built, options, resumed, numbers, rates, steps=steps)
         start = start_of(resumed, config.epochs)
         data = step_dataset(
             feed,
@@ -110,28 +87,28 @@ def train(task: TrainSpec, here: World) -> Recorded:
             range(start.epoch, config.epochs),
             start_step=start.step,
             target=config.target,
-            first_rows=callbacks.first_rows,
+            first_rows=first_rows,
         )
         train_epochs(
             built.model,
             iter(data),
-            callbacks.all,
+            callbacks,
             start=start,
             epochs=config.epochs,
             steps=steps,
             evaluate=_evaluation(task, built.model, here),
-            resume_epoch=partial(resume_epoch, built.model, numbers, callbacks.recorder, resumed, rank=here.rank),
+            resume_epoch=partial(resume_epoch, built.model, numbers, recorder, resumed, rank=here.rank),
         )
     if here.rank == 0:
-        _write_trained(task, built.model, callbacks.recorder.inexact)
-    return callbacks.recorder.recorded
+        _write_trained(task, built.model, recorder.inexact)
+    return recorder.recorded
 
 
 def _build(task: TrainSpec) -> _Built:
     """Build and check the model, and describe it before any trial changes it."""
     model, example = built_model(task)
     check_savable(model)
-    return _Built(model, example, {"model": model_facts(model)}, weight_facts(model))
+    return _Built(model, example, model_made_by(task, model))
 
 
 def _step_options(task: TrainSpec, model: Any, here: World) -> StepOptions:
@@ -165,7 +142,7 @@ def _set_first_weights(task: TrainSpec, built: _Built, here: World) -> Checkpoin
     Returns the checkpoint that the run continues from, or None.
     """
     model = built.model
-    resumed = resume(task.run, task.checkpoint, model, built.facts, rank=here.rank)
+    resumed = resume(task.run, task.checkpoint, model, built.made_by.model, rank=here.rank)
     if resumed is None and task.config.initial_model is not None and here.rank == 0:
         warm_start(model, task.config.initial_model)
     optimizers = optimizers_of(model)
@@ -183,17 +160,15 @@ def _callbacks(
     rates: LearningRates,
     *,
     steps: int,
-) -> _Callbacks:
-    """Make the callbacks: the user's, and those that record epochs, save checkpoints and keep checking exactness."""
+) -> tuple[list[Any], EpochRecorder, FirstRows | None]:
+    """Make the callbacks: the user's, and those that record epochs, save checkpoints and keep checking exactness.
+
+    Returns the callbacks in order; the recorder among them; and what keeps the rows of each epoch's first step for the
+    check of exactness, None on a single rank.
+    """
     config, model, findings = task.config, built.model, options.findings
     own = config.callbacks() if config.callbacks else []
-    made_by = MadeBy(
-        code=task.code,
-        model=built.facts["model"],
-        callbacks=callback_facts(own),
-        directions=metric_directions(model),
-        weights=built.weights,
-    )
+    made_by = replace(built.made_by, callbacks=callback_facts(own))
     validated = _validation(task) is not None
     direction = check_monitor(
         config, model, [*rates.of_last_step()], validated=validated, directions=made_by.directions
@@ -212,21 +187,19 @@ def _callbacks(
         recorder.mark(findings.inexact)
         callbacks.append(epoch_judge(model, task, here, findings, first_rows, found=recorder.mark))
     checkpointer = Checkpointer(
-        task.run,
-        config.checkpoint,
+        task,
         direction=direction,
-        facts=built.facts,
+        facts={"model": made_by.model},
         numbers=numbers,
         world=here,
         others=own,
         recorder=recorder,
         steps=steps,
-        epochs=config.epochs,
         resumed=resumed,
         write_best=lambda: _write_model(task, model, task.run.best_model, recorder.inexact),
         averaged=findings.averaged_metrics if here.size > 1 else (),
     )
-    return _Callbacks([*callbacks, checkpointer], recorder, first_rows)
+    return [*callbacks, checkpointer], recorder, first_rows
 
 
 def _validation(task: TrainSpec) -> SplitParts | None:

@@ -47,10 +47,7 @@ def number(value: float) -> str:
 
 
 def ticks(low: float, high: float, *, most: int = 6, whole: bool = False) -> list[float]:
-    """Return at most `most` round numbers from `low` to `high`; `low` < `high`.
-
-    whole: return whole numbers only.
-    """
+    """Return at most `most` round numbers, or whole ones, from `low` to `high`; `low` < `high`."""
     step = 10.0 ** math.floor(math.log10((high - low) / most))
     step = max(step, 1.0) if whole else step
     for factor in (1, 2, 5, 10):

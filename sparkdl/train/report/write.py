@@ -23,7 +23,7 @@ from sparkdl.train.run.checkpoint import read_checkpoint
 from sparkdl.train.run.record import Recorded
 from sparkdl.train.spec import TrainSpec
 
-__all__ = ["config_facts", "dataset_facts", "report_failure", "report_result"]
+__all__ = ["config_facts", "report_failure", "report_result"]
 
 log = logging.getLogger(__name__)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sparkdl.errors import near_miss
 
-__all__ = ["best_value", "direction_of", "is_better", "unknown_direction", "unknown_monitor"]
+__all__ = ["best_value", "direction_of", "is_better", "unknown_monitor"]
 
 
 def is_better(value: float, best: float | None, *, direction: str) -> bool:
@@ -19,21 +20,15 @@ def is_better(value: float, best: float | None, *, direction: str) -> bool:
 
 def best_value(history: Sequence[Mapping[str, Any]], monitor: str, direction: str) -> float | None:
     """Return the best value of a metric in a history; None if no epoch has a number for the metric."""
-    best: float | None = None
-    for record in history:
-        value = record.get(monitor)
-        if isinstance(value, (int, float)) and is_better(value, best, direction=direction):
-            best = float(value)
-    return best
+    given = (record.get(monitor) for record in history)
+    values = [float(value) for value in given if isinstance(value, (int, float)) and not math.isnan(value)]
+    return (max if direction == "max" else min)(values, default=None)
 
 
 def direction_of(monitor: str, mode: str, known: Mapping[str, str | None]) -> str | None:
     """Return "min" or "max", whichever value of a metric is its best; None if the direction is not known.
 
-    Args:
-        monitor: the metric's name in the history.
-        mode: "min" and "max" are returned as they are; "auto" looks the direction up.
-        known: the direction that each of the model's metrics states, or None, by the metric's name.
+    `mode`: as in CheckpointConfig; `known`: the direction that each of the model's metrics states, or None, by name.
     """
     if mode != "auto":
         return mode
@@ -42,14 +37,6 @@ def direction_of(monitor: str, mode: str, known: Mapping[str, str | None]) -> st
         return stated
     # The name of each output's loss ends in "_loss"; from other names no direction is concluded.
     return "min" if name == "loss" or name.endswith("_loss") else None
-
-
-def unknown_direction(monitor: str) -> str:
-    """Build the error message for a metric whose direction is not known."""
-    return (
-        f"checkpoint.monitor={monitor!r} does not say whether its best value is the smallest or the largest; use "
-        "checkpoint.mode='min' or 'max'"
-    )
 
 
 def unknown_monitor(monitor: str | None, given: Collection[str]) -> str | None:

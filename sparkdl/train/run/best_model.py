@@ -25,14 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Best:
-    """Describe the epoch that is the best so far.
-
-    Attributes:
-        monitor: the metric's name in the history.
-        direction: "min" or "max", whichever value of the metric is the best.
-        value: the metric's value in the epoch.
-        epoch: the epoch, from 0.
-    """
+    """Describe the epoch, from 0, with the best value of a metric so far; `direction`: "min" or "max"."""
 
     monitor: str
     direction: str
@@ -51,11 +44,7 @@ def keep_best(run: RunDir, best: Best, write: Callable[[], object]) -> None:
 
 
 def best_before(run: RunDir, facts: Mapping[str, Any], monitor: str, direction: str) -> float | None:
-    """Return the best value up to a checkpoint if the best model was chosen by this metric and direction; else None.
-
-    Args:
-        facts: the metadata of the checkpoint.
-    """
+    """Return the best value in the facts of a checkpoint if the metric and direction are the same; else None."""
     if facts["best"] is None or facts.get("monitor", monitor) != monitor:
         return None
     value = float(facts["best"])
@@ -70,8 +59,7 @@ def best_before(run: RunDir, facts: Mapping[str, Any], monitor: str, direction: 
 def best_model_dir(run: RunDir, config: CheckpointConfig, directions: Mapping[str, str | None]) -> str | None:
     """Return the best model's directory if it was chosen by the metric and direction of `config`; else warn, and None.
 
-    Args:
-        directions: the directions of the model's metrics, by name.
+    `directions`: as in `MadeBy`.
     """
     if config.monitor is None:
         return None

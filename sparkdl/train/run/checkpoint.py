@@ -31,6 +31,7 @@ __all__ = [
     "committed_checkpoints",
     "open_arrays",
     "read_checkpoint",
+    "read_json",
     "sweep_checkpoints",
     "write_checkpoint",
 ]
@@ -44,12 +45,7 @@ _NAME = re.compile(r"epoch-(\d{5,})-step-(\d{8,})")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
-    """Describe a position in a run: the next step to train.
-
-    Attributes:
-        epoch: the epoch, from 0.
-        step: the step of the epoch, from 0.
-    """
+    """Describe a position in a run: the next step to train, and its epoch, each from 0."""
 
     epoch: int = 0
     step: int = 0
@@ -60,13 +56,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """Describe a committed checkpoint.
-
-    Attributes:
-        path: its folder.
-        position: the position at which a run continues from it.
-        facts: the metadata that its writer kept beside the arrays, as JSON.
-    """
+    """Describe a committed checkpoint: its folder, where a run continues from it, and the JSON beside its arrays."""
 
     path: str
     position: Position
@@ -98,21 +88,26 @@ def write_checkpoint(
 
 def committed_checkpoints(folder: str) -> list[str]:
     """Return the paths of the committed checkpoints, the oldest first."""
-    names = [name for name in storage.listing(folder) if _NAME.fullmatch(name)]
-    names.sort(key=lambda name: tuple(int(number) for number in _NAME.fullmatch(name).groups()))  # type: ignore[union-attr]
-    paths = [storage.join(folder, name) for name in names]
+    matches = filter(None, map(_NAME.fullmatch, storage.listing(folder)))
+    by_position = sorted(matches, key=lambda match: tuple(map(int, match.groups())))
+    paths = [storage.join(folder, match[0]) for match in by_position]
     return [path for path in paths if storage.exists(storage.join(path, CHECKPOINT_NAME))]
 
 
 def read_checkpoint(path: str) -> Checkpoint:
     """Read a committed checkpoint. Raises CheckpointError if it cannot be read, or is of a newer format."""
     file = storage.join(path, CHECKPOINT_NAME)
-    try:
-        content = json.loads(storage.read_bytes(file))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}") from error
+    content = read_json(file)
     check_format_version(content, path=file, newest=FORMAT_VERSION, error=CheckpointError)
     return Checkpoint(path=path, position=Position(content["epoch"], content["step"]), facts=content["facts"])
+
+
+def read_json(path: str) -> Any:
+    """Read a JSON file of a run. Raises CheckpointError."""
+    try:
+        return json.loads(storage.read_bytes(path))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 @contextlib.contextmanager

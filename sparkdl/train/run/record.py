@@ -28,13 +28,9 @@ class Recorded:
     ranks: list[dict[str, Any]] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the record as a checkpoint stores it."""
-        return {"history": self.history, "ranks": self.ranks, "environment": self.environment}
-
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Recorded:
-        """Read the record from a checkpoint's metadata."""
+        """Read the record from a checkpoint's metadata, which holds its fields among others."""
         return cls(history=content["history"], ranks=content["ranks"], environment=content["environment"])
 
 

@@ -29,11 +29,7 @@ def goes_on(run: RunDir, check: Callable[[str], bool], code: Code, *, epochs: in
     """Tell whether the folder holds this very run, unfinished: an interrupted `resume="replace"`, which continues.
 
     A run that was begun without "replace" is replaced: the files that its build_model has read may have changed.
-
-    Args:
-        check: returns, for a `TrainConfig.resume`, what `RunDir.check` returns for this run.
-
-    Raises CheckpointError for a folder that holds something other than a run.
+    `check`: as of `run_check`. Raises CheckpointError for a folder that holds something other than a run.
     """
     try:
         there = check("auto")

@@ -15,7 +15,7 @@ from typing import Any
 from sparkdl import storage
 from sparkdl.errors import CheckpointError, shown
 from sparkdl.storage.format_version import check_format_version
-from sparkdl.train.run.checkpoint import Position, committed_checkpoints, read_checkpoint
+from sparkdl.train.run.checkpoint import Position, committed_checkpoints, read_checkpoint, read_json
 from sparkdl.train.run.differences import first_difference
 from sparkdl.train.run.record import Recorded
 
@@ -28,88 +28,57 @@ _BEGUN_BY = "begun_by"
 _NO_DEFAULTS: Mapping[str, Any] = MappingProxyType({})
 
 
+class _Within:
+    """Build the path of a file or folder in a run's folder, as an attribute of `RunDir`."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, run: RunDir, kind: type) -> str:
+        return storage.join(run.path, self._name)
+
+
 @dataclass(frozen=True, slots=True)
 class RunDir:
-    """Describe the folder or URL of one run."""
+    """Describe the folder or URL of one run.
+
+    Attributes:
+        model, best_model: the model directories of the last epoch and, if a metric is monitored, of the best one.
+        checkpoints: the folder of the checkpoints.
+        logs: the ranks' output, a folder for each launch.
+        tensorboard: the metrics of epochs for TensorBoard.
+        record: the run's record as JSON: the data and options; a call with another record must not continue the run.
+        code: the description of what made the run (`MadeBy`), as JSON.
+        driver: the file that names the driver which trains the run now; absent while no driver does.
+        best: the epoch and metric of `best_model` (`Best`), as JSON; absent while the model is written.
+        history, ranks: the lists of `Recorded`, as JSON.
+        report: the run as an HTML page.
+        finished: the number of epochs as JSON; the file exists once the run is finished.
+    """
 
     path: str
 
-    @property
-    def model(self) -> str:
-        """The model directory."""
-        return storage.join(self.path, "model")
-
-    @property
-    def best_model(self) -> str:
-        """The model directory of the best epoch, if an epoch is monitored."""
-        return storage.join(self.path, "best-model")
-
-    @property
-    def checkpoints(self) -> str:
-        """The folder of the checkpoints."""
-        return storage.join(self.path, "checkpoints")
-
-    @property
-    def logs(self) -> str:
-        """The ranks' output, a folder for each launch."""
-        return storage.join(self.path, "logs")
-
-    @property
-    def tensorboard(self) -> str:
-        """The metrics of epochs for TensorBoard."""
-        return storage.join(self.path, "tensorboard")
-
-    @property
-    def record(self) -> str:
-        """The run's record as JSON: the data and options; a call with another record must not continue the run."""
-        return storage.join(self.path, "run.json")
-
-    @property
-    def history(self) -> str:
-        """The history as JSON: a list of dicts, one per epoch."""
-        return storage.join(self.path, "history.json")
-
-    @property
-    def driver(self) -> str:
-        """The file that names the driver which trains the run now; absent while no driver does."""
-        return storage.join(self.path, "driver.json")
-
-    @property
-    def ranks(self) -> str:
-        """The metrics of each rank as JSON: a list of dicts, one per epoch, as in `Recorded.ranks`."""
-        return storage.join(self.path, "ranks.json")
-
-    @property
-    def report(self) -> str:
-        """The run as an HTML page."""
-        return storage.join(self.path, "report.html")
-
-    @property
-    def code(self) -> str:
-        """The description of what made the run (`MadeBy`), as JSON."""
-        return storage.join(self.path, "code.json")
-
-    @property
-    def best(self) -> str:
-        """The epoch and metric of `best_model` (`Best`), as JSON; absent while the model is written."""
-        return storage.join(self.path, "best.json")
+    model = _Within("model")
+    best_model = _Within("best-model")
+    checkpoints = _Within("checkpoints")
+    logs = _Within("logs")
+    tensorboard = _Within("tensorboard")
+    record = _Within("run.json")
+    code = _Within("code.json")
+    driver = _Within("driver.json")
+    best = _Within("best.json")
+    history = _Within("history.json")
+    ranks = _Within("ranks.json")
+    report = _Within("report.html")
+    finished = _Within("finished.json")
 
     def asides(self) -> Iterator[str]:
         """Yield the folders for replaced runs, beside this one; they are kept until the new run has finished."""
         yield f"{self.path}.replaced"
         yield from (f"{self.path}.replaced-{number}" for number in itertools.count(2))
 
-    @property
-    def finished(self) -> str:
-        """The number of epochs as JSON; the file exists once the run is finished."""
-        return storage.join(self.path, "finished.json")
-
     def begin(self, record: Mapping[str, Any], *, resume: str = "auto") -> None:
-        """Make the folder for a new run. Raises CheckpointError if it cannot be written.
-
-        Args:
-            resume: `TrainConfig.resume` of the call that begins the run.
-        """
+        """Make the folder for a new run that a call with `resume` begins. Raises CheckpointError if it cannot."""
         try:
             storage.make_folder(self.path)
             content = {"format_version": FORMAT_VERSION, _BEGUN_BY: resume, **record}
@@ -127,7 +96,6 @@ class RunDir:
         """Tell whether the folder holds this very run; False if it is empty.
 
         Args:
-            record: the record of the run.
             resume: `TrainConfig.resume`.
             defaults: by option, the value of an option that the run's version of sparkdl did not know.
             upgrade: turns options that an older version recorded into those that this version records.
@@ -148,7 +116,7 @@ class RunDir:
             )
         if resume == "never":
             raise CheckpointError(f"run_dir={self.path} already holds a run, and resume='never' refuses it; {WAYS_OUT}")
-        found = self._read(self.record)
+        found = read_json(self.record)
         check_format_version(found, path=self.record, newest=FORMAT_VERSION, error=CheckpointError)
         found = {name: part for name, part in found.items() if name != _BEGUN_BY}
         found |= {"config": upgrade({**defaults, **found["config"]})}
@@ -165,7 +133,7 @@ class RunDir:
 
     def begun_by(self) -> str:
         """Return `TrainConfig.resume` of the call that began the run."""
-        return str(self._read(self.record).get(_BEGUN_BY, "auto"))
+        return str(read_json(self.record).get(_BEGUN_BY, "auto"))
 
     def ways_out(self) -> str:
         """Say what a user can do if the folder holds another, unfinished run."""
@@ -183,8 +151,8 @@ class RunDir:
 
         Raises CheckpointError if the run has trained more: the number of epochs may grow, not shrink.
         """
-        if storage.exists(self.finished) and self._read(self.finished)["epochs"] == epochs:
-            return list(self._read(self.history))
+        if storage.exists(self.finished) and read_json(self.finished)["epochs"] == epochs:
+            return list(read_json(self.history))
         done = self._done()
         if done > Position(epochs):
             raise CheckpointError(
@@ -206,12 +174,6 @@ class RunDir:
     def _done(self) -> Position:
         latest = self.latest_checkpoint()
         return Position() if latest is None else read_checkpoint(latest).position
-
-    def _read(self, path: str) -> Any:
-        try:
-            return json.loads(storage.read_bytes(path))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 def _in_words(position: Position) -> str:

@@ -1,7 +1,4 @@
-"""Build the record of a run: the data and options that must stay the same when the run is continued.
-
-Runs on the driver.
-"""
+"""Build the record of a run, and check a folder by it. Runs on the driver."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from sparkdl.train.class_weight import class_weights, upgraded
 from sparkdl.train.config import TrainConfig
 from sparkdl.train.run.run_dir import RunDir
 
-__all__ = ["option_defaults", "run_check", "run_record"]
+__all__ = ["run_check", "run_record"]
 
 # Options that may change when a run is continued; functions are compared by `made_by`.
 NOT_THE_RESULT = ("run_dir", "epochs", "callbacks", "checkpoint", "resume", "max_restarts", "reader", "exactness")
@@ -35,11 +32,7 @@ def run_record(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
 
 def run_check(run: RunDir, config: TrainConfig, dataset: Dataset) -> Callable[[str], bool]:
     """Return `RunDir.check` for this run as a function of `TrainConfig.resume`."""
+    known = {f.name: f.default for f in dataclasses.fields(config) if f.name not in NOT_THE_RESULT}
+    defaults = {name: default for name, default in known.items() if default is not dataclasses.MISSING}
     upgrade = partial(upgraded, dataset=dataset)
-    return partial(run.check, run_record(config, dataset), defaults=option_defaults(), upgrade=upgrade)
-
-
-def option_defaults() -> dict[str, Any]:
-    """Return the defaults of the options that belong to the record, by name."""
-    fields = dataclasses.fields(TrainConfig)
-    return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING and f.name not in NOT_THE_RESULT}
+    return partial(run.check, run_record(config, dataset), defaults=defaults, upgrade=upgrade)

@@ -16,16 +16,9 @@ import numpy as np
 from sparkdl.errors import CheckpointError
 from sparkdl.train.exact.counters import EpochSums, StepCounters
 from sparkdl.train.exact.optimizers import optimizers_of
-from sparkdl.train.exact.state.metrics import leaf_metrics
+from sparkdl.train.exact.state.metrics import metric_variables
 
-__all__ = [
-    "callback_states",
-    "epoch_arrays",
-    "restore_callbacks",
-    "restore_epoch",
-    "restore_model",
-    "run_arrays",
-]
+__all__ = ["callback_states", "epoch_arrays", "restore_callbacks", "restore_epoch", "restore_model", "run_arrays"]
 
 # The attributes in which Keras' callbacks keep state from epoch to epoch; all others are configuration.
 _REMEMBERED: dict[type, tuple[str, ...]] = {
@@ -48,8 +41,7 @@ def _variables(model: Any) -> dict[str, Any]:
 
 def _epoch_variables(model: Any) -> dict[str, Any]:
     """Return the variables in which metrics keep the sums of the epoch in progress."""
-    variables = {id(v): v for metric in leaf_metrics(model.metrics) for v in metric.variables}
-    return {f"metric/{n}": variable for n, variable in enumerate(variables.values())}
+    return {f"metric/{n}": variable for n, variable in enumerate(metric_variables(model))}
 
 
 def _array(variable: Any) -> np.ndarray:

@@ -393,8 +393,8 @@ def refusals(ds, builders):
     from sparkdl.data.feed.tensors import batch_of
     from sparkdl.model.save import check_savable
     from sparkdl.train.checks.check_model import build, check_model
-    from sparkdl.train.exactness.decide import decide
     from sparkdl.train.exactness.find import find_inexact
+    from sparkdl.train.exactness.judge import decide
     from sparkdl.train.rank.built_model import example_of
 
     batch = batch_of(sample_rows(ds, ds.split("train")), ds.layout)

@@ -63,13 +63,8 @@ def judge_values(
 ) -> tuple[list[Inexact], set[str]]:
     """Find the metrics whose single value for a batch does not follow from the values for parts of the batch's rows.
 
-    Args:
-        metrics: the watched metrics.
-        whole, parts: the values that the metrics got for all of some rows, and for each part of these rows.
-        rows: the number of rows of each part.
-
-    Returns:
-        The metrics that are not exact; and the names of Sum metrics whose values are sums over rows, and not means.
+    `metrics`: the watched ones; `whole`, `parts`: their values for all rows, and for each part of `rows` rows. Returns
+    the metrics that are not exact; and the names of Sum metrics whose values are sums over rows, and not means.
     """
     found: list[Inexact] = []
     summed: set[str] = set()
@@ -105,13 +100,9 @@ def _is_single(values: Any) -> bool:
 
 
 class BatchValues:
-    """Weigh values by rows while a step is traced or run.
+    """Weigh values by rows while a step, whose `counts` are set before, is traced or run.
 
-    Args:
-        summed: the names of Sum metrics whose single values are sums over rows: such values are added as they are.
-
-    Attributes:
-        counts: the counts of the step; None outside of steps.
+    `summed`: the names of Sum metrics whose single values are sums over rows: such values are added as they are.
     """
 
     def __init__(self, summed: Collection[str] = ()) -> None:
@@ -122,8 +113,7 @@ class BatchValues:
     def weighed(self, metrics: Sequence[Any], trackers: Sequence[Any] = ()) -> Iterator[None]:
         """Make Mean and Sum metrics among `metrics` weigh one value for a batch by its rows, within the block.
 
-        Args:
-            trackers: Keras' own loss trackers, whose values Keras weights without regard to other ranks.
+        `trackers`: Keras' own loss trackers, whose values Keras weights without regard to other ranks.
         """
         with ExitStack() as stack:
             for metric in metrics:

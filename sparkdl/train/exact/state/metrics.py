@@ -14,28 +14,26 @@ import keras
 import numpy as np
 
 from sparkdl.errors import ModelError
-from sparkdl.train.exact.collective import max_over_ranks, min_over_ranks, sum_over_ranks
+from sparkdl.train.exact.collective import reduce_over_ranks
 from sparkdl.train.exact.findings import Inexact
 from sparkdl.train.exact.patch import patched
 
 __all__ = [
-    "ADDITIVE",
-    "NOT_ADDITIVE",
     "averaged_by_rows",
     "check_metrics",
     "inexact_metrics",
     "leaf_metrics",
+    "metric_variables",
     "metrics_by_rows",
     "reduced_states",
 ]
 
 # Keras metrics whose state is a sum over rows, so that the state of all rows is the sum of the ranks' states.
 # Additivity cannot be read off a metric (Variable.aggregation is "sum" by default), so this is a list, proved by tests.
+# Keras' subclasses of these are additive as well: MeanMetricWrapper, RootMeanSquaredError, F1Score, MeanIoU and so on.
 ADDITIVE: tuple[type, ...] = (
     keras.metrics.Mean,
     keras.metrics.Sum,
-    keras.metrics.MeanMetricWrapper,
-    keras.metrics.RootMeanSquaredError,
     keras.metrics.R2Score,
     keras.metrics.TruePositives,
     keras.metrics.TrueNegatives,
@@ -49,12 +47,7 @@ ADDITIVE: tuple[type, ...] = (
     keras.metrics.PrecisionAtRecall,
     keras.metrics.RecallAtPrecision,
     keras.metrics.FBetaScore,
-    keras.metrics.F1Score,
     keras.metrics.IoU,
-    keras.metrics.MeanIoU,
-    keras.metrics.BinaryIoU,
-    keras.metrics.OneHotIoU,
-    keras.metrics.OneHotMeanIoU,
 )
 # Metrics of a statistic of each batch: another division into batches gives another value, even in one process.
 NOT_ADDITIVE = {
@@ -63,7 +56,7 @@ NOT_ADDITIVE = {
 }
 # Names that the history, and the event of an epoch, have already.
 TAKEN_NAMES = ("epoch", "epochs", "kind", "lr", "seconds", "rows_per_second", "data_wait_seconds")
-REDUCTIONS = {"sum": sum_over_ranks, "max": max_over_ranks, "min": min_over_ranks}
+REDUCTIONS = ("sum", "max", "min")
 
 
 def leaf_metrics(metrics: Sequence[Any]) -> list[Any]:
@@ -73,6 +66,11 @@ def leaf_metrics(metrics: Sequence[Any]) -> list[Any]:
         inner = getattr(metric, "metrics", None)
         leaves.extend(leaf_metrics(inner) if inner else [] if type(metric).__name__ == "CompileMetrics" else [metric])
     return leaves
+
+
+def metric_variables(model: Any) -> list[Any]:
+    """List the variables of a model's metrics, each once."""
+    return list({id(v): v for metric in leaf_metrics(model.metrics) for v in metric.variables}.values())
 
 
 def check_metrics(model: Any) -> None:
@@ -124,14 +122,14 @@ def reduced_states(metrics: Sequence[Any]) -> Iterator[None]:
     own = [(v, np.asarray(keras.ops.convert_to_numpy(v)), how) for v, how in reductions.values()]
     starts = _starts([metric for metric in metrics if getattr(metric, "sparkdl_reduction", None) == "sum"])
     try:
-        for how, reduce in REDUCTIONS.items():
+        for how in REDUCTIONS:
             states = [(v, value) for v, value, reduction in own if reduction == how]
             if not states:
                 continue
             # One vector for one operation: (all states' elements,). For a sum, the changes since the start are summed.
             begin = np.concatenate([starts.get(id(v), np.zeros(value.shape)).reshape(-1) for v, value in states])
             flat = np.concatenate([value.astype(np.float64).reshape(-1) for _, value in states])
-            _assign(states, begin + reduce(flat - begin, name=f"metrics_{how}"))
+            _assign(states, begin + reduce_over_ranks(how, flat - begin, name=f"metrics_{how}"))
         yield
     finally:
         for variable, value, _ in own:
@@ -142,10 +140,8 @@ def reduced_states(metrics: Sequence[Any]) -> Iterator[None]:
 def metrics_by_rows(model: Any, single_values: Sequence[int]) -> Iterator[None]:
     """Make metrics of functions with one value for all rows count the value once for each row, within the block.
 
-    Keras counts such a value once for each batch, so that the rows of a smaller batch weigh more.
-
-    Args:
-        single_values: the indexes of these metrics among `leaf_metrics(model.metrics)`.
+    Keras counts such a value once for each batch, so that the rows of a smaller batch weigh more. `single_values`: the
+    indexes of these metrics among `leaf_metrics(model.metrics)`.
     """
 
     def by_rows(metric: Any) -> Any:
@@ -165,13 +161,13 @@ def metrics_by_rows(model: Any, single_values: Sequence[int]) -> Iterator[None]:
 
 def averaged_by_rows(metrics: Mapping[str, np.ndarray], rows: float) -> dict[str, np.ndarray]:
     """Average the results of all ranks, each weighted by its rows. Eager; `rows` are this rank's."""
-    shares = float(sum_over_ranks(np.array([rows]), name="rows")[0])
+    shares = float(reduce_over_ranks("sum", np.array([rows]), name="rows")[0])
     weight = rows / max(shares, 1.0)
     averaged = {}
     for name, value in metrics.items():
         # The value of a rank without rows, which may be NaN, does not count.
         own = np.where(weight > 0, value, 0.0) * weight
-        averaged[name] = sum_over_ranks(own.reshape(-1), name=f"average_{name}").reshape(value.shape)
+        averaged[name] = reduce_over_ranks("sum", own.reshape(-1), name=f"average_{name}").reshape(value.shape)
     return averaged
 
 

@@ -67,14 +67,9 @@ def find_reductions(
 ) -> tuple[str, ...]:
     """Find the reductions that give the state after all of some rows from the states after parts of these rows.
 
-    Args:
-        before: the state before each call.
-        whole, parts: the states after a call with all rows, and with each part of these rows.
-        rows: the number of rows of each part.
-
-    Returns:
-        The ones of "mean" (of changes, by rows), "sum" (of changes), "max" and "min" that give the state of all rows. A
-        state that does not change has all of them.
+    `whole`, `parts`: the states after a call with all rows, and with each part of `rows` rows, each from `before` on.
+    Returns the ones of "mean" (of changes, by rows), "sum" (of changes), "max" and "min" that give the state of all
+    rows. A state that does not change has all of them.
     """
     before, whole = np.asarray(before, np.float64), np.asarray(whole, np.float64)
     after = np.stack([np.asarray(part, np.float64) for part in parts])
@@ -142,5 +137,3 @@ def _extreme(variable: Any, before: tf.Tensor, counts: Counts, reduction: str, *
     own = tf.cast(tf.where(counts.real, tf.identity(variable), before), tf.float64)
     sign = 1.0 if reduction == "max" else -1.0
     return tf.cast(sign * max_tensor(sign * own, name=name), before.dtype)
-
-

@@ -1,4 +1,4 @@
-"""Put callbacks around the user's that stop all ranks at the same step, compare weights and record epochs.
+"""Put callbacks around the user's that keep all ranks alike: in rates, model, weights, and the step that is the last.
 
 Runs in rank processes.
 """
@@ -14,14 +14,15 @@ import tensorflow as tf
 
 from sparkdl.errors import ConfigError, ModelError, shown
 from sparkdl.launch.worker import graceful_stop
-from sparkdl.train.exact.collective import gather_over_ranks, sum_over_ranks
+from sparkdl.train.exact.collective import gather_over_ranks, reduce_over_ranks
 from sparkdl.train.exact.counters import WIND_DOWN, StepCounters
+from sparkdl.train.exact.gradients import at_least_single
+from sparkdl.train.exact.overrides import has_own_step
 from sparkdl.train.rank.callbacks.divergence import difference
 from sparkdl.train.rank.callbacks.learning_rate import LearningRates
 from sparkdl.train.rank.callbacks.recorder import EpochRecorder
-from sparkdl.train.rank.callbacks.same_model import SameModel
 
-__all__ = ["SameWeights", "StopTogether", "rank_callbacks"]
+__all__ = ["rank_callbacks"]
 
 
 # Keras' callbacks that only write files or send messages: they run on rank 0 alone. By name, because no version of
@@ -76,6 +77,53 @@ class _SetSumsAndRates(keras.callbacks.Callback):  # type: ignore[misc]
         logs.update(self._rates.of_last_step())
 
 
+class SameModel(keras.callbacks.Callback):  # type: ignore[misc]
+    """Raise ModelError if callbacks have changed which weights are trainable, or set another optimizer.
+
+    Keras itself would silently use the old weights and optimizer until the model is compiled again. A user's train_step
+    may set `trainable` while it is traced, as GANs do: such models are not checked.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._trainable: dict[int, str] = {}
+        self._optimizer: Any = None
+
+    def set_model(self, model: Any) -> None:
+        super().set_model(model)
+        self._trainable = _trainable(model)
+        self._optimizer = model.optimizer
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._check()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._check()
+
+    def _check(self) -> None:
+        if has_own_step(self.model):
+            return
+        now = _trainable(self.model)
+        changed = [path for key, path in (self._trainable | now).items() if (key in self._trainable) != (key in now)]
+        if changed:
+            others = f" and {len(changed) - 1} more" if changed[1:] else ""
+            raise ModelError(
+                f"a callback has changed whether weight {changed[0]!r}{others} is trainable, which the steps of a run "
+                "do not follow; set trainable in build_model, or train in two runs: the second one's build_model sets "
+                "it, with TrainConfig(initial_model=first.model_dir)"
+            )
+        if self.model.optimizer is not self._optimizer:
+            raise ModelError(
+                "a callback has given the model another optimizer, which the steps of a run do not follow; set values "
+                "of the one that build_model compiled, or train in two runs, with TrainConfig(initial_model=…)"
+            )
+
+
+def _trainable(model: Any) -> dict[int, str]:
+    """Return the paths of the trainable weights by the id of the weight, because a path may occur twice."""
+    return {id(weight): weight.path for weight in model.trainable_weights}
+
+
 class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
     """Stop all ranks after the same step, the next one or the epoch's last, once any rank sets `stop_training`.
 
@@ -109,7 +157,7 @@ class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         mine = float(self._asked or self.model.stop_training)
-        self.model.stop_training = bool(sum_over_ranks(np.array([mine]), name="stop")[0] > 0)
+        self.model.stop_training = bool(reduce_over_ranks("sum", np.array([mine]), name="stop")[0] > 0)
 
 
 class SameWeights(keras.callbacks.Callback):  # type: ignore[misc]
@@ -117,7 +165,7 @@ class SameWeights(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         weights = self.model.trainable_weights
-        squares = np.array([float(tf.nn.l2_loss(_at_least_single(weight.value))) for weight in weights])
+        squares = np.array([float(tf.nn.l2_loss(at_least_single(weight.value))) for weight in weights])
         names = [f"the norm of {weight.path!r}" for weight in weights]
         found = difference(gather_over_ranks(np.sqrt(2 * squares), name="same_weights"), names)
         if found is not None:
@@ -125,8 +173,3 @@ class SameWeights(keras.callbacks.Callback):  # type: ignore[misc]
                 f"after epoch {epoch + 1} ranks have different weights: {found}; a callback or train_step does on some "
                 "ranks what it should do on all, as setting a learning rate"
             )
-
-
-def _at_least_single(weight: tf.Tensor) -> tf.Tensor:
-    """Cast half-precision weights to float32, because their squares would overflow."""
-    return weight if weight.dtype.size >= tf.float32.size else tf.cast(weight, tf.float32)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
@@ -16,8 +17,7 @@ import numpy as np
 
 from sparkdl.errors import ConfigError, LaunchError
 from sparkdl.launch.world import World
-from sparkdl.train.checkpoint_config import CheckpointConfig
-from sparkdl.train.exact.collective import sum_over_ranks
+from sparkdl.train.exact.collective import reduce_over_ranks
 from sparkdl.train.exact.counters import StepCounters
 from sparkdl.train.exact.state.metrics import leaf_metrics, reduced_states
 from sparkdl.train.rank.callbacks.csv_log import csv_log_sizes
@@ -25,8 +25,8 @@ from sparkdl.train.rank.callbacks.recorder import EpochRecorder
 from sparkdl.train.run.best_epoch import is_better, unknown_monitor
 from sparkdl.train.run.best_model import Best, best_before, keep_best
 from sparkdl.train.run.checkpoint import Checkpoint, Position, open_arrays, sweep_checkpoints, write_checkpoint
-from sparkdl.train.run.run_dir import RunDir
 from sparkdl.train.run.state import callback_states, epoch_arrays, restore_callbacks, restore_model, run_arrays
+from sparkdl.train.spec import TrainSpec
 
 __all__ = ["Checkpointer"]
 
@@ -37,14 +37,10 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
     """Commit checkpoints of the run and the best epoch's model.
 
     Args:
-        run: the folder of the run.
-        config: when to save, and what to monitor.
-        direction: whether the "min" or the "max" of `config.monitor` is its best.
+        direction: whether the "min" or the "max" of `checkpoint.monitor` is its best.
         facts: the description of the model, which every checkpoint holds beside the state.
         others: the user's callbacks, whose state is saved with the run's.
-        recorder: holds what the run has recorded.
         steps: the steps of one epoch.
-        epochs: the epochs of the run.
         resumed: the checkpoint that the run continues from, or None.
         write_best: writes the model as the best one; called on rank 0.
         averaged: the indices of the metrics whose results, not states, are averaged over ranks.
@@ -52,32 +48,30 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
 
     def __init__(
         self,
-        run: RunDir,
-        config: CheckpointConfig,
+        task: TrainSpec,
         *,
         direction: str | None,
-        facts: dict[str, Any],
+        facts: Mapping[str, Any],
         numbers: StepCounters,
         world: World,
         others: Sequence[Any],
         recorder: EpochRecorder,
         steps: int,
-        epochs: int,
         resumed: Checkpoint | None,
         write_best: Callable[[], object],
         averaged: Collection[int] = (),
     ) -> None:
         super().__init__()
-        self._run = run
+        self._run = task.run
+        self._config = config = task.config.checkpoint
+        self._epochs = task.config.epochs
         self._direction = direction
-        self._config = config
         self._facts = facts
         self._numbers = numbers
         self._rank = world.rank
         self._others = others
         self._recorder = recorder
         self._steps = steps
-        self._epochs = epochs
         self._resumed = resumed
         self._write_best = write_best
         self._averaged = averaged
@@ -85,7 +79,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
         # The best value of another metric, or in the other direction, cannot be compared with.
         self._best: float | None = None
         if resumed is not None and config.monitor is not None and direction is not None:
-            self._best = best_before(run, resumed.facts, config.monitor, direction)
+            self._best = best_before(task.run, resumed.facts, config.monitor, direction)
             if self._best is None and world.rank == 0:
                 log.warning(
                     "the %s of %s is looked for from %s on: no epoch before has kept its model for it",
@@ -127,7 +121,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _end(self, position: Position) -> None:
         # The first rank that raises ends all others: wait until rank 0 has written.
-        sum_over_ranks(np.zeros(1), name="wound_down")
+        reduce_over_ranks("sum", np.zeros(1), name="wound_down")
         raise LaunchError(
             f"training was asked to end and has a checkpoint before {position}; the same call goes on from there"
         )
@@ -163,7 +157,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
                 states, arrays = callback_states(self._others)
                 facts = {
                     **self._facts,
-                    **self._recorder.recorded.to_json(),
+                    **asdict(self._recorder.recorded),
                     "seconds": seconds,
                     "best": self._best,
                     "monitor": self._config.monitor,

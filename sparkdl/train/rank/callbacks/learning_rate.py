@@ -144,12 +144,7 @@ def rate_factor(step: int, *, full: float, warmup_steps: int) -> float:
 
     From a first value the factor grows by the same amount with each step, and is `full` from step `warmup_steps` on
     ("gradual warmup", Goyal et al. 2017, §2.2). The first value is 1, the user's rate, if `full` is more than 1; else
-    it is a small one: `full / warmup_steps`.
-
-    Args:
-        step: the step, counted from 0 since the first epoch began.
-        full: the factor after the warm-up.
-        warmup_steps: the steps of the warm-up; 0 for no warm-up.
+    it is a small one: `full / warmup_steps`. Steps are counted from 0 since the first epoch began.
     """
     if step >= warmup_steps:
         return full

@@ -16,7 +16,7 @@ from sparkdl.launch.worker.emit import emit
 from sparkdl.launch.world import World
 from sparkdl.train.exact.collective import gather_over_ranks, gather_text
 from sparkdl.train.exact.counters import StepCounters
-from sparkdl.train.exact.findings import Inexact, named
+from sparkdl.train.exact.findings import Inexact
 from sparkdl.train.run.record import Recorded
 
 __all__ = ["EpochRecorder"]
@@ -29,11 +29,6 @@ _SECONDS = ("seconds", "data_wait_seconds", "allreduce_seconds")
 
 class EpochRecorder(keras.callbacks.Callback):  # type: ignore[misc]
     """Add every epoch to the run's record, and send progress to the driver.
-
-    Args:
-        recorded: the record to which the metrics of each epoch are added.
-        epochs: the epochs of the run.
-        steps: the steps of one epoch.
 
     Attributes:
         recorded: the record, the same on every rank.
@@ -56,7 +51,7 @@ class EpochRecorder(keras.callbacks.Callback):  # type: ignore[misc]
 
     def mark(self, found: Sequence[Inexact]) -> None:
         """Mark the epochs from now on, and the model, with the names of the parts that are computed per worker."""
-        self.inexact = list(dict.fromkeys([*self.inexact, *named(found)]))
+        self.inexact = list(dict.fromkeys([*self.inexact, *(one.what for one in found)]))
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._hosts = gather_text(self._world.host, name="hosts")

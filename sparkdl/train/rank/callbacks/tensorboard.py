@@ -34,11 +34,7 @@ class TensorBoardFiles(keras.callbacks.Callback):  # type: ignore[misc]
 
     Each launch rewrites the earlier epochs from the history that it continues: files of an interrupted launch may hold
     epochs that are trained again. Files that cannot be written do not stop a run: the metrics are in the history, and
-    later epochs or the next launch write what is missing.
-
-    Args:
-        folder: a local folder or a URL; for a URL the files are written to a local folder and copied.
-        recorded: the record of the run, whose last entry is the epoch that has just ended.
+    later epochs or the next launch write what is missing. For a URL the files are written to a local folder and copied.
     """
 
     def __init__(self, folder: str, recorded: Recorded) -> None:

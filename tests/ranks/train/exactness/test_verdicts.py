@@ -495,7 +495,7 @@ def train_all(tasks: dict, evaluations: dict):
     told: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: told.append(record.getMessage())
-    logging.getLogger("sparkdl.train.exactness.decide").addHandler(handler)
+    logging.getLogger("sparkdl.train.exactness.judge").addHandler(handler)
     results: dict = {}
     for name, task in tasks.items():
         told.clear()

@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from sparkdl.checks import named_options, require_whole
-from sparkdl.data.features.bad_values import check_no_nulls, first_bad
+from sparkdl.data.features.bad_values import check_no_nulls, refuse
 from sparkdl.data.features.columns import as_array
+from sparkdl.data.features.feature import Stored, StoredEncoder
 from sparkdl.errors import SchemaError, shown
 
 __all__ = ["Categorical", "CategoricalEncoder", "as_categories", "most_frequent"]
@@ -31,6 +32,8 @@ class Categorical:
     Raises ConfigError for a size below 1.
     """
 
+    kind: ClassVar[str] = "categorical"
+
     name: str
     _: KW_ONLY
 
@@ -44,10 +47,6 @@ class Categorical:
         if self.max_size is not None:
             require_whole(f"Categorical({self.name!r}): max_size", self.max_size)
         require_whole(f"Categorical({self.name!r}): min_count", self.min_count)
-
-    @property
-    def kind(self) -> str:
-        return "categorical"
 
 
 def as_categories(column: pa.Array, *, name: str) -> pa.Array:
@@ -80,13 +79,18 @@ def most_frequent(name: str, counted: Sequence[tuple[Any, int]], *, max_size: in
 
 
 @dataclass(frozen=True)
-class CategoricalEncoder:
+class CategoricalEncoder(StoredEncoder):
     """Encode a column by the vocabulary of a fitted `Categorical`.
 
     Attributes:
         vocabulary: the known values in the order of their codes.
         is_label: codes start at 0 and an unknown value is an error; else codes start at 1 and an unknown value is 0.
     """
+
+    kind: ClassVar[str] = "categorical"
+    dtype: ClassVar[np.dtype] = np.dtype(np.int32)
+    shape: ClassVar[tuple[int, ...]] = ()
+    stored: ClassVar[Stored] = "values"
 
     name: str
     vocabulary: tuple[str | int, ...]
@@ -109,21 +113,9 @@ class CategoricalEncoder:
         return cls(feature.name, tuple(sorted(values) if is_label else values), is_label)
 
     @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(np.int32)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return ()
-
-    @property
     def size(self) -> int:
         """The number of codes: the `input_dim` of an embedding, or the number of classes of a label."""
         return len(self.vocabulary) + (0 if self.is_label else 1)
-
-    @property
-    def stored(self) -> Literal["values", "bytes"]:
-        return "values"
 
     @cached_property
     def _known(self) -> pa.Array:
@@ -143,19 +135,6 @@ class CategoricalEncoder:
         codes = pc.index_in(values, value_set=self._known.cast(values.type))
         if self.is_label and codes.null_count:
             bad = codes.is_null().to_numpy(zero_copy_only=False)
-            raise first_bad(self.name, column, bad, "label unseen in the train split")
+            refuse(self.name, column, bad, "label unseen in the train split")
         offset = 0 if self.is_label else 1
         return codes.fill_null(-offset).to_numpy() + np.int32(offset)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "kind": "categorical",
-            "name": self.name,
-            "vocabulary": list(self.vocabulary),
-            "is_label": self.is_label,
-        }
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> CategoricalEncoder:
-        """Make the encoder that `to_json` described."""
-        return cls(content["name"], tuple(content["vocabulary"]), content["is_label"])

@@ -52,12 +52,7 @@ def is_ours(name: str) -> bool:
 
 
 class Lease(storage_lease.Lease):
-    """Show other prepares that a generation is being written. A prepare that takes this one for dead deletes the file.
-
-    Args:
-        path: the dataset's folder.
-        generation: the generation's name.
-    """
+    """Show other prepares that a generation is being written; who takes this one for dead deletes the file."""
 
     def __init__(self, path: str, generation: str) -> None:
         super().__init__(storage.join(path, lease_file(generation)))
@@ -147,9 +142,7 @@ def fate(path: str, generation: str) -> str:
 
 def _named(dataset: Dataset | None) -> set[str]:
     """Return the generations that a manifest names."""
-    if dataset is None:
-        return set()
-    return {dataset.generation} | ({dataset.previous} if dataset.previous else set())
+    return {name for name in (dataset.generation, dataset.previous) if name} if dataset else set()
 
 
 def _silent(path: str, names: list[str], lease: Lease) -> list[str]:

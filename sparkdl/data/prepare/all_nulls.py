@@ -45,11 +45,9 @@ def all_nulls_named(rows: DataFrame, config: PrepareConfig) -> Iterator[None]:
 
 def _must_be_there(config: PrepareConfig) -> dict[str, bool]:
     """Return the columns that may not hold nulls, and whether NaN counts as null in each."""
-    wanted: dict[str, bool] = {}
-    filled = {feature.name for feature in (*config.features, *config.labels) if _fills(feature)}
-    for feature in (*config.features, *config.labels):
-        if not _fills(feature):
-            wanted[feature.name] = isinstance(feature, Numeric) and feature.name not in filled
+    features = (*config.features, *config.labels)
+    filled = {f.name for f in features if _fills(f)}
+    wanted = {f.name: isinstance(f, Numeric) and f.name not in filled for f in features if not _fills(f)}
     return wanted | ({config.weight: True} if config.weight else {})
 
 

@@ -6,6 +6,7 @@ rows. Each pass over the rows also adds up their hashes, by which prepare checks
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -47,13 +48,7 @@ class NumberColumn:
 
     def of(self, batch: pa.RecordBatch) -> np.ndarray:
         """Return the values of a batch: float64, shape ``(rows, *self.shape)``, NaN where a value is missing."""
-        return checked_numbers(
-            batch.column(self.name),
-            name=self.name,
-            shape=self.shape,
-            unit=self.unit,
-            missing_allowed=self.missing_allowed,
-        )
+        return checked_numbers(batch.column(self.name), **dataclasses.asdict(self))
 
 
 def first_row(rows: DataFrame, names: Iterable[str]) -> dict[str, pa.Array]:
@@ -189,27 +184,26 @@ def _counted(place: int, values: pa.Array) -> pa.RecordBatch:
     counts = values.value_counts()
     distinct = counts.field("values")
     number = pa.types.is_integer(distinct.type)
-    return pa.RecordBatch.from_arrays(
-        [
-            pa.array(np.full(len(counts), place, np.int32)),
-            pa.nulls(len(counts), pa.string()) if number else distinct.cast(pa.string()),
-            distinct if number else pa.nulls(len(counts), pa.int64()),
-            counts.field("counts"),
-        ],
-        names=["place", "text", "number", "rows"],
+    return pa.RecordBatch.from_pydict(
+        {
+            "place": np.full(len(counts), place, np.int32),
+            "text": pa.nulls(len(counts), pa.string()) if number else distinct.cast(pa.string()),
+            "number": distinct if number else pa.nulls(len(counts), pa.int64()),
+            "rows": counts.field("counts"),
+        }
     )
 
 
 def _limbs(sums: Sums) -> pa.RecordBatch:
     """Return sums of hashes in the form of counted values, for Spark to add up: a limb's number, its sum as `rows`."""
-    count = len(sums)
-    columns = [
-        pa.array(np.full(count, SUMS_PLACE, np.int32)),
-        pa.nulls(count, pa.string()),
-        pa.array(range(count), pa.int64()),
-        pa.array(sums, pa.int64()),
-    ]
-    return pa.RecordBatch.from_arrays(columns, names=["place", "text", "number", "rows"])
+    return pa.RecordBatch.from_pydict(
+        {
+            "place": np.full(len(sums), SUMS_PLACE, np.int32),
+            "text": pa.nulls(len(sums), pa.string()),
+            "number": np.arange(len(sums)),
+            "rows": pa.array(sums, pa.int64()),
+        }
+    )
 
 
 def _hashed(rows: DataFrame, names: Sequence[str]) -> DataFrame:

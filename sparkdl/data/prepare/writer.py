@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import operator
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -139,11 +138,3 @@ def _stored(batch: pa.RecordBatch, plan: PartPlan) -> pa.Table:
     columns = encode_columns(batch, plan)
     columns += [batch.column(name) for name in plan.keep]
     return pa.table(columns, names=[*plan.layout.columns, *plan.keep])
-
-
-def descriptions(parts: Iterator[dict[str, Any]], partition: int) -> Iterator[pa.RecordBatch]:
-    """Yield descriptions of parts as the rows, of two columns, that travel back to the driver."""
-    for part in parts:
-        yield pa.RecordBatch.from_arrays(
-            [pa.array([partition]), pa.array([json.dumps(part)])], names=["partition", "part"]
-        )

@@ -17,13 +17,7 @@ from sparkdl.data.features.bad_values import check_no_nulls, refuse
 from sparkdl.data.features.column_types import check_numbers, is_list, is_vector
 from sparkdl.errors import SchemaError, shown
 
-__all__ = [
-    "arrow_type",
-    "as_array",
-    "infer_shape",
-    "to_arrow",
-    "to_numpy",
-]
+__all__ = ["arrow_type", "as_array", "infer_shape", "to_arrow", "to_numpy"]
 
 # `type` of an ML vector: 0 is sparse, 1 is dense.
 _SPARSE = 0

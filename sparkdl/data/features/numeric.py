@@ -138,8 +138,11 @@ class NumericEncoder(StoredEncoder):
         missing = np.isnan(values)
         if missing.any():
             values = np.where(missing, np.asarray(self.fill), values)
-        scaled = self._narrow(self._scaled(values), column)
-        return np.stack([scaled, missing.astype(np.float32)], axis=1) if self.indicator else scaled
+        scaled = self._scaled(values)
+        with np.errstate(over="ignore"):
+            encoded = scaled.astype(np.float32)
+        refuse(self.name, column, np.isinf(encoded), "value beyond the range of float32")
+        return np.stack([encoded, missing.astype(np.float32)], axis=1) if self.indicator else encoded
 
     def _scaled(self, values: np.ndarray) -> np.ndarray:
         if self.scale == "none":
@@ -149,13 +152,6 @@ class NumericEncoder(StoredEncoder):
         scaled = np.subtract(values, low)
         scaled /= np.where(width > 0, width, 1.0)
         return scaled
-
-    def _narrow(self, values: np.ndarray, column: pa.Array) -> np.ndarray:
-        """Return the values as float32. Raises SchemaError for a value beyond the range of float32."""
-        with np.errstate(over="ignore"):
-            encoded = values.astype(np.float32)
-        refuse(self.name, column, np.isinf(encoded), "value beyond the range of float32")
-        return encoded
 
 
 def _fill(feature: Numeric, moments: Moments, median: np.ndarray | None) -> float | tuple[float, ...] | None:

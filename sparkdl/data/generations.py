@@ -91,7 +91,11 @@ def commit(dataset: Dataset, lease: Lease) -> Dataset:
         reason = problem or f"its lease is gone: it was silent for more than {lease.expiry_s:g} s"
         raise DatasetError(f"{dataset.path}: what was prepared did not stay ({reason}); prepare it again")
     dataset.commit()
-    _delete_unlisted(dataset)
+    # Task attempts whose results Spark did not use have left files.
+    listed = {part.file for part in dataset.parts}
+    for name in storage.listing(storage.join(dataset.path, dataset.generation)):
+        if f"{dataset.generation}/{name}" not in listed:
+            storage.delete(storage.join(dataset.path, dataset.generation, name))
     if replaced and replaced.previous:
         storage.delete(storage.join(dataset.path, replaced.previous))
     return dataset
@@ -158,12 +162,3 @@ def _silent(path: str, names: list[str], lease: Lease) -> list[str]:
         if age.total_seconds() > lease.expiry_s:
             silent.append(name)
     return silent
-
-
-def _delete_unlisted(dataset: Dataset) -> None:
-    """Delete the files of task attempts whose results Spark did not use."""
-    listed = {part.file.split("/", 1)[1] for part in dataset.parts}
-    folder = storage.join(dataset.path, dataset.generation)
-    for name in storage.listing(folder):
-        if name not in listed:
-            storage.delete(storage.join(folder, name))

@@ -52,13 +52,8 @@ class Categorical:
 def as_categories(column: pa.Array, *, name: str) -> pa.Array:
     """Return a column as strings or int64, the types of categories. Raises SchemaError for other types and nulls."""
     type_, types = column.type, pa.types
-    if types.is_integer(type_) or types.is_boolean(type_):
-        check_no_nulls(name, column, "give missing values a separate category, or drop such rows")
-        try:
-            return column.cast(pa.int64())
-        except pa.ArrowInvalid as error:
-            raise SchemaError(f"column {name!r}: whole numbers as categories must fit into 64 bits: {error}") from error
-    if not (types.is_string(type_) or types.is_large_string(type_) or types.is_null(type_)):
+    is_whole = types.is_integer(type_) or types.is_boolean(type_)
+    if not (is_whole or types.is_string(type_) or types.is_large_string(type_) or types.is_null(type_)):
         if types.is_date(type_) or types.is_timestamp(type_):
             way_out = "make a string or a whole number of them (date_format, year, dayofweek)"
         elif types.is_floating(type_) or types.is_decimal(type_):
@@ -67,7 +62,10 @@ def as_categories(column: pa.Array, *, name: str) -> pa.Array:
             way_out = "use strings or whole numbers"
         raise SchemaError(f"column {name!r}: values of type {type_!s:.80} cannot be categories; {way_out}")
     check_no_nulls(name, column, "give missing values a separate category, or drop such rows")
-    return column
+    try:
+        return column.cast(pa.int64()) if is_whole else column
+    except pa.ArrowInvalid as error:
+        raise SchemaError(f"column {name!r}: whole numbers as categories must fit into 64 bits: {error}") from error
 
 
 def most_frequent(name: str, counted: Sequence[tuple[Any, int]], *, max_size: int | None, min_count: int) -> list[Any]:

@@ -119,13 +119,10 @@ def _roles(rows: Sequence[Any], layout: RecordLayout, target: str) -> tuple[Any,
 
     def of_role(role: str) -> Any:
         named = {field.name: values[field.key] for field in layout.of_role(role)}
-        return named if len(named) != 1 else next(iter(named.values()))
+        return named if len(named) > 1 else next(iter(named.values()), ())
 
-    weights = values[layout.of_role("weight")[0].key] if layout.of_role("weight") else ()
     inputs = of_role("feature")
-    if target == "inputs":
-        return inputs, inputs, weights
-    return inputs, of_role("label") if layout.of_role("label") else (), weights
+    return inputs, inputs if target == "inputs" else of_role("label"), of_role("weight")
 
 
 def _timed(blocks: tf.data.Dataset) -> tf.data.Dataset:

@@ -76,17 +76,17 @@ def whole_rows(order: str, types: Mapping[str, str]) -> Column:
     """
     from pyspark.sql import functions as F
 
-    beside = [value for name in sorted(types) for value in _inside(named(name), name, types[name])]
+    beside = [value for name in sorted(types) for value in _inside(named(name), types[name])]
     return F.xxhash64(named(order), *beside) if beside else named(order)
 
 
-def _inside(column: Column, name: str, type_: str) -> list[Column]:
+def _inside(column: Column, type_: str) -> list[Column]:
     """Return the details of a column that Spark's hash ignores."""
     if type_.startswith("array<") and not any(kind in type_ for kind in ("struct<", "map<", "collate")):
         return _of_array(column, type_)
-    if "<" in type_ or type_ == "vector":
+    if "<" in type_:
         # Structs, maps and arrays of these are kept columns and images: their text holds all that the hash ignores.
-        return [] if type_ == "vector" else [_text(column)]
+        return [_text(column)]
     return [column.cast("binary")] if "collate" in type_ else []
 
 

@@ -100,7 +100,8 @@ def _write_part(batches: Iterable[pa.RecordBatch], plan: PartPlan, split: int, f
     with contextlib.ExitStack() as stack:
         writer: PartWriter | None = None
         for rows in batches:
-            table = _stored(rows, plan)
+            columns = [*encode_columns(rows, plan), *map(rows.column, plan.keep)]
+            table = pa.table(columns, names=[*plan.layout.columns, *plan.keep])
             writer = writer or stack.enter_context(_writer(plan, split, file, table.schema))
             writer.add(table)
             for name in plan.hashes:
@@ -131,10 +132,3 @@ def _by_split(batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
     for start, stop in zip([0, *borders], [*borders, len(splits)], strict=True):
         if stop > start:
             yield int(splits[start]), batch.slice(int(start), int(stop - start))
-
-
-def _stored(batch: pa.RecordBatch, plan: PartPlan) -> pa.Table:
-    """Make the columns of a part: those that the feed reads, then the kept columns as they are."""
-    columns = encode_columns(batch, plan)
-    columns += [batch.column(name) for name in plan.keep]
-    return pa.table(columns, names=[*plan.layout.columns, *plan.keep])

@@ -7,6 +7,7 @@ manifest does not list are not part of the dataset.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -167,12 +168,9 @@ class Dataset:
             "raw_types": dict(self.raw_types),
             "splits": None if self.rule is None else self.rule.to_json(),
             "layout": self.layout.to_json(),
-            "source": {"fingerprint": self.source.fingerprint, "paths": list(self.source.paths)},
+            "source": dataclasses.asdict(self.source),
             "previous": self.previous,
-            "parts": [
-                {"file": part.file, "split": part.split, "row_groups": list(part.row_groups), "bytes": part.bytes}
-                for part in self.parts
-            ],
+            "parts": [dataclasses.asdict(part) for part in self.parts],
         }
 
     @classmethod

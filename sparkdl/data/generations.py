@@ -52,12 +52,7 @@ def is_ours(name: str) -> bool:
 
 
 class Lease(storage_lease.Lease):
-    """Show other prepares that a generation is being written. A prepare that takes this one for dead deletes the file.
-
-    Args:
-        path: the dataset's folder.
-        generation: the generation's name.
-    """
+    """Show other prepares that a generation is being written; who takes this one for dead deletes the file."""
 
     def __init__(self, path: str, generation: str) -> None:
         super().__init__(storage.join(path, lease_file(generation)))
@@ -96,7 +91,11 @@ def commit(dataset: Dataset, lease: Lease) -> Dataset:
         reason = problem or f"its lease is gone: it was silent for more than {lease.expiry_s:g} s"
         raise DatasetError(f"{dataset.path}: what was prepared did not stay ({reason}); prepare it again")
     dataset.commit()
-    _delete_unlisted(dataset)
+    # Task attempts whose results Spark did not use have left files.
+    listed = {part.file for part in dataset.parts}
+    for name in storage.listing(storage.join(dataset.path, dataset.generation)):
+        if f"{dataset.generation}/{name}" not in listed:
+            storage.delete(storage.join(dataset.path, dataset.generation, name))
     if replaced and replaced.previous:
         storage.delete(storage.join(dataset.path, replaced.previous))
     return dataset
@@ -147,9 +146,7 @@ def fate(path: str, generation: str) -> str:
 
 def _named(dataset: Dataset | None) -> set[str]:
     """Return the generations that a manifest names."""
-    if dataset is None:
-        return set()
-    return {dataset.generation} | ({dataset.previous} if dataset.previous else set())
+    return {name for name in (dataset.generation, dataset.previous) if name} if dataset else set()
 
 
 def _silent(path: str, names: list[str], lease: Lease) -> list[str]:
@@ -165,12 +162,3 @@ def _silent(path: str, names: list[str], lease: Lease) -> list[str]:
         if age.total_seconds() > lease.expiry_s:
             silent.append(name)
     return silent
-
-
-def _delete_unlisted(dataset: Dataset) -> None:
-    """Delete the files of task attempts whose results Spark did not use."""
-    listed = {part.file.split("/", 1)[1] for part in dataset.parts}
-    folder = storage.join(dataset.path, dataset.generation)
-    for name in storage.listing(folder):
-        if name not in listed:
-            storage.delete(storage.join(folder, name))

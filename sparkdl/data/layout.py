@@ -105,12 +105,12 @@ class RecordLayout:
     def group_dtype(self) -> np.dtype:
         """The record's dtype with a member "0", "1", … for each group instead of one for each field."""
         groups = [group for group in self.groups if group.stored == "values"]
-        offsets = [self.dtype.fields[group.fields[0].key][1] for group in groups]  # type: ignore[index]
+        members: Any = self.dtype.fields
         return np.dtype(
             {
                 "names": [str(number) for number in range(len(groups))],
                 "formats": [(group.dtype, group.shape) for group in groups],
-                "offsets": offsets,
+                "offsets": [members[group.fields[0].key][1] for group in groups],
                 "itemsize": self.dtype.itemsize,
             }
         )
@@ -156,17 +156,12 @@ class RecordLayout:
                 f"column {RECORD_COLUMN!r} is {column.type}, the manifest says {self.dtype.itemsize} "
                 "bytes a row; the part does not belong to this dataset"
             )
-        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-        parts = [
-            np.frombuffer(
-                chunk.buffers()[1], dtype=self.dtype, count=len(chunk), offset=chunk.offset * self.dtype.itemsize
-            )
-            for chunk in chunks
-            if len(chunk)
-        ]
-        if len(parts) == 1:
-            return parts[0]
-        return np.concatenate(parts) if parts else np.empty(0, dtype=self.dtype)
+        if not len(column):
+            return np.empty(0, dtype=self.dtype)
+        if isinstance(column, pa.ChunkedArray):
+            column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+        offset = column.offset * self.dtype.itemsize
+        return np.frombuffer(column.buffers()[1], dtype=self.dtype, count=len(column), offset=offset)
 
     def of_role(self, role: str) -> tuple[Field, ...]:
         """Return the fields of one role, in the declared order."""

@@ -94,10 +94,10 @@ def _read_part(dataset: Dataset, part: Part, schema: pa.Schema) -> Iterator[pa.R
                 f"{sum(part.row_groups)} in {len(part.row_groups)}; prepare the dataset again"
             )
         for batch in file.iter_batches():
-            records = dataset.layout.from_arrow(batch.column(batch.schema.get_field_index(RECORD_COLUMN)))
+            records = dataset.layout.from_arrow(batch.column(RECORD_COLUMN))
             columns = [
                 batch.column(field.key) if field.stored == "bytes" else to_arrow(records[field.key])
                 for field in dataset.layout.fields
             ]
-            columns += [batch.column(batch.schema.get_field_index(name)) for name in dataset.keep]
+            columns += [batch.column(name) for name in dataset.keep]
             yield pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -5,6 +5,7 @@ Declared on the driver, with the rest of the configuration; `apply_split` applie
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
@@ -97,11 +98,9 @@ class Split:
         # Text of one format in one time zone sorts as the times do.
         if any(not a < b for a, b in pairwise(finite)):  # type: ignore[operator]
             raise ConfigError(f"Split.time(until={shown(dict(until))}): each split must end after the one before it")
-        columns = [column]
         if last is not None:
             _check_column("time", "last", last)
-            columns.append(last)
-        return cls("time", tuple(until), tuple(columns), until=ends)
+        return cls("time", tuple(until), (column,) if last is None else (column, last), until=ends)
 
     @classmethod
     def column(cls, name: str, names: Sequence[str] = ("train", "val", "test")) -> Split:
@@ -127,19 +126,11 @@ class Split:
         check_options(rest, _OPTIONS[kind], "splits: ")
         if kind == "time" and "until" not in rest:
             raise ConfigError(f"splits={shown(dict(options))} must have 'until': split name -> its end")
-        make: Any = {"fraction": cls.fraction, "time": cls.time, "column": cls.column}[kind]
-        return make(options[kind], **rest)
+        return getattr(cls, kind)(options[kind], **rest)
 
     def to_json(self) -> dict[str, Any]:
         """Return all that `from_json` needs."""
-        return {
-            "kind": self.kind,
-            "names": list(self.names),
-            "columns": list(self.columns),
-            "fractions": list(self.fractions),
-            "seed": self.seed,
-            "until": list(self.until),
-        }
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Split:

@@ -40,21 +40,7 @@ def check_folders(path: str) -> None:
     fs, inner = storage.filesystem(path)
     fs.invalidate_cache()
 
-    def names(folder: str) -> list[str]:
-        try:
-            found = fs.ls(folder, detail=False)
-        except (OSError, ValueError):
-            # The folder does not exist, or is a parent that this process may not look into.
-            return []
-        return [posixpath.basename(name.rstrip("/")) for name in found]
-
-    def exists(name: str) -> bool:
-        try:
-            return bool(fs.exists(name))
-        except (OSError, ValueError):
-            return False
-
-    _check([inner], exists, names)
+    _check([inner], fs.exists, lambda folder: fs.ls(folder, detail=False), (OSError, ValueError))
 
 
 def check_files(path: str, files: Iterable[str]) -> None:
@@ -78,25 +64,16 @@ def check_plan(df: DataFrame) -> None:
     spark = df.sparkSession
     hadoop = spark._jvm.org.apache.hadoop.fs.Path  # type: ignore[union-attr]
 
-    def statuses(folder: str) -> Any:
-        path = hadoop(folder)
-        try:
-            return path.getFileSystem(spark._jsc.hadoopConfiguration()).listStatus(path)
-        except Py4JJavaError:
-            # The folder does not exist, or is a parent that this process may not look into.
-            return []
-
-    def names(folder: str) -> list[str]:
-        return [status.getPath().getName() for status in statuses(folder)]
-
     def exists(name: str) -> bool:
         path = hadoop(name)
-        try:
-            return bool(path.getFileSystem(spark._jsc.hadoopConfiguration()).exists(path))
-        except Py4JJavaError:
-            return False
+        return bool(path.getFileSystem(spark._jsc.hadoopConfiguration()).exists(path))
 
-    _check(_plain_roots(df._jdf.queryExecution().analyzed()), exists, names)
+    def names(folder: str) -> list[str]:
+        path = hadoop(folder)
+        statuses = path.getFileSystem(spark._jsc.hadoopConfiguration()).listStatus(path)
+        return [status.getPath().getName() for status in statuses]
+
+    _check(_plain_roots(df._jdf.queryExecution().analyzed()), exists, names, (Py4JJavaError,))
 
 
 def _plain_roots(plan: Any) -> Iterator[str]:
@@ -130,14 +107,32 @@ def _class(of: Any) -> str:
     return str(of.getClass().getName())
 
 
-def _check(paths: Iterable[str], exists: Callable[[str], bool], names: Callable[[str], Iterable[str]]) -> None:
-    """Raise ConfigError for the first table that one of the paths is or lies in."""
+def _check(
+    paths: Iterable[str],
+    exists: Callable[[str], bool],
+    names: Callable[[str], Iterable[str]],
+    errors: tuple[type[Exception], ...],
+) -> None:
+    """Raise ConfigError for the first table that one of the paths is or lies in.
+
+    Args:
+        exists, names: ask the filesystem about a path, and for what is in a folder.
+        errors: what they raise for a path that does not exist, or is in a parent that this process may not look into.
+    """
+
+    def answer(question: Callable[[str], Any], path: str) -> Any:
+        try:
+            return question(path)
+        except errors:
+            return ()
+
     for folder in dict.fromkeys(folder for path in paths for folder in _with_parents(path)):
         for log, kind in _LOGS.items():
-            if exists(posixpath.join(folder, log)):
+            if answer(exists, posixpath.join(folder, log)):
                 raise _refusal(kind, folder)
-        if any(map(_ICEBERG_FILE.fullmatch, names(posixpath.join(folder, _ICEBERG_FOLDER)))):
-            raise _refusal("Iceberg", folder)
+        for name in answer(names, posixpath.join(folder, _ICEBERG_FOLDER)):
+            if _ICEBERG_FILE.fullmatch(posixpath.basename(name.rstrip("/"))):
+                raise _refusal("Iceberg", folder)
 
 
 def _with_parents(path: str) -> Iterator[str]:

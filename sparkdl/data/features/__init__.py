@@ -18,17 +18,7 @@ from sparkdl.data.features.tensor import Tensor, TensorEncoder
 from sparkdl.data.features.text import Text, TextEncoder
 from sparkdl.errors import ConfigError, DatasetError, near_miss, shown
 
-__all__ = [
-    "Categorical",
-    "Encoder",
-    "Feature",
-    "Image",
-    "Numeric",
-    "Tensor",
-    "Text",
-    "as_feature",
-    "encoder_from_json",
-]
+__all__ = ["Categorical", "Encoder", "Feature", "Image", "Numeric", "Tensor", "Text", "as_feature", "encoder_from_json"]
 
 # By kind: the class that users declare, and the class of the encoder fitted from it.
 _KINDS: dict[str, tuple[Any, Any]] = {

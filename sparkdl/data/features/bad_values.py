@@ -12,16 +12,17 @@ import pyarrow as pa
 
 from sparkdl.errors import SchemaError, shown
 
-__all__ = ["any_in_row", "bad_rows", "check_no_nulls", "check_utf8", "first_bad"]
+__all__ = ["bad_rows", "check_no_nulls", "check_utf8", "refuse"]
 
 
-def first_bad(name: str, column: pa.Array, bad: np.ndarray, problem: str) -> SchemaError:
-    """Build the error for a column with bad rows: it names the column, the number of such rows, and the first one.
+def refuse(name: str, column: pa.Array, bad: np.ndarray, problem: str) -> None:
+    """Raise SchemaError if any value is bad; it names the column, the number of rows with bad values, and the first.
 
-    `bad`: bool, shape ``(rows,)``, with at least one True.
+    `bad`: bool, of any shape, in row order.
     """
-    rows: list[int] = np.flatnonzero(bad).tolist()
-    return bad_rows(name, column, dict.fromkeys(rows, problem))
+    if bad.any():
+        rows: list[int] = np.flatnonzero(bad.reshape(len(column), -1).any(axis=1)).tolist()
+        raise bad_rows(name, column, dict.fromkeys(rows, problem))
 
 
 def bad_rows(name: str, column: pa.Array, problems: Mapping[int, str]) -> SchemaError:
@@ -38,7 +39,7 @@ def check_no_nulls(name: str, column: pa.Array, way_out: str) -> None:
     """Raise SchemaError that names the column and one row if the column holds a null."""
     if column.null_count:
         bad = column.is_null().to_numpy(zero_copy_only=False)
-        raise first_bad(name, column, bad, f"null without a policy ({way_out})")
+        refuse(name, column, bad, f"null without a policy ({way_out})")
 
 
 def check_utf8(name: str, column: pa.Array) -> None:
@@ -52,8 +53,3 @@ def check_utf8(name: str, column: pa.Array) -> None:
             f"column {name!r}: text is not UTF-8, such as {shown(bad)}; give it the charset that it is of, as in "
             "decode(cast(… as binary), 'ISO-8859-1')"
         ) from error
-
-
-def any_in_row(bad: np.ndarray, *, rows: int) -> np.ndarray:
-    """Tell for each row whether any element is bad: bool, shape ``(rows,)``; `bad` has any shape, in row order."""
-    return bad.reshape(rows, bad.size // rows if rows else 0).any(axis=1)

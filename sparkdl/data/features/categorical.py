@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from sparkdl.checks import named_options, require_whole
-from sparkdl.data.features.bad_values import check_no_nulls, first_bad
+from sparkdl.data.features.bad_values import check_no_nulls, refuse
 from sparkdl.data.features.columns import as_array
+from sparkdl.data.features.feature import Stored, StoredEncoder
 from sparkdl.errors import SchemaError, shown
 
 __all__ = ["Categorical", "CategoricalEncoder", "as_categories", "most_frequent"]
@@ -30,6 +31,8 @@ class Categorical:
     A label's codes are 0 … classes - 1 in sorted order, no out-of-vocabulary slot; a value unseen in train is an error.
     Raises ConfigError for a size below 1.
     """
+
+    kind: ClassVar[str] = "categorical"
 
     name: str
     _: KW_ONLY
@@ -45,21 +48,12 @@ class Categorical:
             require_whole(f"Categorical({self.name!r}): max_size", self.max_size)
         require_whole(f"Categorical({self.name!r}): min_count", self.min_count)
 
-    @property
-    def kind(self) -> str:
-        return "categorical"
-
 
 def as_categories(column: pa.Array, *, name: str) -> pa.Array:
     """Return a column as strings or int64, the types of categories. Raises SchemaError for other types and nulls."""
     type_, types = column.type, pa.types
-    if types.is_integer(type_) or types.is_boolean(type_):
-        check_no_nulls(name, column, "give missing values a separate category, or drop such rows")
-        try:
-            return column.cast(pa.int64())
-        except pa.ArrowInvalid as error:
-            raise SchemaError(f"column {name!r}: whole numbers as categories must fit into 64 bits: {error}") from error
-    if not (types.is_string(type_) or types.is_large_string(type_) or types.is_null(type_)):
+    is_whole = types.is_integer(type_) or types.is_boolean(type_)
+    if not (is_whole or types.is_string(type_) or types.is_large_string(type_) or types.is_null(type_)):
         if types.is_date(type_) or types.is_timestamp(type_):
             way_out = "make a string or a whole number of them (date_format, year, dayofweek)"
         elif types.is_floating(type_) or types.is_decimal(type_):
@@ -68,7 +62,10 @@ def as_categories(column: pa.Array, *, name: str) -> pa.Array:
             way_out = "use strings or whole numbers"
         raise SchemaError(f"column {name!r}: values of type {type_!s:.80} cannot be categories; {way_out}")
     check_no_nulls(name, column, "give missing values a separate category, or drop such rows")
-    return column
+    try:
+        return column.cast(pa.int64()) if is_whole else column
+    except pa.ArrowInvalid as error:
+        raise SchemaError(f"column {name!r}: whole numbers as categories must fit into 64 bits: {error}") from error
 
 
 def most_frequent(name: str, counted: Sequence[tuple[Any, int]], *, max_size: int | None, min_count: int) -> list[Any]:
@@ -80,13 +77,18 @@ def most_frequent(name: str, counted: Sequence[tuple[Any, int]], *, max_size: in
 
 
 @dataclass(frozen=True)
-class CategoricalEncoder:
+class CategoricalEncoder(StoredEncoder):
     """Encode a column by the vocabulary of a fitted `Categorical`.
 
     Attributes:
         vocabulary: the known values in the order of their codes.
         is_label: codes start at 0 and an unknown value is an error; else codes start at 1 and an unknown value is 0.
     """
+
+    kind: ClassVar[str] = "categorical"
+    dtype: ClassVar[np.dtype] = np.dtype(np.int32)
+    shape: ClassVar[tuple[int, ...]] = ()
+    stored: ClassVar[Stored] = "values"
 
     name: str
     vocabulary: tuple[str | int, ...]
@@ -109,21 +111,9 @@ class CategoricalEncoder:
         return cls(feature.name, tuple(sorted(values) if is_label else values), is_label)
 
     @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(np.int32)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return ()
-
-    @property
     def size(self) -> int:
         """The number of codes: the `input_dim` of an embedding, or the number of classes of a label."""
         return len(self.vocabulary) + (0 if self.is_label else 1)
-
-    @property
-    def stored(self) -> Literal["values", "bytes"]:
-        return "values"
 
     @cached_property
     def _known(self) -> pa.Array:
@@ -143,19 +133,6 @@ class CategoricalEncoder:
         codes = pc.index_in(values, value_set=self._known.cast(values.type))
         if self.is_label and codes.null_count:
             bad = codes.is_null().to_numpy(zero_copy_only=False)
-            raise first_bad(self.name, column, bad, "label unseen in the train split")
+            refuse(self.name, column, bad, "label unseen in the train split")
         offset = 0 if self.is_label else 1
         return codes.fill_null(-offset).to_numpy() + np.int32(offset)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "kind": "categorical",
-            "name": self.name,
-            "vocabulary": list(self.vocabulary),
-            "is_label": self.is_label,
-        }
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> CategoricalEncoder:
-        """Make the encoder that `to_json` described."""
-        return cls(content["name"], tuple(content["vocabulary"]), content["is_label"])

@@ -13,17 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sparkdl.data.features.bad_values import any_in_row, check_no_nulls, first_bad
+from sparkdl.data.features.bad_values import check_no_nulls, refuse
 from sparkdl.data.features.column_types import check_numbers, is_list, is_vector
 from sparkdl.errors import SchemaError, shown
 
-__all__ = [
-    "arrow_type",
-    "as_array",
-    "infer_shape",
-    "to_arrow",
-    "to_numpy",
-]
+__all__ = ["arrow_type", "as_array", "infer_shape", "to_arrow", "to_numpy"]
 
 # `type` of an ML vector: 0 is sparse, 1 is dense.
 _SPARSE = 0
@@ -125,13 +119,10 @@ def to_numpy(column: pa.Array, *, name: str, shape: tuple[int, ...], missing: bo
         lengths = _lengths(values)
         present = lengths >= 0
         wrong = present & (lengths != length)
-        if wrong.any():
-            per_row = any_in_row(wrong, rows=len(column))
-            raise first_bad(name, column, per_row, f"axis {axis} is not of length {length} (ragged array)")
+        refuse(name, column, wrong, f"axis {axis} is not of length {length} (ragged array)")
         values = _spread(values.flatten(), np.repeat(present, length))
         if values.null_count and not missing:
-            per_row = any_in_row(values.is_null().to_numpy(zero_copy_only=False), rows=len(column))
-            raise first_bad(name, column, per_row, "null inside an array")
+            refuse(name, column, values.is_null().to_numpy(zero_copy_only=False), "null inside an array")
     if is_list(values.type):
         raise SchemaError(f"column {name!r}: rows are arrays of more axes than the shape {shape}")
     return _numbers(values).reshape(len(column), *shape)
@@ -182,9 +173,7 @@ def _vectors(column: pa.Array, *, name: str, shape: tuple[int, ...]) -> np.ndarr
     sparse = parts["type"].fill_null(_SPARSE).to_numpy(zero_copy_only=False) == _SPARSE
     lengths = np.maximum(_lengths(parts["values"]), 0)
     sizes = np.where(sparse, parts["size"].fill_null(-1).to_numpy(zero_copy_only=False), lengths)
-    wrong = present & (sizes != shape[0])
-    if wrong.any():
-        raise first_bad(name, column, wrong, f"vector is not of size {shape[0]}")
+    refuse(name, column, present & (sizes != shape[0]), f"vector is not of size {shape[0]}")
     flat = parts["values"].flatten().to_numpy(zero_copy_only=False)
     if not sparse.any():
         return flat.reshape(len(column), shape[0])

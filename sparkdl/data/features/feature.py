@@ -5,12 +5,16 @@ A feature is declared on the driver; the encoder fitted from it runs in Spark wo
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol, runtime_checkable
+import dataclasses
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 
-__all__ = ["BytesEncoder", "Encoder", "Feature"]
+__all__ = ["BytesEncoder", "Encoder", "Feature", "Stored", "StoredEncoder"]
+
+Stored = Literal["values", "bytes"]
+"""The form in which a dataset stores a row: encoded values, or bytes that the feed gives to `encode`."""
 
 
 @runtime_checkable
@@ -42,8 +46,8 @@ class Encoder(Protocol):
         """The shape of one encoded row; () is a scalar."""
 
     @property
-    def stored(self) -> Literal["values", "bytes"]:
-        """The form in which a dataset stores a row: encoded values, or bytes that the feed gives to `encode`."""
+    def stored(self) -> Stored:
+        """The form in which a dataset stores a row."""
 
     def encode(self, column: pa.Array) -> np.ndarray:
         """Encode raw values: `dtype`, shape ``(rows, *shape)``. Raises SchemaError that names column and row.
@@ -61,3 +65,29 @@ class BytesEncoder(Encoder, Protocol):
 
     def to_bytes(self, column: pa.Array) -> pa.Array:
         """Return the bytes stored for raw values: binary, null where a fill stands for a row. `encode` takes both."""
+
+
+_Fitted = TypeVar("_Fitted", bound="StoredEncoder")
+
+
+class StoredEncoder:
+    """Write an encoder, a dataclass, as its kind and its fields to manifests and signatures, and read it again."""
+
+    __slots__ = ()
+    kind: ClassVar[str]
+
+    def to_json(self) -> dict[str, Any]:
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {"kind": self.kind} | {name: _plain(value) for name, value in fields.items()}
+
+    @classmethod
+    def from_json(cls: type[_Fitted], content: dict[str, Any]) -> _Fitted:
+        """Make the encoder that `to_json` described."""
+        fields = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items() if name != "kind"}
+        return cls(**fields | ({"dtype": np.dtype(fields["dtype"])} if "dtype" in fields else {}))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.dtype):
+        return value.name
+    return list(value) if isinstance(value, tuple) else value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ import pyarrow as pa
 from sparkdl.checks import named_options, require_whole
 from sparkdl.data.features.bad_values import bad_rows, check_no_nulls
 from sparkdl.data.features.columns import as_array
+from sparkdl.data.features.feature import Stored, StoredEncoder
 from sparkdl.data.features.pixels import IMAGE_FIELDS, Undecodable, as_png, check_image, decode
 from sparkdl.errors import ConfigError, SchemaError, shown
 
@@ -36,6 +37,8 @@ class Image:
     EXIF is not applied, as in TensorFlow, Keras and Spark: turn such images before. Raises ConfigError for a wrong
     size, `store` or `fill`.
     """
+
+    kind: ClassVar[str] = "image"
 
     name: str
     _: KW_ONLY
@@ -69,17 +72,16 @@ class Image:
             if self.fill > 255:
                 raise ConfigError(f"{declared}: fill={self.fill} must be at most 255")
 
-    @property
-    def kind(self) -> str:
-        return "image"
-
 
 @dataclass(frozen=True, slots=True)
-class ImageEncoder:
+class ImageEncoder(StoredEncoder):
     """Encode images as an `Image` declares, without learning from data.
 
     All methods may be called from several threads at once.
     """
+
+    kind: ClassVar[str] = "image"
+    dtype: ClassVar[np.dtype] = np.dtype(np.uint8)
 
     name: str
     shape: tuple[int, ...]
@@ -93,11 +95,7 @@ class ImageEncoder:
         return cls(feature.name, (feature.height, feature.width, feature.channels), feature.store, feature.fill)
 
     @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(np.uint8)
-
-    @property
-    def stored(self) -> Literal["values", "bytes"]:
+    def stored(self) -> Stored:
         return "bytes" if self.store == "encoded" else "values"
 
     def encode(self, column: pa.Array) -> np.ndarray:
@@ -157,20 +155,6 @@ class ImageEncoder:
         missing: np.ndarray = column.is_null().to_numpy(zero_copy_only=False).copy()
         missing[list(undecodable)] = True
         return missing
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "kind": "image",
-            "name": self.name,
-            "shape": list(self.shape),
-            "store": self.store,
-            "fill": self.fill,
-        }
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> ImageEncoder:
-        """Make the encoder that `to_json` described."""
-        return cls(content["name"], tuple(content["shape"]), content["store"], content["fill"])
 
 
 def _check_images(type_: pa.DataType, name: str) -> None:

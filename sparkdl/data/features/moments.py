@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from sparkdl.data.features.bad_values import any_in_row, first_bad
+from sparkdl.data.features.bad_values import refuse
 from sparkdl.data.features.column_types import check_unit
 from sparkdl.data.features.columns import to_numpy
 
@@ -30,11 +30,9 @@ def checked_numbers(
     finite = np.isfinite(values)
     if finite.all():
         return values
-    bad = any_in_row(np.isinf(values), rows=len(values))
-    if bad.any():
-        raise first_bad(name, column, bad, "infinite value")
+    refuse(name, column, np.isinf(values), "infinite value")
     if not missing_allowed:
-        raise first_bad(name, column, any_in_row(~finite, rows=len(values)), "NaN without a policy (Numeric(fill=…))")
+        refuse(name, column, ~finite, "NaN without a policy (Numeric(fill=…))")
     return values
 
 

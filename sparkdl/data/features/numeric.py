@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from sparkdl.checks import named_options
-from sparkdl.data.features.bad_values import any_in_row, first_bad
+from sparkdl.data.features.bad_values import refuse
 from sparkdl.data.features.columns import as_array
+from sparkdl.data.features.feature import Stored, StoredEncoder
 from sparkdl.data.features.moments import Moments, checked_numbers
 from sparkdl.errors import ConfigError, SchemaError, shown
 
@@ -33,6 +34,8 @@ class Numeric:
     1970-01-01 UTC), (nested) arrays of these and ML vectors. Infinite values are an error. Raises ConfigError for an
     unknown `scale` or `fill`.
     """
+
+    kind: ClassVar[str] = "numeric"
 
     name: str
     _: KW_ONLY
@@ -56,13 +59,9 @@ class Numeric:
                 "a finite number or None"
             )
 
-    @property
-    def kind(self) -> str:
-        return "numeric"
-
 
 @dataclass(frozen=True, slots=True)
-class NumericEncoder:
+class NumericEncoder(StoredEncoder):
     """Encode a column as a fitted `Numeric`: `(x - offset) / divisor` in float64, then float32, in the column's shape.
 
     Attributes:
@@ -72,6 +71,10 @@ class NumericEncoder:
         indicator: the shape is (2,): the number, and whether it was missing.
         unit: of the column, as in `column_types.unit_of`; a column of another unit is refused.
     """
+
+    kind: ClassVar[str] = "numeric"
+    dtype: ClassVar[np.dtype] = np.dtype(np.float32)
+    stored: ClassVar[Stored] = "values"
 
     name: str
     shape: tuple[int, ...]
@@ -126,14 +129,6 @@ class NumericEncoder:
             unit=unit,
         )
 
-    @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(np.float32)
-
-    @property
-    def stored(self) -> Literal["values", "bytes"]:
-        return "values"
-
     def encode(self, column: pa.Array) -> np.ndarray:
         column = as_array(column)
         shape = () if self.indicator else self.shape
@@ -143,8 +138,11 @@ class NumericEncoder:
         missing = np.isnan(values)
         if missing.any():
             values = np.where(missing, np.asarray(self.fill), values)
-        scaled = self._narrow(self._scaled(values), column)
-        return np.stack([scaled, missing.astype(np.float32)], axis=1) if self.indicator else scaled
+        scaled = self._scaled(values)
+        with np.errstate(over="ignore"):
+            encoded = scaled.astype(np.float32)
+        refuse(self.name, column, np.isinf(encoded), "value beyond the range of float32")
+        return np.stack([encoded, missing.astype(np.float32)], axis=1) if self.indicator else encoded
 
     def _scaled(self, values: np.ndarray) -> np.ndarray:
         if self.scale == "none":
@@ -154,36 +152,6 @@ class NumericEncoder:
         scaled = np.subtract(values, low)
         scaled /= np.where(width > 0, width, 1.0)
         return scaled
-
-    def _narrow(self, values: np.ndarray, column: pa.Array) -> np.ndarray:
-        """Return the values as float32. Raises SchemaError for a value beyond the range of float32."""
-        with np.errstate(over="ignore"):
-            encoded = values.astype(np.float32)
-        bad = np.isinf(encoded)
-        if bad.any():
-            raise first_bad(self.name, column, any_in_row(bad, rows=len(encoded)), "value beyond the range of float32")
-        return encoded
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "kind": "numeric",
-            "name": self.name,
-            "shape": list(self.shape),
-            "scale": self.scale,
-            "mean": self.mean,
-            "std": self.std,
-            "low": self.low,
-            "high": self.high,
-            "fill": self.fill,
-            "indicator": self.indicator,
-            "unit": self.unit,
-        }
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> NumericEncoder:
-        """Make the encoder that `to_json` described."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items() if k != "kind"}
-        return cls(**fields)
 
 
 def _fill(feature: Numeric, moments: Moments, median: np.ndarray | None) -> float | tuple[float, ...] | None:

@@ -135,7 +135,9 @@ def _plain_mode(image: Image, mode: str) -> Image:
     if image.mode == mode:
         return image
     if image.mode.startswith("I"):
-        values, bits = np.asarray(image), _stored_bits(image)
+        values = np.asarray(image)
+        # TIFF has grey pixels of any number of bits; other formats are stretched to 16.
+        bits = int(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))[0]) if image.format == "TIFF" else 16  # type: ignore[attr-defined]
         if not 8 < bits <= 16:
             raise Undecodable(f"pixels of {bits} bits have no known range")
         if values.size and not 0 <= int(values.min()) <= int(values.max()) <= 0xFFFF:
@@ -146,13 +148,6 @@ def _plain_mode(image: Image, mode: str) -> Image:
     # With this entry, Pillow would warn of transparent palettes and pick a colour for transparent pixels.
     image.info.pop("transparency", None)
     return image.convert(mode)
-
-
-def _stored_bits(image: Image) -> int:
-    """Return the bits of a grey pixel of more than 8: any number in TIFF; other formats are stretched to 16."""
-    if image.format != "TIFF":
-        return 16
-    return int(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))[0])  # type: ignore[attr-defined]
 
 
 def _from_struct(row: Mapping[str, Any]) -> Image:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from sparkdl.checks import named_options
-from sparkdl.data.features.bad_values import any_in_row, first_bad
+from sparkdl.data.features.bad_values import refuse
 from sparkdl.data.features.column_types import check_unit, holds_decimals, is_list, is_vector, unit_of
 from sparkdl.data.features.columns import as_array, infer_shape, to_numpy
+from sparkdl.data.features.feature import Stored, StoredEncoder
 from sparkdl.errors import ConfigError, SchemaError, shown
 
 __all__ = ["Tensor", "TensorEncoder"]
@@ -36,6 +37,8 @@ class Tensor:
     zone counts as UTC). NaN and infinite values stay what they are; null is an error.
     Raises ConfigError for an unknown dtype or an axis below 1.
     """
+
+    kind: ClassVar[str] = "tensor"
 
     name: str
     _: KW_ONLY
@@ -59,13 +62,9 @@ class Tensor:
         if self.dtype is not None and self.dtype not in DTYPES:
             raise ConfigError(f"Tensor({self.name!r}): dtype={shown(self.dtype)} must be one of {', '.join(DTYPES)}")
 
-    @property
-    def kind(self) -> str:
-        return "tensor"
-
 
 @dataclass(frozen=True, slots=True)
-class TensorEncoder:
+class TensorEncoder(StoredEncoder):
     """Encode a column as a `Tensor` whose shape and dtype are known.
 
     Attributes:
@@ -73,15 +72,14 @@ class TensorEncoder:
         unit: of the column, as in `column_types.unit_of`; a column of another unit is refused.
     """
 
+    kind: ClassVar[str] = "tensor"
+    stored: ClassVar[Stored] = "values"
+
     name: str
     column_shape: tuple[int, ...]
     shape: tuple[int, ...]
     dtype: np.dtype
     unit: str = "number"
-
-    @property
-    def stored(self) -> Literal["values", "bytes"]:
-        return "values"
 
     @classmethod
     def fit(cls, feature: Tensor, first_row: pa.Array) -> TensorEncoder:
@@ -102,44 +100,21 @@ class TensorEncoder:
         with np.errstate(over="ignore", invalid="ignore"):
             encoded = values.astype(self.dtype, copy=False)
         # Only a narrower float can turn a finite value into an infinite one.
-        if encoded.dtype.kind == "f" and encoded.dtype.itemsize < values.dtype.itemsize and not _all_finite(encoded):
-            bad = any_in_row(np.isinf(encoded) & np.isfinite(values), rows=len(values))
-            if bad.any():
-                raise first_bad(self.name, column, bad, f"value beyond the range of {self.dtype}")
+        is_narrower = encoded.dtype.kind == "f" and encoded.dtype.itemsize < values.dtype.itemsize
+        if is_narrower and not np.isfinite(encoded).all():
+            bad = np.isinf(encoded) & np.isfinite(values)
+            refuse(self.name, column, bad, f"value beyond the range of {self.dtype}")
         if _may_lose(values.dtype, self.dtype):
-            bad = any_in_row(encoded != values, rows=len(values))
-            if bad.any():
-                raise first_bad(self.name, column, bad, f"value does not fit {self.dtype}")
+            refuse(self.name, column, encoded != values, f"value does not fit {self.dtype}")
         if encoded.dtype.itemsize == 8 and encoded.dtype.kind == "i" and holds_decimals(column.type):
-            bad = any_in_row(np.abs(values) >= _EXACT, rows=len(values))
-            if bad.any():
-                raise first_bad(self.name, column, bad, "decimal that float64 does not hold (cast it to bigint)")
+            bad = np.abs(values) >= _EXACT
+            refuse(self.name, column, bad, "decimal that float64 does not hold (cast it to bigint)")
         return encoded.reshape(len(values), *self.shape)
 
     def _shape_in(self, type_: pa.DataType) -> tuple[int, ...]:
         """Return the shape of a raw row of this type: a flat array stands for a nested one of as many elements."""
         flat = is_vector(type_) or (is_list(type_) and not is_list(type_.value_type))
         return (math.prod(self.column_shape),) if flat and len(self.column_shape) > 1 else self.column_shape
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "kind": "tensor",
-            "name": self.name,
-            "column_shape": list(self.column_shape),
-            "shape": list(self.shape),
-            "dtype": self.dtype.name,
-            "unit": self.unit,
-        }
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> TensorEncoder:
-        """Make the encoder that `to_json` described."""
-        shapes = tuple(content["column_shape"]), tuple(content["shape"])
-        return cls(content["name"], *shapes, np.dtype(content["dtype"]), content.get("unit", "number"))
-
-
-def _all_finite(values: np.ndarray) -> bool:
-    return bool(np.isfinite(values).all())
 
 
 def _natural(dtype: np.dtype, unit: str) -> np.dtype:

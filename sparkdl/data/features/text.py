@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from sparkdl.checks import named_options, require_whole
 from sparkdl.data.features.bad_values import check_no_nulls, check_utf8
 from sparkdl.data.features.categorical import most_frequent
 from sparkdl.data.features.columns import as_array
+from sparkdl.data.features.feature import Stored, StoredEncoder
 from sparkdl.errors import ConfigError, SchemaError, shown
 
 __all__ = ["BETWEEN_WORDS", "UNKNOWN", "Text", "TextEncoder", "check_text", "words"]
@@ -36,6 +37,8 @@ class Text:
     letters, marks, numbers and underscores. "Don't stop, 2 €!" has the words don, t, stop and 2. The first `length`
     words count; a shorter text is padded at its end. Raises ConfigError for a size below 1.
     """
+
+    kind: ClassVar[str] = "text"
 
     name: str
     _: KW_ONLY
@@ -57,10 +60,6 @@ class Text:
             require_whole(f"Text({self.name!r}): {option}", getattr(self, option))
         if self.fill is not None and not isinstance(self.fill, str):
             raise ConfigError(f"Text({self.name!r}): fill={shown(self.fill)} must be a text or None")
-
-    @property
-    def kind(self) -> str:
-        return "text"
 
 
 def check_text(column: pa.Array, *, name: str) -> None:
@@ -94,12 +93,16 @@ def words(column: pa.Array, *, name: str, fill: str | None) -> tuple[pa.Array, n
 
 
 @dataclass(frozen=True)
-class TextEncoder:
+class TextEncoder(StoredEncoder):
     """Encode text by the vocabulary of a fitted `Text`.
 
     Attributes:
         vocabulary: the known words in the order of their ids; the first id is 2.
     """
+
+    kind: ClassVar[str] = "text"
+    dtype: ClassVar[np.dtype] = np.dtype(np.int32)
+    stored: ClassVar[Stored] = "values"
 
     name: str
     vocabulary: tuple[str, ...]
@@ -113,16 +116,8 @@ class TextEncoder:
         return cls(feature.name, tuple(kept), feature.length, feature.fill)
 
     @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(np.int32)
-
-    @property
     def shape(self) -> tuple[int, ...]:
         return (self.length,)
-
-    @property
-    def stored(self) -> Literal["values", "bytes"]:
-        return "values"
 
     @property
     def size(self) -> int:
@@ -143,17 +138,3 @@ class TextEncoder:
         # Row by row, the first elements of `ids` take the row's words in turn.
         ids[np.arange(self.length) < counts[:, None]] = codes.fill_null(UNKNOWN - 2).to_numpy() + np.int32(2)
         return ids
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "kind": "text",
-            "name": self.name,
-            "vocabulary": list(self.vocabulary),
-            "length": self.length,
-            "fill": self.fill,
-        }
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> TextEncoder:
-        """Make the encoder that `to_json` described."""
-        return cls(content["name"], tuple(content["vocabulary"]), content["length"], content["fill"])

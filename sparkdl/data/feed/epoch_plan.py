@@ -109,8 +109,7 @@ class EpochPlan:
         Returns:
             int64, shape ``(n, lanes)``; each row sums to its position.
         """
-        stage = np.searchsorted(self._stage_position, positions, side="right") - 1
-        stage = np.maximum(stage, 0)
+        stage = np.maximum(np.searchsorted(self._stage_position, positions, side="right") - 1, 0)
         active = np.maximum(self._stage_active[stage], 1) if len(self._stage_active) else np.ones_like(positions)
         base = self._stage_round[stage] if len(self._stage_round) else np.zeros_like(positions)
         offset = positions - (self._stage_position[stage] if len(self._stage_position) else 0)

@@ -5,7 +5,6 @@ Runs in rank processes; numpy only. `tensors.py` hands the blocks to tf.data.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -138,8 +137,7 @@ class Feed:
         if self._spare is not None:
             memory, self._spare = self._spare, None
             return memory
-        encoders = {field.key: self._dataset.encoder_of(field) for field in self._dataset.layout.stored_as_bytes}
-        memory = RowMemory(self._dataset.layout, encoders, self._split.row_group_rows, slots=self.memory.slots)
+        memory = RowMemory(self._dataset, self._split, slots=self.memory.slots)
         if memory.keeps_all:
             self._kept = memory
         return memory
@@ -186,13 +184,16 @@ class Feed:
             targets, starts, rows = _step_order(shares)
             sources = np.empty(len(targets), dtype=np.int64)
             sources[targets] = orders.rows(runs)
+            is_empty = rows == 0
+            starts = np.where(is_empty, len(sources), starts)
             borders = np.minimum(np.arange(first, last + 1) * plan.global_batch_size, plan.rows)
-            block = self._block(
-                sources,
-                _Steps(starts, rows, np.diff(borders), plan.epoch * plan.steps + first),
-                memory,
-                buffers,
-                decoder,
+            block = Block(
+                self._arrays(sources, memory, buffers, decoder, padding=bool(is_empty.any())),
+                starts=starts.astype(np.int32),
+                stops=(starts + np.maximum(rows, 1)).astype(np.int32),
+                rows=rows.astype(np.int32),
+                global_rows=np.diff(borders).astype(np.int32),
+                first_step=plan.epoch * plan.steps + first,
             )
             used_up = runs.row_groups[runs.stops == plan.row_group_rows[runs.row_groups]]
             memory.free(used_up)
@@ -214,39 +215,17 @@ class Feed:
             last = first + (last - first) // 2
         return last
 
-    def _block(
-        self,
-        sources: np.ndarray,
-        steps: _Steps,
-        memory: RowMemory,
-        buffers: Buffers,
-        decoder: Executor | None,
-    ) -> Block:
-        """Gather the block from rows of the memory: an array a group, and a padding row for steps without rows."""
-        total, has_padding = len(sources), bool((steps.rows == 0).any())
+    def _arrays(
+        self, sources: np.ndarray, memory: RowMemory, buffers: Buffers, decoder: Executor | None, *, padding: bool
+    ) -> tuple[np.ndarray, ...]:
+        """Gather a block's rows from the memory: an array a group, with a row of zeros at the end if `padding`."""
         arrays = []
         for number, group in enumerate(self._dataset.layout.groups):
-            shape = (total + has_padding, *group.shape)
-            array = buffers.take(math.prod(shape) * group.dtype.itemsize, group.dtype, shape)
-            memory.gather(number, sources, array[:total], decoder)
-            array[total:] = 0
+            array = buffers.take(group.dtype, (len(sources) + padding, *group.shape))
+            memory.gather(number, sources, array[: len(sources)], decoder)
+            array[len(sources) :] = 0
             arrays.append(array)
-        starts = np.where(steps.rows == 0, total, steps.starts)
-        stops = starts + np.maximum(steps.rows, 1)
-        starts, stops, rows, global_rows = (
-            values.astype(np.int32) for values in (starts, stops, steps.rows, steps.global_rows)
-        )
-        return Block(tuple(arrays), starts, stops, rows, global_rows, steps.first_step)
-
-
-@dataclass(frozen=True, slots=True)
-class _Steps:
-    """Describe the steps of a block as `Block` does, except that `starts` counts only the rows that count."""
-
-    starts: np.ndarray
-    rows: np.ndarray
-    global_rows: np.ndarray
-    first_step: int
+        return tuple(arrays)
 
 
 def _step_order(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ from sparkdl.data.feed.local_cache import LocalCache
 from sparkdl.data.feed.row_group_worker import RowGroup, RowGroupWorker
 from sparkdl.data.feed.row_memory import RowMemory
 from sparkdl.data.generations import fate
-from sparkdl.data.layout import RECORD_COLUMN, RecordLayout
+from sparkdl.data.layout import RECORD_COLUMN
 from sparkdl.errors import DatasetError
 
 with warnings.catch_warnings():
@@ -49,16 +49,12 @@ class _PlannedOrder(Ventilator):  # type: ignore[misc]
     def __init__(self, row_groups: Iterable[tuple[int, RowGroup]]) -> None:
         super().__init__(None)
         self._rest = iter(row_groups)
-        self._next = next(self._rest, None)
-
-    @property
-    def next(self) -> tuple[int, RowGroup] | None:
+        self.next = next(self._rest, None)
         """The row group to read next, or None at the end."""
-        return self._next
 
     def advance(self) -> None:
         """Go on to the next row group: the pool has taken `next`."""
-        self._next = next(self._rest, None)
+        self.next = next(self._rest, None)
 
     def start(self) -> None:
         """Do nothing: the pool takes row groups by itself."""
@@ -67,10 +63,10 @@ class _PlannedOrder(Ventilator):  # type: ignore[misc]
         """Do nothing: the pool bounds the row groups in flight by itself."""
 
     def completed(self) -> bool:
-        return self._next is None
+        return self.next is None
 
     def stop(self) -> None:
-        self._next, self._rest = None, iter(())
+        self.next, self._rest = None, iter(())
 
 
 class _OrderedPool:
@@ -79,17 +75,16 @@ class _OrderedPool:
     The memory bounds the reading ahead: a row group is read when there is a slot for it.
     """
 
-    def __init__(self, threads: int, layout: RecordLayout, memory: RowMemory, cache: LocalCache | None) -> None:
+    def __init__(self, threads: int, memory: RowMemory, worker: RowGroupWorker) -> None:
         self.workers_count = threads
         self.diagnostics: dict[str, int] = {}
-        self._setting = layout, memory, cache
         self._memory = memory
+        self._worker = worker
         self._executor: ThreadPoolExecutor | None = None
         self._pending: deque[Future[tuple[int, int]]] = deque()
 
     def start(self, worker_class: type[RowGroupWorker], worker_args: Any, ventilator: _PlannedOrder) -> None:
         self._executor = ThreadPoolExecutor(self.workers_count, thread_name_prefix="sparkdl-reader")
-        self._worker = worker_class(0, None, *self._setting)
         self._order = ventilator
         self.read_ahead()
 
@@ -123,9 +118,22 @@ class _OrderedPool:
 
 
 class _PlannedReader(Reader):  # type: ignore[misc]
-    def __init__(self, *args: Any, planned: Iterable[tuple[int, RowGroup]], **options: Any) -> None:
-        self._planned = planned
-        super().__init__(*args, **options)
+    def __init__(self, row_groups: Sequence[RowGroup], order: Iterable[int], pool: _OrderedPool) -> None:
+        self._planned = ((index, row_groups[index]) for index in order)
+        # Petastorm reads its schema from the first part alone: the manifest already knows all row groups, so no rank
+        # opens the footers of parts that it does not read.
+        fs, first = storage.filesystem(row_groups[0].path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            super().__init__(
+                _LegacyFileSystem(fs),
+                [first],
+                schema_fields=[f"^{RECORD_COLUMN}$"],
+                worker_class=RowGroupWorker,
+                reader_pool=pool,
+                is_batched_reader=True,
+                shuffle_row_groups=False,
+            )
 
     def _create_ventilator(self, *_: Any) -> _PlannedOrder:
         return _PlannedOrder(self._planned)
@@ -159,9 +167,9 @@ class RowGroupReader:
             for index, rows in enumerate(part.row_groups)
         ]
         self._memory = memory
-        self._pool = _OrderedPool(threads, dataset.layout, memory, cache)
+        self._pool = _OrderedPool(threads, memory, RowGroupWorker(dataset.layout, memory, cache))
         try:
-            self._reader = _open_reader(row_groups, order, self._pool)
+            self._reader = _PlannedReader(row_groups, order, self._pool)
         except (OSError, ValueError) as error:
             raise DatasetError(
                 f"{row_groups[0].path} cannot be opened: {error}; {fate(dataset.path, dataset.generation)}"
@@ -195,22 +203,3 @@ class RowGroupReader:
         # Not Reader.__exit__: it prints to the terminal.
         self._reader.stop()
         self._reader.join()
-
-
-def _open_reader(row_groups: Sequence[RowGroup], order: Iterable[int], pool: _OrderedPool) -> Reader:
-    # Petastorm reads its schema from the first part alone: the manifest already knows all row groups, so no rank opens
-    # the footers of parts that it does not read.
-    fs, first = storage.filesystem(row_groups[0].path)
-    planned = ((index, row_groups[index]) for index in order)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return _PlannedReader(
-            _LegacyFileSystem(fs),
-            [first],
-            schema_fields=[f"^{RECORD_COLUMN}$"],
-            worker_class=RowGroupWorker,
-            reader_pool=pool,
-            is_batched_reader=True,
-            shuffle_row_groups=False,
-            planned=planned,
-        )

@@ -55,10 +55,8 @@ class _Results:
 class RowGroupWorker(WorkerBase):  # type: ignore[misc]
     """Read row groups; called from several threads at once, each with separate file handles."""
 
-    def __init__(
-        self, worker_id: int, publish: Any, layout: RecordLayout, memory: RowMemory, cache: LocalCache | None
-    ) -> None:
-        super().__init__(worker_id, publish, None)
+    def __init__(self, layout: RecordLayout, memory: RowMemory, cache: LocalCache | None) -> None:
+        super().__init__(0, None, None)
         self._layout = layout
         self._memory = memory
         self._cache = cache

@@ -5,16 +5,16 @@ Runs in rank processes: the reader's threads put row groups in, the feed gathers
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Executor
 
 import numpy as np
 import pyarrow as pa
 
-from sparkdl.data.features import Encoder
+from sparkdl.data.dataset import Dataset, SplitParts
 from sparkdl.data.feed.epoch_plan import EpochPlan, Runs
-from sparkdl.data.layout import RecordLayout
 
 __all__ = ["Buffers", "RowMemory", "RowOrders"]
 
@@ -28,23 +28,12 @@ class RowMemory:
     Either every row group has a fixed slot that is never freed (`slots=None`), or there are `slots` slots of equal
     size, each used again when its row group is freed. Fields that are stored as bytes are decoded by `put` in the first
     case, and by `gather` in the second: decoded images would need many times the memory.
-
-    Args:
-        row_group_rows: rows of each row group of the split.
-        encoders: those of the fields that are stored as bytes, by field key.
     """
 
-    def __init__(
-        self,
-        layout: RecordLayout,
-        encoders: Mapping[str, Encoder],
-        row_group_rows: Sequence[int],
-        *,
-        slots: int | None,
-    ) -> None:
-        self._layout = layout
-        self._encoders = encoders
-        self._rows = np.asarray(row_group_rows, dtype=np.int64)
+    def __init__(self, dataset: Dataset, split: SplitParts, *, slots: int | None) -> None:
+        self._layout = dataset.layout
+        self._encoders = {field.key: dataset.encoder_of(field) for field in dataset.layout.stored_as_bytes}
+        self._rows = np.asarray(split.row_group_rows, dtype=np.int64)
         self.slots = slots
         self._slot_rows = int(self._rows.max())
         self.places = np.full(len(self._rows), -1)
@@ -53,7 +42,7 @@ class RowMemory:
         self._free = [] if slots is None else [slot * self._slot_rows for slot in reversed(range(slots))]
         self._arrays: list[np.ndarray | None] = [
             None if slots is not None and group.stored == "bytes" else np.empty((self.rows, *group.shape), group.dtype)
-            for group in layout.groups
+            for group in self._layout.groups
         ]
         # By the slot's first row: the columns of bytes that `gather` decodes, by field key.
         self._encoded: dict[int, Mapping[str, pa.Array]] = {}
@@ -181,16 +170,14 @@ class Buffers:
     def __init__(self) -> None:
         self._buffers: list[np.ndarray] = []
 
-    def take(self, size: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-        """Return an array of `size` bytes, not filled, that begins at a multiple of ALIGNMENT."""
+    def take(self, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+        """Return an array, not filled, that begins at a multiple of ALIGNMENT."""
+        size = math.prod(shape) * dtype.itemsize
         for buffer in self._buffers:
             if len(buffer) >= size + ALIGNMENT and sys.getrefcount(buffer) == self.UNUSED:
-                return _aligned(buffer, size).view(dtype).reshape(shape)
-        buffer = np.empty(size + ALIGNMENT, dtype=np.uint8)
-        self._buffers.append(buffer)
-        return _aligned(buffer, size).view(dtype).reshape(shape)
-
-
-def _aligned(buffer: np.ndarray, size: int) -> np.ndarray:
-    offset = -buffer.ctypes.data % ALIGNMENT
-    return buffer[offset : offset + size]
+                break
+        else:
+            buffer = np.empty(size + ALIGNMENT, dtype=np.uint8)
+            self._buffers.append(buffer)
+        offset = -buffer.ctypes.data % ALIGNMENT
+        return buffer[offset : offset + size].view(dtype).reshape(shape)

@@ -29,8 +29,7 @@ def sample_rows(dataset: Dataset, split: SplitParts, *, most: int = 64) -> list[
     """
     count = len(split.row_group_rows)
     chosen = sorted(set(np.linspace(0, count - 1, min(ROW_GROUPS, count)).round().astype(int).tolist()))
-    encoders = {field.key: dataset.encoder_of(field) for field in dataset.layout.stored_as_bytes}
-    memory = RowMemory(dataset.layout, encoders, split.row_group_rows, slots=len(chosen))
+    memory = RowMemory(dataset, split, slots=len(chosen))
     rows_of_groups = []
     with RowGroupReader(dataset, split, chosen, memory, threads=len(chosen)) as reader:
         for row_group in chosen:

@@ -60,10 +60,8 @@ def step_dataset(
         waits = tf.concat([[waited], tf.zeros(tf.shape(counts)[0] - 1, tf.float64)], axis=0)
 
         def step(start: Any, stop: Any, count: Any, wait: Any) -> Any:
-            values: dict[str, Any] = {}
-            for group, array in zip(groups, arrays, strict=True):
-                values |= _fields(group, tf.strided_slice(array, start, stop))
-            return wait, (*_roles(values, layout, target), count)
+            rows = [tf.strided_slice(array, start, stop) for array in arrays]
+            return wait, (*_roles(rows, layout, target), count)
 
         return tf.data.Dataset.from_tensor_slices((starts, stops, counts, waits)).map(step)
 
@@ -95,10 +93,7 @@ class FirstRows:
 
 def batch_of(arrays: Sequence[np.ndarray], layout: RecordLayout, *, target: str = "label") -> tuple[Any, ...]:
     """Make (inputs, targets) or (inputs, targets, weights) of rows: an array for each group of the layout."""
-    values: dict[str, Any] = {}
-    for group, array in zip(layout.groups, arrays, strict=True):
-        values |= _fields(group, tf.convert_to_tensor(array))
-    inputs, targets, weights = _roles(values, layout, target)
+    inputs, targets, weights = _roles([tf.convert_to_tensor(array) for array in arrays], layout, target)
     return (inputs, targets, weights) if layout.of_role("weight") else (inputs, targets)
 
 
@@ -116,18 +111,18 @@ def _fields(group: Group, rows: Any) -> dict[str, Any]:
     return {field.key: column for field, column in zip(group.fields, columns, strict=True)}
 
 
-def _roles(values: dict[str, Any], layout: RecordLayout, target: str) -> tuple[Any, Any, Any]:
-    """Gather (inputs, targets, weights) from the fields of a record."""
+def _roles(rows: Sequence[Any], layout: RecordLayout, target: str) -> tuple[Any, Any, Any]:
+    """Gather (inputs, targets, weights) from the rows of each group of the layout."""
+    values: dict[str, Any] = {}
+    for group, of_group in zip(layout.groups, rows, strict=True):
+        values |= _fields(group, of_group)
 
     def of_role(role: str) -> Any:
         named = {field.name: values[field.key] for field in layout.of_role(role)}
-        return named if len(named) != 1 else next(iter(named.values()))
+        return named if len(named) > 1 else next(iter(named.values()), ())
 
-    weights = values[layout.of_role("weight")[0].key] if layout.of_role("weight") else ()
     inputs = of_role("feature")
-    if target == "inputs":
-        return inputs, inputs, weights
-    return inputs, of_role("label") if layout.of_role("label") else (), weights
+    return inputs, inputs if target == "inputs" else of_role("label"), of_role("weight")
 
 
 def _timed(blocks: tf.data.Dataset) -> tf.data.Dataset:

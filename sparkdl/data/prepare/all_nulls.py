@@ -45,11 +45,9 @@ def all_nulls_named(rows: DataFrame, config: PrepareConfig) -> Iterator[None]:
 
 def _must_be_there(config: PrepareConfig) -> dict[str, bool]:
     """Return the columns that may not hold nulls, and whether NaN counts as null in each."""
-    wanted: dict[str, bool] = {}
-    filled = {feature.name for feature in (*config.features, *config.labels) if _fills(feature)}
-    for feature in (*config.features, *config.labels):
-        if not _fills(feature):
-            wanted[feature.name] = isinstance(feature, Numeric) and feature.name not in filled
+    features = (*config.features, *config.labels)
+    filled = {f.name for f in features if _fills(f)}
+    wanted = {f.name: isinstance(f, Numeric) and f.name not in filled for f in features if not _fills(f)}
     return wanted | ({config.weight: True} if config.weight else {})
 
 
@@ -61,18 +59,13 @@ def _counted(rows: DataFrame, wanted: dict[str, bool]) -> str:
     """Count missing values; list the columns that hold any, those with most first, or return ""."""
     from pyspark.sql import functions as F
 
-    missing = [_missing(rows, name, nan) for name, nan in wanted.items()]
-    counts = [F.count_if(one).alias(str(index)) for index, one in enumerate(missing)]
+    counts: list[Column] = []
+    for name, nan in wanted.items():
+        value, is_float = column(name), rows.schema[name].dataType.simpleString() in ("float", "double")
+        missing = value.isNull() | F.isnan(value) if nan and is_float else value.isNull()
+        counts.append(F.count_if(missing).alias(str(len(counts))))
     total, *found = rows.agg(F.count(F.lit(1)), *counts).collect()[0]
     some = sorted(((-count, name) for name, count in zip(wanted, found, strict=True) if count))
     listed = [f"column {name!r} ({-count} of {total} rows)" for count, name in some]
     more = f" and {len(listed) - NAMED_COLUMNS} more" if len(listed) > NAMED_COLUMNS else ""
     return ", ".join(listed[:NAMED_COLUMNS]) + more
-
-
-def _missing(rows: DataFrame, name: str, nan: bool) -> Column:
-    from pyspark.sql import functions as F
-
-    value = column(name)
-    is_float = rows.schema[name].dataType.simpleString() in ("float", "double")
-    return value.isNull() | F.isnan(value) if nan and is_float else value.isNull()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from sparkdl.data.dataset import Dataset
@@ -67,11 +68,7 @@ def split(df: DataFrame, dataset: Dataset, *, column: str = "split") -> DataFram
 
 
 def hashed_columns(types: Mapping[str, str]) -> list[str]:
-    """Return the columns that decide a row's split and order key: all but those with maps, which Spark cannot hash.
-
-    Args:
-        types: Spark type (DDL) of each column of the dataset.
-    """
+    """Return the columns that decide a row's split without a key: all but those with maps, which Spark cannot hash."""
     return sorted(name for name, type_ in types.items() if "map<" not in type_)
 
 
@@ -84,25 +81,19 @@ def split_index(rule: Split, types: Mapping[str, str]) -> Column:
 
     Raises SchemaError for a column of a type that the rule cannot read.
     """
-    if rule.kind == "column":
-        return _by_name(rule)
-    if rule.kind == "fraction":
-        return _by_hash(rule, types)
     from pyspark.sql import functions as F
 
+    if rule.kind == "column":
+        said = named(rule.columns[0]).cast("string")
+        return F.coalesce(*[F.when(said == name, F.lit(index)) for index, name in enumerate(rule.names)])
+    if rule.kind == "fraction":
+        return _by_hash(rule, types)
     indices = [_by_time(rule, name, types[name]) for name in rule.columns]
     if len(indices) == 1:
         return indices[0]
     first, last = indices
     known = first.isNotNull() & last.isNotNull()
     return F.when(known, F.when(first == last, first).otherwise(F.lit(LEFT_OUT)))
-
-
-def _by_name(rule: Split) -> Column:
-    from pyspark.sql import functions as F
-
-    said = named(rule.columns[0]).cast("string")
-    return F.coalesce(*[F.when(said == name, F.lit(index)) for index, name in enumerate(rule.names)])
 
 
 def _by_hash(rule: Split, types: Mapping[str, str]) -> Column:
@@ -115,7 +106,8 @@ def _by_hash(rule: Split, types: Mapping[str, str]) -> Column:
     values = [_as_prepared(name, types[name]) for name in columns]
     hashed = F.xxhash64(F.lit(rule.seed), *values)
     unit = F.shiftrightunsigned(hashed, 64 - _MANTISSA_BITS) / F.lit(float(2**_MANTISSA_BITS))
-    return _first_end_above(unit, _ends_of_shares(rule.fractions), beyond=len(rule.names) - 1)
+    # The last share also takes what rounding leaves.
+    return _first_end_above(unit, accumulate(rule.fractions[:-1]), beyond=len(rule.names) - 1)
 
 
 def _by_time(rule: Split, name: str, type_: str) -> Column:
@@ -153,15 +145,6 @@ def _first_end_above(value: Column, ends: Iterable[Column | float], *, beyond: i
 
     indices = [F.when(value < end, F.lit(index)) for index, end in enumerate(ends)]
     return F.coalesce(*indices, F.lit(beyond))
-
-
-def _ends_of_shares(fractions: Iterable[float]) -> list[float]:
-    """Return the upper end of each share in [0, 1] but the last, which also takes what rounding leaves."""
-    ends, total = [], 0.0
-    for share in fractions:
-        total += share
-        ends.append(total)
-    return ends[:-1]
 
 
 def _as_prepared(name: str, type_: str) -> Column:

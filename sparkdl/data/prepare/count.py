@@ -6,7 +6,6 @@ Runs on the driver.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,21 +70,18 @@ def count_rows(rows: DataFrame, config: PrepareConfig) -> Counted:
     names = split_names(config)
     indices = range(len(names))
     rows_of_split = tuple(found[index]["rows"] if index in found else 0 for index in indices)
-    _check_not_empty(names, rows_of_split)
+    for name, count in zip(names, rows_of_split, strict=True):
+        if count == 0:
+            raise DatasetError(
+                f"split {name!r} is empty ({sum(rows_of_split)} rows in all); give it a larger share, or drop it from "
+                "splits"
+            )
     return Counted(
         rows=rows_of_split,
         order=tuple(tuple(found[index]["order"]) for index in indices),
         content=tuple(tuple(found[index]["content"]) if by_content else NOTHING for index in indices),
         repeated=any(repeats(row["rows"], row["different"]) for row in found.values()),
     )
-
-
-def _check_not_empty(names: Sequence[str], counts: Sequence[int]) -> None:
-    for name, count in zip(names, counts, strict=True):
-        if count == 0:
-            raise DatasetError(
-                f"split {name!r} is empty ({sum(counts)} rows in all); give it a larger share, or drop it from splits"
-            )
 
 
 def _no_split(rows: DataFrame, config: PrepareConfig, count: int) -> DatasetError:

@@ -36,29 +36,13 @@ __all__ = ["name_content", "name_rows", "name_source", "normalised", "obstacle_i
 
 # The paths in a manifest are for people to read.
 SHOWN_PATHS = 5
-# Settings that change how Spark works, not its results. Any other setting of Spark SQL may change values.
-_HARMLESS_SETTINGS = tuple(
-    "spark.sql." + name
-    for name in (
-        "adaptive.",
-        "autoBroadcastJoinThreshold",
-        "catalogImplementation",
-        "cbo.",
-        "debug.",
-        "event",
-        "execution.arrow.",
-        "execution.pythonUDF",
-        "files.maxPartition",
-        "files.minPartitionNum",
-        "files.openCostInBytes",
-        "repl.",
-        "shuffle.",
-        "sources.parallelPartitionDiscovery.",
-        "streaming.",
-        "ui.",
-        "warehouse.",
-    )
-)
+# Settings of Spark SQL, by the begin of their names, that change how Spark works, not its results. Any other may change
+# values.
+_HARMLESS_SETTINGS = """
+    adaptive. autoBroadcastJoinThreshold catalogImplementation cbo. debug. event execution.arrow. execution.pythonUDF
+    files.maxPartition files.minPartitionNum files.openCostInBytes repl. shuffle. sources.parallelPartitionDiscovery.
+    streaming. ui. warehouse.
+"""
 # Set while a plan is printed, so that Spark prints all fields.
 _PRINTED_FIELDS = "spark.sql.debug.maxToStringFields"
 
@@ -74,17 +58,10 @@ _PURE_NODES = """
     Project Range RebalancePartitions Repartition RepartitionByExpression ResolvedHint Sort SubqueryAlias Union
     View Window WithCTE
 """
-_READERS = frozenset(
-    _FILES + name
-    for name in (
-        "binaryfile.BinaryFileFormat",
-        "csv.CSVFileFormat",
-        "json.JsonFileFormat",
-        "orc.OrcFileFormat",
-        "parquet.ParquetFileFormat",
-        "text.TextFileFormat",
-    )
-)
+_READERS = """
+    binaryfile.BinaryFileFormat csv.CSVFileFormat json.JsonFileFormat orc.OrcFileFormat parquet.ParquetFileFormat
+    text.TextFileFormat
+"""
 # Expressions that Spark takes for deterministic, though they depend on user code, the time, the session or the order of
 # arrival; and plans inside of expressions, whose files are not seen here.
 _IMPURE_EXPRESSIONS = """
@@ -101,7 +78,7 @@ _DROPPED = frozenset({"desc", "catalogTable", "jvmId"})
 
 def name_source(df: DataFrame, config: PrepareConfig) -> tuple[Source, str]:
     """Return the source of a dataset, and why it does not have a fingerprint ("" if it has one)."""
-    return name_rows(df, {"format_version": FORMAT_VERSION, "config": _config(config)}, config.version)
+    return name_rows(df, _how(config), config.version)
 
 
 def name_content(
@@ -119,8 +96,7 @@ def name_content(
         sums: of the hashes of whole rows, for each split.
         paths: some of the folders and files that were read.
     """
-    how = {"format_version": FORMAT_VERSION, "config": _config(config)}
-    return Source(_hash(how | {"types": dict(types), "rows": list(rows), "content": list(sums)}), paths)
+    return Source(_hash(_how(config) | {"types": dict(types), "rows": list(rows), "content": list(sums)}), paths)
 
 
 def name_rows(df: DataFrame, how: Mapping[str, Any], version: str | int | None = None) -> tuple[Source, str]:
@@ -180,8 +156,8 @@ def renumbered(text: str) -> str:
 def _settings(spark: SparkSession) -> dict[str, str]:
     """Return the settings of Spark SQL that may change values; always the time zone, even if it is the machine's."""
     every = {row["key"]: row["value"] for row in spark.sql("SET").collect()}
-    chosen = {name: value for name, value in every.items() if name.startswith("spark.sql.")}
-    kept = {name: value for name, value in chosen.items() if not name.startswith(_HARMLESS_SETTINGS)}
+    harmless = tuple(f"spark.sql.{start}" for start in _HARMLESS_SETTINGS.split())
+    kept = {n: value for n, value in every.items() if n.startswith("spark.sql.") and not n.startswith(harmless)}
     zone = "spark.sql.session.timeZone"
     return {zone: spark.conf.get(zone) or "", **kept}
 
@@ -231,16 +207,16 @@ def _obstacle_of_files(nodes: Sequence[Any], relations: Sequence[Relation]) -> s
     if len(relations) != sum(node["class"] == RELATION for node in nodes):
         return "it reads sources that are not files"
     for relation in relations:
-        if relation.reader not in _READERS:
+        if relation.reader not in [_FILES + name for name in _READERS.split()]:
             return f"it reads by {relation.reader.rsplit('.', 1)[1]}"
         if relation.index != "InMemoryFileIndex":
             return f"its files are listed by {relation.index}"
     return ""
 
 
-def _config(config: PrepareConfig) -> dict[str, Any]:
-    """Return the fields of a config that decide what is stored."""
-    return {
+def _how(config: PrepareConfig) -> dict[str, Any]:
+    """Return what decides how rows are stored: the format's version, and fields of the config."""
+    fields = {
         "features": [_declared(feature) for feature in config.features],
         "labels": [_declared(feature) for feature in config.labels],
         "weight": config.weight,
@@ -249,6 +225,7 @@ def _config(config: PrepareConfig) -> dict[str, Any]:
         "seed": config.seed,
         "lanes": config.lanes,
     }
+    return {"format_version": FORMAT_VERSION, "config": fields}
 
 
 def _declared(feature: Feature) -> list[Any]:

@@ -66,13 +66,10 @@ def relations_of(plan: Any) -> list[Relation]:
     """Find the relations by which a plan of the JVM reads files with Spark's own readers, in the plan's order."""
     found = []
     for leaf in _leaves(plan):
-        if leaf.getClass().getName() != RELATION:
-            continue
-        relation = leaf.relation()
-        if relation.getClass().getName() != _FILES:
-            continue
-        location, reader = relation.location(), relation.fileFormat().getClass().getName()
-        found.append(_relation(location, reader, relation.options(), relation.schema().json()))
+        if leaf.getClass().getName() == RELATION and leaf.relation().getClass().getName() == _FILES:
+            relation = leaf.relation()
+            reader = relation.fileFormat().getClass().getName()
+            found.append(_relation(relation.location(), reader, relation.options(), relation.schema().json()))
     return found
 
 
@@ -172,7 +169,12 @@ def _leaves(plan: Any) -> Sequence[Any]:
 
 
 def _files_of(plan: Any) -> list[Relation]:
-    return relations_of(plan) + [_v2_relation(leaf) for leaf in _leaves(plan) if _is_v2_files(leaf)]
+    """Find what `relations_of` finds, then what is read by Spark's newer readers (`useV1SourceList`)."""
+    found = relations_of(plan)
+    for table in [leaf.table() for leaf in _leaves(plan) if leaf.getClass().getName() == _V2]:
+        if "FileTable" in table.getClass().getSuperclass().getName():
+            found.append(_relation(table.fileIndex(), table.getClass().getName(), None, table.schema().json()))
+    return found
 
 
 def _relation(location: Any, reader: str, options: Any, schema: str) -> Relation:
@@ -182,16 +184,6 @@ def _relation(location: Any, reader: str, options: Any, schema: str) -> Relation
     roots = tuple(location.rootPaths().mkString("\n").split("\n"))
     printed = options.toString() if options is not None else ""
     return Relation(reader, index, printed, schema, roots, _statuses(listed), location, options)
-
-
-def _is_v2_files(leaf: Any) -> bool:
-    """Tell whether a leaf reads files by Spark's newer readers (`spark.sql.sources.useV1SourceList`)."""
-    return leaf.getClass().getName() == _V2 and "FileTable" in leaf.table().getClass().getSuperclass().getName()
-
-
-def _v2_relation(leaf: Any) -> Relation:
-    table = leaf.table()
-    return _relation(table.fileIndex(), table.getClass().getName(), None, table.schema().json())
 
 
 def _listed_now(spark: SparkSession, relation: Relation) -> dict[str, tuple[int, int]]:

@@ -85,7 +85,8 @@ def _prepare(df: DataFrame, config: PrepareConfig, plan: PreparePlan) -> Dataset
         found = find_made_of(path, source)
         if found is not None:
             return found
-    _warn_of_another(path)
+    if find_dataset(path) is not None:
+        log.warning("%s is prepared anew: what is there is of another input, configuration or setting of Spark", path)
     generation = generations.new_generation()
     with generations.Lease(path, generation) as lease:
         generations.sweep(path, lease)
@@ -101,11 +102,6 @@ def _prepare(df: DataFrame, config: PrepareConfig, plan: PreparePlan) -> Dataset
             raise
     log.info("prepared %s in %d parts at %s", rows_by_split(dataset), len(dataset.parts), path)
     return dataset
-
-
-def _warn_of_another(path: str) -> None:
-    if find_dataset(path) is not None:
-        log.warning("%s is prepared anew: what is there is of another input, configuration or setting of Spark", path)
 
 
 def _write_dataset(

@@ -6,7 +6,7 @@ of whole numbers are equal for the same rows in any order and division; other ro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from sparkdl.spark.columns import column as named
 if TYPE_CHECKING:
     from pyspark.sql import Column
 
-__all__ = ["LIMBS", "NOTHING", "Seen", "Sums", "add", "hash_of", "hashable", "sums", "sums_in", "whole_rows"]
+__all__ = ["LIMBS", "NOTHING", "Seen", "Sums", "add", "hash_of", "sums", "sums_in", "whole_rows"]
 
 # The 16 bits of a hash from each of these bits on are added up apart: sums of such small numbers do not overflow.
 LIMBS = (0, 16, 32, 48)
@@ -44,7 +44,7 @@ class Seen:
     sums: Sums
 
 
-def hashable(name: str, type_: str) -> list[Column]:
+def _hashable(name: str, type_: str) -> list[Column]:
     """Return a column in a form that Spark can hash, and whether it is null, because the hash ignores nulls."""
     from pyspark.sql import functions as F
 
@@ -56,15 +56,11 @@ def hashable(name: str, type_: str) -> list[Column]:
     return [column, F.isnull(column)]
 
 
-def hash_of(names: Sequence[str], types: Mapping[str, str]) -> Column:
-    """Hash each row over some columns.
-
-    Args:
-        types: Spark type (DDL) of each column.
-    """
+def hash_of(names: Iterable[str], types: Mapping[str, str], *before: Column) -> Column:
+    """Hash each row over the values `before`, then over some columns, whose Spark types (DDL) are `types`."""
     from pyspark.sql import functions as F
 
-    return F.xxhash64(*[value for name in sorted(set(names)) for value in hashable(name, types[name])])
+    return F.xxhash64(*before, *[value for name in sorted(set(names)) for value in _hashable(name, types[name])])
 
 
 def whole_rows(order: str, types: Mapping[str, str]) -> Column:
@@ -80,17 +76,17 @@ def whole_rows(order: str, types: Mapping[str, str]) -> Column:
     """
     from pyspark.sql import functions as F
 
-    beside = [value for name in sorted(types) for value in _inside(named(name), name, types[name])]
+    beside = [value for name in sorted(types) for value in _inside(named(name), types[name])]
     return F.xxhash64(named(order), *beside) if beside else named(order)
 
 
-def _inside(column: Column, name: str, type_: str) -> list[Column]:
+def _inside(column: Column, type_: str) -> list[Column]:
     """Return the details of a column that Spark's hash ignores."""
     if type_.startswith("array<") and not any(kind in type_ for kind in ("struct<", "map<", "collate")):
         return _of_array(column, type_)
-    if "<" in type_ or type_ == "vector":
+    if "<" in type_:
         # Structs, maps and arrays of these are kept columns and images: their text holds all that the hash ignores.
-        return [] if type_ == "vector" else [_text(column)]
+        return [_text(column)]
     return [column.cast("binary")] if "collate" in type_ else []
 
 

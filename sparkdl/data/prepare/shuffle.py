@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from sparkdl.data.prepare.row_sums import hashable
+from sparkdl.data.prepare.row_sums import hash_of
 from sparkdl.data.prepare.writer import SPLIT_COLUMN
 
 if TYPE_CHECKING:
@@ -30,15 +30,10 @@ COUNTING_ERROR = 0.01
 
 
 def order_key(seed: int, types: Mapping[str, str]) -> Column:
-    """Compute a row's order key, by which rows are sorted: a hash of its values and the seed.
-
-    Args:
-        types: Spark type (DDL) of each column of the dataset.
-    """
+    """Compute a row's order key, by which rows are sorted: a hash of the seed and of all columns of the dataset."""
     from pyspark.sql import functions as F
 
-    values = [value for name in sorted(types) for value in hashable(name, types[name])]
-    return F.xxhash64(F.lit(seed), F.lit("order"), *values)
+    return hash_of(types, types, F.lit(seed), F.lit("order"))
 
 
 def different_rows() -> Column:

@@ -6,6 +6,7 @@ rows. Each pass over the rows also adds up their hashes, by which prepare checks
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -47,13 +48,7 @@ class NumberColumn:
 
     def of(self, batch: pa.RecordBatch) -> np.ndarray:
         """Return the values of a batch: float64, shape ``(rows, *self.shape)``, NaN where a value is missing."""
-        return checked_numbers(
-            _column_of(batch, self.name),
-            name=self.name,
-            shape=self.shape,
-            unit=self.unit,
-            missing_allowed=self.missing_allowed,
-        )
+        return checked_numbers(batch.column(self.name), **dataclasses.asdict(self))
 
 
 def first_row(rows: DataFrame, names: Iterable[str]) -> dict[str, pa.Array]:
@@ -85,7 +80,7 @@ def moments(rows: DataFrame, numbers: Sequence[NumberColumn]) -> tuple[dict[str,
         states: dict[str, Moments] = {}
         sums = NOTHING
         for batch in batches:
-            sums = add(sums, sums_in(_column_of(batch, HASH_COLUMN)))
+            sums = add(sums, sums_in(batch.column(HASH_COLUMN)))
             for number in numbers:
                 _merge(states, number.name, Moments.of(number.of(batch), number.shape))
         if states:
@@ -117,7 +112,7 @@ def medians(rows: DataFrame, numbers: Sequence[NumberColumn]) -> tuple[dict[str,
         for batch in batches:
             # Whole numbers below 2**53 add up without rounding as doubles, too.
             limbs = [np.full(len(LIMBS), SUMS_PLACE, np.int32), np.arange(len(LIMBS), dtype=np.int32)]
-            limbs.append(np.array(sums_in(_column_of(batch, HASH_COLUMN)), np.float64))
+            limbs.append(np.array(sums_in(batch.column(HASH_COLUMN)), np.float64))
             yield pa.RecordBatch.from_arrays([pa.array(c) for c in limbs], names=["place", "position", "value"])
             for place, number in enumerate(numbers):
                 matrix = per_last_axis(number.of(batch), number.shape)
@@ -149,9 +144,9 @@ def frequencies(rows: DataFrame, features: Sequence[Categorical | Text]) -> tupl
 
     def count(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            yield _limbs(sums_in(_column_of(batch, HASH_COLUMN)))
+            yield _limbs(sums_in(batch.column(HASH_COLUMN)))
             for place, feature in enumerate(features):
-                yield _counted(place, counted_values(_column_of(batch, feature.name), feature))
+                yield _counted(place, counted_values(batch.column(feature.name), feature))
 
     counted = map_in_arrow(_hashed(rows, names), count, "place int, text string, number long, rows long")
     least = F.array(*[F.lit(feature.min_count) for feature in features])
@@ -189,27 +184,26 @@ def _counted(place: int, values: pa.Array) -> pa.RecordBatch:
     counts = values.value_counts()
     distinct = counts.field("values")
     number = pa.types.is_integer(distinct.type)
-    return pa.RecordBatch.from_arrays(
-        [
-            pa.array(np.full(len(counts), place, np.int32)),
-            pa.nulls(len(counts), pa.string()) if number else distinct.cast(pa.string()),
-            distinct if number else pa.nulls(len(counts), pa.int64()),
-            counts.field("counts"),
-        ],
-        names=["place", "text", "number", "rows"],
+    return pa.RecordBatch.from_pydict(
+        {
+            "place": np.full(len(counts), place, np.int32),
+            "text": pa.nulls(len(counts), pa.string()) if number else distinct.cast(pa.string()),
+            "number": distinct if number else pa.nulls(len(counts), pa.int64()),
+            "rows": counts.field("counts"),
+        }
     )
 
 
 def _limbs(sums: Sums) -> pa.RecordBatch:
     """Return sums of hashes in the form of counted values, for Spark to add up: a limb's number, its sum as `rows`."""
-    count = len(sums)
-    columns = [
-        pa.array(np.full(count, SUMS_PLACE, np.int32)),
-        pa.nulls(count, pa.string()),
-        pa.array(range(count), pa.int64()),
-        pa.array(sums, pa.int64()),
-    ]
-    return pa.RecordBatch.from_arrays(columns, names=["place", "text", "number", "rows"])
+    return pa.RecordBatch.from_pydict(
+        {
+            "place": np.full(len(sums), SUMS_PLACE, np.int32),
+            "text": pa.nulls(len(sums), pa.string()),
+            "number": np.arange(len(sums)),
+            "rows": pa.array(sums, pa.int64()),
+        }
+    )
 
 
 def _hashed(rows: DataFrame, names: Sequence[str]) -> DataFrame:
@@ -220,10 +214,6 @@ def _hashed(rows: DataFrame, names: Sequence[str]) -> DataFrame:
 
 def _merge(states: dict[str, Moments], name: str, more: Moments) -> None:
     states[name] = states[name].merge(more) if name in states else more
-
-
-def _column_of(batch: pa.RecordBatch, name: str) -> pa.Array:
-    return batch.column(batch.schema.get_field_index(name))
 
 
 def _bytes_row(content: bytes) -> pa.RecordBatch:

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from sparkdl.data.dataset import Part
-from sparkdl.data.prepare import writer as part_files
 from sparkdl.data.prepare.apply_split import LEFT_OUT
 from sparkdl.data.prepare.count import Counted
 from sparkdl.data.prepare.row_sums import NOTHING, Seen, Sums, add, hash_of
 from sparkdl.data.prepare.shuffle import ORDER_COLUMN, shuffled
-from sparkdl.data.prepare.writer import SPLIT_COLUMN, PartPlan
+from sparkdl.data.prepare.writer import SPLIT_COLUMN, PartPlan, write_parts
 from sparkdl.errors import DatasetError
 from sparkdl.spark.columns import column as named
 from sparkdl.spark.columns import map_in_arrow
@@ -62,7 +61,8 @@ def write_rows(
 
         task = TaskContext.get()
         partition = task.partitionId() if task else 0
-        yield from part_files.descriptions(part_files.write_parts(batches, plan, partition), partition)
+        for part in write_parts(batches, plan, partition):
+            yield pa.RecordBatch.from_pydict({"partition": [partition], "part": [json.dumps(part)]})
 
     columns = [*map(named, raw_types), named(SPLIT_COLUMN), named(ORDER_COLUMN)]
     stored = shuffled(rows.select(*columns).where(f"{SPLIT_COLUMN} != {LEFT_OUT}"), parts, repeated=repeated)

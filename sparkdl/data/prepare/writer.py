@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import operator
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +18,9 @@ import pyarrow as pa
 
 from sparkdl import storage
 from sparkdl.data.features import Encoder
+from sparkdl.data.features.bad_values import refuse
 from sparkdl.data.features.column_types import unit_of
+from sparkdl.data.features.columns import to_numpy
 from sparkdl.data.features.feature import BytesEncoder
 from sparkdl.data.generations import lease_file
 from sparkdl.data.layout import RecordLayout
@@ -58,7 +59,7 @@ def encode_columns(batch: pa.RecordBatch, plan: PartPlan) -> list[pa.Array]:
     values: dict[str, np.ndarray] = {}
     stored_as_bytes: list[pa.Array] = []
     for field_ in plan.layout.fields:
-        column = batch.column(batch.schema.get_field_index(field_.name))
+        column = batch.column(field_.name)
         if field_.role == "weight":
             values[field_.key] = sample_weights(column, field_.name)
         elif field_.stored == "bytes":
@@ -70,20 +71,14 @@ def encode_columns(batch: pa.RecordBatch, plan: PartPlan) -> list[pa.Array]:
 
 def sample_weights(column: pa.Array, name: str) -> np.ndarray:
     """Convert a column of weights to float32, shape ``(rows,)``. Raises SchemaError for values that are not weights."""
-    from sparkdl.data.features.bad_values import first_bad
-    from sparkdl.data.features.columns import to_numpy
-
     if unit_of(column.type) != "number":
         raise SchemaError(f"column {name!r}: values of type {column.type!s:.80} are not sample weights; give numbers")
     given = to_numpy(column, name=name, shape=())
     with np.errstate(over="ignore", under="ignore"):
         weights = given.astype(np.float32)
-    bad = ~(np.isfinite(weights) & (weights >= 0))
-    if bad.any():
-        raise first_bad(name, column, bad, "sample weight is not a finite number of at least 0")
+    refuse(name, column, ~(np.isfinite(weights) & (weights >= 0)), "sample weight is not a finite number of at least 0")
     lost = (weights == 0) & (given != 0)
-    if lost.any():
-        raise first_bad(name, column, lost, "sample weight would become 0 as float32 (scale the weights)")
+    refuse(name, column, lost, "sample weight would become 0 as float32 (scale the weights)")
     return weights
 
 
@@ -105,11 +100,12 @@ def _write_part(batches: Iterable[pa.RecordBatch], plan: PartPlan, split: int, f
     with contextlib.ExitStack() as stack:
         writer: PartWriter | None = None
         for rows in batches:
-            table = _stored(rows, plan)
+            columns = [*encode_columns(rows, plan), *map(rows.column, plan.keep)]
+            table = pa.table(columns, names=[*plan.layout.columns, *plan.keep])
             writer = writer or stack.enter_context(_writer(plan, split, file, table.schema))
             writer.add(table)
             for name in plan.hashes:
-                sums[name] = add(sums.get(name, NOTHING), sums_in(rows.column(rows.schema.get_field_index(name))))
+                sums[name] = add(sums.get(name, NOTHING), sums_in(rows.column(name)))
     assert writer is not None
     done = {"row_groups": writer.row_groups, "bytes": writer.bytes, "sums": sums}
     return {"file": file, "split": plan.splits[split], **done}
@@ -131,23 +127,8 @@ def _writer(plan: PartPlan, split: int, file: str, schema: pa.Schema) -> PartWri
 
 def _by_split(batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Cut a batch where the split changes; its rows are sorted by split."""
-    splits = batch.column(batch.schema.get_field_index(SPLIT_COLUMN)).to_numpy(zero_copy_only=False)
+    splits = batch.column(SPLIT_COLUMN).to_numpy(zero_copy_only=False)
     borders = np.flatnonzero(np.diff(splits)) + 1
     for start, stop in zip([0, *borders], [*borders, len(splits)], strict=True):
         if stop > start:
             yield int(splits[start]), batch.slice(int(start), int(stop - start))
-
-
-def _stored(batch: pa.RecordBatch, plan: PartPlan) -> pa.Table:
-    """Make the columns of a part: those that the feed reads, then the kept columns as they are."""
-    columns = encode_columns(batch, plan)
-    columns += [batch.column(batch.schema.get_field_index(name)) for name in plan.keep]
-    return pa.table(columns, names=[*plan.layout.columns, *plan.keep])
-
-
-def descriptions(parts: Iterator[dict[str, Any]], partition: int) -> Iterator[pa.RecordBatch]:
-    """Yield descriptions of parts as the rows, of two columns, that travel back to the driver."""
-    for part in parts:
-        yield pa.RecordBatch.from_arrays(
-            [pa.array([partition]), pa.array([json.dumps(part)])], names=["partition", "part"]
-        )

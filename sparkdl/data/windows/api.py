@@ -88,54 +88,23 @@ def windows(
             column of the result. When the result is computed: a null key or time, a time that comes twice in a series,
             or a null in a column of whole numbers.
     """
-    plan = _plan(df, key, time, columns, past, horizon, target, every)
-    used = list(dict.fromkeys((*plan.key, time, *plan.columns, *plan.targets)))
-    types = {name: df.schema[name].dataType for name in used}
-    # Doubles where Arrow would hand over decimals; the key and the time keep their types in the result.
-    kept = (*plan.key, time)
-    rows = df.select(
-        *[
-            named(name).cast("double").alias(name)
-            if name not in kept and types[name].simpleString().startswith("decimal")
-            else named(name)
-            for name in used
-        ]
-    )
-    spread = rows.repartition(*[named(name) for name in plan.key]) if plan.key else rows.repartition(1)
-    in_order = spread.sortWithinPartitions(*[named(name) for name in kept])
-
-    def cut(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return cut_windows(batches, plan)
-
-    return map_in_arrow(in_order, cut, _schema(plan, types))
-
-
-def _plan(
-    df: DataFrame,
-    key: str | Sequence[str] | None,
-    time: str,
-    columns: str | Sequence[str],
-    past: int,
-    horizon: int,
-    target: str | Sequence[str] | None,
-    every: timedelta | int | None,
-) -> WindowPlan:
-    """Check the arguments of `windows`, and make the plan that tasks get."""
     for option, value, least in (("past", past, 1), ("horizon", horizon, 0)):
         require_whole(f"windows: {option}", value, least)
     target = columns if target is None else target
     keys, inputs, targets = _names("key", key or ()), _names("columns", columns), _names("target", target)
     if not inputs or not targets:
         raise ConfigError(f"windows: columns={shown(inputs)}, target={shown(targets)}: name at least one of each")
-    schema = {}
-    for name in dict.fromkeys((*keys, time, *inputs, *targets)):
+    kept = (*keys, time)
+    used = list(dict.fromkeys((*kept, *inputs, *targets)))
+    for name in used:
         require_column(df.columns, name)
-        schema[name] = df.schema[name].dataType.simpleString()
+    types = {name: df.schema[name].dataType for name in used}
+    schema = {name: type_.simpleString() for name, type_ in types.items()}
     _check_types(schema, keys, _KEYS, "not keys of a series; use strings, whole numbers, dates or timestamps")
     _check_types(schema, (time,), _TIMES, "not times; cast the column to timestamp, date or a whole number")
     _check_types(schema, (*inputs, *targets), tuple(_DTYPES), "not numbers")
     _check_results(keys, time, horizon)
-    return WindowPlan(
+    plan = WindowPlan(
         key=keys,
         time=time,
         columns=inputs,
@@ -148,6 +117,16 @@ def _plan(
         horizon=horizon,
         every=_distance(every, schema[time]),
     )
+    # Doubles where Arrow would hand over decimals; the key and the time keep their types in the result.
+    decimals = {name for name in used if name not in kept and _family(schema[name]) == "decimal"}
+    rows = df.select(*[named(n).cast("double").alias(n) if n in decimals else named(n) for n in used])
+    spread = rows.repartition(*map(named, keys)) if keys else rows.repartition(1)
+    in_order = spread.sortWithinPartitions(*map(named, kept))
+
+    def cut(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return cut_windows(batches, plan)
+
+    return map_in_arrow(in_order, cut, _schema(plan, types))
 
 
 def _names(option: str, names: str | Sequence[str]) -> tuple[str, ...]:

@@ -90,15 +90,14 @@ def _windows_from(
 ) -> pa.RecordBatch:
     """Make the windows that begin at the rows `starts`: int64, shape ``(windows,)``."""
     named_by = pa.array(starts + plan.past - (0 if plan.horizon else 1))
-    arrays = [rows.column(name).take(named_by).combine_chunks() for name in (*plan.key, plan.time)]
+    columns = {name: rows.column(name).take(named_by).combine_chunks() for name in (*plan.key, plan.time)}
     if plan.horizon:
-        arrays.append(rows.column(plan.time).take(pa.array(starts + plan.span - 1)).combine_chunks())
-    arrays.append(_arrays(inputs, starts, plan.past, plan.columns_bare))
-    names = [*plan.key, plan.time]
+        last = pa.array(starts + plan.span - 1)
+        columns[f"{plan.time}_last"] = rows.column(plan.time).take(last).combine_chunks()
+    columns["past"] = _arrays(inputs, starts, plan.past, plan.columns_bare)
     if plan.horizon:
-        arrays.append(_arrays(targets, starts + plan.past, plan.horizon, plan.targets_bare))
-        names.append(f"{plan.time}_last")
-    return pa.RecordBatch.from_arrays(arrays, names=[*names, "past", *(["horizon"] if plan.horizon else [])])
+        columns["horizon"] = _arrays(targets, starts + plan.past, plan.horizon, plan.targets_bare)
+    return pa.RecordBatch.from_pydict(columns)
 
 
 def _arrays(matrix: np.ndarray, starts: np.ndarray, length: int, bare: bool) -> pa.Array:
@@ -118,27 +117,21 @@ def _breaks(rows: pa.Table, plan: WindowPlan) -> np.ndarray:
 
     Raises SchemaError for a time that comes twice in a series.
     """
-    ticks = _ticks(rows.column(plan.time))
+    times = rows.column(plan.time)
+    # Whole numbers, int64, in the unit of `WindowPlan.every`.
+    ticks = (times.cast(pa.int32()) if pa.types.is_date(times.type) else times).cast(pa.int64()).to_numpy()
     new_series = np.zeros(len(rows) - 1, dtype=bool)
     for name in plan.key:
         column = rows.column(name)
-        changes = pc.not_equal(column.slice(1), column.slice(0, len(rows) - 1))
-        new_series |= changes.to_numpy()
+        new_series |= pc.not_equal(column.slice(1), column.slice(0, len(rows) - 1)).to_numpy()
     distance = np.diff(ticks)
     twice = ~new_series & (distance == 0)
     if twice.any():
         row = int(np.flatnonzero(twice)[0])
         where = f" for {_key_text(rows, plan, row)}" if plan.key else ""
-        value = shown(str(rows.column(plan.time)[row].as_py()))
+        value = shown(str(times[row].as_py()))
         raise SchemaError(f"column {plan.time!r}: {value} comes twice{where}; a series has each time once")
     return new_series if plan.every is None else new_series | (distance != plan.every)
-
-
-def _ticks(times: pa.ChunkedArray) -> np.ndarray:
-    """Convert times to whole numbers, int64, shape ``(rows,)``, in the unit of `WindowPlan.every`."""
-    if pa.types.is_date(times.type):
-        times = times.cast(pa.int32())
-    return times.cast(pa.int64()).to_numpy()
 
 
 def _key_text(rows: pa.Table | pa.RecordBatch, plan: WindowPlan, row: int) -> str:

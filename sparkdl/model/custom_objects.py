@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 from sparkdl.errors import ConfigError, ModelError, shown
 from sparkdl.model.own_names import takes_a_keras_name
 
-__all__ = ["check_custom_objects", "found_objects", "missing_objects", "registered", "taken_by_keras"]
+__all__ = ["check_custom_objects", "found_objects", "is_importable", "missing_objects", "registered", "taken_by_keras"]
 
 
 def check_custom_objects(custom_objects: object) -> None:
@@ -47,21 +47,21 @@ def found_objects(
     objects = dict(given)
     for name, module in saved.items():
         bare = _bare(name)
-        if name not in given and bare in given:
+        if name in given:
+            continue
+        if bare in given:
             _check_one_holder(bare, [name for name in saved if name not in given])
             objects[name] = given[bare]
             if takes_a_keras_name(bare):
                 objects.pop(bare, None)  # the model may also hold Keras' object of this name
-        elif name not in given and (operation := _operation(bare, module)) is not None:
+        elif (operation := _operation(bare, module)) is not None:
             objects[name] = operation
-        elif name not in given and import_modules and _is_importable(module):
-            found = _of_module(name, module)
-            if found is not None:
-                objects[name] = found
+        elif import_modules and is_importable(module) and (found := _of_module(name, module)) is not None:
+            objects[name] = found
     return objects
 
 
-def _is_importable(module: str | None) -> TypeGuard[str]:
+def is_importable(module: str | None) -> TypeGuard[str]:
     """Tell whether other processes find an object in this module: not in a function, and not in a notebook."""
     return module is not None and "<locals>" not in module and module.split(".")[0] != "__main__"
 
@@ -151,11 +151,8 @@ def taken_by_keras(saved: Mapping[str, str | None], objects: Mapping[str, Any], 
 def _strings(config: Any) -> Iterator[str]:
     if isinstance(config, str):
         yield config
-    elif isinstance(config, (list, tuple)):
-        for entry in config:
-            yield from _strings(entry)
-    elif isinstance(config, dict):
-        for entry in config.values():
+    elif isinstance(config, (dict, list, tuple)):
+        for entry in config.values() if isinstance(config, dict) else config:
             yield from _strings(entry)
 
 
@@ -171,7 +168,7 @@ def missing_objects(saved: Mapping[str, str | None], objects: Mapping[str, Any])
     of_module = f" of module {module}" if module else ""
     bare = _bare(name)
     ways_out = [f"give custom_objects={{{bare!r}: {bare}}}"]
-    if _is_importable(module):
+    if is_importable(module):
         ways_out.append("or, if you trust it, safe_mode=False, which imports it")
         if name not in (bare, f"{module}>{bare}"):
             ways_out.insert(0, f"import {module} before")  # the import registers it

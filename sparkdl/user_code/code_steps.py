@@ -21,17 +21,12 @@ _TEXT = ("__doc__", "__firstlineno__", "__static_attributes__")
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Hold the names that code uses, nested functions included.
-
-    Attributes:
-        globals: the names of global variables.
-        attributes: the names of attributes.
-        imports: for each import statement the module, the names taken from it, and the level of a relative import.
-    """
+    """Hold the names that code uses, nested functions included."""
 
     globals: set[str]
     attributes: set[str]
     imports: list[tuple[str, tuple[str, ...], int]]
+    """For each import statement the module, the names taken from it, and the level of a relative import."""
 
 
 def constant_steps(code: CodeType) -> list[Any]:

@@ -22,7 +22,6 @@ __all__ = ["export_saved_model"]
 
 # The names in a signature that TensorFlow keeps unchanged; it changes other names silently, or fails.
 _SAVED_MODEL_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*", re.ASCII)
-_TAKEN = ("self",)
 
 
 def export_saved_model(
@@ -75,7 +74,7 @@ def _saved_names(own: Any, names: Mapping[str, str] | None) -> dict[str, str]:
     """Return the SavedModel's name of each column or output. Raises ModelError for a name that it cannot have."""
     saved = {name: (names or {}).get(name, name) for name in own}
     for name, other in saved.items():
-        if not _SAVED_MODEL_NAME.fullmatch(other) or other in _TAKEN:
+        if not _SAVED_MODEL_NAME.fullmatch(other) or other == "self":
             raise ModelError(
                 f"{other!r} cannot be a name in a SavedModel (ASCII letters, digits and underscores, a letter first); "
                 f"give another by names={{{name!r}: …}}"

@@ -188,7 +188,8 @@ def load_keras(
         why = missing_objects(signature.custom_objects, objects)
         if not why and Version(saved_by) > Version(keras.__version__):
             why = f"Keras {saved_by} saved it, and this is Keras {keras.__version__}; install keras>={saved_by}"
-        hint = "; it holds Python code: load it with safe_mode=False if you trust it" if _is_lambda(error) else ""
+        is_lambda = "safe_mode" in str(error)
+        hint = "; it holds Python code: load it with safe_mode=False if you trust it" if is_lambda else ""
         raise ModelError(f"Keras cannot load {path}: {why or one_line(error) + hint}") from error
 
 
@@ -213,10 +214,6 @@ def _json_of(unpacked: str, name: str) -> dict[str, Any]:
         with zipfile.ZipFile(unpacked) as archive:
             return dict(json.loads(archive.read(name)))
     return {}
-
-
-def _is_lambda(error: Exception) -> bool:
-    return "safe_mode" in str(error)
 
 
 @contextlib.contextmanager

@@ -19,14 +19,7 @@ from sparkdl.errors import ModelError
 __all__ = ["own_names", "own_objects", "takes_a_keras_name"]
 
 _NAMESPACES = (
-    "activations",
-    "constraints",
-    "initializers",
-    "layers",
-    "losses",
-    "metrics",
-    "optimizers",
-    "regularizers",
+    *("activations", "constraints", "initializers", "layers", "losses", "metrics", "optimizers", "regularizers"),
 )
 # Libraries whose functions may be replaced by Keras' function of the same name, if both give the same values.
 _LIBRARIES = ("keras", "tensorflow")
@@ -43,7 +36,7 @@ def own_names(model: Any) -> Iterator[dict[str, str]]:
         ModelError: two different objects would have one name.
         Exception: whatever Keras raises for a model that cannot be serialized.
     """
-    found = _own_objects(_serialized_objects(model))
+    found = _own_objects(model)
     names = _distinct_names(found)
     saved = {names[id(own)]: _defined_in(own) for own in found}
     with _asked(lambda found: names.get(id(found))):
@@ -55,19 +48,9 @@ def own_objects(model: Any) -> dict[str, Any]:
 
     Raises what `own_names` raises.
     """
-    found = _own_objects(_serialized_objects(model))
+    found = _own_objects(model)
     names = _distinct_names(found)
     return {names[id(own)]: own for own in found}
-
-
-def _serialized_objects(model: Any) -> list[Any]:
-    """Return all classes and functions that Keras names when it serializes the model."""
-    import keras
-
-    objects: list[Any] = []
-    with _asked(lambda found: objects.append(found)):
-        keras.saving.serialize_keras_object(model)
-    return objects
 
 
 @contextlib.contextmanager
@@ -86,8 +69,13 @@ def _asked(answer: Callable[[Any], str | None]) -> Iterator[None]:
         object_registration.get_registered_name = original
 
 
-def _own_objects(objects: list[Any]) -> list[Any]:
-    """Return the classes and functions that are not Keras' own, each once, in order."""
+def _own_objects(model: Any) -> list[Any]:
+    """Return the classes and functions in the serialized model that are not Keras' own, each once, in order."""
+    import keras
+
+    objects: list[Any] = []
+    with _asked(lambda found: objects.append(found)):
+        keras.saving.serialize_keras_object(model)
     own: dict[int, Any] = {}
     for found in objects:
         if isinstance(found, type):

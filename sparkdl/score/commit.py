@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparkdl import storage
+from sparkdl.checks import require
 from sparkdl.data.generations import Lease, new_generation, sweep
 from sparkdl.errors import ConfigError, DatasetError, shown
 from sparkdl.storage import folders
 
 __all__ = [
-    "IF_EXISTS",
     "NewOutput",
     "check_if_exists",
     "check_no_input",
@@ -33,21 +33,19 @@ __all__ = [
     "replaced_folder",
 ]
 
-IF_EXISTS = ("error", "reuse", "replace")
-
 # Files beside the parts; Spark and others ignore names that begin with "_".
 FIGURES_NAME = "_score.json"
 SUCCESS_NAME = "_SUCCESS"
 COMMITTING_NAME = "_committing.json"  # left by a commit to an object store that was killed, even at its very end
 REPLACED_NAME = "replaced"  # a folder in the staging folder
 
+_IF_EXISTS = ("error", "reuse", "replace")
 _REPLACE = "if_exists='replace' scores anew and puts the new predictions in their place"
 
 
 def check_if_exists(if_exists: object) -> None:
     """Raise ConfigError unless `if_exists` is one of the options."""
-    if if_exists not in IF_EXISTS:
-        raise ConfigError(f"if_exists={shown(if_exists)} must be one of {', '.join(IF_EXISTS)}")
+    require(if_exists in _IF_EXISTS, f"if_exists={shown(if_exists)} must be one of {', '.join(_IF_EXISTS)}")
 
 
 def check_outside(out: str, path: str) -> None:
@@ -182,7 +180,7 @@ class NewOutput:
         # In a store the old parts stay beside the new ones until all new parts exist.
         beside = stale and not storage.is_local(self.out)
         mark = f"-{self.lease.generation.removeprefix('generation-')}" if beside else ""
-        names = {name: _part_name(number, mark) for number, name in enumerate(parts)}
+        names = {name: f"part-{number:05d}{mark}.parquet" for number, name in enumerate(parts)}
         sizes = {names[name]: size for name, size in parts.items()}
         text = json.dumps({**saved, "parts": sizes}, indent=1).encode()
         if storage.is_local(self.out):
@@ -263,10 +261,6 @@ def put_back(out: str) -> None:
     folders.restore_folder(out, aside=replaced_folder(out))
     with contextlib.suppress(OSError):
         os.rmdir(_staging(out))
-
-
-def _part_name(number: int, mark: str = "") -> str:
-    return f"part-{number:05d}{mark}.parquet"
 
 
 def _staging(out: str) -> str:

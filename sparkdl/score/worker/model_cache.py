@@ -172,9 +172,6 @@ def _drop_oldest() -> None:
         gc.unfreeze()
 
 
-_STATE_NAME = "state"
-
-
 def file_state(model_dir: str) -> str:
     """Return the metadata of the model file as text, by one request: it changes when the file is replaced.
 
@@ -220,7 +217,7 @@ def executor_copy(model_dir: str, content_hash: str, state: str) -> str:
 
     folder = os.path.join(SparkFiles.getRootDirectory(), f"sparkdl-model-{content_hash[:16]}")
     os.makedirs(folder, exist_ok=True)
-    file, known = os.path.join(folder, MODEL_NAME), os.path.join(folder, _STATE_NAME)
+    file, known = os.path.join(folder, MODEL_NAME), os.path.join(folder, "state")
     wanted = f"{model_dir} {state}".encode()
     with open(os.path.join(folder, "lock"), "w") as lock:
         # The first worker downloads the file, the others wait.

@@ -146,6 +146,8 @@ class _Walk:
             return self._all("cached", (value.__wrapped__,))
         if kind in _NAMED and not (kind is types.BuiltinFunctionType and _is_bound(value)):
             return _sha(kind.__name__, str(getattr(value, "__module__", "")), value.__qualname__)
+        if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+            return _sha("array", str(value.dtype), str(value.shape), hashlib.sha256(value.tobytes()).hexdigest())
         return self._live_object(value) if self._live else self._object(value)
 
     def _function(self, fn: types.FunctionType) -> str:
@@ -217,8 +219,6 @@ class _Walk:
 
     def _object(self, value: Any) -> str:
         """Digest an object by what pickling takes of it."""
-        if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-            return _array(value)
         reducer = copyreg.dispatch_table.get(type(value))
         reduced = reducer(value) if reducer is not None else value.__reduce_ex__(4)
         if isinstance(reduced, str):
@@ -231,8 +231,6 @@ class _Walk:
 
     def _live_object(self, value: Any) -> str:
         """Digest an object of a running process by its configuration, by attributes (user's class), or by its value."""
-        if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-            return _array(value)
         kind = type(value)
         if callable(config := getattr(value, "get_config", None)):
             try:
@@ -247,10 +245,6 @@ class _Walk:
 def _is_bound(value: Callable[..., Any]) -> bool:
     owner = getattr(value, "__self__", None)
     return owner is not None and not isinstance(owner, types.ModuleType)
-
-
-def _array(value: np.ndarray) -> str:
-    return _sha("array", str(value.dtype), str(value.shape), hashlib.sha256(value.tobytes()).hexdigest())
 
 
 def _sha(*parts: str) -> str:

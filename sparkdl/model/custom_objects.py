@@ -100,20 +100,16 @@ def _of_module(name: str, module: str) -> Any:
     """Return the object that a module registers under this name, or has as an attribute; None if it has neither."""
     import keras
 
-    found = getattr(_imported(module), _bare(name), None)
-    known = keras.saving.get_registered_object(name)
-    return known if getattr(known, "__module__", None) == module else found
-
-
-def _imported(module: str) -> Any:
     try:
-        return importlib.import_module(module)
+        imported = importlib.import_module(module)
     except ModuleNotFoundError:
-        return None
+        imported = None
     except Exception as error:
         raise ModelError(
             f"module {module}, which the model names, fails when it is imported: {' '.join(str(error).split())}"
         ) from error
+    known = keras.saving.get_registered_object(name)
+    return known if getattr(known, "__module__", None) == module else getattr(imported, _bare(name), None)
 
 
 @contextlib.contextmanager

@@ -85,16 +85,15 @@ class LoadedModel:
         tensors = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
         results = flat_outputs(self._forward(model_inputs(encoders, tensors)))
         rows = len(next(iter(inputs.values())))
+        found = {}
         for output, value in zip(self.signature.outputs, results, strict=True):
             if tuple(value.shape) != (rows, *output.shape):
                 raise ModelError(
                     f"output {output.name!r} is of shape {tuple(value.shape)} for {rows} rows, not "
                     f"{(rows, *output.shape)}: each row must have separate values, all of one shape"
                 )
-        return {
-            output.name: value.numpy().astype(output.numpy_dtype, copy=False)
-            for output, value in zip(self.signature.outputs, results, strict=True)
-        }
+            found[output.name] = value.numpy().astype(output.numpy_dtype, copy=False)
+        return found
 
     def predict_encoded(self, inputs: Mapping[str, np.ndarray], *, batch_size: int) -> dict[str, np.ndarray]:
         """Predict encoded inputs of any number of rows, in batches as scoring makes them; as `predict_batch` does."""

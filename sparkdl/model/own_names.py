@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -40,7 +41,7 @@ def own_names(model: Any) -> Iterator[dict[str, str]]:
     names = _distinct_names(found)
     saved = {names[id(own)]: _defined_in(own) for own in found}
     with _asked(lambda found: names.get(id(found))):
-        yield {name: saved[name] for name in sorted(saved)}
+        yield dict(sorted(saved.items()))
 
 
 def own_objects(model: Any) -> dict[str, Any]:
@@ -117,16 +118,15 @@ def _distinct_names(objects: list[Any]) -> dict[int, str]:
     import keras
 
     plain = {id(own): keras.saving.get_registered_name(own) for own in objects}
-    names = {}
+    names: dict[int, str] = {}
+    holders: dict[str, Any] = {}
     for own in objects:
         name = plain[id(own)]
         registered = name != own.__name__
         modules = {other.__module__ for other in objects if plain[id(other)] == name}
-        shared = len(modules) > 1 or takes_a_keras_name(name)
-        names[id(own)] = f"{own.__module__}>{name}" if shared and not registered else name
-    holders: dict[str, Any] = {}
-    for own in objects:
-        name = names[id(own)]
+        if not registered and (len(modules) > 1 or takes_a_keras_name(name)):
+            name = f"{own.__module__}>{name}"
+        names[id(own)] = name
         if not _alike(holders.setdefault(name, own), own):
             raise ModelError(
                 f"the model holds two different objects that are both named {name!r}, and a saved model could not tell "
@@ -143,8 +143,6 @@ def takes_a_keras_name(name: str) -> bool:
 
 @functools.cache
 def _keras_names() -> frozenset[str]:
-    import importlib
-
     import keras
 
     names: set[str] = set()

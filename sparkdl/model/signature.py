@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
 import numpy as np
@@ -185,16 +185,10 @@ def unique_names(names: Sequence[str]) -> list[str]:
 
 
 def _output_json(output: Output) -> dict[str, Any]:
-    content: dict[str, Any] = {
-        "name": output.name,
-        "dtype": output.dtype,
-        "shape": list(output.shape),
-        "classes": None if output.classes is None else list(output.classes),
-        "threshold": output.threshold,
-    }
+    content = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(output).items()}
     # Left out if the threshold implies it, so that older signatures keep their digests.
-    if output.values not in (None, _values_by_threshold(output.threshold)):
-        content["values"] = output.values
+    if output.values in (None, _values_by_threshold(output.threshold)):
+        del content["values"]
     return content
 
 

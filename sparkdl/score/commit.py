@@ -141,13 +141,9 @@ def _saved(out: str, names: list[str]) -> dict[str, Any] | None:
 
 @dataclass(frozen=True, slots=True)
 class NewOutput:
-    """Describe an output that is being made.
+    """Describe an output that is being made: its parts are written into `folder`, and replace those at `out` or not.
 
-    Attributes:
-        out: the path of the finished output.
-        folder: the folder where its parts are written.
-        lease: shows tasks that the driver still waits for the parts.
-        replace: True if the new output replaces predictions at `out`.
+    The lease shows tasks that the driver still waits for the parts.
     """
 
     out: str
@@ -215,13 +211,9 @@ class NewOutput:
 
 @contextlib.contextmanager
 def new_output(out: str, *, replace: bool = False) -> Iterator[NewOutput]:
-    """Yield an output to make within the block; files that were not committed at its end are deleted.
+    """Yield an output to make within the block at an absolute path; what was not committed at its end is deleted.
 
-    Args:
-        out: an absolute path.
-        replace: the commit replaces predictions that exist at `out`.
-
-    Raises ConfigError where the output cannot be made.
+    `replace`: the commit replaces predictions that exist there. Raises ConfigError where the output cannot be made.
     """
     if storage.is_local(out):
         out = os.path.realpath(out)

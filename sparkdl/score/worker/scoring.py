@@ -190,10 +190,9 @@ def _hand_out(
         stop = min(first_row + rows, piece.first_row + piece.rows)
         if start >= stop:
             continue
+        in_piece = slice(start - piece.first_row, stop - piece.first_row)
         for name, values in results.items():
-            piece.results[name][start - piece.first_row : stop - piece.first_row] = values[
-                start - first_row : stop - first_row
-            ]
+            piece.results[name][in_piece] = values[start - first_row : stop - first_row]
         for row, problem in problems.items():
             if start <= first_row + row < stop:
                 piece.problems.setdefault(first_row + row - piece.first_row, problem)

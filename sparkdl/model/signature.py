@@ -6,6 +6,7 @@ Pure values, stored as `signature.json` beside the model; read on the driver, in
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -174,13 +175,9 @@ def unique_names(names: Sequence[str]) -> list[str]:
     unique: list[str] = []
     for index, name in enumerate(names):
         taken = {other.casefold() for other in (*unique, *names[index + 1 :])}
-        first = name.casefold() not in {other.casefold() for other in unique}
-        number = 0
-        found = name
-        while not first and found.casefold() in taken:
-            number += 1
-            found = f"{name}_{number}"
-        unique.append(found)
+        is_first = name.casefold() not in {other.casefold() for other in unique}
+        numbered = (f"{name}_{number}" for number in itertools.count(1))
+        unique.append(name if is_first else next(found for found in numbered if found.casefold() not in taken))
     return unique
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dis
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from types import CodeType
 from typing import Any
 
@@ -34,8 +35,7 @@ def constant_steps(code: CodeType) -> list[Any]:
     steps: list[Any] = [code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & _FLAGS]
     steps.append(getattr(code, "co_exceptiontable", b""))
     instructions = list(dis.get_instructions(code))
-    for index, step in enumerate(instructions):
-        following = instructions[index + 1] if index + 1 < len(instructions) else None
+    for step, following in zip_longest(instructions, instructions[1:]):
         is_text = following is not None and following.opname == "STORE_NAME" and following.argval in _TEXT
         # Python 3.11 and 3.12 give the index of a call's keyword names, and not the names.
         value = code.co_consts[step.arg or 0] if step.opname == "KW_NAMES" else step.argval

@@ -59,15 +59,12 @@ def loaded_signature(task: ScoreSpec) -> Signature:
     from pyspark import TaskContext
 
     context = TaskContext.get()
-    return _signature_now(task) if context is None else _signature_of_attempt(task, context.taskAttemptId())
+    # Outside of Spark tasks it is read each time.
+    return _signature_of_attempt(task, object() if context is None else context.taskAttemptId())
 
 
 @functools.lru_cache(maxsize=16)
-def _signature_of_attempt(task: ScoreSpec, attempt: int) -> Signature:
-    return _signature_now(task)
-
-
-def _signature_now(task: ScoreSpec) -> Signature:
+def _signature_of_attempt(task: ScoreSpec, attempt: object) -> Signature:
     path = storage.join(task.model_dir, SIGNATURE_NAME)
     try:
         return _signature_in(task, storage.read_bytes(path))

@@ -54,10 +54,8 @@ def _failing_rows(model: LoadedModel, batch: Batch, error: Exception) -> dict[in
             return caught
         return None
 
-    if failure(range(0)) is not None:
-        raise ModelError(f"the model fails: {one_line(error)}") from error
     problems: dict[int, str] = {}
-    suspects = [range(batch.rows)]
+    suspects = [range(batch.rows)] if failure(range(0)) is None else []
     while suspects:
         rows = suspects.pop()
         caught = failure(rows)

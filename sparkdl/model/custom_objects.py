@@ -20,10 +20,9 @@ __all__ = ["check_custom_objects", "found_objects", "is_importable", "missing_ob
 
 def check_custom_objects(custom_objects: object) -> None:
     """Raise ConfigError unless `custom_objects` is None or a dict of classes and functions by name."""
-    if custom_objects is None:
-        return
-    named = isinstance(custom_objects, Mapping) and all(isinstance(name, str) for name in custom_objects)
-    if not named or not all(callable(found) for found in custom_objects.values()):  # type: ignore[attr-defined]
+    given = {} if custom_objects is None else custom_objects
+    good = isinstance(given, Mapping) and all(isinstance(name, str) and callable(given[name]) for name in given)
+    if not good:
         raise ConfigError(f"custom_objects={shown(custom_objects)} must be classes and functions by name")
 
 

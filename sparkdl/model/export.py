@@ -60,12 +60,10 @@ def export_saved_model(
     outputs = [output.name for output in signature.outputs]
     input_names = _saved_names(signature.input_names, names)
     output_names = _saved_names(outputs, names)
-    unknown = next((name for name in names or {} if name not in (*signature.input_names, *outputs)), None)
+    known = (*signature.input_names, *outputs)
+    unknown = next((name for name in names or {} if name not in known), None)
     if unknown is not None:
-        raise ConfigError(
-            f"names: {unknown!r} is not a column or output of the model"
-            + near_miss(unknown, (*signature.input_names, *outputs))
-        )
+        raise ConfigError(f"names: {unknown!r} is not a column or output of the model{near_miss(unknown, known)}")
     keras_model = load_keras(model_dir, signature, custom_objects=custom_objects, safe_mode=safe_mode, compiled=False)
     _write(keras_model, signature, out, input_names, output_names)
 

@@ -160,11 +160,8 @@ def _weights_bytes(model: LoadedModel) -> int:
 
 def _drop_oldest() -> None:
     """Drop models until the rest is within the budget or the newest is alone."""
-    dropped = False
     while len(_MODELS) > 1 and sum(held.weights_bytes for held in _MODELS.values()) > MODELS_BYTES:
         _MODELS.popitem(last=False)
-        dropped = True
-    if dropped:
         # Keras' objects refer to one another in cycles: frozen, they would never be freed.
         gc.unfreeze()
 

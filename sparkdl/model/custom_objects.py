@@ -133,10 +133,8 @@ def registered(objects: Mapping[str, Any]) -> Iterator[None]:
 def taken_by_keras(saved: Mapping[str, str | None], objects: Mapping[str, Any], config: Any) -> str:
     """Describe the saved names without a known object for which Keras would use its own objects; "" for no such name.
 
-    Args:
-        saved: the module of each saved name, as in `found_objects`.
-        objects: the known objects, as `found_objects` returns them.
-        config: the JSON configuration from which Keras is going to make the model.
+    `objects` are those that `found_objects` returned for `saved`, and `config` is the JSON configuration from which
+    Keras is going to make the model.
     """
     named = set(_strings(config))
     hidden = {name: saved[name] for name in saved if name in named and takes_a_keras_name(_bare(name))}

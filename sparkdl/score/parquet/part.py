@@ -108,12 +108,9 @@ def score_part(
     lease: str,
     accumulator: Accumulator[dict[str, float]] | None,
 ) -> WrittenPart:
-    """Score the rows of the task of this number, and write them under a name that no other attempt has.
+    """Score the runs of the task of this number, and write them to `folder` under a name that no other attempt has.
 
-    Args:
-        runs: the rows.
-        folder: where parts are written before they are committed.
-        lease: the file that exists while the driver waits for the parts.
+    `lease` is the file that exists while the driver waits for the parts.
 
     Raises:
         SchemaError, ModelError, ConfigError: as `score_batches`; rows are named by their numbers in their files.

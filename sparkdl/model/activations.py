@@ -5,9 +5,10 @@ Pure; runs wherever a model is saved, and in ranks before training.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-__all__ = ["PROBABILITIES", "SIGNED", "UNSIGNED", "activation_of"]
+__all__ = ["PROBABILITIES", "SIGNED", "UNSIGNED", "activation_of", "function_name"]
 
 # Activations that turn a logit into a probability.
 PROBABILITIES = ("softmax", "sigmoid", "hard_sigmoid", "sparse_sigmoid")
@@ -17,18 +18,10 @@ SIGNED = ("tanh", "hard_tanh", "softsign", "cosine")
 UNSIGNED = ("hard_sigmoid", "sparse_sigmoid", "softplus", "exponential")
 
 _KNOWN = {name: name for name in (*PROBABILITIES, *SIGNED, *UNSIGNED)} | {"softmax_v2": "softmax", "exp": "exponential"}
-# Layers and operations that are themselves an activation.
-_BY_THEMSELVES = {
-    "Softmax": "softmax",
-    "Sigmoid": "sigmoid",
-    "HardSigmoid": "hard_sigmoid",
-    "SparseSigmoid": "sparse_sigmoid",
-    "Tanh": "tanh",
-    "HardTanh": "hard_tanh",
-    "Softsign": "softsign",
-    "Softplus": "softplus",
-    "Exp": "exponential",
-}
+# Layers and operations that are themselves an activation, of the same name as a function.
+_BY_THEMSELVES = (
+    *("Softmax", "Sigmoid", "HardSigmoid", "SparseSigmoid", "Tanh", "HardTanh", "Softsign", "Softplus", "Exp"),
+)
 # Layers that change no value of a row when the model predicts.
 _AS_IT_IS = ("Reshape", "Flatten", "Identity", "Dropout", "Squeeze", "ExpandDims", "Cast")
 _ACTIVATED = ("Activation", "Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D")
@@ -54,7 +47,7 @@ def activation_of(tensor: Any) -> str | None:
         return "cosine" if layer.normalize else None
     if name in _BY_THEMSELVES:
         on_classes = getattr(layer, "axis", -1) in (-1, len(tensor.shape) - 1)
-        return _BY_THEMSELVES[name] if on_classes else None
+        return _KNOWN[function_name(name)] if on_classes else None
     own = _name_of(getattr(layer, "activation", None)) if name in (*_ACTIVATED, *_RECURRENT) else None
     if name in _RECURRENT:
         return own if own in SIGNED else None
@@ -63,6 +56,11 @@ def activation_of(tensor: Any) -> str | None:
     if name in _AS_IT_IS or (name == "Activation" and own == "linear"):
         return activation_of(inputs[0])
     return None
+
+
+def function_name(class_name: str) -> str:
+    """Return Keras' name for the function that does what a class does: `hard_tanh` for HardTanh."""
+    return re.sub("(?<!^)(?=[A-Z][a-z])", "_", class_name).lower()
 
 
 def _name_of(activation: Any) -> str | None:

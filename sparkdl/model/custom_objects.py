@@ -15,15 +15,14 @@ from typing import Any, TypeGuard
 from sparkdl.errors import ConfigError, ModelError, shown
 from sparkdl.model.own_names import takes_a_keras_name
 
-__all__ = ["check_custom_objects", "found_objects", "missing_objects", "registered", "taken_by_keras"]
+__all__ = ["check_custom_objects", "found_objects", "is_importable", "missing_objects", "registered", "taken_by_keras"]
 
 
 def check_custom_objects(custom_objects: object) -> None:
     """Raise ConfigError unless `custom_objects` is None or a dict of classes and functions by name."""
-    if custom_objects is None:
-        return
-    named = isinstance(custom_objects, Mapping) and all(isinstance(name, str) for name in custom_objects)
-    if not named or not all(callable(found) for found in custom_objects.values()):  # type: ignore[attr-defined]
+    given = {} if custom_objects is None else custom_objects
+    good = isinstance(given, Mapping) and all(isinstance(name, str) and callable(given[name]) for name in given)
+    if not good:
         raise ConfigError(f"custom_objects={shown(custom_objects)} must be classes and functions by name")
 
 
@@ -47,21 +46,21 @@ def found_objects(
     objects = dict(given)
     for name, module in saved.items():
         bare = _bare(name)
-        if name not in given and bare in given:
+        if name in given:
+            continue
+        if bare in given:
             _check_one_holder(bare, [name for name in saved if name not in given])
             objects[name] = given[bare]
             if takes_a_keras_name(bare):
                 objects.pop(bare, None)  # the model may also hold Keras' object of this name
-        elif name not in given and (operation := _operation(bare, module)) is not None:
+        elif (operation := _operation(bare, module)) is not None:
             objects[name] = operation
-        elif name not in given and import_modules and _is_importable(module):
-            found = _of_module(name, module)
-            if found is not None:
-                objects[name] = found
+        elif import_modules and is_importable(module) and (found := _of_module(name, module)) is not None:
+            objects[name] = found
     return objects
 
 
-def _is_importable(module: str | None) -> TypeGuard[str]:
+def is_importable(module: str | None) -> TypeGuard[str]:
     """Tell whether other processes find an object in this module: not in a function, and not in a notebook."""
     return module is not None and "<locals>" not in module and module.split(".")[0] != "__main__"
 
@@ -100,20 +99,16 @@ def _of_module(name: str, module: str) -> Any:
     """Return the object that a module registers under this name, or has as an attribute; None if it has neither."""
     import keras
 
-    found = getattr(_imported(module), _bare(name), None)
-    known = keras.saving.get_registered_object(name)
-    return known if getattr(known, "__module__", None) == module else found
-
-
-def _imported(module: str) -> Any:
     try:
-        return importlib.import_module(module)
+        imported = importlib.import_module(module)
     except ModuleNotFoundError:
-        return None
+        imported = None
     except Exception as error:
         raise ModelError(
             f"module {module}, which the model names, fails when it is imported: {' '.join(str(error).split())}"
         ) from error
+    known = keras.saving.get_registered_object(name)
+    return known if getattr(known, "__module__", None) == module else getattr(imported, _bare(name), None)
 
 
 @contextlib.contextmanager
@@ -138,10 +133,8 @@ def registered(objects: Mapping[str, Any]) -> Iterator[None]:
 def taken_by_keras(saved: Mapping[str, str | None], objects: Mapping[str, Any], config: Any) -> str:
     """Describe the saved names without a known object for which Keras would use its own objects; "" for no such name.
 
-    Args:
-        saved: the module of each saved name, as in `found_objects`.
-        objects: the known objects, as `found_objects` returns them.
-        config: the JSON configuration from which Keras is going to make the model.
+    `objects` are those that `found_objects` returned for `saved`, and `config` is the JSON configuration from which
+    Keras is going to make the model.
     """
     named = set(_strings(config))
     hidden = {name: saved[name] for name in saved if name in named and takes_a_keras_name(_bare(name))}
@@ -151,11 +144,8 @@ def taken_by_keras(saved: Mapping[str, str | None], objects: Mapping[str, Any], 
 def _strings(config: Any) -> Iterator[str]:
     if isinstance(config, str):
         yield config
-    elif isinstance(config, (list, tuple)):
-        for entry in config:
-            yield from _strings(entry)
-    elif isinstance(config, dict):
-        for entry in config.values():
+    elif isinstance(config, (dict, list, tuple)):
+        for entry in config.values() if isinstance(config, dict) else config:
             yield from _strings(entry)
 
 
@@ -171,7 +161,7 @@ def missing_objects(saved: Mapping[str, str | None], objects: Mapping[str, Any])
     of_module = f" of module {module}" if module else ""
     bare = _bare(name)
     ways_out = [f"give custom_objects={{{bare!r}: {bare}}}"]
-    if _is_importable(module):
+    if is_importable(module):
         ways_out.append("or, if you trust it, safe_mode=False, which imports it")
         if name not in (bare, f"{module}>{bare}"):
             ways_out.insert(0, f"import {module} before")  # the import registers it

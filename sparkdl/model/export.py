@@ -22,7 +22,6 @@ __all__ = ["export_saved_model"]
 
 # The names in a signature that TensorFlow keeps unchanged; it changes other names silently, or fails.
 _SAVED_MODEL_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*", re.ASCII)
-_TAKEN = ("self",)
 
 
 def export_saved_model(
@@ -61,12 +60,10 @@ def export_saved_model(
     outputs = [output.name for output in signature.outputs]
     input_names = _saved_names(signature.input_names, names)
     output_names = _saved_names(outputs, names)
-    unknown = next((name for name in names or {} if name not in (*signature.input_names, *outputs)), None)
+    known = (*signature.input_names, *outputs)
+    unknown = next((name for name in names or {} if name not in known), None)
     if unknown is not None:
-        raise ConfigError(
-            f"names: {unknown!r} is not a column or output of the model"
-            + near_miss(unknown, (*signature.input_names, *outputs))
-        )
+        raise ConfigError(f"names: {unknown!r} is not a column or output of the model{near_miss(unknown, known)}")
     keras_model = load_keras(model_dir, signature, custom_objects=custom_objects, safe_mode=safe_mode, compiled=False)
     _write(keras_model, signature, out, input_names, output_names)
 
@@ -75,7 +72,7 @@ def _saved_names(own: Any, names: Mapping[str, str] | None) -> dict[str, str]:
     """Return the SavedModel's name of each column or output. Raises ModelError for a name that it cannot have."""
     saved = {name: (names or {}).get(name, name) for name in own}
     for name, other in saved.items():
-        if not _SAVED_MODEL_NAME.fullmatch(other) or other in _TAKEN:
+        if not _SAVED_MODEL_NAME.fullmatch(other) or other == "self":
             raise ModelError(
                 f"{other!r} cannot be a name in a SavedModel (ASCII letters, digits and underscores, a letter first); "
                 f"give another by names={{{name!r}: …}}"

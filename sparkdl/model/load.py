@@ -85,16 +85,15 @@ class LoadedModel:
         tensors = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
         results = flat_outputs(self._forward(model_inputs(encoders, tensors)))
         rows = len(next(iter(inputs.values())))
+        found = {}
         for output, value in zip(self.signature.outputs, results, strict=True):
             if tuple(value.shape) != (rows, *output.shape):
                 raise ModelError(
                     f"output {output.name!r} is of shape {tuple(value.shape)} for {rows} rows, not "
                     f"{(rows, *output.shape)}: each row must have separate values, all of one shape"
                 )
-        return {
-            output.name: value.numpy().astype(output.numpy_dtype, copy=False)
-            for output, value in zip(self.signature.outputs, results, strict=True)
-        }
+            found[output.name] = value.numpy().astype(output.numpy_dtype, copy=False)
+        return found
 
     def predict_encoded(self, inputs: Mapping[str, np.ndarray], *, batch_size: int) -> dict[str, np.ndarray]:
         """Predict encoded inputs of any number of rows, in batches as scoring makes them; as `predict_batch` does."""
@@ -188,7 +187,8 @@ def load_keras(
         why = missing_objects(signature.custom_objects, objects)
         if not why and Version(saved_by) > Version(keras.__version__):
             why = f"Keras {saved_by} saved it, and this is Keras {keras.__version__}; install keras>={saved_by}"
-        hint = "; it holds Python code: load it with safe_mode=False if you trust it" if _is_lambda(error) else ""
+        is_lambda = "safe_mode" in str(error)
+        hint = "; it holds Python code: load it with safe_mode=False if you trust it" if is_lambda else ""
         raise ModelError(f"Keras cannot load {path}: {why or one_line(error) + hint}") from error
 
 
@@ -213,10 +213,6 @@ def _json_of(unpacked: str, name: str) -> dict[str, Any]:
         with zipfile.ZipFile(unpacked) as archive:
             return dict(json.loads(archive.read(name)))
     return {}
-
-
-def _is_lambda(error: Exception) -> bool:
-    return "safe_mode" in str(error)
 
 
 @contextlib.contextmanager

@@ -11,8 +11,7 @@ from typing import Any
 
 from sparkdl.data.features import Encoder
 from sparkdl.errors import ConfigError
-from sparkdl.model.activations import PROBABILITIES, SIGNED, UNSIGNED, activation_of
-from sparkdl.model.label_outputs import label_outputs
+from sparkdl.model.activations import PROBABILITIES, SIGNED, UNSIGNED, activation_of, function_name
 from sparkdl.model.number_outputs import check_numbers
 from sparkdl.model.said import Said, SaidOfOutput
 from sparkdl.model.signature import Output, output_classes, unique_names
@@ -28,25 +27,12 @@ __all__ = [
     "unknown_values",
 ]
 
-# Keras' losses by the names of their functions and classes.
-_CLASSES = {
-    "binary_crossentropy": "BinaryCrossentropy",
-    "binary_focal_crossentropy": "BinaryFocalCrossentropy",
-    "categorical_crossentropy": "CategoricalCrossentropy",
-    "categorical_focal_crossentropy": "CategoricalFocalCrossentropy",
-    "sparse_categorical_crossentropy": "SparseCategoricalCrossentropy",
-    "hinge": "Hinge",
-    "squared_hinge": "SquaredHinge",
-    "categorical_hinge": "CategoricalHinge",
-    "kl_divergence": "KLDivergence",
-    "mean_squared_error": "MeanSquaredError",
-    "mean_absolute_error": "MeanAbsoluteError",
-    "mean_absolute_percentage_error": "MeanAbsolutePercentageError",
-    "mean_squared_logarithmic_error": "MeanSquaredLogarithmicError",
-    "huber": "Huber",
-    "log_cosh": "LogCosh",
-    "poisson": "Poisson",
-}
+# The classes of Keras' losses; each has a function of the same name.
+_LOSSES = (
+    *("BinaryCrossentropy", "BinaryFocalCrossentropy", "CategoricalCrossentropy", "CategoricalFocalCrossentropy"),
+    *("SparseCategoricalCrossentropy", "Hinge", "SquaredHinge", "CategoricalHinge", "KLDivergence", "Huber", "LogCosh"),
+    *("MeanSquaredError", "MeanAbsoluteError", "MeanAbsolutePercentageError", "MeanSquaredLogarithmicError", "Poisson"),
+)
 # Losses that take each unit for a separate two-class problem: the units' probabilities do not add up to 1.
 _BINARY = ("binary_crossentropy", "binary_focal_crossentropy")
 _MARGIN = ("hinge", "squared_hinge", "categorical_hinge")  # the sign of the prediction tells the class
@@ -80,7 +66,7 @@ def outputs_of(
     shapes = [tuple(int(length) for length in tensor.shape[1:]) for tensor in flat]
     losses = [loss_of(model, name, index, len(flat)) for index, name in enumerate(own_names)]
     learned = () if said.labels else label_encoders
-    labels = label_outputs(own_names, shapes, list(map(_learns, losses)), learned, trained_here=trained_here)
+    labels = _label_outputs(own_names, shapes, list(map(_learns, losses)), learned, trained_here=trained_here)
     outputs = []
     for index, (name, shape, own) in enumerate(zip(names, shapes, said.of(names), strict=True)):
         classes = output_classes(shape, own.label or labels[index])
@@ -210,6 +196,34 @@ def _values(said: bool | None, loss: Any, activation: str | None, *, units: int,
     return "unknown", 0.5
 
 
+def _label_outputs(
+    names: Sequence[str],
+    shapes: Sequence[tuple[int, ...]],
+    learns: Sequence[str | None],
+    labels: Sequence[Encoder],
+    *,
+    trained_here: bool,
+) -> list[Encoder | None]:
+    """Return the label that each output learned; None for an output that is not known to have learned a label.
+
+    An output learned a label by its name, by its loss (`learns`, as `_learns` returned it), or because it is the only
+    one. As many units as the label has classes prove nothing: they may be an embedding, or a reconstruction.
+    """
+    by_name = {label.name: label for label in labels}
+    found = [by_name.get(name) for name in names]
+    if len(labels) != 1 or any(label is not None for label in found):
+        return found
+    if len(names) == 1:
+        return [labels[0]]
+    with_loss = [index for index, loss in enumerate(learns) if loss is not None]
+    takes = [index for index in with_loss if learns[index] == "classes" and output_classes(shapes[index], labels[0])]
+    if not takes and len(with_loss) == 1 and (trained_here or learns[with_loss[0]] == "unknown"):
+        takes = with_loss
+    if len(takes) == 1:  # several outputs may have learned different classes
+        found[takes[0]] = labels[0]
+    return found
+
+
 def _learns(loss: Any) -> str | None:
     """Return the purpose of a compiled loss: "classes", "numbers", or "unknown"; None without a loss."""
     if loss is None:
@@ -241,8 +255,9 @@ def keras_loss(loss: Any) -> str | None:
 
     if isinstance(loss, str):  # "crossentropy", which Keras resolves by the shapes
         return "crossentropy"
-    for name, class_name in _CLASSES.items():
-        function, its_class = getattr(keras.losses, name), getattr(keras.losses, class_name)
+    for class_name in _LOSSES:
+        name, its_class = function_name(class_name), getattr(keras.losses, class_name)
+        function = getattr(keras.losses, name)
         if loss is function or (type(loss).__module__.startswith("keras.") and getattr(loss, "fn", None) is function):
             return name
         kind = type(loss)

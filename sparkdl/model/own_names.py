@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,14 +20,7 @@ from sparkdl.errors import ModelError
 __all__ = ["own_names", "own_objects", "takes_a_keras_name"]
 
 _NAMESPACES = (
-    "activations",
-    "constraints",
-    "initializers",
-    "layers",
-    "losses",
-    "metrics",
-    "optimizers",
-    "regularizers",
+    *("activations", "constraints", "initializers", "layers", "losses", "metrics", "optimizers", "regularizers"),
 )
 # Libraries whose functions may be replaced by Keras' function of the same name, if both give the same values.
 _LIBRARIES = ("keras", "tensorflow")
@@ -43,11 +37,11 @@ def own_names(model: Any) -> Iterator[dict[str, str]]:
         ModelError: two different objects would have one name.
         Exception: whatever Keras raises for a model that cannot be serialized.
     """
-    found = _own_objects(_serialized_objects(model))
+    found = _own_objects(model)
     names = _distinct_names(found)
     saved = {names[id(own)]: _defined_in(own) for own in found}
     with _asked(lambda found: names.get(id(found))):
-        yield {name: saved[name] for name in sorted(saved)}
+        yield dict(sorted(saved.items()))
 
 
 def own_objects(model: Any) -> dict[str, Any]:
@@ -55,19 +49,9 @@ def own_objects(model: Any) -> dict[str, Any]:
 
     Raises what `own_names` raises.
     """
-    found = _own_objects(_serialized_objects(model))
+    found = _own_objects(model)
     names = _distinct_names(found)
     return {names[id(own)]: own for own in found}
-
-
-def _serialized_objects(model: Any) -> list[Any]:
-    """Return all classes and functions that Keras names when it serializes the model."""
-    import keras
-
-    objects: list[Any] = []
-    with _asked(lambda found: objects.append(found)):
-        keras.saving.serialize_keras_object(model)
-    return objects
 
 
 @contextlib.contextmanager
@@ -86,8 +70,13 @@ def _asked(answer: Callable[[Any], str | None]) -> Iterator[None]:
         object_registration.get_registered_name = original
 
 
-def _own_objects(objects: list[Any]) -> list[Any]:
-    """Return the classes and functions that are not Keras' own, each once, in order."""
+def _own_objects(model: Any) -> list[Any]:
+    """Return the classes and functions in the serialized model that are not Keras' own, each once, in order."""
+    import keras
+
+    objects: list[Any] = []
+    with _asked(lambda found: objects.append(found)):
+        keras.saving.serialize_keras_object(model)
     own: dict[int, Any] = {}
     for found in objects:
         if isinstance(found, type):
@@ -129,16 +118,15 @@ def _distinct_names(objects: list[Any]) -> dict[int, str]:
     import keras
 
     plain = {id(own): keras.saving.get_registered_name(own) for own in objects}
-    names = {}
+    names: dict[int, str] = {}
+    holders: dict[str, Any] = {}
     for own in objects:
         name = plain[id(own)]
         registered = name != own.__name__
         modules = {other.__module__ for other in objects if plain[id(other)] == name}
-        shared = len(modules) > 1 or takes_a_keras_name(name)
-        names[id(own)] = f"{own.__module__}>{name}" if shared and not registered else name
-    holders: dict[str, Any] = {}
-    for own in objects:
-        name = names[id(own)]
+        if not registered and (len(modules) > 1 or takes_a_keras_name(name)):
+            name = f"{own.__module__}>{name}"
+        names[id(own)] = name
         if not _alike(holders.setdefault(name, own), own):
             raise ModelError(
                 f"the model holds two different objects that are both named {name!r}, and a saved model could not tell "
@@ -155,8 +143,6 @@ def takes_a_keras_name(name: str) -> bool:
 
 @functools.cache
 def _keras_names() -> frozenset[str]:
-    import importlib
-
     import keras
 
     names: set[str] = set()

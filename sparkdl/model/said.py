@@ -26,13 +26,7 @@ class SaidOfOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """Hold what a caller says of the outputs.
-
-    Attributes:
-        logits: whether the outputs' values are logits (True) or probabilities (False).
-        threshold: the value of an output of one unit above which it means the second class.
-        labels: the label whose classes an output gives, by output.
-    """
+    """Hold what a caller says of the outputs, as in `save_model`; `labels` by output."""
 
     logits: bool | Mapping[str, bool] | None = None
     threshold: float | Mapping[str, float] | None = None

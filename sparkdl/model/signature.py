@@ -6,9 +6,10 @@ Pure values, stored as `signature.json` beside the model; read on the driver, in
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
 import numpy as np
@@ -174,27 +175,17 @@ def unique_names(names: Sequence[str]) -> list[str]:
     unique: list[str] = []
     for index, name in enumerate(names):
         taken = {other.casefold() for other in (*unique, *names[index + 1 :])}
-        first = name.casefold() not in {other.casefold() for other in unique}
-        number = 0
-        found = name
-        while not first and found.casefold() in taken:
-            number += 1
-            found = f"{name}_{number}"
-        unique.append(found)
+        is_first = name.casefold() not in {other.casefold() for other in unique}
+        numbered = (f"{name}_{number}" for number in itertools.count(1))
+        unique.append(name if is_first else next(found for found in numbered if found.casefold() not in taken))
     return unique
 
 
 def _output_json(output: Output) -> dict[str, Any]:
-    content: dict[str, Any] = {
-        "name": output.name,
-        "dtype": output.dtype,
-        "shape": list(output.shape),
-        "classes": None if output.classes is None else list(output.classes),
-        "threshold": output.threshold,
-    }
+    content = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(output).items()}
     # Left out if the threshold implies it, so that older signatures keep their digests.
-    if output.values not in (None, _values_by_threshold(output.threshold)):
-        content["values"] = output.values
+    if output.values in (None, _values_by_threshold(output.threshold)):
+        del content["values"]
     return content
 
 

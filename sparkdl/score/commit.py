@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparkdl import storage
+from sparkdl.checks import require
 from sparkdl.data.generations import Lease, new_generation, sweep
 from sparkdl.errors import ConfigError, DatasetError, shown
 from sparkdl.storage import folders
 
 __all__ = [
-    "IF_EXISTS",
     "NewOutput",
     "check_if_exists",
     "check_no_input",
@@ -33,21 +33,19 @@ __all__ = [
     "replaced_folder",
 ]
 
-IF_EXISTS = ("error", "reuse", "replace")
-
 # Files beside the parts; Spark and others ignore names that begin with "_".
 FIGURES_NAME = "_score.json"
 SUCCESS_NAME = "_SUCCESS"
 COMMITTING_NAME = "_committing.json"  # left by a commit to an object store that was killed, even at its very end
 REPLACED_NAME = "replaced"  # a folder in the staging folder
 
+_IF_EXISTS = ("error", "reuse", "replace")
 _REPLACE = "if_exists='replace' scores anew and puts the new predictions in their place"
 
 
 def check_if_exists(if_exists: object) -> None:
     """Raise ConfigError unless `if_exists` is one of the options."""
-    if if_exists not in IF_EXISTS:
-        raise ConfigError(f"if_exists={shown(if_exists)} must be one of {', '.join(IF_EXISTS)}")
+    require(if_exists in _IF_EXISTS, f"if_exists={shown(if_exists)} must be one of {', '.join(_IF_EXISTS)}")
 
 
 def check_outside(out: str, path: str) -> None:
@@ -143,13 +141,9 @@ def _saved(out: str, names: list[str]) -> dict[str, Any] | None:
 
 @dataclass(frozen=True, slots=True)
 class NewOutput:
-    """Describe an output that is being made.
+    """Describe an output that is being made: its parts are written into `folder`, and replace those at `out` or not.
 
-    Attributes:
-        out: the path of the finished output.
-        folder: the folder where its parts are written.
-        lease: shows tasks that the driver still waits for the parts.
-        replace: True if the new output replaces predictions at `out`.
+    The lease shows tasks that the driver still waits for the parts.
     """
 
     out: str
@@ -182,7 +176,7 @@ class NewOutput:
         # In a store the old parts stay beside the new ones until all new parts exist.
         beside = stale and not storage.is_local(self.out)
         mark = f"-{self.lease.generation.removeprefix('generation-')}" if beside else ""
-        names = {name: _part_name(number, mark) for number, name in enumerate(parts)}
+        names = {name: f"part-{number:05d}{mark}.parquet" for number, name in enumerate(parts)}
         sizes = {names[name]: size for name, size in parts.items()}
         text = json.dumps({**saved, "parts": sizes}, indent=1).encode()
         if storage.is_local(self.out):
@@ -217,13 +211,9 @@ class NewOutput:
 
 @contextlib.contextmanager
 def new_output(out: str, *, replace: bool = False) -> Iterator[NewOutput]:
-    """Yield an output to make within the block; files that were not committed at its end are deleted.
+    """Yield an output to make within the block at an absolute path; what was not committed at its end is deleted.
 
-    Args:
-        out: an absolute path.
-        replace: the commit replaces predictions that exist at `out`.
-
-    Raises ConfigError where the output cannot be made.
+    `replace`: the commit replaces predictions that exist there. Raises ConfigError where the output cannot be made.
     """
     if storage.is_local(out):
         out = os.path.realpath(out)
@@ -263,10 +253,6 @@ def put_back(out: str) -> None:
     folders.restore_folder(out, aside=replaced_folder(out))
     with contextlib.suppress(OSError):
         os.rmdir(_staging(out))
-
-
-def _part_name(number: int, mark: str = "") -> str:
-    return f"part-{number:05d}{mark}.parquet"
 
 
 def _staging(out: str) -> str:

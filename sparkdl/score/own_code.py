@@ -10,14 +10,14 @@ import importlib
 import logging
 import pickletools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cloudpickle import list_registry_pickle_by_value
-
 from sparkdl.errors import ModelError
+from sparkdl.model.custom_objects import is_importable
 from sparkdl.user_code.edits import edited_modules
+from sparkdl.user_code.fingerprint import import_name
 from sparkdl.user_code.source import is_library, module_digest, source_digests
 
 __all__ = ["OwnCode", "check_code", "own_code"]
@@ -59,16 +59,17 @@ def own_code(
         import_modules: objects that were not given are imported from the modules in `saved` (`safe_mode=False`).
     """
     importlib.invalidate_caches()  # a module may just have been written
-    objects = {name: _reference(found) for name, found in given.items()}
+    objects = {name: import_name(found) for name, found in given.items()}
     roots = {reference.split(":")[0] for reference in objects.values() if reference is not None}
     if import_modules:
         # Keras finds no other name in the model: names without a module, or in safe mode, are not needed to predict.
         found = (module for name, module in saved.items() if not {name, name.rsplit(">", 1)[-1]} & given.keys())
-        roots |= {module for module in found if module is not None and _is_importable(module)}
+        roots |= {module for module in found if is_importable(module)}
     sources = _sources(roots)
     is_named = None not in objects.values() and all(module_digest(root) is not None for root in roots)
     # A pickled object that travels by value holds the names of the modules that it uses.
-    sources |= _sources({name for name in _texts(pickled) if name in sys.modules and not is_library(name)})
+    texts = {value for _, value, _ in pickletools.genops(pickled) if isinstance(value, str)}
+    sources |= _sources({name for name in texts if name in sys.modules and not is_library(name)})
     _warn_of_edits(sources)
     return OwnCode(
         objects=tuple(sorted((name, reference) for name, reference in objects.items() if reference is not None)),
@@ -109,30 +110,6 @@ def check_code(code: OwnCode, model_dir: str) -> None:
                 f"this worker imported module {module} before it was edited; run the query again (this worker ends "
                 "now, and a new one imports it anew), or set spark.python.worker.reuse=false"
             )
-
-
-def _is_importable(module: str) -> bool:
-    return "<locals>" not in module and module.split(".")[0] != "__main__"
-
-
-def _reference(found: Any) -> str | None:
-    """Return `module:name` of a class or function that every process can import by this name, else None."""
-    module, name = getattr(found, "__module__", None), getattr(found, "__qualname__", None)
-    if not isinstance(module, str) or not isinstance(name, str) or not _is_importable(module):
-        return None
-    if any(module == by_value or module.startswith(f"{by_value}.") for by_value in list_registry_pickle_by_value()):
-        return None
-    value: Any = sys.modules.get(module)
-    for part in name.split("."):
-        value = getattr(value, part, None)
-    return f"{module}:{name}" if value is found else None
-
-
-def _texts(pickled: bytes) -> Iterator[str]:
-    """Yield all strings in a pickle."""
-    for _, value, _ in pickletools.genops(pickled):
-        if isinstance(value, str):
-            yield value
 
 
 def _sources(roots: set[str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from sparkdl.model.signature import Signature
 from sparkdl.score.arguments import check_order, count_error
 from sparkdl.score.options import DEFAULT_BATCH_SIZE, ScoreOptions
 from sparkdl.score.worker.metrics import ScoreMetrics
-from sparkdl.score.worker.predictions import spark_type
+from sparkdl.score.worker.predictions import prediction_type
 from sparkdl.score.worker.spec import ScoreSpec, score_spec
 from sparkdl.spark.columns import column
 
@@ -121,6 +121,7 @@ def scoring_udf(
     """Make the pandas UDF that scores; `with_reasons`, it returns a struct of the prediction and the row's error."""
     import pandas as pd
     from pyspark.sql.pandas.functions import pandas_udf
+    from pyspark.sql.pandas.types import from_arrow_type
     from pyspark.sql.types import StringType, StructType
 
     accumulator = None if metrics is None else metrics.accumulator
@@ -133,7 +134,7 @@ def scoring_udf(
         for scored in score_batches(pieces_of(batches, rows=piece_rows(task)), task, accumulator):
             yield to_pandas(scored.with_reasons() if with_reasons else scored.prediction)
 
-    made = spark_type(signature, task.returns)
+    made = from_arrow_type(prediction_type(signature, task.returns))
     if with_reasons:
         made = StructType().add("prediction", made).add("error", StringType())
     # Spark reads the kind of UDF off its hints, which must be classes, not strings as the hints of this module are.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dis
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from types import CodeType
 from typing import Any
 
@@ -21,17 +22,12 @@ _TEXT = ("__doc__", "__firstlineno__", "__static_attributes__")
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Hold the names that code uses, nested functions included.
-
-    Attributes:
-        globals: the names of global variables.
-        attributes: the names of attributes.
-        imports: for each import statement the module, the names taken from it, and the level of a relative import.
-    """
+    """Hold the names that code uses, nested functions included."""
 
     globals: set[str]
     attributes: set[str]
     imports: list[tuple[str, tuple[str, ...], int]]
+    """For each import statement the module, the names taken from it, and the level of a relative import."""
 
 
 def constant_steps(code: CodeType) -> list[Any]:
@@ -39,8 +35,7 @@ def constant_steps(code: CodeType) -> list[Any]:
     steps: list[Any] = [code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & _FLAGS]
     steps.append(getattr(code, "co_exceptiontable", b""))
     instructions = list(dis.get_instructions(code))
-    for index, step in enumerate(instructions):
-        following = instructions[index + 1] if index + 1 < len(instructions) else None
+    for step, following in zip_longest(instructions, instructions[1:]):
         is_text = following is not None and following.opname == "STORE_NAME" and following.argval in _TEXT
         # Python 3.11 and 3.12 give the index of a call's keyword names, and not the names.
         value = code.co_consts[step.arg or 0] if step.opname == "KW_NAMES" else step.argval

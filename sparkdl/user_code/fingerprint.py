@@ -12,19 +12,8 @@ import functools
 import hashlib
 import pickle
 import sys
+import types
 from collections.abc import Callable, Iterable, Mapping
-from types import (
-    BuiltinFunctionType,
-    CodeType,
-    FunctionType,
-    GetSetDescriptorType,
-    MappingProxyType,
-    MemberDescriptorType,
-    MethodDescriptorType,
-    MethodType,
-    ModuleType,
-    WrapperDescriptorType,
-)
 from typing import Any
 
 import cloudpickle
@@ -34,14 +23,14 @@ from sparkdl.user_code.code_steps import constant_steps, used_names
 from sparkdl.user_code.live_values import own_parts, value_parts
 from sparkdl.user_code.source import imported_modules, installed_digest, is_library, source_digests
 
-__all__ = ["code_digest", "fingerprint", "is_own"]
+__all__ = ["code_digest", "fingerprint", "import_name", "is_own"]
 
 _NAMED = (
-    BuiltinFunctionType,
-    GetSetDescriptorType,
-    MemberDescriptorType,
-    MethodDescriptorType,
-    WrapperDescriptorType,
+    types.BuiltinFunctionType,
+    types.GetSetDescriptorType,
+    types.MemberDescriptorType,
+    types.MethodDescriptorType,
+    types.WrapperDescriptorType,
 )
 _CACHED = functools._lru_cache_wrapper  # of functools.cache and lru_cache
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented))
@@ -50,10 +39,6 @@ _NOT_CODE = {
     *("__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__annotations__", "_abc_impl"),
     *("__firstlineno__", "__static_attributes__", "__slotnames__", "__annotate__", "__annotate_func__"),
 }
-
-
-class _UnknownError(Exception):
-    """Report an object that has no fingerprint, as a lock."""
 
 
 def fingerprint(value: Any) -> str | None:
@@ -80,10 +65,26 @@ def code_digest(value: Any) -> str:
         return _sha("too deep")
 
 
+def import_name(value: Any) -> str | None:
+    """Return `module:name` of a class or function if a new process finds this very object by it, else None.
+
+    cloudpickle sends all others by value.
+    """
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(name, str) or module == "__main__":
+        return None
+    if any(module == sent or module.startswith(f"{sent}.") for sent in cloudpickle.list_registry_pickle_by_value()):
+        return None
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return f"{module}:{name}" if found is value else None
+
+
 def is_own(value: Any) -> bool:
     """Tell whether a class or function is the user's, and not a library's."""
     module = getattr(value, "__module__", None)
-    return isinstance(value, (type, FunctionType)) and (not isinstance(module, str) or not is_library(module))
+    return isinstance(value, (type, types.FunctionType)) and (not isinstance(module, str) or not is_library(module))
 
 
 class _Walk:
@@ -121,17 +122,17 @@ class _Walk:
             return self._all(kind.__name__, value)
         if kind in (set, frozenset):
             return _sha(kind.__name__, *sorted(self.digest(entry) for entry in value))
-        if kind in (dict, MappingProxyType):
+        if kind in (dict, types.MappingProxyType):
             return self._all("dict", [part for item in value.items() for part in item])
-        if kind is CodeType:
+        if kind is types.CodeType:
             return self._all("code", constant_steps(value))
-        if kind is FunctionType:
+        if kind is types.FunctionType:
             return self._function(value)
         if isinstance(value, type):
             return self._class(value)
-        if isinstance(value, ModuleType):
+        if isinstance(value, types.ModuleType):
             return self._module(value, set())
-        if kind is MethodType:
+        if kind is types.MethodType:
             return self._all("method", (value.__func__, value.__self__))
         if kind in (staticmethod, classmethod):
             return self._all(kind.__name__, (value.__func__,))
@@ -143,11 +144,13 @@ class _Walk:
             return self._all("cached_property", (value.func,))
         if kind is _CACHED and (self._live or value.__module__ == "__main__"):
             return self._all("cached", (value.__wrapped__,))
-        if kind in _NAMED and not (kind is BuiltinFunctionType and _is_bound(value)):
+        if kind in _NAMED and not (kind is types.BuiltinFunctionType and _is_bound(value)):
             return _sha(kind.__name__, str(getattr(value, "__module__", "")), value.__qualname__)
+        if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+            return _sha("array", str(value.dtype), str(value.shape), hashlib.sha256(value.tobytes()).hexdigest())
         return self._live_object(value) if self._live else self._object(value)
 
-    def _function(self, fn: FunctionType) -> str:
+    def _function(self, fn: types.FunctionType) -> str:
         if (named := self._by_name(fn)) is not None:
             return named
         code, names = fn.__code__, used_names(fn.__code__)
@@ -158,7 +161,7 @@ class _Walk:
             except ValueError:  # not assigned yet
                 continue
         found = {name: fn.__globals__[name] for name in names.globals if name in fn.__globals__}
-        modules = {name: value for name, value in found.items() if isinstance(value, ModuleType)}
+        modules = {name: value for name, value in found.items() if isinstance(value, types.ModuleType)}
         package = str(fn.__globals__.get("__package__") or "")
         imports: list[str] = []
         for module, taken, level in names.imports:
@@ -188,11 +191,11 @@ class _Walk:
             return None
         if is_library(module):
             return _sha("library", module, name, "" if self._live else installed_digest(module))
-        if self._live or not _is_importable(value, module):
+        if self._live or import_name(value) is None:
             return None
         return _sha("module", name, self._imported([module]))
 
-    def _module(self, module: ModuleType, attributes: set[str]) -> str:
+    def _module(self, module: types.ModuleType, attributes: set[str]) -> str:
         """Digest a module that code names, and those of its attributes that the code may mean."""
         name = module.__name__
         if is_library(name):
@@ -200,10 +203,10 @@ class _Walk:
         below = [sys.modules[f"{name}.{part}"] for part in sorted(attributes) if f"{name}.{part}" in sys.modules]
         if self._live:
             meant = {part: vars(module)[part] for part in attributes if part in vars(module)}
-            own = {part: value for part, value in meant.items() if not isinstance(value, ModuleType)}
+            own = {part: value for part, value in meant.items() if not isinstance(value, types.ModuleType)}
             return _sha(name, self._items("module", own), *(self._module(part, attributes) for part in below))
         if name == "__main__":
-            raise _UnknownError(name)
+            raise ValueError("the program has no fingerprint")
         if getattr(module, "__spec__", None) is None or name in cloudpickle.list_registry_pickle_by_value():
             return self._items("module", {part: v for part, v in vars(module).items() if not part.startswith("__")})
         return _sha(self._imported([name]), *(self._module(part, attributes) for part in below))
@@ -216,22 +219,18 @@ class _Walk:
 
     def _object(self, value: Any) -> str:
         """Digest an object by what pickling takes of it."""
-        if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-            return _array(value)
         reducer = copyreg.dispatch_table.get(type(value))
         reduced = reducer(value) if reducer is not None else value.__reduce_ex__(4)
         if isinstance(reduced, str):
             name = pickle.whichmodule(value, reduced)  # type: ignore[attr-defined]
             return _sha("name", name, reduced, self._module(sys.modules[name], {reduced}))
         if not isinstance(reduced, tuple):
-            raise _UnknownError(type(value).__qualname__)
+            raise ValueError(f"{type(value).__qualname__} has no fingerprint, as a lock has none")
         made = [part if index < 3 or index > 4 or part is None else list(part) for index, part in enumerate(reduced)]
         return self._all("object", made)
 
     def _live_object(self, value: Any) -> str:
         """Digest an object of a running process by its configuration, by attributes (user's class), or by its value."""
-        if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-            return _array(value)
         kind = type(value)
         if callable(config := getattr(value, "get_config", None)):
             try:
@@ -243,27 +242,9 @@ class _Walk:
         return self._all("object", (kind, *(value_parts(value) or ())))
 
 
-def _is_importable(value: Any, module: str) -> bool:
-    """Tell whether a new process finds this very object by its module and name, as cloudpickle sends it."""
-    if module == "__main__" or any(module == n or module.startswith(f"{n}.") for n in _sent_by_value()):
-        return False
-    found: Any = sys.modules.get(module)
-    for name in value.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return found is value
-
-
-def _sent_by_value() -> set[str]:
-    return set(cloudpickle.list_registry_pickle_by_value())
-
-
 def _is_bound(value: Callable[..., Any]) -> bool:
     owner = getattr(value, "__self__", None)
-    return owner is not None and not isinstance(owner, ModuleType)
-
-
-def _array(value: np.ndarray) -> str:
-    return _sha("array", str(value.dtype), str(value.shape), hashlib.sha256(value.tobytes()).hexdigest())
+    return owner is not None and not isinstance(owner, types.ModuleType)
 
 
 def _sha(*parts: str) -> str:

@@ -12,7 +12,6 @@ import importlib
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
-from functools import cache
 from importlib import metadata
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -22,6 +21,7 @@ __all__ = ["imported_modules", "installed_digest", "is_library", "module_digest"
 
 _OURS = "sparkdl"
 _LIBRARY_FOLDERS = ("site-packages", "dist-packages")
+_LIBRARY_ROOTS = tuple(Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "platstdlib"))
 _MISSING = "missing"
 _PROGRAM = ("__main__", "__mp_main__")
 
@@ -49,7 +49,24 @@ def installed_digest(name: str) -> str:
     top = name.partition(".")[0]
     if top == _OURS or top in sys.stdlib_module_names:
         return ""
-    return _installed_digest(top)
+    distribution = _distribution(top)
+    if distribution is None:
+        return ""
+    record = distribution.read_text("RECORD")
+    if record is None:
+        return distribution.version
+    # Scripts and the installer's own notes differ from one machine to another.
+    lines = [line for line in record.splitlines() if not line.startswith("..") and ".dist-info/" not in line]
+    kept = sorted(line for line in lines if not line.partition(",")[0].endswith(".pyc"))
+    return hashlib.sha256("\n".join(kept).encode()).hexdigest()
+
+
+def _distribution(top: str) -> metadata.Distribution | None:
+    try:
+        return metadata.distribution(top)
+    except metadata.PackageNotFoundError:
+        names = metadata.packages_distributions().get(top, [])
+        return metadata.distribution(names[0]) if names else None
 
 
 def source_digests(names: Iterable[str]) -> dict[str, str]:
@@ -158,35 +175,8 @@ def _spec(name: str) -> ModuleSpec | None:
     return None
 
 
-@cache
-def _library_roots() -> tuple[Path, ...]:
-    paths = sysconfig.get_paths()
-    return tuple(Path(paths[key]).resolve() for key in ("stdlib", "platstdlib"))
-
-
 def _is_library_location(location: str) -> bool:
     if location in ("built-in", "frozen") or any(part in _LIBRARY_FOLDERS for part in Path(location).parts):
         return True
     resolved = Path(location).resolve()
-    return any(root in resolved.parents for root in _library_roots())
-
-
-def _installed_digest(top: str) -> str:
-    distribution = _distribution(top)
-    if distribution is None:
-        return ""
-    record = distribution.read_text("RECORD")
-    if record is None:
-        return distribution.version
-    # Scripts and the installer's own notes differ from one machine to another.
-    lines = [line for line in record.splitlines() if not line.startswith("..") and ".dist-info/" not in line]
-    kept = sorted(line for line in lines if not line.partition(",")[0].endswith(".pyc"))
-    return hashlib.sha256("\n".join(kept).encode()).hexdigest()
-
-
-def _distribution(top: str) -> metadata.Distribution | None:
-    try:
-        return metadata.distribution(top)
-    except metadata.PackageNotFoundError:
-        names = metadata.packages_distributions().get(top, [])
-        return metadata.distribution(names[0]) if names else None
+    return any(root in resolved.parents for root in _LIBRARY_ROOTS)

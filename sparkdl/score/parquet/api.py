@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -118,22 +118,17 @@ class ParquetPlan(ScorePlan):
     Attributes:
         path: the input, absolute.
         source: the files to read.
-        keep: the columns that are written beside the prediction.
-        written: all columns that are written.
+        parts: how tasks read, score and write them.
     """
 
     path: str
-    task: ScoreSpec
-    inputs: tuple[str, ...]
-    prepared: PreparedRows | None
     source: ParquetInput
-    keep: tuple[str, ...]
-    written: pa.Schema
+    parts: PartsPlan
 
     @property
     def columns(self) -> dict[str, str]:
         """The Arrow type of each column that will be written."""
-        return {field.name: str(field.type) for field in self.written}
+        return {field.name: str(field.type) for field in self.parts.written}
 
 
 def plan_scoring(
@@ -154,18 +149,22 @@ def plan_scoring(
     if prepared is None:
         types = pa.schema([*source.columns, *source.partition_columns])
         check_types(signature.inputs, {name: types.field(name).type for name in signature.input_names})
-    written = _written(source, kept, prediction_type(signature, task.returns), options)
+    written = _written(source, kept, prediction_type(signature, task.returns), options, spark.version)
     return ParquetPlan(
         out=out,
         if_exists=if_exists,
-        path=path,
-        task=task,
-        inputs=prepared.columns if prepared else signature.input_names,
-        prepared=prepared,
-        source=source,
-        keep=kept,
-        written=written,
         made_of=_name(source, task, written) if task.code.is_named else None,
+        path=path,
+        source=source,
+        parts=PartsPlan(
+            inputs=prepared.columns if prepared else signature.input_names,
+            types=source.columns,
+            partition=source.partition_columns,
+            written=written,
+            keep=kept,
+            score=task,
+            prepared=prepared,
+        ),
     )
 
 
@@ -183,13 +182,14 @@ def _source(
     if split is not None:
         raise ConfigError(f"split={shown(split)}: {path} is not a prepared dataset")
     folder = ParquetFolder.found(spark, path)
+    columns = folder.columns
     for name in signature.input_names:
-        if name not in folder.columns:
-            raise SchemaError(f"the model's input column {name!r} is not in {path}{near_miss(name, folder.columns)}")
-    kept = _kept(folder.columns, keep)
+        if name not in columns:
+            raise SchemaError(f"the model's input column {name!r} is not in {path}{near_miss(name, columns)}")
+    kept = _kept(columns, keep)
     if keep is None:
         folder.check_all_read()
-    read = [name for name in folder.columns if name in kept or name in signature.input_names]
+    read = [name for name in columns if name in kept or name in signature.input_names]
     return folder.reading(read, inputs=signature.input_names), kept, None
 
 
@@ -204,7 +204,7 @@ def _kept(columns: Sequence[str], keep: Sequence[str] | None) -> tuple[str, ...]
 
 
 def _written(
-    source: ParquetInput, kept: Sequence[str], prediction: pa.DataType, options: ScoreOptions
+    source: ParquetInput, kept: Sequence[str], prediction: pa.DataType, options: ScoreOptions, spark_version: str
 ) -> pa.Schema:
     """Return the columns of the output, with Spark's metadata for them."""
     new = zip(options.new_columns(kept), (prediction, pa.string()), strict=False)
@@ -214,7 +214,7 @@ def _written(
         return schema
     # A new column may have the name of an input column that is not kept.
     known = {name: field for name, field in source.spark_types.items() if name in kept}
-    return schema.with_metadata(spark_keys(schema, known, source.spark_version))
+    return schema.with_metadata(spark_keys(schema, known, spark_version))
 
 
 def _name(source: ParquetInput, task: ScoreSpec, written: pa.Schema) -> str:
@@ -225,39 +225,24 @@ def _name(source: ParquetInput, task: ScoreSpec, written: pa.Schema) -> str:
 
 def _tasks(source: ParquetInput, parallelism: int) -> tuple[tuple[Run, ...], ...]:
     """Divide the files among tasks: as many tasks as run at once, or a multiple where each would read too much."""
-    files = [
-        Run(f.path, f.row_groups, 0, len(f.row_groups), f.partition, f.state, f.calendar, f.int96) for f in source.files
-    ]
-    read = sum(sum(file.row_group_bytes) for file in source.files)
+    read = sum(file.total_bytes for file in source.files)
     rounds = max(1, -(-read // (parallelism * _TASK_BYTES)))
-    return runs_of_tasks(files, tasks=parallelism * rounds)
+    return runs_of_tasks(source.files, tasks=parallelism * rounds)
 
 
 def _score(spark: SparkSession, plan: ParquetPlan, new: NewOutput, metrics: ScoreMetrics) -> list[WrittenPart]:
     """Score in a Spark job; return the finished parts in order, one for each task, whatever attempts it had."""
-    parts = PartsPlan(
-        tasks=_tasks(plan.source, spark.sparkContext.defaultParallelism),
-        inputs=plan.inputs,
-        types=plan.source.columns,
-        partition=plan.source.partition_columns,
-        written=plan.written,
-        keep=plan.keep,
-        numbers=plan.written.names[len(plan.keep)] if plan.task.returns.kind == "raw" else "",
-        folder=new.folder,
-        lease=new.lease.file,
-        score=plan.task,
-        prepared=plan.prepared,
-    )
-    accumulator = metrics.accumulator
+    tasks = _tasks(plan.source, spark.sparkContext.defaultParallelism)
+    # The job is sent these, and not the plan with all that the driver knows.
+    parts, folder, lease, accumulator = plan.parts, new.folder, new.lease.file, metrics.accumulator
 
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for number in batch.column(0).to_pylist():
-                part = score_part(parts, number, accumulator)
-                values = [[part.task], [part.file], [part.rows], [part.bytes]]
-                yield pa.RecordBatch.from_arrays([pa.array(v) for v in values], names=["task", "file", "rows", "bytes"])
+                part = score_part(parts, number, tasks[number], folder, lease, accumulator)
+                yield pa.RecordBatch.from_pylist([asdict(part)])
 
-    numbers = spark.range(0, len(parts.tasks), 1, numPartitions=len(parts.tasks))
+    numbers = spark.range(0, len(tasks), 1, numPartitions=len(tasks))
     with errors_from_workers(), TasksProgress(spark, "score"):
         found = numbers.mapInArrow(score, "task long, file string, rows long, bytes long").collect()
     return sorted((WrittenPart(*row) for row in found), key=lambda part: part.task)

@@ -20,7 +20,7 @@ from sparkdl import storage
 from sparkdl.errors import ConfigError, SchemaError
 from sparkdl.score.parquet.footer import Footer, read_footer, thrift_of
 from sparkdl.score.parquet.input import FileState, InputFile, ParquetInput, file_state
-from sparkdl.score.parquet.old_calendar import RebaseModes, calendar_of
+from sparkdl.score.parquet.old_calendar import calendar_of, rebase_modes
 from sparkdl.score.parquet.partition_columns import FolderColumns, folder_columns
 from sparkdl.score.parquet.spark_types import (
     SPARK_ROW,
@@ -58,8 +58,7 @@ class ParquetFolder:
         folders: the columns that Spark finds in the folders' names.
         states: the state of each file.
         merged: whether files may lack columns that others have (spark.sql.parquet.mergeSchema).
-        exact_case: whether `Id` and `id` are two columns (spark.sql.caseSensitive).
-        modes: how to read files that do not record their calendar.
+        modes: how to read files that do not record their calendar, as `rebase_modes` returned it.
     """
 
     spark: SparkSession
@@ -69,8 +68,7 @@ class ParquetFolder:
     folders: FolderColumns
     states: Mapping[str, FileState]
     merged: bool
-    exact_case: bool
-    modes: RebaseModes
+    modes: Mapping[str, str]
 
     @classmethod
     def found(cls, spark: SparkSession, path: str) -> ParquetFolder:
@@ -103,8 +101,7 @@ class ParquetFolder:
             folders=folders,
             states=states,
             merged=is_set(spark, "spark.sql.parquet.mergeSchema"),
-            exact_case=is_set(spark, "spark.sql.caseSensitive"),
-            modes=RebaseModes.of(spark),
+            modes=rebase_modes(spark),
         )
 
     @property
@@ -128,9 +125,9 @@ class ParquetFolder:
             later = (name for footer in self.footers.values() for name in footer.schema.names)
             names += [name for name in dict.fromkeys(later) if name not in names]
         names += self.folders.types.names
-        seen: set[str] = set()
+        exact_case, seen = is_set(self.spark, "spark.sql.caseSensitive"), set()
         for name in names:
-            key = name if self.exact_case else name.lower()
+            key = name if exact_case else name.lower()
             if key in seen:
                 raise SchemaError(f"{self.path}: column {name!r} is there more than once, in files or folders")
             seen.add(key)
@@ -166,7 +163,6 @@ class ParquetFolder:
             columns=types,
             partition_columns=self.folders.types,
             spark_types=fields | {field["name"]: field for field in self.folders.fields},
-            spark_version=self.spark.version,
             name=self.name,
         )
 
@@ -175,7 +171,7 @@ class ParquetFolder:
         return InputFile(
             _joined(self.path, name),
             footer.row_groups,
-            footer.row_group_bytes,
+            footer.total_bytes,
             self.folders.values[_folder(name)],
             self.states[name],
             calendar_of(footer.metadata, self.modes),

@@ -29,7 +29,7 @@ class Footer:
     Attributes:
         schema: the schema as Arrow reads it.
         row_groups: the rows of each row group.
-        row_group_bytes: the bytes of each row group, uncompressed.
+        total_bytes: the bytes of all row groups, uncompressed.
         metadata: the footer's keys and values.
         int96: the columns that hold timestamps in 96 bits.
         kind: a digest, equal for files whose schemas are the same to Parquet, to Arrow and to Spark.
@@ -38,7 +38,7 @@ class Footer:
 
     schema: pa.Schema
     row_groups: tuple[int, ...]
-    row_group_bytes: tuple[int, ...]
+    total_bytes: int
     metadata: Mapping[bytes, bytes]
     int96: frozenset[str]
     kind: bytes
@@ -65,7 +65,7 @@ def read_footer(path: str) -> Footer:
     return Footer(
         schema,
         tuple(group.num_rows for group in groups),
-        tuple(group.total_byte_size for group in groups),
+        sum(group.total_byte_size for group in groups),
         metadata,
         int96,
         kind.digest(),

@@ -36,7 +36,7 @@ class InputFile:
     Attributes:
         state: its state when it was found; None for a part of a dataset, which never changes.
         row_groups: the rows of each of its row groups.
-        row_group_bytes: the bytes of each of its row groups, uncompressed.
+        total_bytes: the bytes of all of its row groups, uncompressed.
         partition: the values of the columns that its folders name, in the order of `ParquetInput.partition_columns`.
         calendar: says which of its dates and timestamps may be of the old calendar.
         int96: the columns that hold timestamps in 96 bits.
@@ -44,7 +44,7 @@ class InputFile:
 
     path: str
     row_groups: tuple[int, ...]
-    row_group_bytes: tuple[int, ...]
+    total_bytes: int
     partition: tuple[Value, ...] = ()
     state: FileState | None = None
     calendar: Calendar = NO_CALENDAR
@@ -59,7 +59,6 @@ class ParquetInput:
         columns: the type to which the values of each column of the files are cast.
         partition_columns: the types of the columns that folders name, `day=2024-05-01`.
         spark_types: Spark's field for each of these columns (JSON of a StructField); None for a prepared dataset.
-        spark_version: the version of the session.
         name: the fingerprint of the content; another fingerprint means other files.
     """
 
@@ -67,7 +66,6 @@ class ParquetInput:
     columns: pa.Schema
     partition_columns: pa.Schema
     spark_types: Mapping[str, Any] | None
-    spark_version: str
     name: str
 
     @property
@@ -84,17 +82,13 @@ def split_input(dataset: Dataset, split: str, names: Sequence[str]) -> ParquetIn
     parts = dataset.split(split).parts
     first = read_footer(storage.join(dataset.path, parts[0].file))
     row_bytes = dataset.layout.row_bytes
-    files = tuple(
-        InputFile(
-            storage.join(dataset.path, part.file), part.row_groups, tuple(rows * row_bytes for rows in part.row_groups)
-        )
-        for part in parts
-    )
     return ParquetInput(
-        files=files,
+        files=tuple(
+            InputFile(storage.join(dataset.path, part.file), part.row_groups, sum(part.row_groups) * row_bytes)
+            for part in parts
+        ),
         columns=pa.schema([first.schema.field(name) for name in names]),
         partition_columns=pa.schema([]),
         spark_types=None,
-        spark_version="",
         name=f"{dataset.fingerprint} {split}",
     )

@@ -22,7 +22,12 @@ from sparkdl.score.parquet.spark_types import SPARK_VERSION
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["NO_CALENDAR", "Calendar", "RebaseModes", "calendar_of", "check_calendar"]
+__all__ = ["NO_CALENDAR", "Calendar", "calendar_of", "check_calendar", "rebase_modes"]
+
+# The settings of a session for files that do not record their calendar, "EXCEPTION", "CORRECTED" or "LEGACY": for dates
+# and timestamps in 64 bits, and for timestamps in 96 bits.
+_MODE = "spark.sql.parquet.datetimeRebaseModeInRead"
+_MODE_INT96 = "spark.sql.parquet.int96RebaseModeInRead"
 
 _ZONE = b"org.apache.spark.timeZone"
 _LEGACY = b"org.apache.spark.legacyDateTime"
@@ -34,23 +39,6 @@ _FIRST_DATE = (_GREGORIAN - date(1970, 1, 1)).days
 _FIRST_MOMENT = int(datetime(1900, 1, 1, tzinfo=timezone.utc).timestamp()) * 1_000_000
 _FIRST_MOMENT_IN_UTC = _FIRST_DATE * 86_400_000_000
 _UTC = (b"UTC", b"Etc/UTC", b"Z")
-
-
-@dataclass(frozen=True, slots=True)
-class RebaseModes:
-    """Hold how a session reads files that do not record their calendar: "EXCEPTION", "CORRECTED" or "LEGACY"."""
-
-    dates: str
-    """spark.sql.parquet.datetimeRebaseModeInRead: the mode for dates and for timestamps in 64 bits."""
-
-    int96: str
-    """spark.sql.parquet.int96RebaseModeInRead: the mode for timestamps in 96 bits."""
-
-    @classmethod
-    def of(cls, spark: SparkSession) -> RebaseModes:
-        """Read the modes from the session's settings."""
-        modes = [spark.conf.get(f"spark.sql.parquet.{name}RebaseModeInRead") or "" for name in ("datetime", "int96")]
-        return cls(*(mode.upper() for mode in modes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +59,18 @@ class Calendar:
 NO_CALENDAR = Calendar()
 
 
-def calendar_of(footer: Mapping[bytes, bytes], modes: RebaseModes) -> Calendar:
+def rebase_modes(spark: SparkSession) -> dict[str, str]:
+    """Read from the session's settings how it reads files that do not record their calendar: the modes by setting."""
+    return {setting: (spark.conf.get(setting) or "").upper() for setting in (_MODE, _MODE_INT96)}
+
+
+def calendar_of(footer: Mapping[bytes, bytes], modes: Mapping[str, str]) -> Calendar:
     """Decide as Spark does, by a footer's key-value metadata, or by the session's modes if the metadata is silent."""
     # In UTC only the calendars differ, not the offsets. Spark 2.4 did not record its zone.
     first = _FIRST_MOMENT_IN_UTC if footer.get(_ZONE) in _UTC else _FIRST_MOMENT
     return Calendar(
-        _why(footer, _LEGACY, b"3.0.0", "datetimeRebaseModeInRead", modes.dates),
-        _why(footer, _LEGACY_INT96, b"3.1.0", "int96RebaseModeInRead", modes.int96),
+        _why(footer, _LEGACY, b"3.0.0", _MODE, modes[_MODE]),
+        _why(footer, _LEGACY_INT96, b"3.1.0", _MODE_INT96, modes[_MODE_INT96]),
         first,
     )
 
@@ -85,7 +78,7 @@ def calendar_of(footer: Mapping[bytes, bytes], modes: RebaseModes) -> Calendar:
 def _why(footer: Mapping[bytes, bytes], key: bytes, first_version: bytes, setting: str, mode: str) -> str:
     version = footer.get(SPARK_VERSION)
     if version is None:
-        return "" if mode == "CORRECTED" else f"which does not record its calendar (spark.sql.parquet.{setting}={mode})"
+        return "" if mode == "CORRECTED" else f"which does not record its calendar ({setting}={mode})"
     # Spark, too, compares versions as texts.
     if version < first_version:
         return f"which Spark {version.decode()} wrote, by the calendar before 1582"

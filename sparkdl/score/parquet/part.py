@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import uuid
 from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -20,9 +21,8 @@ from sparkdl.data.features.columns import as_array
 from sparkdl.data.part_writer import PartWriter
 from sparkdl.errors import DatasetError, SchemaError
 from sparkdl.model.save import one_line
-from sparkdl.score.parquet.input import FileState, file_state
-from sparkdl.score.parquet.old_calendar import NO_CALENDAR, Calendar, check_calendar
-from sparkdl.score.parquet.partition_columns import Value
+from sparkdl.score.parquet.input import InputFile, file_state
+from sparkdl.score.parquet.old_calendar import check_calendar
 from sparkdl.score.worker.prepared_rows import PreparedRows
 from sparkdl.score.worker.scoring import piece_rows, score_batches
 from sparkdl.score.worker.spec import ScoreSpec
@@ -38,54 +38,35 @@ _ROW_GROUP_BYTES = 128 << 20
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Describe consecutive row groups of a file.
+    """Describe consecutive row groups of a file, from number `start` up to `stop`."""
 
-    Attributes:
-        row_groups: the rows of each row group of the whole file.
-        start, stop: the range of this run's row groups.
-        partition, state, calendar, int96: as in `InputFile`.
-    """
-
-    path: str
-    row_groups: tuple[int, ...]
+    file: InputFile
     start: int
     stop: int
-    partition: tuple[Value, ...]
-    state: FileState | None = None
-    calendar: Calendar = NO_CALENDAR
-    int96: frozenset[str] = frozenset()
 
     @property
     def rows(self) -> int:
         """The number of rows of this run."""
-        return sum(self.row_groups[self.start : self.stop])
+        return sum(self.file.row_groups[self.start : self.stop])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartsPlan:
-    """Hold what a task needs to score its part.
+    """Hold what tasks need to score their parts.
 
     Attributes:
-        tasks: the runs that each task reads.
         inputs: the columns that `score_batches` takes, in order.
         types: the types to which the values of all columns that are read are cast.
         partition: the types of the columns that folders name.
         written: the columns of the output; `keep` first, then the prediction and, if requested, the error.
         keep: the columns of the input that are written, too.
-        numbers: the column that holds the model's raw numbers, or "".
-        folder: where parts are written before they are committed.
-        lease: the file that exists while the driver waits for the parts.
     """
 
-    tasks: tuple[tuple[Run, ...], ...]
     inputs: tuple[str, ...]
     types: pa.Schema
     partition: pa.Schema
     written: pa.Schema
     keep: tuple[str, ...]
-    numbers: str
-    folder: str
-    lease: str
     score: ScoreSpec
     prepared: PreparedRows | None
 
@@ -100,12 +81,12 @@ class WrittenPart:
     bytes: int
 
 
-def runs_of_tasks(files: list[Run], *, tasks: int) -> tuple[tuple[Run, ...], ...]:
+def runs_of_tasks(files: Sequence[InputFile], *, tasks: int) -> tuple[tuple[Run, ...], ...]:
     """Divide whole files among `tasks` tasks, in order, at borders of row groups, by rows as evenly as these allow.
 
     Tasks that would get no row group are left out; without any row group one task stays.
     """
-    total, before = sum(run.rows for run in files), 0
+    total, before = sum(sum(file.row_groups) for file in files), 0
     found: list[list[Run]] = [[] for _ in range(tasks)]
     for file in files:
         of_group = []
@@ -115,24 +96,32 @@ def runs_of_tasks(files: list[Run], *, tasks: int) -> tuple[tuple[Run, ...], ...
             before += rows
         for task in sorted(set(of_group)):
             start = of_group.index(task)
-            found[task].append(replace(file, start=start, stop=start + of_group.count(task)))
+            found[task].append(Run(file, start, start + of_group.count(task)))
     return tuple(tuple(runs) for runs in found if runs) or ((),)
 
 
-def score_part(plan: PartsPlan, number: int, accumulator: Accumulator[dict[str, float]] | None) -> WrittenPart:
-    """Score the rows of the task of this number, and write them under a name that no other attempt has.
+def score_part(
+    plan: PartsPlan,
+    number: int,
+    runs: tuple[Run, ...],
+    folder: str,
+    lease: str,
+    accumulator: Accumulator[dict[str, float]] | None,
+) -> WrittenPart:
+    """Score the runs of the task of this number, and write them to `folder` under a name that no other attempt has.
+
+    `lease` is the file that exists while the driver waits for the parts.
 
     Raises:
         SchemaError, ModelError, ConfigError: as `score_batches`; rows are named by their numbers in their files.
         DatasetError: a file has changed since the plan was made, or cannot be read; the driver has given up.
     """
-    runs, rows = plan.tasks[number], 0
-    pieces = _pieces(runs, plan, rows=piece_rows(plan.score))
+    rows, pieces = 0, _pieces(runs, plan, rows=piece_rows(plan.score))
     name = f"part-{number:05d}-{uuid.uuid4().hex[:12]}.parquet"
-    path, encodings = storage.join(plan.folder, name), _encodings(plan.written, plan.numbers)
-    with PartWriter(path, plan.written, lease=plan.lease, group_bytes=_ROW_GROUP_BYTES, **encodings) as writer:
-        scored_pieces = score_batches(pieces, plan.score, accumulator, row_name=_RowNames(runs), prepared=plan.prepared)
-        for scored in scored_pieces:
+    path, encodings = storage.join(folder, name), _encodings(plan)
+    with PartWriter(path, plan.written, lease=lease, group_bytes=_ROW_GROUP_BYTES, **encodings) as writer:
+        row_name = _row_names(runs)
+        for scored in score_batches(pieces, plan.score, accumulator, row_name=row_name, prepared=plan.prepared):
             columns = [*scored.source, scored.prediction]
             if len(plan.written) > len(columns):
                 columns.append(scored.reasons())
@@ -145,34 +134,32 @@ def _pieces(runs: tuple[Run, ...], plan: PartsPlan, *, rows: int) -> Iterator[tu
     """Yield the columns to keep and the columns of the model for each piece, which has at most `rows` rows."""
     for run in runs:
         for batch in _batches(run, plan.types.names, rows=rows):
-            columns = {field.name: _cast(batch, field, run) for field in plan.types}
-            for field, value in zip(plan.partition, run.partition, strict=True):
+            columns = {field.name: _cast(batch, field, run.file) for field in plan.types}
+            for field, value in zip(plan.partition, run.file.partition, strict=True):
                 columns[field.name] = pa.repeat(pa.scalar(value, field.type), batch.num_rows)
             yield [columns[name] for name in plan.keep], [columns[name] for name in plan.inputs]
 
 
 def _batches(run: Run, columns: list[str], *, rows: int) -> Iterator[pa.RecordBatch]:
     """Read a run's rows, at most `rows` at once. Raises DatasetError if the file has changed, is gone or damaged."""
+    path, state = run.file.path, run.file.state
+    changed = DatasetError(f"{path} has changed since scoring began; score it again")
     try:
-        with _opened(run.path) as file:
+        with _opened(path) as file:
             found = tuple(file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups))
-            if found != run.row_groups:
-                raise _changed(run)
+            if found != run.file.row_groups:
+                raise changed
             groups = list(range(run.start, run.stop))
             yield from file.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False)
         # After all was read, to notice a file that was replaced before or meanwhile.
-        fs, inner = storage.filesystem(run.path)
+        fs, inner = storage.filesystem(path)
         fs.invalidate_cache()
-        if run.state is not None and file_state(fs.info(inner)) != run.state:
-            raise _changed(run)
+        if state is not None and file_state(fs.info(inner)) != state:
+            raise changed
     except FileNotFoundError as error:
-        raise DatasetError(f"{run.path} is gone since scoring began; score it again") from error
+        raise DatasetError(f"{path} is gone since scoring began; score it again") from error
     except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"{run.path} cannot be read: {one_line(error)}") from error
-
-
-def _changed(run: Run) -> DatasetError:
-    return DatasetError(f"{run.path} has changed since scoring began; score it again")
+        raise DatasetError(f"{path} cannot be read: {one_line(error)}") from error
 
 
 @contextlib.contextmanager
@@ -187,7 +174,7 @@ def _opened(path: str) -> Iterator[pq.ParquetFile]:
         yield pq.ParquetFile(handle, pre_buffer=True, coerce_int96_timestamp_unit="us")
 
 
-def _cast(batch: pa.RecordBatch, field: pa.Field, run: Run) -> pa.Array:
+def _cast(batch: pa.RecordBatch, field: pa.Field, file: InputFile) -> pa.Array:
     """Return a column, cast to the type of `field`; nulls if the file lacks it.
 
     Raises SchemaError for values that are not of that type, or of the old calendar.
@@ -200,35 +187,34 @@ def _cast(batch: pa.RecordBatch, field: pa.Field, run: Run) -> pa.Array:
         try:
             column = column.cast(field.type)
         except pa.ArrowInvalid as error:
-            problem = f"column {field.name!r} of {run.path} is {field.type} to Spark: {one_line(error)}"
+            problem = f"column {field.name!r} of {file.path} is {field.type} to Spark: {one_line(error)}"
             raise SchemaError(problem) from error
-    why = run.calendar.int96 if field.name in run.int96 else run.calendar.dates
+    why = file.calendar.int96 if field.name in file.int96 else file.calendar.dates
     if why:
-        check_calendar(field.name, column, run.path, why, run.calendar.first_moment)
+        check_calendar(field.name, column, file.path, why, file.calendar.first_moment)
     return column
 
 
-class _RowNames:
+def _row_names(runs: Sequence[Run]) -> Callable[[int], str]:
     """Name the rows of a task by their numbers in their files."""
+    first = list(accumulate((run.rows for run in runs), initial=0))
 
-    def __init__(self, runs: tuple[Run, ...]) -> None:
-        self._runs = runs
-        self._first = [sum(run.rows for run in runs[:index]) for index in range(len(runs))]
+    def row_name(row: int) -> str:
+        index = bisect_right(first, row) - 1
+        run = runs[index]
+        return f"row {sum(run.file.row_groups[: run.start]) + row - first[index]} of {run.file.path}"
 
-    def __call__(self, row: int) -> str:
-        index = bisect_right(self._first, row) - 1
-        run = self._runs[index]
-        number = sum(run.row_groups[: run.start]) + row - self._first[index]
-        return f"row {number} of {run.path}"
+    return row_name
 
 
-def _encodings(schema: pa.Schema, numbers: str) -> dict[str, Any]:
-    """Return the writer's options: those of Spark, except for one column of numbers."""
+def _encodings(plan: PartsPlan) -> dict[str, Any]:
+    """Return the writer's options: those of Spark, except for the model's raw numbers."""
+    numbers = plan.written.names[len(plan.keep)] if plan.score.returns.kind == "raw" else ""
     sink = pa.BufferOutputStream()
-    pq.ParquetWriter(sink, schema).close()
+    pq.ParquetWriter(sink, plan.written).close()
     leaves = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
     paths = [leaves.column(index).path for index in range(len(leaves))]
-    # A model's numbers neither compress nor repeat; a dictionary would only double the work.
+    # They neither compress nor repeat; a dictionary would only double the work.
     others = [path for path in paths if path != numbers and not path.startswith(f"{numbers}.")]
     return {
         "compression": {path: "snappy" if path in others else "none" for path in paths},

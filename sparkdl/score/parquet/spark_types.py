@@ -50,19 +50,15 @@ def spark_fields(spark: SparkSession, footer: bytes, row: bytes | None, names: I
         footer: the file's footer, in Thrift.
         row: the value of the key SPARK_ROW in the footer.
     """
-    saved = {} if row is None else {field["name"]: field for field in _saved(row)}
+    try:
+        saved = {} if row is None else {field["name"]: field for field in json.loads(row)["fields"]}
+    except ValueError:
+        # Spark 1 wrote another form; then Spark, too, reads Parquet's own schema.
+        saved = {}
     # A column that another program has added to a file of Spark is not saved there.
     others = [name for name in names if name not in saved]
     found = _converted(spark, footer, others) if others else {}
     return {name: saved[name] if name in saved else found[name] for name in names}
-
-
-def _saved(row: bytes) -> Any:
-    try:
-        return json.loads(row)["fields"]
-    except ValueError:
-        # Spark 1 wrote another form; then Spark, too, reads Parquet's own schema.
-        return []
 
 
 def is_set(spark: SparkSession, name: str) -> bool:

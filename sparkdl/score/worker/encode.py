@@ -13,15 +13,7 @@ import pyarrow as pa
 from sparkdl.data.features import Encoder
 from sparkdl.errors import SchemaError, shown
 
-__all__ = ["check_types", "encode_columns", "rows_at_once"]
-
-# The bytes of encoded values that are encoded, and given to Spark, at once. Fewer cost calls, more cost memory.
-_BYTES_AT_ONCE = 8 << 20
-
-
-def rows_at_once(row_bytes: int) -> int:
-    """Return the number of rows, of `row_bytes` bytes of encoded inputs or outputs each, to process at once."""
-    return max(1, _BYTES_AT_ONCE // max(row_bytes, 1))
+__all__ = ["check_types", "encode_columns"]
 
 
 def check_types(encoders: Sequence[Encoder], types: Mapping[str, pa.DataType]) -> None:
@@ -36,8 +28,6 @@ def encode_columns(
     """Encode raw columns, one for each encoder, as the model's inputs; return also the bad rows with their reasons.
 
     Args:
-        encoders: the encoders of the inputs, in order.
-        columns: the raw columns in the same order, all of the same number of rows.
         row_name: names a row in messages (0 is the first of these rows): "row 17 of partition 3".
         keep_bad: bad rows become zeros and are reported; else the first bad row raises an error.
 

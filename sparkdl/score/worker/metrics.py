@@ -16,28 +16,18 @@ from sparkdl import storage
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["FIGURES", "Figures", "ScoreMetrics"]
+__all__ = ["Figures", "ScoreMetrics"]
 
-FIGURES = (
-    "tasks",
-    "rows",
-    "bad_rows",
-    "batches",
-    "model_loads",
-    "load_seconds",
-    "wait_seconds",
-    "encode_seconds",
-    "predict_seconds",
-    "convert_seconds",
-    "seconds",
-)
+_COUNTS = ("tasks", "rows", "bad_rows", "batches", "model_loads")
+_STEPS = ("load", "wait", "encode", "predict", "convert")
+_FIGURES = (*_COUNTS, *(f"{step}_seconds" for step in _STEPS), "seconds")
 
 
 class Figures:
     """Hold the counts and seconds of one task. One thread alone writes each metric."""
 
     def __init__(self) -> None:
-        self.values = dict.fromkeys(FIGURES, 0.0)
+        self.values = dict.fromkeys(_FIGURES, 0.0)
 
     def add(self, name: str, value: float) -> None:
         """Add `value` to a metric."""
@@ -76,7 +66,7 @@ class ScoreMetrics:
     """
 
     def __init__(self, spark: SparkSession) -> None:
-        self.accumulator = spark.sparkContext.accumulator(dict.fromkeys(FIGURES, 0.0), _Sums())  # type: ignore[arg-type]
+        self.accumulator = spark.sparkContext.accumulator(dict.fromkeys(_FIGURES, 0.0), _Sums())  # type: ignore[arg-type]
 
     def figures(self) -> dict[str, float]:
         """Return the sums so far.
@@ -86,9 +76,8 @@ class ScoreMetrics:
         encode_seconds (beside the model's work, in a thread), predict_seconds, convert_seconds (predictions to Arrow),
         and seconds in all; the rest of these seconds is the time of Spark, which takes the predictions.
         """
-        counts = ("tasks", "rows", "bad_rows", "batches", "model_loads")
         value = self.accumulator.value
-        return {name: int(value[name]) if name in counts else round(value[name], 3) for name in FIGURES}
+        return {name: int(value[name]) if name in _COUNTS else round(value[name], 3) for name in _FIGURES}
 
     def figures_since(self, before: Mapping[str, float]) -> dict[str, float]:
         """Return what the sums have grown by since `figures` returned `before`."""
@@ -98,11 +87,10 @@ class ScoreMetrics:
         """Return one line: `4,000,000 rows in 3,912 batches, 2 model loads; seconds of 4 tasks: wait 0.5 …`."""
         figures = self.figures()
         bad = f" ({figures['bad_rows']:,} bad)" if figures["bad_rows"] else ""
-        seconds = [name.removesuffix("_seconds") for name in FIGURES if name.endswith("_seconds")]
         return (
             f"{figures['rows']:,} rows{bad} in {figures['batches']:,} batches, {figures['model_loads']} model loads; "
             f"seconds of {figures['tasks']} tasks: "
-            + ", ".join(f"{name} {figures[f'{name}_seconds']:.1f}" for name in seconds)
+            + ", ".join(f"{step} {figures[f'{step}_seconds']:.1f}" for step in _STEPS)
             + f", all {figures['seconds']:.1f}"
         )
 

@@ -59,15 +59,12 @@ def loaded_signature(task: ScoreSpec) -> Signature:
     from pyspark import TaskContext
 
     context = TaskContext.get()
-    return _signature_now(task) if context is None else _signature_of_attempt(task, context.taskAttemptId())
+    # Outside of Spark tasks it is read each time.
+    return _signature_of_attempt(task, object() if context is None else context.taskAttemptId())
 
 
 @functools.lru_cache(maxsize=16)
-def _signature_of_attempt(task: ScoreSpec, attempt: int) -> Signature:
-    return _signature_now(task)
-
-
-def _signature_now(task: ScoreSpec) -> Signature:
+def _signature_of_attempt(task: ScoreSpec, attempt: object) -> Signature:
     path = storage.join(task.model_dir, SIGNATURE_NAME)
     try:
         return _signature_in(task, storage.read_bytes(path))
@@ -163,16 +160,10 @@ def _weights_bytes(model: LoadedModel) -> int:
 
 def _drop_oldest() -> None:
     """Drop models until the rest is within the budget or the newest is alone."""
-    dropped = False
     while len(_MODELS) > 1 and sum(held.weights_bytes for held in _MODELS.values()) > MODELS_BYTES:
         _MODELS.popitem(last=False)
-        dropped = True
-    if dropped:
         # Keras' objects refer to one another in cycles: frozen, they would never be freed.
         gc.unfreeze()
-
-
-_STATE_NAME = "state"
 
 
 def file_state(model_dir: str) -> str:
@@ -220,7 +211,7 @@ def executor_copy(model_dir: str, content_hash: str, state: str) -> str:
 
     folder = os.path.join(SparkFiles.getRootDirectory(), f"sparkdl-model-{content_hash[:16]}")
     os.makedirs(folder, exist_ok=True)
-    file, known = os.path.join(folder, MODEL_NAME), os.path.join(folder, _STATE_NAME)
+    file, known = os.path.join(folder, MODEL_NAME), os.path.join(folder, "state")
     wanted = f"{model_dir} {state}".encode()
     with open(os.path.join(folder, "lock"), "w") as lock:
         # The first worker downloads the file, the others wait.

@@ -24,13 +24,7 @@ def predict(
 ) -> tuple[dict[str, np.ndarray], dict[int, str]]:
     """Return the outputs of a batch, and the rows without outputs with their reasons (0 is the batch's first row).
 
-    Args:
-        model, batch: the model to call and the batch to call it with.
-        task: says whether bad rows are errors.
-        row_name: names a row of the batch in messages.
-
-    Raises:
-        ModelError: a row has no outputs and bad rows are errors; or the model fails on any rows.
+    Raises ModelError for a row without outputs if `task.on_error` is "raise", and for a model that fails on any rows.
     """
     problems: dict[int, str] = {}
     try:
@@ -60,10 +54,8 @@ def _failing_rows(model: LoadedModel, batch: Batch, error: Exception) -> dict[in
             return caught
         return None
 
-    if failure(range(0)) is not None:
-        raise ModelError(f"the model fails: {one_line(error)}") from error
     problems: dict[int, str] = {}
-    suspects = [range(batch.rows)]
+    suspects = [range(batch.rows)] if failure(range(0)) is None else []
     while suspects:
         rows = suspects.pop()
         caught = failure(rows)

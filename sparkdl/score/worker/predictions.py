@@ -1,4 +1,4 @@
-"""Convert the model's arrays to predictions, and give the Spark type of a prediction.
+"""Convert the model's arrays to predictions, and give the type of a prediction.
 
 Pure; used on the driver (types) and in Spark workers (values).
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -16,18 +15,7 @@ from sparkdl.data.features.columns import arrow_type, to_arrow
 from sparkdl.errors import ModelError
 from sparkdl.model.signature import Output, Signature, output_classes
 
-if TYPE_CHECKING:
-    from pyspark.sql.types import DataType
-
-__all__ = [
-    "Returns",
-    "check_returns",
-    "not_numbers",
-    "prediction_column",
-    "prediction_type",
-    "row_bytes",
-    "spark_type",
-]
+__all__ = ["Returns", "check_returns", "not_numbers", "prediction_column", "prediction_type", "row_bytes"]
 
 # Types of numpy numbers that Spark lacks; `load_model` predicts them.
 _NO_SPARK_TYPE = ("uint64", "complex64", "complex128")
@@ -98,13 +86,6 @@ def prediction_type(signature: Signature, returns: Returns) -> pa.DataType:
     """
     types = [(output.name, _output_type(output, returns)) for output in signature.outputs]
     return types[0][1] if len(types) == 1 else pa.struct([pa.field(name, type_) for name, type_ in types])
-
-
-def spark_type(signature: Signature, returns: Returns) -> DataType:
-    """Return the Spark type of a prediction, as `prediction_type`."""
-    from pyspark.sql.pandas.types import from_arrow_type
-
-    return from_arrow_type(prediction_type(signature, returns))
 
 
 def row_bytes(signature: Signature) -> int:

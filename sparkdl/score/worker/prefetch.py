@@ -15,45 +15,36 @@ __all__ = ["ahead"]
 T = TypeVar("T")
 
 
-class _End:
-    """Mark the end of the source, with the error that ended it, if any."""
-
-    def __init__(self, error: BaseException | None) -> None:
-        self.error = error
-
-
 def ahead(source: Iterable[T]) -> Iterator[T]:
     """Yield the items of `source`, in order; the next item is made while the caller processes the current one.
 
     Beside the current item at most one is ready or in the making. An error of the source is raised where its item would
     have come. When the caller stops before the end, the source stops after the item that it is making.
     """
-    ready: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
+    # Each item in a tuple; at the end the error that ended the source, or None.
+    ready: queue.SimpleQueue[tuple[T] | BaseException | None] = queue.SimpleQueue()
     slots, stopped = threading.Semaphore(0), threading.Event()
 
     def work() -> None:
         error: BaseException | None = None
         try:
             for item in source:
-                ready.put(item)
+                ready.put((item,))
                 slots.acquire()
                 if stopped.is_set():
                     return
         except BaseException as caught:
             error = caught
-        ready.put(_End(error))
+        ready.put(error)
 
     # A daemon, since the thread may wait for rows that never come when Spark ends a task early.
     threading.Thread(target=work, name="sparkdl-ahead", daemon=True).start()
     try:
-        while True:
-            item = ready.get()
-            if isinstance(item, _End):
-                if item.error is not None:
-                    raise item.error
-                return
+        while isinstance(made := ready.get(), tuple):
             slots.release()
-            yield item
+            yield made[0]
+        if made is not None:
+            raise made
     finally:
         stopped.set()
         slots.release()

@@ -23,12 +23,7 @@ __all__ = ["PreparedRows"]
 
 @dataclass(frozen=True, slots=True)
 class PreparedRows:
-    """Make a model's inputs from a dataset's columns. Picklable.
-
-    Attributes:
-        layout: the layout of the dataset's records.
-        encoders: the encoders of the model's inputs.
-    """
+    """Make a model's inputs, one by each encoder, from a dataset's columns. Picklable."""
 
     layout: RecordLayout
     encoders: tuple[Encoder, ...]

@@ -18,7 +18,7 @@ from sparkdl.model.batches import Batch, Batcher
 from sparkdl.model.load import LoadedModel
 from sparkdl.model.signature import Signature
 from sparkdl.score.arguments import arguments_by_input
-from sparkdl.score.worker.encode import encode_columns, rows_at_once
+from sparkdl.score.worker.encode import encode_columns
 from sparkdl.score.worker.metrics import Figures
 from sparkdl.score.worker.model_cache import loaded_model, loaded_signature
 from sparkdl.score.worker.model_call import predict
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["Scored", "piece_rows", "score_batches"]
 
 T = TypeVar("T")
+
+# The bytes of encoded values that are encoded, and given to Spark, at once. Fewer cost calls, more cost memory.
+_BYTES_AT_ONCE = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ class _Piece(Generic[T]):
 
 def piece_rows(task: ScoreSpec) -> int:
     """Return the most rows for a piece of `score_batches`, which processes a whole piece and holds two or three."""
-    return max(task.batch_size, rows_at_once(row_bytes(loaded_signature(task))))
+    return max(task.batch_size, _BYTES_AT_ONCE // max(row_bytes(loaded_signature(task)), 1))
 
 
 def score_batches(
@@ -187,10 +190,9 @@ def _hand_out(
         stop = min(first_row + rows, piece.first_row + piece.rows)
         if start >= stop:
             continue
+        in_piece = slice(start - piece.first_row, stop - piece.first_row)
         for name, values in results.items():
-            piece.results[name][start - piece.first_row : stop - piece.first_row] = values[
-                start - first_row : stop - first_row
-            ]
+            piece.results[name][in_piece] = values[start - first_row : stop - first_row]
         for row, problem in problems.items():
             if start <= first_row + row < stop:
                 piece.problems.setdefault(first_row + row - piece.first_row, problem)

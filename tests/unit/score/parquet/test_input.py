@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparkdl.errors import SchemaError
-from sparkdl.score.parquet.old_calendar import Calendar, RebaseModes, calendar_of, check_calendar
-from sparkdl.score.parquet.part import Run, runs_of_tasks
+from sparkdl.score.parquet.input import InputFile
+from sparkdl.score.parquet.old_calendar import Calendar, calendar_of, check_calendar
+from sparkdl.score.parquet.part import runs_of_tasks
 from sparkdl.score.parquet.spark_types import fits
 
 
@@ -18,11 +19,11 @@ from sparkdl.score.parquet.spark_types import fits
     st.integers(1, 12),
 )
 def test_every_row_group_has_one_task_and_the_order_stays(files, tasks) -> None:
-    whole = [Run(str(place), tuple(groups), 0, len(groups), ()) for place, groups in enumerate(files)]
+    whole = [InputFile(str(place), tuple(groups), 0) for place, groups in enumerate(files)]
     divided = runs_of_tasks(whole, tasks=tasks)
     assert 1 <= len(divided) <= tasks
-    groups = [(run.path, place) for runs in divided for run in runs for place in range(run.start, run.stop)]
-    assert groups == [(run.path, place) for run in whole for place in range(run.stop)]
+    groups = [(run.file.path, place) for runs in divided for run in runs for place in range(run.start, run.stop)]
+    assert groups == [(file.path, place) for file in whole for place in range(len(file.row_groups))]
     shares = [sum(run.rows for run in runs) for runs in divided]
     largest = max((rows for groups in files for rows in groups), default=0)
     assert sum(shares) == sum(map(sum, files)) and max(shares) <= sum(shares) / tasks + largest
@@ -47,8 +48,12 @@ VERSION, LEGACY, LEGACY_INT96, ZONE = (
     ],
 )
 def test_the_calendar_of_a_file_is_what_spark_takes_it_for(footer, mode, dates, int96) -> None:
-    told = calendar_of(footer, RebaseModes(mode, mode))
+    told = calendar_of(footer, modes(mode))
     assert (bool(told.dates), bool(told.int96)) == (dates, int96)
+
+
+def modes(mode: str) -> dict[str, str]:
+    return {f"spark.sql.parquet.{name}RebaseModeInRead": mode for name in ("datetime", "int96")}
 
 
 def of_dates(*days: dt.date) -> pa.Array:
@@ -80,7 +85,7 @@ OLD, NEW = dt.date(1582, 10, 14), dt.date(1582, 10, 15)
     ],
 )
 def test_values_of_the_old_calendar_are_seen_at_any_depth(column, says) -> None:
-    first = calendar_of({VERSION: b"2.4.8"}, RebaseModes("CORRECTED", "CORRECTED")).first_moment
+    first = calendar_of({VERSION: b"2.4.8"}, modes("CORRECTED")).first_moment
     if says is None:
         check_calendar("born", column, "a.parquet", "which is old", first)
         return
@@ -90,7 +95,7 @@ def test_values_of_the_old_calendar_are_seen_at_any_depth(column, says) -> None:
 
 
 def test_moments_in_utc_are_the_same_from_1582_on() -> None:
-    told = calendar_of({VERSION: b"3.5.1", LEGACY: b"", ZONE: b"UTC"}, RebaseModes("CORRECTED", "CORRECTED"))
+    told = calendar_of({VERSION: b"3.5.1", LEGACY: b"", ZONE: b"UTC"}, modes("CORRECTED"))
     check_calendar("at", of_moments(1583), "a.parquet", told.dates, told.first_moment)
     with pytest.raises(SchemaError, match="before 1582-10-15"):
         check_calendar("at", of_moments(1500), "a.parquet", told.dates, told.first_moment)

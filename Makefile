@@ -39,6 +39,7 @@ lint: setup  ## Lint, types, the directions of imports, and the words of the pro
 soak: setup  ## Long and repeated trials: kills, faults, memory, large models (about 90 minutes)
 	@$(python) -m pytest tests/soak -s
 	@$(python) -m pytest -m soak
+	@EXAMPLES=all $(python) -m pytest tests/unit -m hypothesis
 
 soak-versions:  ## The tests on each version of Spark and Python that sparkdl is for (about two hours)
 	@scripts/versions.sh

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from examples import drawn
 from sparkdl import ConfigError, SchemaError
 from sparkdl.data.features import as_feature, encoder_from_json
 from sparkdl.data.features.categorical import CategoricalEncoder
@@ -40,7 +41,7 @@ def numeric_encoder(feature: Numeric, batches: list[pa.Array], shape: tuple[int,
     return NumericEncoder.fit(feature, merged)
 
 
-@settings(max_examples=100, deadline=None)
+@drawn(100)
 @given(st.lists(st.lists(st.one_of(st.none(), numbers), max_size=20), min_size=1, max_size=5))
 def test_standardized_numbers_equal_a_plain_reference(batches: list[list[float | None]]) -> None:
     known = [x for batch in batches for x in batch if x is not None]
@@ -111,7 +112,7 @@ def test_a_constant_fills_nulls_of_whole_numbers() -> None:
     assert encoder.encode(pa.array([None, 7], pa.int64())).tolist() == [-1.0, 7.0]
 
 
-@settings(max_examples=100, deadline=None)
+@drawn(100)
 @given(
     st.lists(st.sampled_from("aabbbcdäö€ "), min_size=1),
     st.integers(1, 6),

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from examples import drawn
 from sparkdl import SchemaError
 from sparkdl.data.features.categorical import CategoricalEncoder, as_categories
 from sparkdl.data.features.image import ImageEncoder
@@ -26,7 +27,7 @@ from sparkdl.data.features.tensor import TensorEncoder
 from sparkdl.data.features.text import TextEncoder, words
 from sparkdl.features import Categorical, Image, Numeric, Tensor, Text
 
-many = settings(max_examples=300, deadline=None)
+many = drawn(300)
 NAN, INF = math.nan, math.inf
 
 LARGE = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
@@ -506,7 +507,7 @@ def test_images_of_spark(channels: int, drawn: list) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=600, deadline=None)
+@drawn(600)
 @given(
     st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]),
     st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=6),

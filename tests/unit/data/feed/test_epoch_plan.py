@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from examples import drawn
 from sparkdl.data.feed.epoch_plan import EpochPlan, row_permutation
 from sparkdl.data.prepare.sizing import part_count, rows_per_row_group
 
@@ -48,7 +49,7 @@ small_plans = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@drawn(150)
 @given(small_plans, st.data())
 def test_every_step_is_its_slice_of_the_epoch_for_any_number_of_workers(plan: EpochPlan, data: st.DataObject) -> None:
     world_size = data.draw(st.integers(1, plan.lanes))
@@ -101,7 +102,7 @@ def check_steps(plan: EpochPlan, world_size: int, start: int, steps: int) -> Non
     assert sorted(seen) == list(range(plan.lanes)) and (total == np.diff(borders)).all()
 
 
-@settings(max_examples=1500, deadline=None)
+@drawn(1500)
 @given(large_plans(), st.data())
 def test_every_row_is_in_its_step_once_for_any_number_of_workers(plan: EpochPlan, data: st.DataObject) -> None:
     # Of a long epoch: its first steps, its last ones, or some between.
@@ -120,7 +121,7 @@ def test_the_smallest_and_the_largest_epochs_are_exact(rows: int, groups: int, b
     check_steps(plan, world_size, 0, min(plan.steps, 5000))
 
 
-@settings(max_examples=200, deadline=None)
+@drawn(200)
 @given(large_plans())
 def test_a_lane_gives_every_row_of_its_row_groups_once(plan: EpochPlan) -> None:
     runs = plan.runs(np.arange(plan.lanes), np.zeros(plan.lanes, dtype=np.int64), plan.lane_rows)
@@ -130,7 +131,7 @@ def test_a_lane_gives_every_row_of_its_row_groups_once(plan: EpochPlan) -> None:
     assert (np.sort(plan.permute(group)) == np.arange(plan.row_group_rows[group])).all()
 
 
-@settings(max_examples=150, deadline=None)
+@drawn(150)
 @given(small_plans, st.data())
 def test_each_row_group_is_read_by_one_rank_from_any_step_on(plan: EpochPlan, data: st.DataObject) -> None:
     world_size = data.draw(st.integers(1, plan.lanes))
@@ -145,7 +146,7 @@ def test_each_row_group_is_read_by_one_rank_from_any_step_on(plan: EpochPlan, da
     assert sorted(read) == sorted(rest)
 
 
-@settings(max_examples=150, deadline=None)
+@drawn(150)
 @given(small_plans, st.data())
 def test_an_epoch_goes_on_at_any_step_with_another_number_of_workers(plan: EpochPlan, data: st.DataObject) -> None:
     stop = data.draw(st.integers(0, plan.steps), label="stop")
@@ -159,7 +160,7 @@ def test_an_epoch_goes_on_at_any_step_with_another_number_of_workers(plan: Epoch
     assert fed == [row for step in range(plan.steps) for row in sorted(epoch[step * batch : (step + 1) * batch])]
 
 
-@settings(max_examples=600, deadline=None)
+@drawn(600)
 @given(small_plans, st.data())
 def test_a_rank_needs_its_row_groups_in_the_order_it_reads_them(plan: EpochPlan, data: st.DataObject) -> None:
     world_size = data.draw(st.integers(1, plan.lanes))
@@ -212,7 +213,7 @@ def prepared_row_groups(rows: int, record_bytes: int, seed: int) -> list[int]:
 
 
 # Below a thousand rows, one row more on one rank is already a few percent.
-@settings(max_examples=300, deadline=None)
+@drawn(300)
 @given(
     st.integers(1000, 400_000),
     st.one_of(st.integers(4, 1000), st.integers(1000, 150_000)),

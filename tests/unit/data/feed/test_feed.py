@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from examples import drawn
 from sparkdl import ConfigError, DatasetError, ReaderConfig
 from sparkdl.data.dataset import Dataset, Part
 from sparkdl.data.features.tensor import TensorEncoder
@@ -199,7 +200,7 @@ def test_too_little_memory_is_refused_with_what_is_needed(tmp_path) -> None:
         fed_ids(dataset, 1, 20, [0], ReaderConfig(memory=1 << 20, in_memory=True))
 
 
-@settings(max_examples=60, deadline=None)
+@drawn(60)
 @given(
     parts=st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=12), min_size=1, max_size=4),
     lanes=st.integers(1, 8),

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from examples import drawn
+from draws import drawn
 from sparkdl import SchemaError
 from sparkdl.data.features.categorical import CategoricalEncoder, as_categories
 from sparkdl.data.features.image import ImageEncoder

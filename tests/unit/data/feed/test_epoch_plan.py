@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from examples import drawn
+from draws import drawn
 from sparkdl.data.feed.epoch_plan import EpochPlan, row_permutation
 from sparkdl.data.prepare.sizing import part_count, rows_per_row_group
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from examples import drawn
+from draws import drawn
 from sparkdl import ConfigError, DatasetError, ReaderConfig
 from sparkdl.data.dataset import Dataset, Part
 from sparkdl.data.features.tensor import TensorEncoder

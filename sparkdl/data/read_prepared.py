@@ -18,6 +18,7 @@ from sparkdl.data.features.columns import arrow_type, to_arrow
 from sparkdl.data.generations import fate
 from sparkdl.data.layout import RECORD_COLUMN
 from sparkdl.errors import DatasetError
+from sparkdl.spark.python_worker import drop_zip_importers
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -42,6 +43,7 @@ def read_prepared(spark: SparkSession, path: str, split: str) -> DataFrame:
     schema = _schema(dataset, parts[0].file)
 
     def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        drop_zip_importers()
         for batch in batches:
             for index in batch.column(0).to_pylist():
                 yield from _read_part(dataset, parts[index], schema)

@@ -129,7 +129,9 @@ def scoring_udf(
     def predict(batches: Iterator[Any]) -> Iterator[Any]:
         from sparkdl.score.worker.arrow_udf import leave_arrow, pieces_of, to_pandas
         from sparkdl.score.worker.scoring import piece_rows, score_batches
+        from sparkdl.spark.python_worker import drop_zip_importers
 
+        drop_zip_importers()
         leave_arrow()
         for scored in score_batches(pieces_of(batches, rows=piece_rows(task)), task, accumulator):
             yield to_pandas(scored.with_reasons() if with_reasons else scored.prediction)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from sparkdl.errors import SchemaError, near_miss, shown
+from sparkdl.spark.python_worker import drop_zip_importers
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -73,6 +74,7 @@ def map_in_arrow(
     names = df.columns
 
     def named(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        drop_zip_importers()
         return function(pa.RecordBatch.from_arrays(batch.columns, names=names) for batch in batches)
 
     return df.toDF(*[f"column_{index}" for index in range(len(names))]).mapInArrow(named, schema)

@@ -31,6 +31,7 @@ from sparkdl.score.worker.predictions import prediction_type
 from sparkdl.score.worker.prepared_rows import PreparedRows
 from sparkdl.score.worker.spec import ScoreSpec, score_spec
 from sparkdl.spark.errors import errors_from_workers
+from sparkdl.spark.python_worker import drop_zip_importers
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -237,6 +238,7 @@ def _score(spark: SparkSession, plan: ParquetPlan, new: NewOutput, metrics: Scor
     parts, folder, lease, accumulator = plan.parts, new.folder, new.lease.file, metrics.accumulator
 
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        drop_zip_importers()
         for batch in batches:
             for number in batch.column(0).to_pylist():
                 part = score_part(parts, number, tasks[number], folder, lease, accumulator)

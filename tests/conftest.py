@@ -8,11 +8,12 @@ from collections.abc import Iterator
 import pytest
 
 import jvm
-from paths import ROOT
+from paths import ROOT, TESTS
 
 # Spark's Python workers must run in this very environment.
 os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ["SPARK_SUBMIT_OPTS"] = jvm.OPTIONS
+LOG4J = ROOT / "conf" / "log4j2.properties"
 
 
 @pytest.fixture(autouse=True)
@@ -30,16 +31,20 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """A Spark session with two cores."""
     from pyspark.sql import SparkSession
 
-    session = (
-        SparkSession.builder.master("local[2]")
-        .appName("sparkdl tests")
-        .config("spark.ui.enabled", "false")
-        .config("spark.ui.showConsoleProgress", "false")
-        .config("spark.sql.shuffle.partitions", "4")
-        .config("spark.sql.warehouse.dir", str(tmp_path_factory.mktemp("warehouse")))
-        .config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile={ROOT / 'conf' / 'log4j2.properties'}")
-        .getOrCreate()
-    )
+    path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", path)  # where Spark finds warm_daemon
+        session = (
+            SparkSession.builder.master("local[2]")
+            .appName("sparkdl tests")
+            .config("spark.ui.enabled", "false")
+            .config("spark.ui.showConsoleProgress", "false")
+            .config("spark.sql.shuffle.partitions", "4")
+            .config("spark.python.daemon.module", "warm_daemon")
+            .config("spark.sql.warehouse.dir", str(tmp_path_factory.mktemp("warehouse")))
+            .config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile={LOG4J}")
+            .getOrCreate()
+        )
     yield session
     session.stop()
 

@@ -16,6 +16,12 @@ os.environ["SPARK_SUBMIT_OPTS"] = jvm.OPTIONS
 LOG4J = ROOT / "conf" / "log4j2.properties"
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Make the archive of Spark's classes before any test's JVM starts."""
+    if not hasattr(session.config, "workerinput"):
+        jvm.make_archive()
+
+
 @pytest.fixture(autouse=True)
 def single_floats() -> Iterator[None]:
     """What a test set in Keras for all of this process is forgotten: the next test may be another file's."""

@@ -62,7 +62,7 @@ def test_train_runs_on_executors_that_are_processes_of_their_own(digits_dataset,
 @pytest.mark.parametrize(
     ("job", "arguments", "message"),
     [
-        ("prepare", ["labels=x"], "unknown option 'labels'; did you mean 'label'?"),
+        pytest.param("prepare", ["labels=x"], "unknown option 'labels'; did you mean 'label'?", marks=pytest.mark.soak),
         pytest.param("train", ["epoch=3"], "unknown option 'epoch'; did you mean 'epochs'?", marks=pytest.mark.soak),
         ("train", ["dataset=nowhere"], "no prepared dataset at "),
         pytest.param("score", ["source={path: nowhere}"], "source .* cannot be read", marks=pytest.mark.soak),

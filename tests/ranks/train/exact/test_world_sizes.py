@@ -18,7 +18,7 @@ BATCH = 100  # does not divide the 1,468 rows
 # The first test with a number of ranks trains all runs on them.
 pytestmark = pytest.mark.timeout(400)
 
-EPOCHS = 3
+EPOCHS = 2
 # Three ranks share steps unevenly, and leave some without a row; two are for `make soak`.
 TWO = pytest.param(2, marks=pytest.mark.soak)
 TIMES = {"seconds", "rows_per_second", "data_wait_seconds", "allreduce_share"}

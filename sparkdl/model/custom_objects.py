@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
 from sparkdl.errors import ConfigError, ModelError, shown
@@ -49,7 +49,12 @@ def found_objects(
         if name in given:
             continue
         if bare in given:
-            _check_one_holder(bare, [name for name in saved if name not in given])
+            holders = [other for other in saved if other not in given and _bare(other) == bare]
+            if len(holders) > 1:
+                raise ConfigError(
+                    f"custom_objects={{{bare!r}: …}} may mean {' or '.join(holders)}, which the model holds; give each "
+                    "by its whole name"
+                )
             objects[name] = given[bare]
             if takes_a_keras_name(bare):
                 objects.pop(bare, None)  # the model may also hold Keras' object of this name
@@ -83,16 +88,6 @@ def _operation(name: str, module: str | None) -> Any:
 
 def _bare(name: str) -> str:
     return name.rsplit(">", 1)[-1]
-
-
-def _check_one_holder(bare: str, saved: Iterable[str]) -> None:
-    """Raise ConfigError where a name of `custom_objects` may mean several things in the model."""
-    holders = [name for name in saved if _bare(name) == bare]
-    if len(holders) > 1:
-        raise ConfigError(
-            f"custom_objects={{{bare!r}: …}} may mean {' or '.join(holders)}, which the model holds; give each by its "
-            "whole name"
-        )
 
 
 def _of_module(name: str, module: str) -> Any:

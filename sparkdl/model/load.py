@@ -217,10 +217,7 @@ def _json_of(unpacked: str, name: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _unpacked(path: str, content_hash: str) -> Iterator[str]:
-    """Provide the model as a local folder or file that Keras reads without holding all of it in memory.
-
-    Raises ModelError if the file has another hash.
-    """
+    """Provide the model as a local folder or file that Keras reads without holding all of it in memory."""
     with tempfile.TemporaryDirectory(prefix="sparkdl-model-") as folder:
         file, unpacked = path, os.path.join(folder, "model")
         if not storage.is_local(path):

@@ -39,7 +39,7 @@ def own_names(model: Any) -> Iterator[dict[str, str]]:
     """
     found = _own_objects(model)
     names = _distinct_names(found)
-    saved = {names[id(own)]: _defined_in(own) for own in found}
+    saved = {names[id(own)]: ".".join([own.__module__, *own.__qualname__.split(".")[:-1]]) for own in found}
     with _asked(lambda found: names.get(id(found))):
         yield dict(sorted(saved.items()))
 
@@ -151,11 +151,6 @@ def _keras_names() -> frozenset[str]:
         # Abbreviations such as "mse", and the names in lower case.
         names.update(getattr(importlib.import_module(f"keras.src.{namespace}"), "ALL_OBJECTS_DICT", ()))
     return frozenset(name.lower() for name in names)
-
-
-def _defined_in(own: Any) -> str:
-    """Return the module of the object, followed by the function or class that defines it, if any."""
-    return ".".join([own.__module__, *own.__qualname__.split(".")[:-1]])
 
 
 def _alike(first: Any, second: Any, above: tuple[tuple[int, int], ...] = ()) -> bool:

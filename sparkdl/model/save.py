@@ -90,10 +90,7 @@ def write_model(
 
 
 def _save_keras(model: Any, file: str) -> dict[str, str]:
-    """Write `model.keras` as Keras does, but without holding the file in memory, as Keras does before it packs it.
-
-    Returns the names of the model's own classes and functions, as `own_names` gives them.
-    """
+    """Write `model.keras` without holding it in memory, as Keras does before it packs it; return its `own_names`."""
     import keras
 
     with tempfile.TemporaryDirectory(dir=os.path.dirname(file)) as folder:

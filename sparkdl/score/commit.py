@@ -95,7 +95,8 @@ def finished(
             "(if_exists='replace' replaces predictions only)"
         )
     if if_exists == "replace":
-        other = next((name for name in names if not _is_ours(name)), None)
+        ours = (SUCCESS_NAME, FIGURES_NAME, COMMITTING_NAME)
+        other = next((name for name in names if name not in ours and not name.startswith("part-")), None)
         if other is not None:
             raise ConfigError(f"output {out} holds {shown(other)} beside predictions; move it, or choose a new folder")
         return None
@@ -122,10 +123,6 @@ def _check_parts(out: str, saved: Mapping[str, Any], there: str) -> None:
     name = min(name for name in {*parts, *found} if parts.get(name) != found.get(name))
     what = "is missing" if name not in found else "was added" if name not in parts else "is of another size"
     raise ConfigError(f"output {out} is not as it was written: {name} {what}; choose a new folder, or {_REPLACE}")
-
-
-def _is_ours(name: str) -> bool:
-    return name in (SUCCESS_NAME, FIGURES_NAME, COMMITTING_NAME) or name.startswith("part-")
 
 
 def _saved(out: str, names: list[str]) -> dict[str, Any] | None:
@@ -171,7 +168,10 @@ class NewOutput:
         if there and not half and not replacing:
             raise ConfigError(f"{self.out} cannot be made: another run has written there meanwhile")
         if half and not storage.is_local(self.out):
-            _take_back(self.out)
+            committing = storage.join(self.out, COMMITTING_NAME)
+            for name in json.loads(storage.read_bytes(committing)):
+                storage.delete(storage.join(self.out, name))
+            storage.delete(committing)
         stale = [name for name in there if name.startswith("part-")] if replacing else []
         # In a store the old parts stay beside the new ones until all new parts exist.
         beside = stale and not storage.is_local(self.out)
@@ -239,7 +239,12 @@ def new_output(out: str, *, replace: bool = False) -> Iterator[NewOutput]:
                 storage.delete(lease.file)
                 storage.delete(folder)
     finally:
-        _delete_empty(staging)
+        # Only if it is empty: its content may belong to another run that has just begun.
+        if storage.is_local(staging):
+            with contextlib.suppress(OSError):
+                os.rmdir(staging)
+        elif not storage.listing(staging):
+            storage.delete(staging)
 
 
 def put_back(out: str) -> None:
@@ -265,22 +270,6 @@ def replaced_folder(out: str) -> str:
     return storage.join(_staging(out), REPLACED_NAME)
 
 
-def _delete_empty(staging: str) -> None:
-    """Delete the folder if it is empty: its content may belong to another run that has just begun."""
-    if storage.is_local(staging):
-        with contextlib.suppress(OSError):
-            os.rmdir(staging)
-    elif not storage.listing(staging):
-        storage.delete(staging)
-
-
 def is_half(names: list[str]) -> bool:
     """Tell whether a commit to an object store was killed."""
     return COMMITTING_NAME in names and SUCCESS_NAME not in names
-
-
-def _take_back(out: str) -> None:
-    committing = storage.join(out, COMMITTING_NAME)
-    for name in json.loads(storage.read_bytes(committing)):
-        storage.delete(storage.join(out, name))
-    storage.delete(committing)

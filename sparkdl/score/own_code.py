@@ -113,10 +113,7 @@ def check_code(code: OwnCode, model_dir: str) -> None:
 
 
 def _sources(roots: set[str]) -> dict[str, str]:
-    """Return these modules and the user's modules that they import, directly or not, with fingerprints of the sources.
-
-    Modules without a fingerprint are left out.
-    """
+    """Fingerprint the sources of these modules and of the user's modules that they import, directly or not."""
     own = {name for name in source_digests(roots) if not is_library(name)}
     digests = {name: module_digest(name) for name in own | roots}
     return {name: digest for name, digest in digests.items() if digest is not None}

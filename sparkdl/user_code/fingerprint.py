@@ -13,7 +13,7 @@ import hashlib
 import pickle
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import cloudpickle
@@ -144,7 +144,9 @@ class _Walk:
             return self._all("cached_property", (value.func,))
         if kind is _CACHED and (self._live or value.__module__ == "__main__"):
             return self._all("cached", (value.__wrapped__,))
-        if kind in _NAMED and not (kind is types.BuiltinFunctionType and _is_bound(value)):
+        if kind in _NAMED and (
+            kind is not types.BuiltinFunctionType or isinstance(value.__self__, (types.NoneType, types.ModuleType))
+        ):
             return _sha(kind.__name__, str(getattr(value, "__module__", "")), value.__qualname__)
         if isinstance(value, np.ndarray) and not value.dtype.hasobject:
             return _sha("array", str(value.dtype), str(value.shape), hashlib.sha256(value.tobytes()).hexdigest())
@@ -240,11 +242,6 @@ class _Walk:
         if is_own(kind):
             return _sha("object", self.digest(kind), self._items("attributes", own_parts(value)))
         return self._all("object", (kind, *(value_parts(value) or ())))
-
-
-def _is_bound(value: Callable[..., Any]) -> bool:
-    owner = getattr(value, "__self__", None)
-    return owner is not None and not isinstance(owner, types.ModuleType)
 
 
 def _sha(*parts: str) -> str:

@@ -53,18 +53,14 @@ def as_array(column: Any) -> pa.Array:
         what = f"{type(column).__name__} of {getattr(column, 'dtype', 'values')}"
         raise SchemaError(f"no Arrow column can be made of {what}: {shown(' '.join(str(error).split()))}") from error
     if of_objects and pa.types.is_timestamp(made.type):
-        _check_zones(column)
+        has_zone = [value.tzinfo is not None for value in column if isinstance(value, datetime)]
+        # Arrow would take those without a zone for UTC.
+        if any(has_zone) and not all(has_zone):
+            raise SchemaError(
+                f"{sum(has_zone)} of {len(has_zone)} datetimes have a time zone and the others have none; give all of "
+                "them one: value.replace(tzinfo=…)"
+            )
     return made
-
-
-def _check_zones(values: Any) -> None:
-    """Raise SchemaError if only some datetimes have a time zone: Arrow would take the others for UTC."""
-    has_zone = [value.tzinfo is not None for value in values if isinstance(value, datetime)]
-    if any(has_zone) and not all(has_zone):
-        raise SchemaError(
-            f"{sum(has_zone)} of {len(has_zone)} datetimes have a time zone and the others have none; give all of them "
-            "one: value.replace(tzinfo=…)"
-        )
 
 
 def _without_masks(values: Any) -> Any:

@@ -135,10 +135,7 @@ class ImageEncoder(StoredEncoder):
         return contents.take(pa.array(np.arange(len(column)), mask=missing))
 
     def _each(self, column: pa.Array, action: Callable[[int, Any], None]) -> np.ndarray:
-        """Call `action(row, image)` for every image; return True where `fill` stands for one, bool, shape ``(rows,)``.
-
-        Raises SchemaError for a null or undecodable image if `fill` is None.
-        """
+        """Call `action(row, image)` for each image; return where `fill` stands for one: bool, shape ``(rows,)``."""
         _check_images(column.type, self.name)
         if self.fill is None:
             check_no_nulls(self.name, column, "Image(fill=…), or drop such rows")

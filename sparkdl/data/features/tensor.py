@@ -104,7 +104,8 @@ class TensorEncoder(StoredEncoder):
         if is_narrower and not np.isfinite(encoded).all():
             bad = np.isinf(encoded) & np.isfinite(values)
             refuse(self.name, column, bad, f"value beyond the range of {self.dtype}")
-        if _may_lose(values.dtype, self.dtype):
+        # Only a cast to whole numbers or booleans can change a value by more than a float's rounding.
+        if self.dtype.kind in "iub" and not np.can_cast(values.dtype, self.dtype):
             refuse(self.name, column, encoded != values, f"value does not fit {self.dtype}")
         if encoded.dtype.itemsize == 8 and encoded.dtype.kind == "i" and holds_decimals(column.type):
             bad = np.abs(values) >= _EXACT
@@ -125,8 +126,3 @@ def _natural(dtype: np.dtype, unit: str) -> np.dtype:
     if dtype.kind == "b":
         return dtype
     return np.dtype(np.int32 if dtype.itemsize <= 4 else np.int64)
-
-
-def _may_lose(source: np.dtype, target: np.dtype) -> bool:
-    """Tell whether the cast can change a value by more than a float's rounding: to whole numbers or booleans."""
-    return target.kind in "iub" and source != target and not np.can_cast(source, target)

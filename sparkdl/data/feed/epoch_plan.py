@@ -83,10 +83,7 @@ class EpochPlan:
         # (lane, row of the lane) as one number that grows along the list, for one binary search over all lanes.
         self._stride = int(self.lane_rows.max(initial=0)) + 1
         self._keys = self._lane_of * self._stride + self._begins
-        self._set_rounds()
-
-    def _set_rounds(self) -> None:
-        """Find the rounds at which lanes run out, so that fewer lanes are active from there on."""
+        # The rounds at which lanes run out, so that fewer lanes are active from there on.
         by_length = np.sort(self.lane_rows)
         # stages: distinct lengths; between two of them the same lanes are active in every round.
         lengths = np.unique(np.concatenate(([0], by_length)))

@@ -64,11 +64,7 @@ def _labels(dataset: Dataset, memory: RowMemory, sources: np.ndarray) -> np.ndar
 
 
 def _spread(labels: np.ndarray) -> np.ndarray:
-    """Order rows ``(rows,)`` so that each value of a label comes before any value comes again, without neighbours.
-
-    Args:
-        labels: shape ``(rows, labels)``.
-    """
+    """Order rows of ``(rows, labels)`` so that each value of a label comes before any again, without neighbours."""
     rows = len(labels)
     # The rows in a fixed order without neighbours.
     order = np.random.default_rng(0).permutation(rows)

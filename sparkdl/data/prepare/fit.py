@@ -50,7 +50,11 @@ def fit_encoders(train: DataFrame, features: Sequence[Feature], labels: Sequence
     """
     declared = [*features, *labels]
     for label in labels:
-        _check_label(label)
+        if isinstance(label, Numeric) and label.fill == "indicator":
+            wrong = "fill='indicator' makes two numbers of one; drop rows without a label"
+            raise ConfigError(f"label {label.name!r}: {wrong}")
+        if isinstance(label, Image) and label.store == "encoded":
+            raise ConfigError(f"label {label.name!r}: store='encoded' is for inputs; use Image(…, store='pixels')")
     first = _first_values(train, declared)
     counted = [f for f in declared if isinstance(f, (Categorical, Text))]
     for vocabulary in counted:
@@ -89,13 +93,6 @@ def fit_encoders(train: DataFrame, features: Sequence[Feature], labels: Sequence
         else:
             raise ConfigError(f"{feature!r} is not a feature that prepare knows")
     return Fitted(tuple(fitted), tuple(seen))
-
-
-def _check_label(label: Feature) -> None:
-    if isinstance(label, Numeric) and label.fill == "indicator":
-        raise ConfigError(f"label {label.name!r}: fill='indicator' makes two numbers of one; drop rows without a label")
-    if isinstance(label, Image) and label.store == "encoded":
-        raise ConfigError(f"label {label.name!r}: store='encoded' is for inputs; use Image(…, store='pixels')")
 
 
 def _first_values(train: DataFrame, declared: Sequence[Feature]) -> dict[str, pa.Array]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sparkdl import storage
 from sparkdl.data import generations
-from sparkdl.data.dataset import Dataset, Part, Source, find_dataset
+from sparkdl.data.dataset import Dataset, Source, find_dataset
 from sparkdl.data.features import Encoder
 from sparkdl.data.layout import Field, RecordLayout
 from sparkdl.data.prepare.all_nulls import all_nulls_named
@@ -138,6 +138,8 @@ def _write_dataset(
     )
     with arrow_batches(rows.sparkSession, rows_per_batch(raw_types.values(), layout.row_bytes)):
         written, sums = write_rows(rows, plan, written_parts, hashes, raw_types, repeated=counted.repeated)
+    # The generation is unique; the rest guards against an edited manifest.
+    content = [generation, layout.to_json(), [(part.file, part.row_groups) for part in written]]
     dataset = Dataset(
         path=path,
         encoders=encoders,
@@ -150,7 +152,7 @@ def _write_dataset(
         lanes=config.lanes,
         layout=layout,
         parts=tuple(written),
-        fingerprint=_fingerprint(plan, written),
+        fingerprint=hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32],
         source=source,
     )
     return dataset, differing(sums, counted, names, fitted.seen)
@@ -165,19 +167,9 @@ def record_layout(encoders: Sequence[Encoder], labels: Sequence[Encoder], weight
 
 
 def _divided(used: DataFrame, config: PrepareConfig, raw_types: Mapping[str, str], *, by_content: bool) -> DataFrame:
-    """Add to each row its split index (also if all splits leave it out) and its order key.
-
-    Args:
-        by_content: add the hash that identifies rows by their content, too.
-    """
+    """Add to each row, of any split or none, its split index, its order key and, with `by_content`, a hash of it."""
     from pyspark.sql import functions as F
 
     index = F.lit(0) if config.splits is None else split_index(config.splits, raw_types)
     rows = used.select("*", index.alias(SPLIT_COLUMN), order_key(config.seed, raw_types).alias(ORDER_COLUMN))
     return rows.select("*", whole_rows(ORDER_COLUMN, raw_types).alias(CONTENT_COLUMN)) if by_content else rows
-
-
-def _fingerprint(plan: PartPlan, written: Sequence[Part]) -> str:
-    """Compute the dataset's fingerprint: the generation is unique, the rest guards against an edited manifest."""
-    content = [plan.generation, plan.layout.to_json(), [(part.file, part.row_groups) for part in written]]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]

@@ -95,7 +95,11 @@ def _changes(df: DataFrame, types: Mapping[str, str]) -> list[Change]:
     The passes of `prepare` hand rows to Python in batches of several sizes, and the results of a pandas UDF may depend
     on the size, if only by rounding: so these two readings use different sizes.
     """
-    fractions = [name for name, type_ in types.items() if _is_fraction(type_)]
+    fractions = [
+        name
+        for name, type_ in types.items()
+        if type_.replace("array<", "").rstrip(">") in ("float", "double", "vector")
+    ]
     one = _read(df, types, fractions)
     with arrow_batches(df.sparkSession, BINARY_BATCH_ROWS):
         other = _read(df, types, fractions)
@@ -125,11 +129,6 @@ def _read(df: DataFrame, types: Mapping[str, str], fractions: Sequence[str]) -> 
             totals += [F.sum(f"False{index}").alias(f"sum_{index}"), F.sum(f"True{index}").alias(f"size_{index}")]
     found: dict[str, Any] = df.select(*columns).agg(*totals).collect()[0].asDict()
     return found
-
-
-def _is_fraction(type_: str) -> bool:
-    """Tell whether a column holds floating point numbers, or arrays or vectors of these."""
-    return type_.replace("array<", "").rstrip(">") in ("float", "double", "vector")
 
 
 def _total(name: str, type_: str, size: bool) -> Column:

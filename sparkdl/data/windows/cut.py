@@ -113,10 +113,7 @@ def _matrix(rows: pa.Table, names: Sequence[str], dtype: np.dtype) -> np.ndarray
 
 
 def _breaks(rows: pa.Table, plan: WindowPlan) -> np.ndarray:
-    """Tell for each row but the first whether it does not continue the row before: bool, shape ``(rows - 1,)``.
-
-    Raises SchemaError for a time that comes twice in a series.
-    """
+    """Tell for each row but the first whether it does not continue the row before: bool, shape ``(rows - 1,)``."""
     times = rows.column(plan.time)
     # Whole numbers, int64, in the unit of `WindowPlan.every`.
     ticks = (times.cast(pa.int32()) if pa.types.is_date(times.type) else times).cast(pa.int64()).to_numpy()

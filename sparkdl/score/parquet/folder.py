@@ -250,10 +250,7 @@ def _folder(name: str) -> str:
 
 
 def _found_files(path: str) -> tuple[dict[str, FileState], list[str]]:
-    """Return the state of each file, by its path relative to the folder ("": `path` is the file), and the summaries.
-
-    Raises ConfigError for a table of Delta, Hudi or Iceberg.
-    """
+    """Return the state of each file, by its path relative to the folder ("": `path` is the file), and the summaries."""
     check_folders(path)
     fs, inner = storage.filesystem(path)
     fs.invalidate_cache()

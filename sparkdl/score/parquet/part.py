@@ -175,10 +175,7 @@ def _opened(path: str) -> Iterator[pq.ParquetFile]:
 
 
 def _cast(batch: pa.RecordBatch, field: pa.Field, file: InputFile) -> pa.Array:
-    """Return a column, cast to the type of `field`; nulls if the file lacks it.
-
-    Raises SchemaError for values that are not of that type, or of the old calendar.
-    """
+    """Return a column, cast to the type of `field`; nulls if the file lacks it."""
     index = batch.schema.get_field_index(field.name)
     if index < 0:
         return pa.nulls(batch.num_rows, field.type)

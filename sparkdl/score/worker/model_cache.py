@@ -111,7 +111,10 @@ def loaded_model(task: ScoreSpec, figures: Figures) -> LoadedModel:
         check_code(task.code, task.model_dir)
         _FILES[task.model_dir] = signature.content_hash, state
         _MODELS[key] = _Held(model, _weights_bytes(model))
-        _drop_oldest()
+        while len(_MODELS) > 1 and sum(held.weights_bytes for held in _MODELS.values()) > MODELS_BYTES:
+            _MODELS.popitem(last=False)
+            # Keras' objects refer to one another in cycles: frozen, they would never be freed.
+            gc.unfreeze()
     figures.add("model_loads", 1)
     return model
 
@@ -156,14 +159,6 @@ def _weights_bytes(model: LoadedModel) -> int:
     import tensorflow as tf
 
     return sum(int(np.prod(v.shape)) * tf.as_dtype(v.dtype).size for v in model.keras_model.variables)
-
-
-def _drop_oldest() -> None:
-    """Drop models until the rest is within the budget or the newest is alone."""
-    while len(_MODELS) > 1 and sum(held.weights_bytes for held in _MODELS.values()) > MODELS_BYTES:
-        _MODELS.popitem(last=False)
-        # Keras' objects refer to one another in cycles: frozen, they would never be freed.
-        gc.unfreeze()
 
 
 def file_state(model_dir: str) -> str:

@@ -38,8 +38,7 @@ if TYPE_CHECKING:
     from sparkdl.score.transform import transform
     from sparkdl.score.udf import predict_udf, register_udf
     from sparkdl.score.worker.metrics import ScoreMetrics
-    from sparkdl.train.checkpoint_config import CheckpointConfig
-    from sparkdl.train.config import TrainConfig
+    from sparkdl.train.config import CheckpointConfig, TrainConfig
     from sparkdl.train.fit import TrainResult, evaluate, fit
 
 __all__ = [
@@ -101,8 +100,7 @@ _NAMES = {
     "score.transform": "transform",
     "score.udf": "predict_udf register_udf",
     "score.worker.metrics": "ScoreMetrics",
-    "train.checkpoint_config": "CheckpointConfig",
-    "train.config": "TrainConfig",
+    "train.config": "CheckpointConfig TrainConfig",
     "train.fit": "TrainResult evaluate fit",
 }
 _MODULE_OF = {name: f"sparkdl.{module}" for module, names in _NAMES.items() for name in names.split()}

@@ -19,7 +19,7 @@ from sparkdl.checks import check_options
 from sparkdl.data.reader_config import ReaderConfig
 from sparkdl.data.split import Split
 from sparkdl.errors import ConfigError, near_miss, shown
-from sparkdl.train.checkpoint_config import CheckpointConfig
+from sparkdl.train.config import CheckpointConfig
 
 __all__ = ["build", "load_function", "mapping", "read_options", "take"]
 

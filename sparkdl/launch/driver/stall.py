@@ -110,12 +110,11 @@ def culprits(beats: Mapping[int, Beat], idle: Sequence[int], stacks: Mapping[int
 def _headline(stall: Stall, who: Sequence[int], kind: str, size: int, host: str) -> str:
     names = named(who, size, host)
     limit = f"stall_timeout_s={stall.stall_timeout_s:g}"
+    waiting = ", ".join(map(str, stall.idle))
     if kind == "returned":
-        waiting = ", ".join(map(str, stall.idle))
         return f"{names} {RETURNED.format(waiting=waiting)}"
     stopped = stall.beats[who[0]].stopped
     if not stopped and any(rank not in stall.idle for rank in who):
-        waiting = ", ".join(map(str, stall.idle))
         return (
             f"{names} did not come to the collective operation in which rank {waiting} waited "
             f"longer than {limit}: see its stack, and raise stall_timeout_s if it takes that long on purpose"

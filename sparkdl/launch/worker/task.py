@@ -32,7 +32,7 @@ from sparkdl.launch.worker.rendezvous import Rendezvous
 from sparkdl.launch.world import World, assign_worlds
 
 if TYPE_CHECKING:
-    from pyspark import BarrierTaskContext, Broadcast
+    from pyspark import Broadcast
 
 __all__ = ["TaskPlan", "run_rank"]
 
@@ -107,11 +107,6 @@ def refusal(plan: TaskPlan, infos: Sequence[TaskInfo]) -> str | None:
     )
 
 
-def meet(context: BarrierTaskContext, mine: TaskInfo) -> list[TaskInfo]:
-    """Exchange the tasks' information, the only exchange between tasks; return that of all tasks, in rank order."""
-    return [TaskInfo(**json.loads(text)) for text in context.allGather(json.dumps(asdict(mine)))]
-
-
 def run_rank(plan: TaskPlan, task: Broadcast[bytes]) -> None:
     """Run this task's rank to its end; send its pickled value, or its pickled error, to the driver.
 
@@ -123,7 +118,8 @@ def run_rank(plan: TaskPlan, task: Broadcast[bytes]) -> None:
     rank = context.partitionId()
     host = context.getTaskInfos()[rank].address.rpartition(":")[0]
     address = LOOPBACK if plan.one_process else resolve(host)
-    gpus = own_gpus(context, plan.gpus_per_worker)
+    resource = context.resources().get("gpu") if plan.gpus_per_worker else None
+    gpus = tuple(resource.addresses) if resource else ()
     with ExitStack() as stack:
         link = connect(plan, rank, host)
         stack.callback(link.close)
@@ -138,7 +134,8 @@ def run_rank(plan: TaskPlan, task: Broadcast[bytes]) -> None:
             versions=versions.installed(),
             gpus=gpus,
         )
-        infos = meet(context, mine)
+        # The only exchange between tasks; the answers are in rank order.
+        infos = [TaskInfo(**json.loads(text)) for text in context.allGather(json.dumps(asdict(mine)))]
         worlds = assign_worlds([info.host for info in infos])
         if problem := refusal(plan, infos):
             _refuse(link, worlds[rank], problem)
@@ -168,12 +165,6 @@ def connect(plan: TaskPlan, rank: int, host: str) -> Link:
         link = MailboxLink(plan.mailbox, rank=rank, key=plan.key)
         link.send(Hello(rank=rank, host=host, error=str(error)))
         return link
-
-
-def own_gpus(context: BarrierTaskContext, wanted: int) -> tuple[str, ...]:
-    """Return the addresses of the GPUs that Spark gave this task, if its rank is to see any."""
-    resource = context.resources().get("gpu") if wanted else None
-    return tuple(resource.addresses) if resource else ()
 
 
 def _environment(

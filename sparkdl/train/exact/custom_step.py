@@ -21,7 +21,7 @@ from sparkdl.train.exact.collective import reduce_over_ranks, sum_tensors
 from sparkdl.train.exact.counters import ROWS, Counts, EpochSums, StepCounters, unpack_element, weigh_classes
 from sparkdl.train.exact.gradients import GradientSum, gradient_norm
 from sparkdl.train.exact.optimizers import optimizers_of
-from sparkdl.train.exact.patch import patched
+from sparkdl.train.exact.patch import all_patched, patched
 from sparkdl.train.exact.rng import SeededDraws
 from sparkdl.train.exact.state.batch_norm import SyncedMoments
 from sparkdl.train.exact.state.batch_values import BatchValues
@@ -81,8 +81,7 @@ class CustomSteps:
             trackers = model._compile_loss.metrics if model._compile_loss is not None else []
             metrics = leaf_metrics(model.metrics)
             stack.enter_context(self._values.weighed(metrics, trackers))
-            for metric in metrics:
-                stack.enter_context(patched(metric, {"result": self._noted(metric.result)}))
+            stack.enter_context(all_patched((m, {"result": self._noted(m.result)}) for m in metrics))
             yield
 
     def train_step(self, element: Any) -> dict[str, tf.Tensor]:

@@ -5,7 +5,7 @@ Runs in rank processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +95,10 @@ class GradientSum:
         own = {index: _slices_unless_padding(real, slices_summed(slices)) for index, slices in gathered.items()}
         sent: list[tf.Tensor] = []
         summed: dict[int, tf.Tensor] = {}
-        for number, bucket in enumerate(_bucket_indexes(dense)):
+        indexes = list(dense)
+        sizes = [(gradient.shape.num_elements() or 0) * gradient.dtype.size for gradient in dense.values()]
+        for number, places in enumerate(buckets(sizes)):
+            bucket = [indexes[place] for place in places]
             kept = _zero_unless(real, [self._compressed(dense[index]) for index in bucket])
             sent += kept
             summed |= dict(zip(bucket, sum_tensors(kept, name=f"gradients_{name}_{number}"), strict=True))
@@ -128,13 +131,6 @@ class GradientSum:
         slices = per_row * max(self.global_batch_size, self.world_size)  # a rank without rows sends its padding row's
         # A ring sends a dense gradient nearly twice through each rank, and gathered slices nearly once.
         return bool(slices * (row_bytes + INDEX_BYTES) < 2 * shape[0] * row_bytes)
-
-
-def _bucket_indexes(dense: Mapping[int, tf.Tensor]) -> list[list[int]]:
-    """Divide the indexes of gradients into buckets."""
-    indexes = list(dense)
-    sizes = [(gradient.shape.num_elements() or 0) * gradient.dtype.size for gradient in dense.values()]
-    return [[indexes[n] for n in bucket] for bucket in buckets(sizes)]
 
 
 def _zero_unless(real: tf.Tensor, tensors: list[tf.Tensor]) -> list[tf.Tensor]:

@@ -13,13 +13,9 @@ __all__ = ["accumulate_gradients", "optimizers_of", "updating_optimizers"]
 
 def optimizers_of(model: Any) -> list[Any]:
     """List the optimizers that are attributes of the model or of models within it, without those that others wrap."""
-    found: dict[int, Any] = {}
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.Model):
-            for value in vars(layer).values():
-                for one in _members(value):
-                    if isinstance(one, keras.optimizers.Optimizer):
-                        found.setdefault(id(one), one)
+    models = (layer for layer in model._flatten_layers() if isinstance(layer, keras.Model))
+    members = (one for inner in models for value in vars(inner).values() for one in _members(value))
+    found = {id(one): one for one in members if isinstance(one, keras.optimizers.Optimizer)}
     wrapped = {id(inner) for optimizer in found.values() for inner in _within(optimizer)}
     return [optimizer for optimizer in found.values() if id(optimizer) not in wrapped]
 

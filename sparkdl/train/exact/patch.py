@@ -5,11 +5,11 @@ Runs in rank processes. Instances alone are changed: classes and saved configura
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-__all__ = ["patched"]
+__all__ = ["all_patched", "patched"]
 
 
 @contextmanager
@@ -27,3 +27,12 @@ def patched(owner: Any, attributes: Mapping[str, Any]) -> Iterator[None]:
                 object.__setattr__(owner, name, own[name])
             else:
                 object.__delattr__(owner, name)
+
+
+@contextmanager
+def all_patched(attributes: Iterable[tuple[Any, Mapping[str, Any]]]) -> Iterator[None]:
+    """Give each instance its attributes, within the block."""
+    with ExitStack() as stack:
+        for owner, own_attributes in attributes:
+            stack.enter_context(patched(owner, own_attributes))
+        yield

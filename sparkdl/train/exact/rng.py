@@ -23,11 +23,8 @@ SEEDS = 2**31 - 2
 
 def seed_generators(model: Any) -> list[Any]:
     """List the random generators of the model's layers, in a fixed order."""
-    found: dict[int, Any] = {}
-    for layer in model._flatten_layers():
-        for generator in getattr(layer, "_seed_generators", ()):
-            found.setdefault(id(generator), generator)
-    return list(found.values())
+    found = (one for layer in model._flatten_layers() for one in getattr(layer, "_seed_generators", ()))
+    return list({id(one): one for one in found}.values())
 
 
 class SeededDraws:

@@ -6,32 +6,27 @@ documented, and would hide what other layers do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from sparkdl.train.exact.patch import patched
+from sparkdl.train.exact.patch import all_patched
 
 __all__ = ["steady"]
 
 
-@contextmanager
-def steady(model: Any) -> Iterator[None]:
+def steady(model: Any) -> AbstractContextManager[None]:
     """Make draws of Keras give their middle, and batch normalization not look at the batch, within the block.
 
     Draws that go past Keras (`tf.random`, numpy) stay random.
     """
     from keras.src import backend
 
-    with ExitStack() as stack:
-        stack.enter_context(patched(backend.random, _DRAWS))
-        for layer in model._flatten_layers():
-            if isinstance(layer, keras.layers.BatchNormalization):
-                stack.enter_context(patched(layer, {"call": _by_moving_moments(layer)}))
-        yield
+    layers = (layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization))
+    calls = ((layer, {"call": _by_moving_moments(layer)}) for layer in layers)
+    return all_patched([(backend.random, _DRAWS), *calls])
 
 
 def _by_moving_moments(layer: Any) -> Any:
@@ -66,12 +61,8 @@ def _categorical(logits: Any, num_samples: Any, dtype: Any = "int64", seed: Any 
     return tf.cast(tf.repeat(tf.argmax(logits, -1)[:, None], num_samples, axis=1), dtype)
 
 
-def _dropout(inputs: Any, rate: Any, noise_shape: Any = None, seed: Any = None) -> Any:
-    return inputs
-
-
-def _shuffle(x: Any, axis: int = 0, seed: Any = None) -> Any:
-    return x
+def _unchanged(values: Any, *_: Any, **__: Any) -> Any:
+    return values
 
 
 def _gamma(shape: Any, alpha: Any, dtype: Any = None, seed: Any = None) -> tf.Tensor:
@@ -96,8 +87,8 @@ _DRAWS = {
     "truncated_normal": _normal,
     "randint": _randint,
     "categorical": _categorical,
-    "dropout": _dropout,
-    "shuffle": _shuffle,
+    "dropout": _unchanged,
+    "shuffle": _unchanged,
     "gamma": _gamma,
     "binomial": _binomial,
     "beta": _beta,

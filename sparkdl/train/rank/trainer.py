@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -46,20 +46,13 @@ __all__ = ["train"]
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Built:
-    """Hold a checked model, a symbolic batch, and the description of what made the model, without callbacks."""
-
-    model: Any
-    example: tuple[Any, ...]
-    made_by: MadeBy
-
-
 def train(task: TrainSpec, here: World) -> Recorded:
     """Train on this rank's share of the rows. Returns the same record on every rank; rank 0 has written the model."""
     join_world(here)
     config, dataset = task.config, task.dataset
-    built = _build(task)
+    model, example = built_model(task)
+    check_savable(model)
+    made_by = model_made_by(task, model)  # before any trial changes the model
     feed = rank_feed(
         dataset,
         dataset.split("train"),
@@ -68,18 +61,20 @@ def train(task: TrainSpec, here: World) -> Recorded:
         seed=config.seed,
         reader=config.reader,
     )
-    options = _step_options(task, built.model, here)
-    resumed = _set_first_weights(task, built, here)
+    options = _step_options(task, model, here)
+    resumed = _set_first_weights(task, model, made_by, here)
     steps = feed.plan(0).steps
     rates = LearningRates(
-        built.model,
+        model,
         lr_scaling=config.lr_scaling,
         warmup_epochs=config.warmup_epochs,
         global_batch_size=config.global_batch_size,
         steps=steps,
     )
-    with exact_steps(built.model, here, built.example, options) as numbers, rates.multiplied():
-        callbacks, recorder, first_rows = _callbacks(task, here, built, options, resumed, numbers, rates, steps=steps)
+    with exact_steps(model, here, example, options) as numbers, rates.multiplied():
+        callbacks, recorder, first_rows = _callbacks(
+            task, here, model, made_by, options, resumed, numbers, rates, steps=steps
+        )
         start = start_of(resumed, config.epochs)
         data = step_dataset(
             feed,
@@ -90,25 +85,18 @@ def train(task: TrainSpec, here: World) -> Recorded:
             first_rows=first_rows,
         )
         train_epochs(
-            built.model,
+            model,
             iter(data),
             callbacks,
             start=start,
             epochs=config.epochs,
             steps=steps,
-            evaluate=_evaluation(task, built.model, here),
-            resume_epoch=partial(resume_epoch, built.model, numbers, recorder, resumed, rank=here.rank),
+            evaluate=_evaluation(task, model, here),
+            resume_epoch=partial(resume_epoch, model, numbers, recorder, resumed, rank=here.rank),
         )
     if here.rank == 0:
-        _write_trained(task, built.model, recorder.inexact)
+        _write_trained(task, model, recorder.inexact)
     return recorder.recorded
-
-
-def _build(task: TrainSpec) -> _Built:
-    """Build and check the model, and describe it before any trial changes it."""
-    model, example = built_model(task)
-    check_savable(model)
-    return _Built(model, example, model_made_by(task, model))
 
 
 def _step_options(task: TrainSpec, model: Any, here: World) -> StepOptions:
@@ -136,24 +124,23 @@ def _step_options(task: TrainSpec, model: Any, here: World) -> StepOptions:
     )
 
 
-def _set_first_weights(task: TrainSpec, built: _Built, here: World) -> Checkpoint | None:
+def _set_first_weights(task: TrainSpec, model: Any, made_by: MadeBy, here: World) -> Checkpoint | None:
     """Give every rank the weights that training starts from: a checkpoint's, a trained model's or those rank 0 drew.
 
     Returns the checkpoint that the run continues from, or None.
     """
-    model = built.model
-    resumed = resume(task.run, task.checkpoint, model, built.made_by.model, rank=here.rank)
+    resumed = resume(task.run, task.checkpoint, model, made_by.model, rank=here.rank)
     if resumed is None and task.config.initial_model is not None and here.rank == 0:
         warm_start(model, task.config.initial_model)
-    optimizers = optimizers_of(model)
-    broadcast([v.value for v in (*model.variables, *(v for o in optimizers for v in o.variables))])
+    broadcast([v.value for one in (model, *optimizers_of(model)) for v in one.variables])
     return resumed
 
 
 def _callbacks(
     task: TrainSpec,
     here: World,
-    built: _Built,
+    model: Any,
+    made_by: MadeBy,
     options: StepOptions,
     resumed: Checkpoint | None,
     numbers: StepCounters,
@@ -166,9 +153,9 @@ def _callbacks(
     Returns the callbacks in order; the recorder among them; and what keeps the rows of each epoch's first step for the
     check of exactness, None on a single rank.
     """
-    config, model, findings = task.config, built.model, options.findings
+    config, findings = task.config, options.findings
     own = config.callbacks() if config.callbacks else []
-    made_by = replace(built.made_by, callbacks=callback_facts(own))
+    made_by = replace(made_by, callbacks=callback_facts(own))
     validated = _validation(task) is not None
     direction = check_monitor(
         config, model, [*rates.of_last_step()], validated=validated, directions=made_by.directions
@@ -217,11 +204,7 @@ def _evaluation(task: TrainSpec, model: Any, here: World) -> Callable[[Any], dic
     )
     data = step_dataset(feed, task.dataset.layout, [0], target=config.target)
     steps = feed.plan(0).steps
-
-    def evaluate(callbacks: Any) -> dict[str, Any]:
-        return dict(model.evaluate(data, steps=steps, callbacks=callbacks, verbose=0, return_dict=True))
-
-    return evaluate
+    return lambda called: dict(model.evaluate(data, steps=steps, callbacks=called, verbose=0, return_dict=True))
 
 
 def _write_trained(task: TrainSpec, model: Any, inexact: Sequence[str]) -> None:

@@ -73,18 +73,13 @@ def _variables(model: Any) -> list[tuple[str, tuple[int, ...], str]]:
     Keras' `path` is not used: the names of enclosing models are in it or not, depending on when they were built. The
     numbers that Keras adds to default layer names are left out: they count all layers that the process has made.
     """
-    owners = {}
-    for layer in model._flatten_layers():
-        for weight in (*layer._trainable_variables, *layer._non_trainable_variables):
-            owners[id(weight)] = layer_name(layer.name, type(layer).__name__)
-    return [
-        (
-            f"{owners.get(id(weight), '')}/{weight.name}",
-            tuple(weight.shape),
-            keras.backend.standardize_dtype(weight.dtype),
-        )
-        for weight in model.weights
-    ]
+    owners = {
+        id(weight): layer_name(layer.name, type(layer).__name__)
+        for layer in model._flatten_layers()
+        for weight in (*layer._trainable_variables, *layer._non_trainable_variables)
+    }
+    dtype_of = keras.backend.standardize_dtype
+    return [(f"{owners.get(id(w), '')}/{w.name}", tuple(w.shape), dtype_of(w.dtype)) for w in model.weights]
 
 
 def layer_name(name: str, kind: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sparkdl import storage
-from sparkdl.train.checkpoint_config import CheckpointConfig
+from sparkdl.train.config import CheckpointConfig
 from sparkdl.train.run.best_epoch import best_value, direction_of
 from sparkdl.train.run.checkpoint import read_checkpoint
 from sparkdl.train.run.run_dir import RunDir

@@ -126,16 +126,12 @@ def open_arrays(checkpoint: Checkpoint) -> Iterator[Mapping[str, np.ndarray]]:
         yield arrays
 
 
-def sweep_checkpoints(folder: str, *, keep: int, spare: Iterable[str] = ()) -> None:
-    """Remove all but the newest `keep` checkpoints, and what was never committed. Nobody else may write meanwhile.
-
-    `spare`: paths of checkpoints that are kept in addition.
-    """
+def sweep_checkpoints(folder: str, *, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints, and what was never committed. Nobody else may write meanwhile."""
     committed = committed_checkpoints(folder)
-    kept = {*committed[-keep:], *spare}
     for name in storage.listing(folder):
         path = storage.join(folder, name)
-        if path in kept:
+        if path in committed[-keep:]:
             continue
         if path in committed:
             # First the file that commits it, so that a half-deleted folder is not taken for a checkpoint.

@@ -106,9 +106,7 @@ def _machine() -> str:
 
 def _has_died(found: dict[str, Any]) -> bool:
     """Tell whether a driver on this machine has ended; False for one on another machine, of which nothing is known."""
-    if found.get("machine") != _machine():
-        return False
-    return _started(found["pid"]) != found["started"]
+    return found.get("machine") == _machine() and _started(found["pid"]) != found["started"]
 
 
 def _started(pid: int) -> int | None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sparkdl.errors import CheckpointError
-from sparkdl.train.checkpoint_config import CheckpointConfig
+from sparkdl.train.config import CheckpointConfig
 from sparkdl.train.finished import check_exactness
 from sparkdl.train.run.best_model import best_model_dir
 from sparkdl.train.run.checkpoint import Position, write_checkpoint

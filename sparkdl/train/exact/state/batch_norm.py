@@ -6,15 +6,15 @@ moments of all ranks depend on the rows of each rank.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from sparkdl.train.exact.collective import sum_vector
-from sparkdl.train.exact.patch import patched
+from sparkdl.train.exact.patch import all_patched
 
 __all__ = ["SyncedMoments", "synced_layers"]
 
@@ -31,13 +31,10 @@ class SyncedMoments:
     def __init__(self) -> None:
         self.real: tf.Tensor | None = None
 
-    @contextmanager
-    def of(self, layers: list[Any]) -> Iterator[None]:
+    def of(self, layers: list[Any]) -> AbstractContextManager[None]:
         """Make the layers normalize by the global batch, within the block."""
-        with ExitStack() as stack:
-            for index, layer in enumerate(layers):
-                stack.enter_context(patched(layer, {"_moments": self._moments(layer, f"batch_norm_{index}")}))
-            yield
+        names = ((layer, f"batch_norm_{index}") for index, layer in enumerate(layers))
+        return all_patched((layer, {"_moments": self._moments(layer, name)}) for layer, name in names)
 
     def _moments(self, layer: Any, name: str) -> Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]:
         def moments(inputs: tf.Tensor, mask: Any) -> tuple[tf.Tensor, tf.Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import keras
@@ -18,7 +18,7 @@ import tensorflow as tf
 from sparkdl.errors import ModelError
 from sparkdl.train.exact.counters import Counts
 from sparkdl.train.exact.findings import Inexact
-from sparkdl.train.exact.patch import patched
+from sparkdl.train.exact.patch import all_patched
 from sparkdl.train.exact.state.metrics import leaf_metrics
 
 __all__ = ["BatchValues", "Noted", "judge_values", "metrics_of_layers", "noted"]
@@ -51,10 +51,11 @@ def noted(metrics: Sequence[Any]) -> Iterator[Noted]:
 
         return update_state
 
-    with ExitStack() as stack:
-        for index, metric in enumerate(metrics):
-            if isinstance(metric, (keras.metrics.Mean, keras.metrics.Sum)):
-                stack.enter_context(patched(metric, {"update_state": noting(index, metric)}))
+    with all_patched(
+        (metric, {"update_state": noting(index, metric)})
+        for index, metric in enumerate(metrics)
+        if isinstance(metric, (keras.metrics.Mean, keras.metrics.Sum))
+    ):
         yield found
 
 
@@ -109,18 +110,16 @@ class BatchValues:
         self.counts: Counts | None = None
         self._summed = summed
 
-    @contextmanager
-    def weighed(self, metrics: Sequence[Any], trackers: Sequence[Any] = ()) -> Iterator[None]:
+    def weighed(self, metrics: Sequence[Any], trackers: Sequence[Any] = ()) -> AbstractContextManager[None]:
         """Make Mean and Sum metrics among `metrics` weigh one value for a batch by its rows, within the block.
 
         `trackers`: Keras' own loss trackers, whose values Keras weights without regard to other ranks.
         """
-        with ExitStack() as stack:
-            for metric in metrics:
-                if isinstance(metric, (keras.metrics.Mean, keras.metrics.Sum)):
-                    by_rows = self._by_rows(metric, always=any(metric is tracker for tracker in trackers))
-                    stack.enter_context(patched(metric, {"update_state": by_rows}))
-            yield
+        return all_patched(
+            (metric, {"update_state": self._by_rows(metric, always=any(metric is tracker for tracker in trackers))})
+            for metric in metrics
+            if isinstance(metric, (keras.metrics.Mean, keras.metrics.Sum))
+        )
 
     def _by_rows(self, metric: Any, *, always: bool) -> Callable[..., Any]:
         """Make an `update_state` that weighs one value for a batch by the batch's rows."""

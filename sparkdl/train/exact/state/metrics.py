@@ -7,7 +7,7 @@ averaged only where a state cannot be reduced (`averaged_by_rows`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import keras
@@ -16,7 +16,7 @@ import numpy as np
 from sparkdl.errors import ModelError
 from sparkdl.train.exact.collective import reduce_over_ranks
 from sparkdl.train.exact.findings import Inexact
-from sparkdl.train.exact.patch import patched
+from sparkdl.train.exact.patch import all_patched
 
 __all__ = [
     "averaged_by_rows",
@@ -136,8 +136,7 @@ def reduced_states(metrics: Sequence[Any]) -> Iterator[None]:
             variable.assign(value)
 
 
-@contextmanager
-def metrics_by_rows(model: Any, single_values: Sequence[int]) -> Iterator[None]:
+def metrics_by_rows(model: Any, single_values: Sequence[int]) -> AbstractContextManager[None]:
     """Make metrics of functions with one value for all rows count the value once for each row, within the block.
 
     Keras counts such a value once for each batch, so that the rows of a smaller batch weigh more. `single_values`: the
@@ -152,11 +151,8 @@ def metrics_by_rows(model: Any, single_values: Sequence[int]) -> Iterator[None]:
 
         return update_state
 
-    with ExitStack() as stack:
-        leaves = leaf_metrics(model.metrics)
-        for index in single_values:
-            stack.enter_context(patched(leaves[index], {"update_state": by_rows(leaves[index])}))
-        yield
+    leaves = leaf_metrics(model.metrics)
+    return all_patched((leaves[index], {"update_state": by_rows(leaves[index])}) for index in single_values)
 
 
 def averaged_by_rows(metrics: Mapping[str, np.ndarray], rows: float) -> dict[str, np.ndarray]:

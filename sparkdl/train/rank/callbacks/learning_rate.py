@@ -7,8 +7,8 @@ and schedules, what callbacks read and set, and what is saved remain the user's 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from sparkdl.errors import ModelError
 from sparkdl.train.exact.optimizers import optimizers_of, updating_optimizers
-from sparkdl.train.exact.patch import patched
+from sparkdl.train.exact.patch import all_patched
 
 __all__ = ["LearningRates", "batch_factor", "rate_factor"]
 
@@ -50,13 +50,9 @@ class LearningRates:
             rows = global_batch_size * (optimizer.gradient_accumulation_steps or 1)
             self._factors.append(_Factor(optimizer, batch_factor(lr_scaling, rows=rows)))
 
-    @contextmanager
-    def multiplied(self) -> Iterator[None]:
+    def multiplied(self) -> AbstractContextManager[None]:
         """Let the optimizers apply gradients with the multiplied rates within the block."""
-        with ExitStack() as stack:
-            for factor in self._factors:
-                stack.enter_context(patched(factor.optimizer, factor.methods()))
-            yield
+        return all_patched((factor.optimizer, factor.methods()) for factor in self._factors)
 
     def start_step(self, step: int) -> None:
         """Set the factors for a step of the run, counted from 0 since the first epoch began."""

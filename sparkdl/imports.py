@@ -17,8 +17,11 @@ class _Deferred(ModuleType):
     """Stand in for a module; import it when one of its names is first used."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__") and name != "__version__":
             raise AttributeError(name)
+        for imported, module in list(sys.modules.items()):
+            if isinstance(module, _Deferred):
+                del sys.modules[imported]
         return getattr(importlib.import_module(self.__name__), name)
 
 
@@ -43,8 +46,9 @@ def without_optional_imports() -> Iterator[None]:
     try:
         yield
     finally:
-        for name in added:
-            del sys.modules[name]
+        for name, module in added.items():
+            if sys.modules.get(name, name) is module:  # nothing has used the module within the block
+                del sys.modules[name]
 
 
 def load_libraries() -> None:

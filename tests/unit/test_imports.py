@@ -32,6 +32,13 @@ def test_matplotlib_is_imported_when_it_is_first_used():
     assert "AttributeError: module 'matplotlib.pyplot' has no attribute 'no_such_name'" in failed.value.stderr
 
 
+def test_what_is_used_of_matplotlib_within_the_block_is_imported_there():
+    within = "with without_optional_imports():\n  import matplotlib.pyplot as plt, matplotlib\n"
+    within += "  from matplotlib import colors\n"
+    shown = "print(colors.Normalize.__name__, plt.figure.__name__, matplotlib.__version__ == real.__version__)"
+    assert stdout_of(within + "import matplotlib as real\n" + shown) == ["Normalize figure True"]
+
+
 def test_they_come_back_after_an_error_too(monkeypatch):
     monkeypatch.setattr(imports, "_stand_ins", lambda: {"colorsys": None})
     monkeypatch.delitem(sys.modules, "colorsys", raising=False)

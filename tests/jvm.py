@@ -42,7 +42,8 @@ def make_archive() -> None:
             command += ["--conf", "spark.ui.enabled=false", str(program), str(Path(folder, "rows"))]
             options = f"{COMPILE_LITTLE} -XX:ArchiveClassesAtExit={made}"
             env = {**os.environ, "PYSPARK_PYTHON": sys.executable, "SPARK_SUBMIT_OPTS": options}
-            subprocess.run(command, env=env, cwd=folder, check=True, capture_output=True, timeout=150)
+            done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=150)
+            assert done.returncode == 0, f"Spark does not run here: {done.stderr}{done.stdout}"
             made.replace(ARCHIVE)
 
 

@@ -13,6 +13,9 @@ from paths import ROOT
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FILE = re.compile(r"`((?:sparkdl|jobs|conf|docs|tests)/[\w/.]*)`")
+IN_A_ROOM = re.compile(r"`((?:cli|data|launch|model|score|spark|storage|train|user_code)/[\w/]*\.py)`")
+WITH_DECISIONS = [*PAGES, *sorted((ROOT / "docs" / "decisions").glob("*.md"))]
+MODULES = sorted({f"sparkdl/{name}" for page in WITH_DECISIONS for name in IN_A_ROOM.findall(page.read_text())})
 NAMED = sorted({name for page in PAGES for name in FILE.findall(page.read_text())})
 LINKED = sorted({name for page in PAGES[:2] for name in re.findall(r"\]\(([\w/.]+)\)", page.read_text())})
 
@@ -37,7 +40,7 @@ def test_the_program_of_the_readme_runs_as_printed(tmp_path) -> None:
     assert "prepared from the same input: nothing is written" in done.stderr
 
 
-@pytest.mark.parametrize("name", NAMED + LINKED)
+@pytest.mark.parametrize("name", NAMED + LINKED + MODULES)
 def test_a_file_that_a_page_names_exists(name: str) -> None:
     assert (ROOT / name).exists()
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         WorkerError,
     )
     from sparkdl.launch.config import LaunchConfig
+    from sparkdl.launch.group import WorkerGroup
     from sparkdl.launch.run import run
     from sparkdl.launch.world import World, world
     from sparkdl.model.export import export_saved_model
@@ -60,6 +61,7 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "WorkerError",
+    "WorkerGroup",
     "World",
     "evaluate",
     "export_saved_model",
@@ -91,6 +93,7 @@ _NAMES = {
     "data.windows.api": "windows",
     "errors": "CheckpointError ConfigError DatasetError LaunchError ModelError SchemaError SparkDLError WorkerError",
     "launch.config": "LaunchConfig",
+    "launch.group": "WorkerGroup",
     "launch.run": "run",
     "launch.world": "World world",
     "model.export": "export_saved_model",

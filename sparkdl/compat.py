@@ -17,8 +17,8 @@ from sparkdl.errors import ConfigError, shown
 from sparkdl.launch.checks.gpus import visible_gpus
 from sparkdl.launch.checks.preflight import TASK_GPUS, whole_gpus
 from sparkdl.launch.config import LaunchConfig
-from sparkdl.launch.driver.barrier import active_session
 from sparkdl.launch.driver.console import show
+from sparkdl.launch.driver.session import active_session
 from sparkdl.launch.run import launch_ranks
 from sparkdl.launch.worker import emit
 from sparkdl.launch.world import world

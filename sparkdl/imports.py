@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import json
+import os
 import sys
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-__all__ = ["load_libraries", "without_optional_imports"]
+__all__ = ["keras_backend", "load_libraries", "without_optional_imports"]
 
 
 class _Deferred(ModuleType):
@@ -51,8 +53,23 @@ def without_optional_imports() -> Iterator[None]:
                 del sys.modules[name]
 
 
+def keras_backend() -> str:
+    """Return the backend that Keras would choose at its import: from KERAS_BACKEND, else keras.json, else TensorFlow.
+
+    See https://keras.io/getting_started/#configuring-your-backend.
+    """
+    if chosen := os.environ.get("KERAS_BACKEND"):
+        return chosen
+    folder = os.environ.get("KERAS_HOME") or os.path.expanduser(os.path.join("~", ".keras"))
+    try:
+        with open(os.path.join(folder, "keras.json")) as file:
+            return str(json.load(file)["backend"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return "tensorflow"
+
+
 def load_libraries() -> None:
-    """Load TensorFlow, Keras and Horovod in a rank, and exclude their objects from garbage collection.
+    """Load TensorFlow, Horovod and Keras in a rank, and exclude their objects from garbage collection.
 
     That halves the time of the import, which is most of a short run's time, on every core of a host at once. The
     libraries make a million objects that stay. Otherwise Python would search these objects again and again, during the

@@ -16,9 +16,15 @@ from sparkdl.train.run.made_by import MadeBy
 from sparkdl.train.run.record import Recorded
 from sparkdl.train.spec import EvaluateSpec, TrainSpec
 
-__all__ = ["describe_rank", "evaluate_rank", "train_rank"]
+__all__ = ["EVALUATE_MODULES", "TRAIN_MODULES", "describe_rank", "evaluate_rank", "train_rank"]
 
 log = logging.getLogger(__name__)
+
+TRAIN_MODULES = ("sparkdl.train.rank.trainer",)
+"""The modules that `train_rank` imports in a rank; a worker group has them loaded."""
+
+EVALUATE_MODULES = ("sparkdl.train.rank.evaluator",)
+"""The modules that `evaluate_rank` imports in a rank."""
 
 
 def train_rank(task: TrainSpec) -> Recorded:

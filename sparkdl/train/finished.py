@@ -12,6 +12,7 @@ from typing import Any
 
 from sparkdl.errors import CheckpointError
 from sparkdl.launch.config import LaunchConfig
+from sparkdl.launch.group import WorkerGroup
 from sparkdl.launch.run import launch_ranks
 from sparkdl.train.entry import describe_rank
 from sparkdl.train.run.checkpoint import read_checkpoint
@@ -31,8 +32,10 @@ __all__ = ["check_exactness", "check_finished"]
 
 log = logging.getLogger(__name__)
 
+ONE_WORKER: dict[str, Any] = {"num_workers": 1, "min_workers": None}
 
-def check_finished(task: TrainSpec, launch: LaunchConfig, *, closure_limit: int) -> None:
+
+def check_finished(task: TrainSpec, launch: LaunchConfig | WorkerGroup, *, closure_limit: int) -> None:
     """Raise CheckpointError if the task would train another model than the finished run did, or with other callbacks.
 
     If the code is the same, no rank is started. Else one rank builds the model; if model and callbacks are the same,
@@ -47,7 +50,8 @@ def check_finished(task: TrainSpec, launch: LaunchConfig, *, closure_limit: int)
     found = launch_ranks(
         describe_rank,
         (task,),
-        launch=dataclasses.replace(launch, num_workers=1, min_workers=None),
+        # A group holds the slots that another job would need: all its ranks build.
+        launch=launch if isinstance(launch, WorkerGroup) else dataclasses.replace(launch, **ONE_WORKER),
         description=f"sparkdl fit {run.path}: compare the model",
         closure_limit=closure_limit,
     )[0]

@@ -15,6 +15,7 @@ from sparkdl.data.dataset import Dataset
 from sparkdl.data.generations import check_held
 from sparkdl.errors import ConfigError, WorkerError
 from sparkdl.launch.config import LaunchConfig
+from sparkdl.launch.group import WorkerGroup, launch_of
 from sparkdl.launch.run import launch_ranks
 from sparkdl.launch.worker import graceful_stop
 from sparkdl.model.custom_objects import check_custom_objects
@@ -22,7 +23,7 @@ from sparkdl.model.signature import Signature
 from sparkdl.progress import TrainingProgress
 from sparkdl.train.checks.check_call import check_places, closure_limit
 from sparkdl.train.config import TrainConfig
-from sparkdl.train.entry import evaluate_rank, train_rank
+from sparkdl.train.entry import EVALUATE_MODULES, TRAIN_MODULES, evaluate_rank, train_rank
 from sparkdl.train.finished import check_exactness, check_finished
 from sparkdl.train.plan import plan_fit
 from sparkdl.train.report.write import report_failure, report_result
@@ -70,7 +71,11 @@ class TrainResult:
 
 
 def fit(
-    build_model: Callable[[Dataset], Model], dataset: Dataset, config: TrainConfig, *, launch: LaunchConfig
+    build_model: Callable[[Dataset], Model],
+    dataset: Dataset,
+    config: TrainConfig,
+    *,
+    launch: LaunchConfig | WorkerGroup,
 ) -> TrainResult:
     """Train a Keras model, data-parallel, with the same result on any number of ranks.
 
@@ -78,7 +83,7 @@ def fit(
         build_model: called in every rank with the dataset; imports keras itself; returns a compiled model.
         dataset: a prepared dataset, with a label unless `config.target` is "inputs".
         config: the options that determine the result.
-        launch: where the ranks run.
+        launch: where the ranks run; a worker group keeps their start short.
 
     Raises:
         ConfigError: more workers than lanes, no label.
@@ -106,7 +111,7 @@ def fit(
     return TrainResult(history, run.model, best_model_dir(run, config.checkpoint, directions))
 
 
-def _trained(task: TrainSpec, launch: LaunchConfig) -> list[dict[str, Any]]:
+def _trained(task: TrainSpec, launch: LaunchConfig | WorkerGroup) -> list[dict[str, Any]]:
     """Train until the run is finished, and return its history."""
     run = task.run
     with RunLock(run.path, run.driver) as lock:
@@ -114,17 +119,17 @@ def _trained(task: TrainSpec, launch: LaunchConfig) -> list[dict[str, Any]]:
             recorded = _train(task, launch, lock)
         except BaseException as error:
             if isinstance(error, WorkerError):
-                report_failure(task, launch, error)
+                report_failure(task, launch_of(launch), error)
             for path in kept_aside(run):
                 log.warning("the run that was in run_dir=%s lies in %s; it can be moved back", run.path, path)
             raise
         run.finish(recorded, task.config.epochs)
-        report_result(task, launch, recorded)
+        report_result(task, launch_of(launch), recorded)
         discard_replaced(run)
     return recorded.history
 
 
-def _train(task: TrainSpec, launch: LaunchConfig, lock: RunLock) -> Recorded:
+def _train(task: TrainSpec, launch: LaunchConfig | WorkerGroup, lock: RunLock) -> Recorded:
     """Launch the ranks, again after a loss up to `max_restarts` times, and return what the run recorded."""
     run, restarts = task.run, task.config.max_restarts
     for attempt in range(restarts + 1):
@@ -143,6 +148,7 @@ def _train(task: TrainSpec, launch: LaunchConfig, lock: RunLock) -> Recorded:
                     log_dir=run.logs,
                     closure_limit=closure_limit(task.dataset),
                     asked=asked,
+                    modules=TRAIN_MODULES,
                 )[0]
         except WorkerError as error:
             if asked.is_set() or error.kind not in RESTARTED or attempt == restarts:
@@ -159,7 +165,7 @@ def evaluate(
     dataset: Dataset,
     split: str = "test",
     *,
-    launch: LaunchConfig,
+    launch: LaunchConfig | WorkerGroup,
     global_batch_size: int = 1024,
     custom_objects: Mapping[str, Any] | None = None,
     safe_mode: bool = True,
@@ -173,7 +179,7 @@ def evaluate(
         model_dir: as in `result.model_dir`.
         dataset: a dataset prepared with the same features, and labels unless the model was trained on its inputs.
         split: the split whose rows are evaluated.
-        launch: where the ranks run.
+        launch: where the ranks run; a worker group keeps their start short.
         global_batch_size: rows of one step over all ranks; the result does not depend on it.
         custom_objects, safe_mode: as in `load_model`. The objects travel to the ranks as `build_model` does.
         exactness: as in `TrainConfig`: "strict" refuses, on several ranks, losses and metrics that depend on how rows
@@ -221,5 +227,6 @@ def evaluate(
         launch=launch,
         description=f"sparkdl evaluate {model_dir}",
         closure_limit=closure_limit(dataset),
+        modules=EVALUATE_MODULES,
     )
     return dict(results[0])

@@ -14,6 +14,7 @@ from sparkdl import storage
 from sparkdl.data.dataset import Dataset
 from sparkdl.data.generations import check_held
 from sparkdl.launch.config import LaunchConfig
+from sparkdl.launch.group import WorkerGroup
 from sparkdl.launch.run import check_launch
 from sparkdl.train.checks.check_call import check_places, check_training, closure_limit
 from sparkdl.train.config import TrainConfig
@@ -60,7 +61,7 @@ class FitPlan:
         checkpoint = run.latest_checkpoint()
         return f"goes on before {read_checkpoint(checkpoint).position}" if checkpoint else "has no checkpoint yet"
 
-    def facts(self, launch: LaunchConfig) -> dict[str, Any]:
+    def facts(self, launch: LaunchConfig | WorkerGroup) -> dict[str, Any]:
         """Return what a dry run shows: `run_dir`, `state`, `rows`, `steps` of an epoch, `epochs`, `ranks` to start.
 
         Raises what the launch raises before it starts ranks. The model itself is only known in ranks.
@@ -78,7 +79,11 @@ class FitPlan:
 
 
 def plan_fit(
-    build_model: Callable[[Dataset], Model], dataset: Dataset, config: TrainConfig, *, launch: LaunchConfig
+    build_model: Callable[[Dataset], Model],
+    dataset: Dataset,
+    config: TrainConfig,
+    *,
+    launch: LaunchConfig | WorkerGroup,
 ) -> FitPlan:
     """Plan a `fit`. Raises what `fit` raises before it starts ranks."""
     check_places(dataset, launch)

@@ -5,7 +5,6 @@
 Prints the seed and the moment of every trial; about half a minute each.
 """
 
-
 import pytest
 
 import kill_prepare

@@ -153,7 +153,7 @@ def test_uv_and_pip_take_the_certificates_of_the_system(tmp_path, given, told, u
         shutil.copy(ROOT / name, checkout / name)
     (checkout / "company.pem").touch()
     tell = f'echo "$UV_NATIVE_TLS $UV_SYSTEM_CERTS $REQUESTS_CA_BUNDLE" | sed "s/^/$1 /" >>{tmp_path}/told'
-    fake_uv = f'[[ $1 == --version ]] && echo uv 0.9.0 && exit; set -- uv; {tell}'
+    fake_uv = f"[[ $1 == --version ]] && echo uv 0.9.0 && exit; set -- uv; {tell}"
     (tmp_path / "uv").write_text(f"#!{BASH}\n{fake_uv}\n")
     (tmp_path / "uv").chmod(0o755)
     python = f"""case "$*" in

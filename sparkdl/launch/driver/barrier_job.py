@@ -11,12 +11,11 @@ import pickle
 import re
 import time
 import uuid
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from sparkdl.errors import SparkDLError
-from sparkdl.launch.driver.monitor import Monitor
-from sparkdl.launch.worker.task import TaskPlan
+from sparkdl.launch.worker.place import TaskPlan
 from sparkdl.spark.errors import explained, own_error_in
 
 if TYPE_CHECKING:
@@ -37,16 +36,24 @@ LOST_LIMIT_S = 3.0
 
 
 class BarrierJob:
-    """Run the barrier job in a separate thread; whoever starts the job ends or cancels it."""
+    """Run the barrier job in a separate thread; whoever starts the job ends or cancels it.
+
+    `on_end` is called in that thread once the job has ended.
+    """
 
     def __init__(
-        self, spark: SparkSession, plan: TaskPlan, task: Broadcast[bytes], size: int, monitor: Monitor
+        self,
+        spark: SparkSession,
+        plan: TaskPlan,
+        task: Broadcast[bytes] | None,
+        size: int,
+        on_end: Callable[[], None],
     ) -> None:
         self._spark = spark
         self._plan = plan
         self._task = task
         self._size = size
-        self._monitor = monitor
+        self._on_end = on_end
         self._tag = f"sparkdl-{uuid.uuid4().hex}"
         self._ended: float | None = None
         self._cancelled = False
@@ -59,6 +66,11 @@ class BarrierJob:
         self._thread = InheritableThread(target=self._run, args=(description,))
         self._thread.daemon = True
         self._thread.start()
+
+    @property
+    def has_ended(self) -> bool:
+        """True once the job has ended."""
+        return self._ended is not None
 
     @property
     def settled(self) -> bool:
@@ -79,6 +91,14 @@ class BarrierJob:
     def cancelled_by_others(self) -> bool:
         """True if somebody else cancelled the job."""
         return not self._cancelled and "cancelled" in str(self._error)
+
+    def others_wait(self) -> bool:
+        """Tell whether another job of the session waits for slots: a stage of it runs no task, and is not complete."""
+        context = self._spark.sparkContext
+        own = set(self._stages(context._jsc.sc()))
+        tracker = context.statusTracker()
+        stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds() if stage not in own]
+        return any(stage and not stage.numActiveTasks and stage.numCompletedTasks < stage.numTasks for stage in stages)
 
     def end(self, lost: Collection[int] = ()) -> None:
         """Wait for the end of the job; cancel the job if its tasks do not end by themselves.
@@ -119,11 +139,15 @@ class BarrierJob:
 
     def _tasks(self, context: Any) -> Iterator[Any]:
         """Yield the record of each task in Spark's own store, which Spark's REST API calls `TaskData`."""
+        for stage in self._stages(context):
+            tasks = context.statusStore().taskList(stage, 0, self._size)
+            yield from (tasks.apply(index) for index in range(tasks.size()))
+
+    def _stages(self, context: Any) -> Iterator[int]:
+        """Yield the numbers of the job's stages, of the Java SparkContext."""
         jobs = context.statusTracker()
         for job in jobs.getJobIdsForTag(self._tag):
-            for stage in jobs.getJobInfo(job).get().stageIds():
-                tasks = context.statusStore().taskList(stage, 0, self._size)
-                yield from (tasks.apply(index) for index in range(tasks.size()))
+            yield from jobs.getJobInfo(job).get().stageIds()
 
     def _run(self, description: str) -> None:
         try:
@@ -132,7 +156,7 @@ class BarrierJob:
         except Exception as error:  # reported to the thread that watches
             self._error = error
         self._ended = time.monotonic()
-        self._monitor.wake()
+        self._on_end()
 
     @contextlib.contextmanager
     def _described(self, description: str) -> Iterator[None]:

@@ -17,29 +17,32 @@ from sparkdl.launch.checks.hostname import refused_names, useless_address
 from sparkdl.launch.driver.monitor import Monitor
 from sparkdl.launch.driver.ranks import RanksSpec, Values
 from sparkdl.launch.worker.environment import Settings, rank_environment, search_path
+from sparkdl.launch.worker.fork_server.client import ForkServer
+from sparkdl.launch.worker.place import LOOPBACK
 from sparkdl.launch.worker.process import RankProcess
 from sparkdl.launch.worker.rank_log_file import RankLog
 from sparkdl.launch.worker.rendezvous import Rendezvous
-from sparkdl.launch.worker.task import LOOPBACK
+from sparkdl.launch.worker.start_reaper import StartReaper, start_reaper
 from sparkdl.launch.world import assign_worlds
 
 __all__ = ["LocalRanks"]
 
 
 class LocalRanks:
-    """Run ranks as child processes. Implements `Ranks`."""
+    """Run ranks as child processes: new ones, or forked by a fork server. Implements `Ranks`."""
 
-    def __init__(self, spec: RanksSpec) -> None:
-        self._spec = spec
+    def __init__(self, forks: ForkServer | None = None) -> None:
+        self._forks = forks
         self._processes: list[RankProcess] = []
 
-    def run(self, monitor: Monitor, values: Values) -> str:
+    def run(self, spec: RanksSpec, monitor: Monitor, values: Values) -> str:
         """Run the ranks to their end; their values go to `values`, their outcomes to `monitor`. Returns "".
 
         Raises LaunchError if this machine has too few GPUs or a name that does not resolve, or ranks do not start in
         time.
         """
-        spec, gpus_per_worker = self._spec, self._spec.launch.gpus_per_worker
+        start: StartReaper = start_reaper if self._forks is None else partial(self._forks.fork, modules=spec.modules)
+        gpus_per_worker = spec.launch.gpus_per_worker
         visible = visible_gpus(os.environ) if gpus_per_worker else ()
         if gpus_per_worker * spec.size > len(visible):
             raise LaunchError(too_few(spec.size, gpus_per_worker, visible))
@@ -64,7 +67,7 @@ class LocalRanks:
                 )
                 report = partial(monitor.receive, world.rank)
                 # Entering may fail for a later rank: the stack ends those that run.
-                process = RankProcess(world, task=spec.task, env=env, report=report, log=log)
+                process = RankProcess(world, task=spec.task, env=env, report=report, log=log, start=start)
                 self._processes.append(stack.enter_context(process))
             try:
                 monitor.watch(self)

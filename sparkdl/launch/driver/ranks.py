@@ -27,6 +27,7 @@ class RanksSpec:
         launch: where the ranks run.
         description: the name of the job in the Spark UI.
         log_folder: where each rank's output is kept, or None.
+        modules: the modules that the fork server of a worker group imports for the ranks.
     """
 
     task: bytes
@@ -34,6 +35,7 @@ class RanksSpec:
     launch: LaunchConfig
     description: str = ""
     log_folder: str | None = None
+    modules: tuple[str, ...] = ()
 
 
 class Ranks(Protocol):

@@ -179,7 +179,8 @@ class ControlServer:
     def tell_all(self, message: Message) -> None:
         """Send a message to every rank, also to those that connect later."""
         with self._lock:
-            self._said.append(message)
+            if len(self._links) < self._size:
+                self._said.append(message)
             links = list(self._links.values())
         for link in links:
             link.send(message)

@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 __all__ = [
-    "MAX_BODY_BYTES", "MAX_FRAME_BYTES", "Alive", "Beat", "Bye", "Ended", "Event", "Exited", "Finish", "Hello", "Kind",
-    "Line", "Message", "Outcome", "Overrun", "Returned", "Stacks", "Started", "Stop", "Value", "WindDown", "decode",
-    "encode", "from_data", "to_data",
+    "MAX_BODY_BYTES", "MAX_FRAME_BYTES", "Alive", "Beat", "Bye", "Call", "Ended", "Event", "Exited", "Finish",
+    "Hello", "Kind", "Line", "Message", "Outcome", "Overrun", "Ready", "Returned", "Stacks", "Started", "Stop",
+    "Value", "WindDown", "decode", "encode", "from_data", "to_data",
 ]  # fmt: skip
 
 MAX_BODY_BYTES = 1 << 20
@@ -103,7 +103,7 @@ class Overrun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
-    """Carry the next bytes of a rank's pickled value or error, outside the JSON object."""
+    """Carry the next bytes of a rank's pickled value or error, or of a call's function, outside the JSON object."""
 
     content: bytes
 
@@ -152,7 +152,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
-    """Tell a task that all outcomes are known, so that it may leave."""
+    """Tell a task that all outcomes of a call are known, or that no call will come: it may leave, or be ready again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,9 +160,30 @@ class WindDown:
     """Ask a rank for a graceful stop."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """Report that a task of a worker group waits for a call; the task of rank 0 serves the call's rendezvous."""
+
+    rendezvous: int
+    """The port of the rendezvous; 0 for other ranks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """Order a task of a worker group to run its rank; the pickled function follows in `Value`s."""
+
+    rendezvous: int
+    size: int
+    """Bytes of the pickled function with its arguments."""
+
+    log_folder: str = ""
+    modules: list[str]
+    """The modules to import before the rank is forked."""
+
+
 Message = (
     Hello | Alive | Bye | Started | Beat | Line | Event | Stacks | Returned | Overrun | Value | Ended | Outcome | Exited
-    | Stop | Finish | WindDown
+    | Stop | Finish | WindDown | Ready | Call
 )  # fmt: skip
 
 _WORDS: dict[type, str] = {kind: re.sub(r"\B([A-Z])", r"_\1", kind.__name__).lower() for kind in get_args(Message)}
@@ -170,6 +191,7 @@ _KINDS: dict[str, Callable[..., Message]] = {word: kind for kind, word in _WORDS
 # By annotation; other annotations, and what a user's event holds, are not checked.
 _TYPES: dict[Any, Any] = {
     "int": int, "int | None": (int, type(None)), "float": (int, float), "bool": bool, "str": str, "bytes": bytes,
+    "list[str]": list,
 }  # fmt: skip
 
 

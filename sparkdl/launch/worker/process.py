@@ -11,8 +11,6 @@ import os
 import secrets
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -24,6 +22,7 @@ from sparkdl.launch.protocol import messages
 from sparkdl.launch.protocol.messages import Ended, Message, Outcome, from_data
 from sparkdl.launch.worker.rank_log_file import RankLog
 from sparkdl.launch.worker.reaper import FOLDER_PREFIX, KILL, STACKS, TERMINATE, WIND_DOWN
+from sparkdl.launch.worker.start_reaper import StartReaper, start_reaper
 from sparkdl.launch.world import World
 
 __all__ = ["RankProcess", "Report"]
@@ -42,34 +41,25 @@ LAST_WORDS_S = 0.5
 STACKS_LIMIT_S = 2.0
 MAX_LINE_BYTES = 1 << 16
 
-# The reaper is loaded from its file, without the package around it, so that it forks before anything else is loaded.
-# Python puts the working folder first in the search path (as ''), where a yaml.py of the user would hide the library's.
-START = """\
-import sys
-sys.path[:] = filter(None, sys.path)
-from importlib.machinery import PathFinder
-from importlib.util import module_from_spec
-spec = PathFinder.find_spec("reaper", [sys.argv[1]])
-reaper = sys.modules[spec.name] = module_from_spec(spec)
-spec.loader.exec_module(reaper)
-launcher, output, *descriptors = map(int, sys.argv[2:])
-reaper.become_rank(launcher, output)
-del sys.modules[spec.name]
-from sparkdl.launch.worker.rank import main
-sys.exit(main(descriptors))
-"""
-
 
 class RankProcess:
     """Run a rank's process, as a context manager: at its end no process, thread or file of the rank is left.
 
     The thread that enters the context must live until the process has ended: the kernel ties a child's life to the
     thread that started the child. Task, result and stacks are files without a name, so nothing can stay behind; the
-    rank's folder for temporary files, its TMPDIR, is removed with its files. Lines go to `log`, too.
+    rank's folder for temporary files, its TMPDIR, is removed with its files. Lines go to `log`, too. `start` starts the
+    reaper, with the rank's process.
     """
 
     def __init__(
-        self, world: World, *, task: bytes, env: Mapping[str, str], report: Report, log: RankLog | None
+        self,
+        world: World,
+        *,
+        task: bytes,
+        env: Mapping[str, str],
+        report: Report,
+        log: RankLog | None,
+        start: StartReaper = start_reaper,
     ) -> None:
         self._world = world
         self._task = task
@@ -79,6 +69,7 @@ class RankProcess:
         self._env = {**env, name: value}
         self._report = report
         self._log = log
+        self._start_reaper = start
         self._outcome: Outcome | None = None
         self._stopped = False
         self._lock = threading.Lock()
@@ -144,17 +135,8 @@ class RankProcess:
             with tempfile.TemporaryFile() as task:
                 task.write(self._task)
                 task.seek(0)
-                passed = (output_end, task.fileno(), self._result.fileno(), events_end, self._stacks.fileno())
-                self._reaper = subprocess.Popen(
-                    [sys.executable, "-c", START, os.path.dirname(__file__), str(os.getpid()), *map(str, passed)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=output_end,
-                    bufsize=0,
-                    env=self._env,
-                    pass_fds=passed,
-                    start_new_session=True,
-                )
+                files = (task.fileno(), self._result.fileno(), events_end, self._stacks.fileno())
+                self._reaper = self._start_reaper(self._env, files, output_end)
         except BaseException:
             os.close(output)
             os.close(events)

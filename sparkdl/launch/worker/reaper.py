@@ -33,6 +33,7 @@ __all__ = [
     "WIND_DOWN_SIGNAL",
     "Usage",
     "become_rank",
+    "children_of",
     "made_progress",
 ]
 
@@ -273,12 +274,23 @@ def _usage(rank: int) -> Usage:
     return Usage(at=time.monotonic(), main=main, threads=threads, descendants=descendants)
 
 
+def children_of(parent: int) -> list[int]:
+    """Return the process ids of a process's children."""
+    return [process for process, its_parent in _parents().items() if its_parent == parent]
+
+
 def _descendants(root: int) -> list[int]:
-    parents = {int(name): _stat(f"/proc/{name}/stat") for name in os.listdir("/proc") if name.isdigit()}
+    parents = _parents()
     found, pending = [], [root]
     while pending:
         parent = pending.pop()
-        children = [process for process, fields in parents.items() if fields and int(fields[1]) == parent]
+        children = [process for process, its_parent in parents.items() if its_parent == parent]
         found += children
         pending += children
     return found
+
+
+def _parents() -> dict[int, int]:
+    """Return the parent of each process of this machine."""
+    fields = {int(name): _stat(f"/proc/{name}/stat") for name in os.listdir("/proc") if name.isdigit()}
+    return {process: int(found[1]) for process, found in fields.items() if found}

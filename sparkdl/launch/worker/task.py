@@ -1,6 +1,7 @@
 """Run a rank in a Spark task: meet the other tasks, start the rank's process, send its result to the driver.
 
-Runs in the Spark worker, inside the barrier job. A failed rank does not fail its task: outcomes are data.
+Runs in the Spark worker, inside the barrier job. A failed rank does not fail its task: outcomes are data. A task of a
+worker group runs one rank process after the other, forked from one that has loaded the libraries.
 """
 
 from __future__ import annotations
@@ -11,104 +12,37 @@ import pickle
 import socket
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from multiprocessing import AuthenticationError
+from collections.abc import Mapping
+from concurrent.futures import Future
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sparkdl.errors import LaunchError
 from sparkdl.launch.checks import versions
-from sparkdl.launch.checks.gpus import shared_addresses
-from sparkdl.launch.checks.hostname import refused_names, useless_address
+from sparkdl.launch.checks.hostname import useless_address
 from sparkdl.launch.protocol import messages
-from sparkdl.launch.protocol.channel import SocketLink
-from sparkdl.launch.protocol.mailbox.link import MailboxLink
-from sparkdl.launch.protocol.messages import Hello, Message, Outcome, Value
-from sparkdl.launch.worker.environment import Settings, interface_of, rank_environment, search_path
+from sparkdl.launch.protocol.messages import Call, Message, Outcome, Ready, Value
+from sparkdl.launch.worker.environment import interface_of, rank_environment, search_path
+from sparkdl.launch.worker.fork_server.client import ForkServer
+from sparkdl.launch.worker.place import LOOPBACK, Link, Place, TaskInfo, TaskPlan, connect, refusal, resolve
 from sparkdl.launch.worker.process import RankProcess
 from sparkdl.launch.worker.rank_log_file import RankLog
 from sparkdl.launch.worker.rendezvous import Rendezvous
+from sparkdl.launch.worker.start_reaper import StartReaper, start_reaper
 from sparkdl.launch.world import World, assign_worlds
 
 if TYPE_CHECKING:
     from pyspark import Broadcast
 
-__all__ = ["TaskPlan", "run_rank"]
-
-LOOPBACK = "127.0.0.1"
-
-Link = SocketLink | MailboxLink
-"""Connect a task with the driver."""
+__all__ = ["run_rank"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskPlan:
-    """Hold what the driver sends to every task."""
-
-    control: tuple[str, int]
-    """Address and port of the driver's control channel."""
-
-    key: bytes
-    """The secret of this run's control channel."""
-
-    settings: Settings
-
-    one_process: bool
-    """True if all tasks run on the driver's machine, inside the driver's process."""
-
-    driver_path: tuple[str, ...]
-    """The driver's module search path, where the tasks run on the driver's machine."""
-
-    gpus_per_worker: int
-    """The number of GPUs that each rank sees, of those that its task owns."""
-
-    gpus_of_hosts: bool
-    """True if a GPU's address means the same to all tasks of a host; in containers each task counts separately."""
-
-    versions: Mapping[str, str]
-    """The versions of the packages on the driver, from `versions.installed`."""
-
-    log_folder: str | None
-    """The folder of this run's log files, or None."""
-
-    mailbox: str | None
-    """The folder that replaces the control channel where the driver's port cannot be reached, or None."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskInfo:
-    """Hold what one task sends to all others, once."""
-
-    host: str
-    address: str
-    port: int
-    own_name: str
-    """The result of `useless_address` there for the host's own name."""
-
-    versions: Mapping[str, str]
-    gpus: Sequence[str]
-
-
-def resolve(host: str) -> str:
-    """Return a host's IP address, or the name itself if it does not resolve."""
-    try:
-        return socket.gethostbyname(host)
-    except OSError:
-        return host
-
-
-def refusal(plan: TaskPlan, infos: Sequence[TaskInfo]) -> str | None:
-    """Return the error message, of one line, if these tasks cannot run the ranks, else None. All tasks agree on it."""
-    return (
-        versions.mismatch(plan.versions, [(info.host, info.versions) for info in infos])
-        or refused_names({info.host: info.own_name for info in infos})
-        or (shared_addresses([(info.host, info.gpus) for info in infos]) if plan.gpus_of_hosts else None)
-    )
-
-
-def run_rank(plan: TaskPlan, task: Broadcast[bytes]) -> None:
+def run_rank(plan: TaskPlan, task: Broadcast[bytes] | None) -> None:
     """Run this task's rank to its end; send its pickled value, or its pickled error, to the driver.
+
+    Without a task, run the ranks that the driver calls for (`Call`), until it calls for no more.
 
     Raises LaunchError if the driver cannot be reached.
     """
@@ -125,7 +59,7 @@ def run_rank(plan: TaskPlan, task: Broadcast[bytes]) -> None:
         stack.callback(link.close)
         # A host whose own name is a loopback address still knows itself by the address that others use.
         served = "" if address.startswith("127.") and not plan.one_process else address
-        rendezvous = stack.enter_context(Rendezvous(served)) if rank == 0 else None
+        rendezvous = stack.enter_context(Rendezvous(served)) if rank == 0 and task is not None else None
         mine = TaskInfo(
             host=host,
             address=address,
@@ -140,69 +74,98 @@ def run_rank(plan: TaskPlan, task: Broadcast[bytes]) -> None:
         if problem := refusal(plan, infos):
             _refuse(link, worlds[rank], problem)
             return
+        place = Place(link=link, worlds=worlds, rank=rank, rendezvous_host=infos[0].address, gpus=gpus)
         try:
+            if task is None:
+                _serve_calls(plan, place, served)
+                return
             if rendezvous:
                 rendezvous.open(worlds)
-            log = stack.enter_context(RankLog.of(plan.log_folder, worlds[rank])) if plan.log_folder else None
-            env = _environment(plan, worlds, rank, (infos[0].address, infos[0].port), gpus)
-            _run_process(link, worlds[rank], task.value, env, log)
+            env = _environment(plan, place, infos[0].port)
+            _run_process(place, task.value, env, plan.log_folder)
         except Exception as error:  # no space, no more processes: reported as such, and not as a lost host
             what = f"rank {rank} cannot be run on {host}: {type(error).__name__}: {error}"
             _refuse(link, worlds[rank], what)
 
 
-def connect(plan: TaskPlan, rank: int, host: str) -> Link:
-    """Connect to the driver by its port, or else by the run's mailbox. Raises LaunchError if neither is possible."""
-    try:
-        return SocketLink.to(plan.control, plan.key, rank)
-    except (OSError, EOFError, AuthenticationError, AssertionError) as error:
-        if plan.mailbox is None:
-            name, port = plan.control
-            raise LaunchError(
-                f"{host} cannot reach the driver at {name}:{port} ({error}); set spark.driver.host to an address that "
-                "executors reach, open the driver's ports to them, or set log_dir to a folder that all hosts see"
-            ) from error
-        link = MailboxLink(plan.mailbox, rank=rank, key=plan.key)
-        link.send(Hello(rank=rank, host=host, error=str(error)))
-        return link
+def _serve_calls(plan: TaskPlan, place: Place, served: str) -> None:
+    """Run a rank for each call, until the driver calls for no more or a rank of the group has failed."""
+    with ForkServer(limit_s=plan.start_timeout_s) as forks:
+        forks.prepare(_environment(plan, place, 0))
+        finished = True
+        while finished:
+            # Each call has its own rendezvous, where no address of an earlier call can be found.
+            with Rendezvous(served) if place.rank == 0 else nullcontext() as rendezvous:
+                place.link.send(Ready(rendezvous=rendezvous.port if rendezvous else 0))
+                call = _next_call(place.link)
+                if call is None:
+                    return
+                if rendezvous:
+                    rendezvous.open(place.worlds)
+                order, task = call
+                env = _environment(plan, place, order.rendezvous)
+                start: StartReaper = partial(forks.fork, modules=order.modules)
+                finished = _run_process(place, task, env, order.log_folder or None, start)
 
 
-def _environment(
-    plan: TaskPlan, worlds: tuple[World, ...], rank: int, rendezvous: tuple[str, int], gpus: Sequence[str]
-) -> dict[str, str]:
+def _next_call(link: Link) -> tuple[Call, bytes] | None:
+    """Wait for the driver's next call and its pickled function; None if the driver calls for no more, or is gone."""
+    call: Call | None = None
+    task = bytearray()
+    while call is None or len(task) < call.size:
+        match link.receive():
+            case Call() as call:
+                pass
+            case Value(content=content):
+                task += content
+            case None | messages.Stop() | messages.Finish():
+                return None
+    return call, bytes(task)
+
+
+def _environment(plan: TaskPlan, place: Place, rendezvous_port: int) -> dict[str, str]:
     import psutil
 
-    one_host = worlds[rank].local_size == worlds[rank].size
+    world = place.world
     interfaces = {name: [entry.address for entry in entries] for name, entries in psutil.net_if_addrs().items()}
     # Spark's discovery scripts count GPUs as nvidia-smi does; CUDA by default counts the fastest first.
-    counting = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if gpus else {}
+    counting = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if place.gpus else {}
     return rank_environment(
         {**counting, **os.environ},
-        worlds[rank],
+        world,
         plan.settings,
-        rendezvous=rendezvous,
-        interface="lo" if one_host else interface_of(resolve(worlds[rank].host), interfaces),
+        rendezvous=(place.rendezvous_host, rendezvous_port),
+        interface="lo" if world.local_size == world.size else interface_of(resolve(world.host), interfaces),
         path=search_path(sys.path, plan.driver_path, folder=os.getcwd()),
-        gpus=gpus,
+        gpus=place.gpus,
     )
 
 
-def _run_process(link: Link, world: World, task: bytes, env: Mapping[str, str], log: RankLog | None) -> None:
+def _run_process(
+    place: Place, task: bytes, env: Mapping[str, str], log_folder: str | None, start: StartReaper = start_reaper
+) -> bool:
+    """Run a rank's process to its end; return True once the driver knows all outcomes, False if it stops the rank."""
+
     def report(message: Message) -> None:
         if isinstance(message, Outcome):
             result = process.result
             while content := result.read(messages.MAX_BODY_BYTES):
-                link.send(Value(content=content))
-        link.send(message)
+                place.link.send(Value(content=content))
+        place.link.send(message)
 
-    process = RankProcess(world, task=task, env=env, report=report, log=log)
-    with process:  # a thread may report before the context is entered
-        _follow(link, process)
+    with ExitStack() as stack:
+        log = stack.enter_context(RankLog.of(log_folder, place.world)) if log_folder else None
+        process = RankProcess(place.world, task=task, env=env, report=report, log=log, start=start)
+        stack.enter_context(process)  # a thread may report before the context is entered
+        return _follow(place.link, process)
 
 
-def _follow(link: Link, process: RankProcess) -> None:
-    """Wait for the process, then until the driver knows all outcomes; handle its commands, and stop if it is silent."""
-    dismissed = threading.Event()
+def _follow(link: Link, process: RankProcess) -> bool:
+    """Wait for the process, then until the driver knows all outcomes; handle its commands, and stop if it is silent.
+
+    Returns True if the driver knows all outcomes.
+    """
+    dismissed: Future[bool] = Future()
 
     def handle_commands() -> None:
         while (message := link.receive()) is not None and not isinstance(message, messages.Stop):
@@ -212,15 +175,15 @@ def _follow(link: Link, process: RankProcess) -> None:
                 case messages.WindDown():
                     process.wind_down()
                 case messages.Finish():
-                    dismissed.set()
+                    dismissed.set_result(True)
                     return
         process.stop()
-        dismissed.set()
+        dismissed.set_result(False)
 
     threading.Thread(target=handle_commands, daemon=True).start()
     process.wait()
     # Rank 0 serves the rendezvous for all: no task leaves before the last rank has ended.
-    dismissed.wait()
+    return dismissed.result()
 
 
 def _refuse(link: Link, world: World, message: str) -> None:

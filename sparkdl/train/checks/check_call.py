@@ -12,6 +12,7 @@ from sparkdl.data.dataset import Dataset
 from sparkdl.errors import ConfigError, near_miss, shown
 from sparkdl.launch.checks.payload_size import MAX_CLOSURE_BYTES
 from sparkdl.launch.config import LaunchConfig
+from sparkdl.launch.group import WorkerGroup, launch_of
 from sparkdl.train.checks.initial_model import check_initial_model
 from sparkdl.train.class_weight import class_weights
 from sparkdl.train.config import TrainConfig
@@ -66,14 +67,14 @@ def _check_function(build_model: Callable[..., object]) -> None:
 
 
 def check_places(dataset: object, launch: object) -> None:
-    """Raise ConfigError unless these are a Dataset and a LaunchConfig with at most as many workers as lanes."""
+    """Raise ConfigError unless these are a Dataset, and a LaunchConfig or a WorkerGroup of no more ranks than lanes."""
     if not isinstance(dataset, Dataset):
         raise ConfigError(f"dataset={shown(dataset)} must be a Dataset; open a path by sparkdl.open_dataset(path)")
-    if not isinstance(launch, LaunchConfig):
-        raise ConfigError(f"launch={shown(launch)} must be a LaunchConfig")
-    if launch.num_workers > dataset.lanes:
+    if not isinstance(launch, LaunchConfig | WorkerGroup):
+        raise ConfigError(f"launch={shown(launch)} must be a LaunchConfig or a WorkerGroup")
+    if (num_workers := launch_of(launch).num_workers) > dataset.lanes:
         raise ConfigError(
-            f"num_workers={launch.num_workers} but {dataset.path} has {dataset.lanes} lanes; use at most "
+            f"num_workers={num_workers} but {dataset.path} has {dataset.lanes} lanes; use at most "
             f"{dataset.lanes} workers or prepare with PrepareConfig(lanes=…)"
         )
 

@@ -347,7 +347,7 @@ def test_directions_and_code_are_those_of_the_model(dataset) -> None:
     assert facts["class"] == "LambdaCallback" and "<lambda> " in facts["config"]["on_epoch_end"]
 
 
-PLAIN = ("Scaled()(keras.layers.Dense(4, \"relu\")(x))", "keras.layers.Dense(4, \"relu\")(x)")
+PLAIN = ('Scaled()(keras.layers.Dense(4, "relu")(x))', 'keras.layers.Dense(4, "relu")(x)')
 
 
 def test_trained_weights_of_another_vocabulary_or_order_are_refused(dataset, tmp_path) -> None:

@@ -1,6 +1,5 @@
 """YAML, overrides, near misses."""
 
-
 import pytest
 
 from paths import ROOT

@@ -669,6 +669,4 @@ def test_rows_that_come_to_depend_on_each_other_later_fail_the_run_by_name(datas
 
     config = TrainConfig(run_dir=str(tmp_path / "run"), epochs=3, global_batch_size=64)
     with pytest.raises(ModelError, match="a layer looks at the whole batch"):
-        sparkdl.fit(
-            compiled(layer=later), datasets["numbers"], config, launch=LaunchConfig(num_workers=2, local=True)
-        )
+        sparkdl.fit(compiled(layer=later), datasets["numbers"], config, launch=LaunchConfig(num_workers=2, local=True))

@@ -1,6 +1,5 @@
 """A prepare that is killed leaves the old dataset or none. A few moments; tests/soak has more."""
 
-
 import pytest
 
 import kill_prepare

@@ -243,6 +243,4 @@ def test_without_a_session_the_error_says_what_to_do():
         "run(print, launch=LaunchConfig(num_workers=2))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert (
-        "LaunchError: no SparkSession is active; start one, or run on this machine with local=True" in done.stderr
-    )
+    assert "LaunchError: no SparkSession is active; start one, or run on this machine with local=True" in done.stderr

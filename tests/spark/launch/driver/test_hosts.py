@@ -1,6 +1,5 @@
 """The whole way on a cluster of two hosts: other addresses, other names, other processes. More in tests/soak."""
 
-
 import numpy as np
 import pytest
 

@@ -1,0 +1,1 @@
+"""Start rank processes by forking a process that has loaded the libraries."""

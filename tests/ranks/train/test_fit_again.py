@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 import sparkdl
+from groups import local_group
 from paths import FIXTURES
 from sparkdl import CheckpointConfig, CheckpointError, ConfigError, LaunchConfig, TrainConfig
 from sparkdl.train.run.run_dir import RunDir
 
 pytestmark = pytest.mark.timeout(300)
-ONE = LaunchConfig(num_workers=1, local=True, log="errors")
+ONE = local_group(1, log="errors")
 
 SOURCE = """
     class Scaled(keras.layers.Layer):
@@ -173,7 +174,7 @@ def logged(run_dir, said):
     """A launch whose ranks' output is read afterwards."""
     folder = run_dir.parent / "said"
     said.append(lambda: "".join(path.read_text() for path in folder.rglob("*") if path.is_file()))
-    return dataclasses.replace(ONE, log_dir=str(folder))
+    return LaunchConfig(num_workers=1, local=True, log="errors", log_dir=str(folder))
 
 
 def test_the_best_model_is_never_that_of_another_criterion(dataset, run_dir, trained, caplog) -> None:

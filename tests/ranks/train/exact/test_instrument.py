@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import sparkdl
-from sparkdl import LaunchConfig
+from groups import local_group
 
 ROWS = 24
 
@@ -395,7 +395,7 @@ def effects() -> dict:
 
 @pytest.fixture(scope="module")
 def seen() -> list[dict]:
-    return sparkdl.run(effects, launch=LaunchConfig(num_workers=2, local=True))
+    return sparkdl.run(effects, launch=local_group(2))
 
 
 def test_slices_are_gathered_where_that_moves_fewer_bytes(seen) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import sparkdl
-from sparkdl import LaunchConfig, PrepareConfig, Split, TrainConfig
+from groups import local_group
+from sparkdl import PrepareConfig, Split, TrainConfig
 from sparkdl.features import Categorical, Tensor
 from sparkdl.train.run.run_dir import RunDir
 from sparkdl.train.spec import TrainSpec
@@ -520,7 +521,7 @@ def trained(request, weighted, tokens, classes, unlabelled, folder_of):
     for workers in WORKERS:
         folder = folder_of[workers]
         tasks = tasks_in(folder, runs, datasets)
-        launch = LaunchConfig(num_workers=workers, local=True)
+        launch = local_group(workers)
         if workers == 1:
             ((histories[workers], plain),) = sparkdl.run(train_beside_keras, tasks, beside, launch=launch)
         else:
@@ -585,7 +586,7 @@ def test_an_autoencoder_is_evaluated_on_its_inputs_with_objects_of_the_users_own
     trained, folder_of, unlabelled, weighted
 ) -> None:
     histories, _, _ = trained
-    model_dir, launch = str(folder_of[3] / "autoencoder of several" / "model"), LaunchConfig(num_workers=1, local=True)
+    model_dir, launch = str(folder_of[3] / "autoencoder of several" / "model"), local_group(1)
     own = {"Halved": halved()}
     found = sparkdl.evaluate(model_dir, unlabelled, "val", launch=launch, custom_objects=own)
     last = histories[3]["autoencoder of several"][-1]

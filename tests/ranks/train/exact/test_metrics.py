@@ -1,7 +1,7 @@
 """Every metric of Keras is known: its state is a sum over rows, or it is refused with a reason."""
 
 import sparkdl
-from sparkdl import LaunchConfig
+from groups import local_group
 
 
 def differences(seed: int) -> tuple[dict[str, float], dict[str, str]]:
@@ -90,7 +90,7 @@ def differences(seed: int) -> tuple[dict[str, float], dict[str, str]]:
 
 
 def test_the_states_of_parts_add_up_to_that_of_all_rows_or_the_metric_is_refused() -> None:
-    ((found, refused),) = sparkdl.run(differences, 3, launch=LaunchConfig(num_workers=1, local=True))
+    ((found, refused),) = sparkdl.run(differences, 3, launch=local_group(1))
     assert len(found) > 40 and {"AUC", "F1Score", "R2Score", "MeanIoU", "Precision", "Mean"} <= found.keys()
     assert {name: value for name, value in found.items() if value > 1e-5} == {}
     assert refused.keys() == {"PearsonCorrelation", "ConcordanceCorrelation"}

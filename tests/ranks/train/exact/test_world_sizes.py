@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import sparkdl
-from sparkdl import LaunchConfig, PrepareConfig, Split, TrainConfig
+from groups import local_group
+from sparkdl import PrepareConfig, Split, TrainConfig
 from sparkdl.features import Categorical, Numeric, Tensor
 from sparkdl.train.run.run_dir import RunDir
 from sparkdl.train.spec import EvaluateSpec, TrainSpec
@@ -240,7 +241,7 @@ def train_on(workers: int, runs: dict, folder: Path) -> Trained:
         for name in ("adam", "mixed")
         for batch in (7, 1000)
     }
-    launch = LaunchConfig(num_workers=workers, local=True)
+    launch = local_group(workers)
     histories, evaluated, plain = sparkdl.run(train_all, tasks, evaluations, launch=launch)[0]
     records = {name: [dict(np.load(folder / name / f"rank-{rank}.npz")) for rank in range(workers)] for name in runs}
     return Trained(histories, records, evaluated, plain)

@@ -1,8 +1,8 @@
 """Fifty losses have the form that they have, and Keras' list of row losses is right."""
 
 import sparkdl
+from groups import local_group
 from loss_kinds import loss_kinds, wrong_forms
-from sparkdl import LaunchConfig
 
 
 def forms() -> tuple[int, list[str], set[str], set[str]]:
@@ -19,6 +19,6 @@ def forms() -> tuple[int, list[str], set[str], set[str]]:
 
 
 def test_losses_have_the_form_that_they_have() -> None:
-    ((count, wrong, untold, unproved),) = sparkdl.run(forms, launch=LaunchConfig(num_workers=1, local=True))
+    ((count, wrong, untold, unproved),) = sparkdl.run(forms, launch=local_group(1))
     assert count >= 50 and wrong == []
     assert untold == {"CategoricalGeneralizedCrossEntropy"} and unproved == set()

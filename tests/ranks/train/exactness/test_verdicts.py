@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import sparkdl
-from sparkdl import LaunchConfig, PrepareConfig, Split, TrainConfig
+from groups import local_group
+from sparkdl import PrepareConfig, Split, TrainConfig
 from sparkdl.errors import ModelError
 from sparkdl.features import Tensor
 from sparkdl.train.run.run_dir import RunDir
@@ -438,7 +439,7 @@ def verdicts(models: dict, orders: int):
 
 def test_what_is_not_exact_is_found_by_name_for_any_order_of_rows(datasets) -> None:
     models = {name: (datasets[ds], build_model) for name, (ds, build_model) in {**REFUSED, **ACCEPTED}.items()}
-    (found,) = sparkdl.run(verdicts, models, 3, launch=LaunchConfig(num_workers=1, local=True))
+    (found,) = sparkdl.run(verdicts, models, 3, launch=local_group(1))
     for name in REFUSED:
         assert all(name in " | ".join(kinds) for kinds in found[name]), (name, found[name])
     assert {name: found[name] for name in ACCEPTED if name in found and found[name] != {()}} == {}
@@ -477,7 +478,7 @@ def test_a_model_that_needs_much_memory_is_tried_on_fewer_rows(datasets) -> None
 
         return keras.ops.sqrt(keras.ops.mean((y_true - y_pred) ** 2))
 
-    losses, here = {"mse": "mse", "root": root}, LaunchConfig(num_workers=1, local=True)
+    losses, here = {"mse": "mse", "root": root}, local_group(1)
     (found,) = sparkdl.run(verdicts_in_little_memory, datasets["numbers"], losses, 8, launch=here)
     assert found == {"mse": [], "root": ["loss 'root'"]}
     # Nothing can be said where four rows are too many.
@@ -548,7 +549,7 @@ def trained(datasets, tmp_path_factory):
             )
             for batch in (17, 64, 1000)
         }
-        results = sparkdl.run(train_all, tasks, evaluations, launch=LaunchConfig(num_workers=workers, local=True))
+        results = sparkdl.run(train_all, tasks, evaluations, launch=local_group(workers))
         found[workers] = (*results[0], {name: task.run for name, task in tasks.items()})
     return found
 
@@ -669,4 +670,4 @@ def test_rows_that_come_to_depend_on_each_other_later_fail_the_run_by_name(datas
 
     config = TrainConfig(run_dir=str(tmp_path / "run"), epochs=3, global_batch_size=64)
     with pytest.raises(ModelError, match="a layer looks at the whole batch"):
-        sparkdl.fit(compiled(layer=later), datasets["numbers"], config, launch=LaunchConfig(num_workers=2, local=True))
+        sparkdl.fit(compiled(layer=later), datasets["numbers"], config, launch=local_group(2))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import sparkdl
-from sparkdl import CheckpointConfig, LaunchConfig, TrainConfig
+from groups import local_group
+from sparkdl import CheckpointConfig, TrainConfig
 from sparkdl.train.run.run_dir import RunDir
 from sparkdl.train.spec import TrainSpec
 
@@ -246,7 +247,7 @@ def trained(digits_dataset, tmp_path_factory):
         tasks[f"{run} twin"] = task_of(folder, f"{run} twin", digits_dataset, twin, options_of_twin)
     build_model, options, *_ = RUNS["accumulated"]
     tasks["resumed"] = task_of(folder, "resumed", digits_dataset, build_model, options, str(folder / IN_WARM_UP))
-    (histories, walked), _ = sparkdl.run(train_all, tasks, launch=LaunchConfig(num_workers=2, local=True))
+    (histories, walked), _ = sparkdl.run(train_all, tasks, launch=local_group(2))
     weights = {name: list(np.load(folder / f"{name}.npz").values()) for name in histories}
     return folder, histories, weights, walked
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import sparkdl
-from sparkdl import CheckpointConfig, LaunchConfig, TrainConfig
+from groups import local_group
+from sparkdl import CheckpointConfig, TrainConfig
 from sparkdl.train.run.checkpoint import Position, read_checkpoint
 from sparkdl.train.run.run_dir import RunDir
 from sparkdl.train.spec import TrainSpec
@@ -80,7 +81,7 @@ def config(run_dir, **options) -> TrainConfig:
 
 
 def local(workers=2):
-    return LaunchConfig(num_workers=workers, local=True, log="errors")
+    return local_group(workers, log="errors")
 
 
 def weights_of(result) -> list[np.ndarray]:

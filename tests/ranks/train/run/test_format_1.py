@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 import sparkdl
+from groups import local_group
 from paths import FIXTURES
-from sparkdl import CheckpointError, LaunchConfig
+from sparkdl import CheckpointError
 
 EXPECTED = json.loads((FIXTURES / "run-v1.expected.json").read_text())
 CHECKPOINT = "checkpoints/epoch-00001-step-00000002/checkpoint.json"
-ONE = LaunchConfig(num_workers=1, local=True)
+ONE = local_group(1)
 
 
 @pytest.fixture(scope="module")

@@ -172,7 +172,7 @@ def test_the_drivers_environment_folder_and_modules_are_those_of_the_call(tmp_pa
 
 
 def test_keras_is_not_loaded_where_it_would_choose_another_backend(tmp_path) -> None:
-    launch = LaunchConfig(num_workers=1, local=True, env={"KERAS_HOME": str(tmp_path)})
+    launch = LaunchConfig(num_workers=1, local=True, env={"KERAS_HOME": str(tmp_path), "KERAS_BACKEND": ""})
     (tmp_path / "keras.json").write_text('{"backend": "torch"}')
     with WorkerGroup(launch) as group:
         assert sparkdl.run(loaded, launch=group) == [set()]
@@ -205,13 +205,14 @@ def sleep():
     time.sleep(60)
 
 
+STOPPED = "rank 1/2 on .* made no progress .*: its process is stopped"
 DEATHS = [
-    (raise_value_error, r"rank 1/2 on .* failed: ValueError: boom"),
-    (exit_3, r"rank 1/2 on .* exited with code 3 before its function returned"),
-    (kill_self, r"rank 1/2 on .* died by signal SIGKILL"),
-    (kill_reaper, r"rank 1/2 on .* died by signal SIGKILL"),
-    (stop_self, r"rank 1/2 on .* made no progress .*: its process is stopped"),
-    (sleep, r"rank 1/2 on .* made no progress for stall_timeout_s=3"),
+    (raise_value_error, "rank 1/2 on .* failed: ValueError: boom"),
+    pytest.param(exit_3, "rank 1/2 on .* exited with code 3 before its function returned", marks=pytest.mark.soak),
+    pytest.param(kill_self, "rank 1/2 on .* died by signal SIGKILL", marks=pytest.mark.soak),
+    (kill_reaper, "rank 1/2 on .* died by signal SIGKILL"),
+    pytest.param(stop_self, STOPPED, marks=pytest.mark.soak),
+    pytest.param(sleep, "rank 1/2 on .* made no progress for stall_timeout_s=3", marks=pytest.mark.soak),
 ]
 
 
@@ -321,8 +322,15 @@ sparkdl.run(lambda: (print("up", flush=True), threading.Event().wait()), launch=
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("idle", [True, False])
+@pytest.mark.parametrize(
+    ("number", "idle"),
+    [
+        (signal.SIGKILL, True),
+        (signal.SIGKILL, False),
+        *[pytest.param(signal.SIGINT, idle, marks=pytest.mark.soak) for idle in (True, False)],
+        *[pytest.param(signal.SIGTERM, idle, marks=pytest.mark.soak) for idle in (True, False)],
+    ],
+)
 def test_nothing_outlives_the_driver(number, idle, tmp_path) -> None:
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     program = DRIVER.replace("IDLE", str(idle))

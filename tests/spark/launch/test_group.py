@@ -49,14 +49,18 @@ def allreduce(start):
     return float(hvd.allreduce(tf.constant(float(hvd.rank() + start)), op=hvd.Sum))
 
 
-def test_calls_share_one_job_whose_slots_and_name_are_seen(spark, group) -> None:
+def test_calls_from_any_thread_share_one_job_whose_slots_and_name_are_seen(spark, group) -> None:
     first, second = (sparkdl.run(rank_and_parents, launch=group) for _ in range(2))
     assert [found["rank"] for found in first] == [0, 1]
     for name, same in (("worker", True), ("server", True), ("pid", False), ("reaper", False)):
         assert all((one[name] == other[name]) == same for one, other in zip(first, second, strict=True)), name
     assert jobs_of(spark) == ["sparkdl worker group: 2 ranks"]
     assert sparkdl.run(allreduce, 1, launch=group) == [3.0, 3.0]
-    assert sparkdl.run(lambda size: bytes(size), 3 << 20, launch=group) == [bytes(3 << 20)] * 2
+    values = []
+    thread = threading.Thread(target=lambda: values.extend(sparkdl.run(bytes, 3 << 20, launch=group)))
+    thread.start()
+    thread.join(60)
+    assert values == [bytes(3 << 20)] * 2
     big = bytes(5 << 20)  # a function of several frames
     assert sparkdl.run(lambda: len(big), launch=group) == [5 << 20] * 2
     group.close()
@@ -89,12 +93,12 @@ def die_on_rank_1(death):
 @pytest.mark.parametrize(
     ("death", "line"),
     [
-        ("exception", "rank 1/2 on .* failed: ValueError: boom"),
-        ("pid", "rank 1/2 on .* died by signal SIGKILL"),
-        ("reaper", "rank 1/2 on .* died by signal SIGKILL"),
-        ("server", "rank 1/2 on .* "),
+        pytest.param("exception", "rank 1/2 on .* failed: ValueError: boom", marks=pytest.mark.soak),
+        pytest.param("pid", "rank 1/2 on .* died by signal SIGKILL", marks=pytest.mark.soak),
+        pytest.param("reaper", "rank 1/2 on .* died by signal SIGKILL", marks=pytest.mark.soak),
+        pytest.param("server", "rank 1/2 on .* ", marks=pytest.mark.soak),
         ("worker", "rank 1/2 on .* was lost"),
-        ("stop", "rank 1/2 on .* made no progress .*: its process is stopped"),
+        pytest.param("stop", "rank 1/2 on .* made no progress .*: its process is stopped", marks=pytest.mark.soak),
     ],
 )
 def test_a_call_that_fails_brings_its_cause_and_the_next_call_runs(spark, death, line) -> None:
@@ -120,20 +124,7 @@ def test_a_job_that_somebody_cancels_between_calls_is_started_again(spark, group
     spark.sparkContext.cancelAllJobs()
     wait_until(lambda: not jobs_of(spark))
     assert sparkdl.run(allreduce, 1, launch=group) == [3.0, 3.0]
-    assert not is_alive(before["server"])
-
-
-def test_a_group_is_used_from_any_thread(spark, group) -> None:
-    values = []
-
-    def call():
-        values.extend(sparkdl.run(allreduce, 1, launch=group))
-
-    for _ in range(2):
-        thread = threading.Thread(target=call)
-        thread.start()
-        thread.join(60)
-    assert values == [3.0] * 4
+    wait_until(lambda: not is_alive(before["server"]))
 
 
 def build_model(ds):
@@ -146,6 +137,7 @@ def build_model(ds):
     return model
 
 
+@pytest.mark.soak
 def test_fits_of_a_group_have_the_bits_of_fits_in_new_ranks(group, tmp_path) -> None:
     dataset = sparkdl.open_dataset(str(FIXTURES / "dataset-v1"))
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 from datetime import datetime
@@ -20,14 +21,21 @@ from sparkdl.features import Numeric
 from sparkdl.spark.arrow_batches import arrow_batches
 
 
-@pytest.fixture
-def folder(spark, tmp_path):
+@pytest.fixture(scope="module")
+def tables(spark, tmp_path_factory):
     """Small tables as Parquet, CSV and JSON."""
+    made = tmp_path_factory.mktemp("tables")
     rows = spark.range(60).selectExpr("id", "id % 3 as k", "double(id) as x")
-    rows.coalesce(2).write.parquet(str(tmp_path / "parquet"))
-    rows.coalesce(1).write.partitionBy("k").csv(str(tmp_path / "csv files"), header=True)
-    rows.coalesce(1).write.json(str(tmp_path / "json"))
-    return tmp_path
+    rows.coalesce(2).write.parquet(str(made / "parquet"))
+    rows.coalesce(1).write.partitionBy("k").csv(str(made / "csv files"), header=True)
+    rows.coalesce(1).write.json(str(made / "json"))
+    return made
+
+
+@pytest.fixture
+def folder(tables, tmp_path):
+    """A copy of the tables for one test, which may change it."""
+    return Path(shutil.copytree(tables, tmp_path, dirs_exist_ok=True))
 
 
 def table(spark, folder):

@@ -86,7 +86,7 @@ class WorkerGroup:
         with self._using:
             self._give_up()
 
-    def size(self) -> int:
+    def world_size(self) -> int:
         """Return the number of ranks: of the group that runs, else of those that the session can run.
 
         Raises LaunchError if the session cannot run them.
@@ -97,8 +97,8 @@ class WorkerGroup:
             return self._size
         return available_workers(self._launch)
 
-    def run(self, spec: RanksSpec, monitor: Monitor, values: Values) -> str:
-        """Run the ranks of one call, as `LocalRanks.run` and `BarrierRanks.run` do.
+    def run_ranks(self, spec: RanksSpec, monitor: Monitor, values: Values) -> str:
+        """Run the ranks of one call, as `LocalRanks.run_ranks` and `BarrierRanks.run_ranks` do.
 
         Raises LaunchError if the group is closed or runs another call.
         """
@@ -118,10 +118,10 @@ class WorkerGroup:
             threading.Thread(target=self._watch, name="worker group", daemon=True).start()
         if self._launch.local:
             self._forks = self._forks or ForkServer(limit_s=self._launch.start_timeout_s)
-            return LocalRanks(self._forks).run(spec, monitor, values)
+            return LocalRanks(self._forks).run_ranks(spec, monitor, values)
         self._ranks = self._ranks or BarrierRanks(warm=True)
         self._size = spec.size
-        return self._ranks.run(spec, monitor, values)
+        return self._ranks.run_ranks(spec, monitor, values)
 
     def _watch(self) -> None:
         """Give up what the group holds once it is idle for too long, or in the way of another job; then return."""

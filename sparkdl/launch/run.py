@@ -78,7 +78,7 @@ def launch_ranks(
     ranks = launch if isinstance(launch, WorkerGroup) else LocalRanks() if config.local else BarrierRanks()
     with Values(size) as values:
         with Monitor(size, config, on_event=on_event, asked=asked) as monitor:
-            job_error = ranks.run(spec, monitor, values)
+            job_error = ranks.run_ranks(spec, monitor, values)
         _raise_cause(monitor, values, size, job_error, log_folder)
         return [_value(values, rank, size, monitor.hosts) for rank in range(size)]
 
@@ -108,7 +108,7 @@ def _checked(
         raise ConfigError(f"launch={shown(launch)} must be a LaunchConfig or a WorkerGroup")
     task = pickled_task(fn, tuple(args), dict(kwargs), limit=closure_limit)
     if isinstance(launch, WorkerGroup):
-        return task, launch.size()
+        return task, launch.world_size()
     return task, launch.num_workers if launch.local else available_workers(launch)
 
 

@@ -83,7 +83,7 @@ class BarrierRanks:
         self._is_called = False
         self._lost: set[int] = set()
 
-    def run(self, spec: RanksSpec, monitor: Monitor, values: Values) -> str:
+    def run_ranks(self, spec: RanksSpec, monitor: Monitor, values: Values) -> str:
         """Run the ranks to their end; their values go to `values`, their outcomes to `monitor`.
 
         Returns the reason why Spark's job failed, or "" where the job succeeded.
@@ -125,7 +125,9 @@ class BarrierRanks:
 
     def holds_others_up(self) -> bool:
         """Tell whether another job of the session waits for slots while this job holds some."""
-        return self._session is not None and self._job.others_wait()
+        with contextlib.suppress(Exception):  # the SparkContext itself may have ended
+            return self._session is not None and self._job.others_wait()
+        return False
 
     def stop(self) -> None:
         self._tell(Stop())

@@ -1,6 +1,6 @@
 """Run the ranks as child processes of the driver, without Spark.
 
-Runs on the driver. The thread that calls `LocalRanks.run` starts the processes and waits for them.
+Runs on the driver. The thread that calls `LocalRanks.run_ranks` starts the processes and waits for them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class LocalRanks:
         self._forks = forks
         self._processes: list[RankProcess] = []
 
-    def run(self, spec: RanksSpec, monitor: Monitor, values: Values) -> str:
+    def run_ranks(self, spec: RanksSpec, monitor: Monitor, values: Values) -> str:
         """Run the ranks to their end; their values go to `values`, their outcomes to `monitor`. Returns "".
 
         Raises LaunchError if this machine has too few GPUs or a name that does not resolve, or ranks do not start in

@@ -49,9 +49,9 @@ class ForkedReaper:
 
         Called once, when `stdout` has ended.
         """
-        if self._process >= 0:
-            os.close(self._process)
-            self._process = -1
+        process, self._process = self._process, -1
+        if process >= 0:
+            os.close(process)
         return -signal.SIGKILL
 
     def kill(self) -> None:

@@ -184,8 +184,9 @@ class _Reaper:
             self._stop_requested = True
             self._signal_rank(WIND_DOWN_SIGNAL)
         if STACKS in said:
-            self._signal_group(signal.SIGCONT)
+            # In this order: a stopped rank handles the signal before it goes on.
             self._signal_rank(STACKS_SIGNAL)
+            self._signal_group(signal.SIGCONT)
         return True
 
     def _signal_group(self, number: int) -> None:

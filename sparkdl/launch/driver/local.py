@@ -68,7 +68,10 @@ class LocalRanks:
                 report = partial(monitor.receive, world.rank)
                 # Entering may fail for a later rank: the stack ends those that run.
                 process = RankProcess(world, task=spec.task, env=env, report=report, log=log, start=start)
-                self._processes.append(stack.enter_context(process))
+                try:
+                    self._processes.append(stack.enter_context(process))
+                except OSError as error:
+                    raise LaunchError(f"rank {world.rank} cannot be started: {error}") from error
             try:
                 monitor.watch(self)
             finally:

@@ -109,7 +109,6 @@ class ForkServer:
         try:
             return self._ask(env, files, output, modules)
         except ConnectionError:  # the fork server has just died: ranks that it forked die, too
-            self.close()
             self.prepare(env)
             return self._ask(env, files, output, modules)
 
@@ -128,9 +127,9 @@ class ForkServer:
         except OSError as error:
             writer.close()
             reader.close()
-            raise type(error)(
-                f"the fork server forks no rank: {error or type(error).__name__}{self._said()}"
-            ) from error
+            what = f"the fork server forks no rank: {error}{self._said()}"
+            self._give_up()  # a late answer would be taken for that to the next request
+            raise type(error)(what) from error
         finally:
             os.close(stdin)
             os.close(stdout)
@@ -179,6 +178,12 @@ class ForkServer:
             self._server.wait()
         self._server = None
         self._errors.close()
+
+    def _give_up(self) -> None:
+        """Kill a fork server that has died or does not answer, with what it has forked."""
+        if self._server is not None:
+            self._server.kill()
+        self.close()
 
     def _said(self) -> str:
         """Return the last line that the fork server wrote to standard error, after a colon."""

@@ -7,6 +7,7 @@ import psutil
 import pytest
 
 import sparkdl
+from groups import age_model
 from paths import FIXTURES
 from sparkdl import LaunchConfig, WorkerGroup
 
@@ -14,16 +15,6 @@ pytestmark = pytest.mark.timeout(900)
 FITS = 50
 # Of the driver and of the fork server; a fit's own allocations come and go.
 GROWTH = 30 << 20
-
-
-def build_model(ds):
-    import keras
-
-    inputs = {feature.name: keras.Input(feature.shape, name=feature.name) for feature in ds.features.values()}
-    hidden = keras.layers.Dense(512, "relu")(keras.layers.Reshape((1,))(inputs["age"]))
-    model = keras.Model(inputs["age"], keras.layers.Dense(1, "sigmoid")(keras.layers.Dense(512, "relu")(hidden)))
-    model.compile("adam", "binary_crossentropy")
-    return model
 
 
 def state(root):
@@ -44,7 +35,7 @@ def test_fifty_fits_leave_memory_processes_and_descriptors_as_they_were(where, r
         for fit in range(FITS):
             config = sparkdl.TrainConfig(run_dir=str(tmp_path / str(fit)), epochs=1, global_batch_size=7, seed=3)
             began = time.monotonic()
-            losses.add(sparkdl.fit(build_model, dataset, config, launch=group).history[0]["loss"])
+            losses.add(sparkdl.fit(age_model, dataset, config, launch=group).history[0]["loss"])
             seconds.append(time.monotonic() - began)
             states.append(state(psutil.Process(os.getpid())))
     print(f"{where}: first {seconds[0]:.1f} s, later {sorted(seconds)[FITS // 2]:.2f} s; {states[9]} -> {states[-1]}")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import sparkdl
+from groups import age_model, allreduce
 from paths import FIXTURES
 from processes import is_alive, wait_until
 from sparkdl import LaunchConfig, WorkerGroup
@@ -63,14 +64,6 @@ def test_ranks_are_new_processes_that_have_the_libraries(group) -> None:
     assert not any(is_alive(process) for call in calls for pair in call for process in pair)
     assert sparkdl.run(loaded, launch=group) == [{"tensorflow", "keras", "horovod.tensorflow"}] * 2
     assert (os.getpid(), os.getcwd(), dict(os.environ)) == before
-
-
-def allreduce(start):
-    import horovod.tensorflow as hvd
-    import tensorflow as tf
-
-    hvd.init()
-    return float(hvd.allreduce(tf.constant(float(hvd.rank() + start)), op=hvd.Sum))
 
 
 def test_each_call_has_a_rendezvous_of_its_own(group) -> None:
@@ -177,7 +170,7 @@ def test_keras_is_not_loaded_where_it_would_choose_another_backend(tmp_path) -> 
     with WorkerGroup(launch) as group:
         assert sparkdl.run(loaded, launch=group) == [set()]
         config = sparkdl.TrainConfig(run_dir=str(tmp_path / "run"), epochs=1, global_batch_size=7)
-        sparkdl.fit(build_model, sparkdl.open_dataset(str(FIXTURES / "dataset-v1")), config, launch=group)
+        sparkdl.fit(age_model, sparkdl.open_dataset(str(FIXTURES / "dataset-v1")), config, launch=group)
 
 
 def raise_value_error():
@@ -351,18 +344,8 @@ def test_nothing_outlives_the_driver(number, idle, tmp_path) -> None:
         wait_until(lambda: not list(tmp_path.iterdir()), 10)
 
 
-def build_model(ds):
-    import keras
-
-    inputs = {feature.name: keras.Input(feature.shape, name=feature.name) for feature in ds.features.values()}
-    hidden = keras.layers.Dropout(0.2)(keras.layers.Dense(8, "relu")(keras.layers.Reshape((1,))(inputs["age"])))
-    model = keras.Model(inputs["age"], keras.layers.Dense(1, "sigmoid")(hidden))
-    model.compile("adam", "binary_crossentropy", metrics=["mae"])
-    return model
-
-
 def spoiling_model(ds):
-    model = build_model(ds)
+    model = age_model(ds)
     spoil_everything()
     return model
 
@@ -374,7 +357,7 @@ def weights_of(result):
 def test_a_fit_in_a_used_group_has_the_bits_of_one_in_new_ranks(group, tmp_path) -> None:
     dataset = sparkdl.open_dataset(str(FIXTURES / "dataset-v1"))
 
-    def fit(name, launch, model=build_model):
+    def fit(name, launch, model=age_model):
         config = sparkdl.TrainConfig(run_dir=str(tmp_path / name), epochs=2, global_batch_size=7, seed=5)
         result = sparkdl.fit(model, dataset, config, launch=launch)
         exact = [{key: row[key] for key in ("epoch", "loss", "mae", "lr")} for row in result.history]
@@ -387,4 +370,4 @@ def test_a_fit_in_a_used_group_has_the_bits_of_one_in_new_ranks(group, tmp_path)
     assert fit("second", group) == alone
     # A run that is finished is compared by the group's ranks.
     again = sparkdl.TrainConfig(run_dir=str(tmp_path / "first"), epochs=2, global_batch_size=7, seed=5)
-    assert sparkdl.fit(lambda ds: build_model(ds), dataset, again, launch=group).history[0]["epoch"] == 0
+    assert sparkdl.fit(lambda ds: age_model(ds), dataset, again, launch=group).history[0]["epoch"] == 0

@@ -47,6 +47,8 @@ def launched(fn, **options):
         return {"error": f"{type(error).__name__}: {error}"}
 
 told = {"run": launched(speak, log_dir=folder), "failure": launched(fail, log_dir=folder), "refused": launched(speak)}
+with sparkdl.WorkerGroup(sparkdl.LaunchConfig(num_workers=2, log="errors", log_dir=f"{folder}-group")) as group:
+    told["group"] = [sparkdl.run(lambda: sparkdl.world().rank, launch=group) for _ in range(2)]
 open(sys.argv[3], "w").write(json.dumps(told))
 spark.stop()
 """
@@ -61,6 +63,7 @@ def test_ranks_speak_with_a_driver_they_cannot_reach_through_the_log_folder(tmp_
     assert done.returncode == 0, done.stderr
     told = json.loads((tmp_path / "told.json").read_text())
     assert told["run"]["values"] == [True, True]
+    assert told["group"] == [[0, 1], [0, 1]]
     assert sorted(told["run"]["events"]) == [[0, {"rank": 0}], [1, {"rank": 1}]]
     assert "cannot reach the driver at " in done.stderr and "they speak through the folder" in done.stderr
     assert "[rank 1] hello from 1" in done.stderr

@@ -81,6 +81,7 @@ class BarrierRanks:
         # The ranks that wait for a call, and the port of the call's rendezvous at rank 0.
         self._ready: dict[int, int] = {}
         self._is_called = False
+        self._stop_requested = False
         self._lost: set[int] = set()
 
     def run_ranks(self, spec: RanksSpec, monitor: Monitor, values: Values) -> str:
@@ -92,7 +93,8 @@ class BarrierRanks:
         """
         if not self.is_running:
             self.close()
-        self._spec, self._monitor, self._values, self._is_called = spec, monitor, values, False
+        self._spec, self._monitor, self._values = spec, monitor, values
+        self._is_called = self._stop_requested = False
         if self._session is None:
             self._start(active_session())
         else:
@@ -136,6 +138,7 @@ class BarrierRanks:
         self._tell(Stacks())
 
     def request_stop(self) -> None:
+        self._stop_requested = True
         self._tell(WindDown())
 
     def is_alive(self) -> bool:
@@ -216,6 +219,8 @@ class BarrierRanks:
         self._tell(order)
         for start in range(0, len(task), MAX_BODY_BYTES):
             self._tell(Value(content=task[start : start + MAX_BODY_BYTES]))
+        if self._stop_requested:  # before the call: no rank was there to hear it
+            self._tell(WindDown())
 
     def _is_ready_again(self) -> bool:
         """Wait until all ranks are ready for the next call; False if they are not soon, or speak through the mailbox.

@@ -14,6 +14,7 @@ from processes import is_alive, wait_until
 from sparkdl import LaunchConfig, WorkerGroup
 from sparkdl.errors import WorkerError
 from sparkdl.launch.run import launch_ranks
+from sparkdl.launch.worker import graceful_stop
 from sparkdl.launch.worker.emit import emit
 from sparkdl.launch.world import world
 
@@ -67,6 +68,21 @@ def test_another_job_of_the_session_gets_the_slots(spark, group) -> None:
     wait_until(lambda: not is_alive(before["server"]))
     assert sparkdl.run(allreduce, 2, launch=group) == [5.0, 5.0]
     assert jobs_of(spark) == ["sparkdl worker group: 2 ranks"]
+
+
+def wait_to_be_asked():
+    limit = time.monotonic() + 30
+    while not graceful_stop.is_asked() and time.monotonic() < limit:
+        time.sleep(0.05)
+    return graceful_stop.is_asked()
+
+
+def test_a_stop_that_is_asked_for_before_the_ranks_are_there_reaches_them(group) -> None:
+    asked = threading.Event()
+    asked.set()
+    assert launch_ranks(wait_to_be_asked, launch=group, asked=asked) == [True, True]
+    assert launch_ranks(wait_to_be_asked, launch=group, asked=asked) == [True, True]
+    assert sparkdl.run(graceful_stop.is_asked, launch=group) == [False, False]
 
 
 def die_on_rank_1(death):

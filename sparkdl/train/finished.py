@@ -32,8 +32,6 @@ __all__ = ["check_exactness", "check_finished"]
 
 log = logging.getLogger(__name__)
 
-ONE_WORKER: dict[str, Any] = {"num_workers": 1, "min_workers": None}
-
 
 def check_finished(task: TrainSpec, launch: LaunchConfig | WorkerGroup, *, closure_limit: int) -> None:
     """Raise CheckpointError if the task would train another model than the finished run did, or with other callbacks.
@@ -47,11 +45,12 @@ def check_finished(task: TrainSpec, launch: LaunchConfig | WorkerGroup, *, closu
         return
     made_by = read_made_by(run.code)
     log.warning("%s may have changed since run_dir=%s was trained; one rank builds and compares", changed, run.path)
+    # A group holds the slots that another job would need: all its ranks build.
+    ranks = launch if isinstance(launch, WorkerGroup) else dataclasses.replace(launch, num_workers=1, min_workers=None)
     found = launch_ranks(
         describe_rank,
         (task,),
-        # A group holds the slots that another job would need: all its ranks build.
-        launch=launch if isinstance(launch, WorkerGroup) else dataclasses.replace(launch, **ONE_WORKER),
+        launch=ranks,
         description=f"sparkdl fit {run.path}: compare the model",
         closure_limit=closure_limit,
     )[0]

@@ -107,7 +107,7 @@ class ImageEncoder(StoredEncoder):
             pixels[row] = decode(image, height=height, width=width, channels=channels)
 
         missing = self._each(column, decode_row)
-        if missing.any():
+        if self.fill is not None:  # else nothing is missing
             pixels[missing] = self.fill
         return pixels
 

@@ -1,7 +1,7 @@
 """Read row groups through Petastorm's `Reader`, in the order of a plan.
 
-Runs in rank processes. Only this module and `row_group_worker` import Petastorm, which gives the interfaces (Reader,
-worker, pool, ventilator). The worker, the order (Petastorm shuffles once for all epochs and shards by row-group index)
+Runs in rank processes. Petastorm, imported by `petastorm_names`, gives the interfaces (Reader, worker, pool,
+ventilator). The worker, the order (Petastorm shuffles once for all epochs and shards by row-group index)
 and the pool (Petastorm's thread pool does not keep an order) are sparkdl's: see docs/decisions/0004.
 """
 
@@ -16,31 +16,14 @@ from typing import Any
 from sparkdl import storage
 from sparkdl.data.dataset import Dataset, SplitParts
 from sparkdl.data.feed.local_cache import LocalCache
+from sparkdl.data.feed.petastorm_names import EmptyResultError, Parts, Reader, Ventilator
 from sparkdl.data.feed.row_group_worker import RowGroup, RowGroupWorker
 from sparkdl.data.feed.row_memory import RowMemory
 from sparkdl.data.generations import fate
 from sparkdl.data.layout import RECORD_COLUMN
 from sparkdl.errors import DatasetError
 
-with warnings.catch_warnings():
-    # Petastorm and the pyarrow it needs announce each other's deprecations at import; users can do nothing about it.
-    warnings.simplefilter("ignore")
-    from petastorm.reader import Reader
-    from petastorm.workers_pool import EmptyResultError
-    from petastorm.workers_pool.ventilator import Ventilator
-    from pyarrow.filesystem import DaskFileSystem
-
 __all__ = ["RowGroupReader"]
-
-
-class _LegacyFileSystem(DaskFileSystem):  # type: ignore[misc]
-    """Wrap an fsspec filesystem for Petastorm 0.13.1, and add two methods that pyarrow's wrapper lacks."""
-
-    def isdir(self, path: str) -> bool:
-        return bool(self.fs.isdir(path))
-
-    def isfile(self, path: str) -> bool:
-        return bool(self.fs.isfile(path))
 
 
 class _PlannedOrder(Ventilator):  # type: ignore[misc]
@@ -126,8 +109,8 @@ class _PlannedReader(Reader):  # type: ignore[misc]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             super().__init__(
-                _LegacyFileSystem(fs),
-                [first],
+                fs,
+                Parts([first]),
                 schema_fields=[f"^{RECORD_COLUMN}$"],
                 worker_class=RowGroupWorker,
                 reader_pool=pool,

@@ -7,7 +7,6 @@ and footers open, and keeps a local copy if the source is remote.
 from __future__ import annotations
 
 import threading
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,16 +16,11 @@ import pyarrow.parquet as pq
 from sparkdl import storage
 from sparkdl.data.features.columns import as_array
 from sparkdl.data.feed.local_cache import LocalCache
+from sparkdl.data.feed.petastorm_names import EmptyResultError, WorkerBase
 from sparkdl.data.feed.row_memory import RowMemory
 from sparkdl.data.generations import fate
 from sparkdl.data.layout import RECORD_COLUMN, RecordLayout
 from sparkdl.errors import DatasetError
-
-with warnings.catch_warnings():
-    # Petastorm and the pyarrow it needs announce each other's deprecations at import; users can do nothing about it.
-    warnings.simplefilter("ignore")
-    from petastorm.workers_pool import EmptyResultError
-    from petastorm.workers_pool.worker_base import WorkerBase
 
 __all__ = ["RowGroup", "RowGroupWorker"]
 

@@ -16,6 +16,7 @@ from sparkdl.score.udf import scoring_udf
 from sparkdl.score.worker.encode import check_types
 from sparkdl.score.worker.metrics import ScoreMetrics
 from sparkdl.score.worker.spec import ScoreSpec, score_spec
+from sparkdl.spark.arrow_types import arrow_type_of
 from sparkdl.spark.columns import column
 from sparkdl.spark.table_formats import check_plan
 
@@ -69,17 +70,29 @@ def scored_frame(
     new = options.new_columns(df.columns)
     # Spark computes a UDF that is marked as random once for a row, and not again for a filter over the predictions.
     udf = scoring_udf(task, signature, metrics, with_reasons=len(new) > 1).asNondeterministic()
-    scored = df.select("*", udf(*map(column, signature.input_names)).alias(options.output_col))
+    scored = _read_by_rows(df).select("*", udf(*map(column, signature.input_names)).alias(options.output_col))
     if len(new) > 1:
         both = column(options.output_col)
         scored = scored.withColumns(dict(zip(new, (both["prediction"], both["error"]), strict=True)))
     return scored, task
 
 
+def _read_by_rows(df: DataFrame) -> DataFrame:
+    """Put a filter that every row passes before the UDF, if a column is of a user-defined type, as vectors are.
+
+    Spark 4.3 takes the batches of Parquet's reader past a UDF as they are, and fails at such columns, whether the UDF
+    takes them or not (UNSUPPORTED_DATATYPE from its RowToColumnConverter). After a filter it has rows.
+    """
+    from pyspark.sql.functions import spark_partition_id
+
+    if '"type":"udt"' not in df.schema.json():
+        return df
+    return df.filter(spark_partition_id() >= 0)
+
+
 def _check_input_columns(df: DataFrame, signature: Signature) -> None:
     """Raise SchemaError if a DataFrame lacks a column of the model's inputs, or has one of a wrong type."""
     from pyspark.errors import PySparkException
-    from pyspark.sql.pandas.types import to_arrow_type
 
     for name in signature.input_names:
         if df.columns.count(name) > 1:
@@ -90,7 +103,7 @@ def _check_input_columns(df: DataFrame, signature: Signature) -> None:
     for name in signature.input_names:
         type_ = df.schema.fields[df.columns.index(name)].dataType
         try:
-            types[name] = to_arrow_type(type_)
+            types[name] = arrow_type_of(type_)
         except PySparkException as error:
             raise SchemaError(
                 f"the model's input column {name!r} is of type {type_.simpleString():.80}, which Spark gives to no "

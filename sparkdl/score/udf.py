@@ -118,13 +118,17 @@ def register_udf(
 def scoring_udf(
     task: ScoreSpec, signature: Signature, metrics: ScoreMetrics | None, *, with_reasons: bool = False
 ) -> Any:
-    """Make the pandas UDF that scores; `with_reasons`, it returns a struct of the prediction and the row's error."""
-    import pandas as pd
-    from pyspark.sql.pandas.functions import pandas_udf
+    """Make the UDF that scores; `with_reasons`, it returns a struct of the prediction and the row's error.
+
+    From PySpark 4.1 on it is an Arrow UDF, before it is a pandas UDF that is given Arrow (`arrow_udf`).
+    """
+    from pyspark.sql.pandas import functions
     from pyspark.sql.pandas.types import from_arrow_type
     from pyspark.sql.types import StringType, StructType
 
     accumulator = None if metrics is None else metrics.accumulator
+    make: Any = getattr(functions, "arrow_udf", None)
+    by_pandas = make is None
 
     def predict(batches: Iterator[Any]) -> Iterator[Any]:
         from sparkdl.score.worker.arrow_udf import leave_arrow, pieces_of, to_pandas
@@ -132,16 +136,27 @@ def scoring_udf(
         from sparkdl.spark.python_worker import drop_zip_importers
 
         drop_zip_importers()
-        leave_arrow()
+        if by_pandas:
+            leave_arrow()
         for scored in score_batches(pieces_of(batches, rows=piece_rows(task)), task, accumulator):
-            yield to_pandas(scored.with_reasons() if with_reasons else scored.prediction)
+            column = scored.with_reasons() if with_reasons else scored.prediction
+            yield to_pandas(column) if by_pandas else column
 
     made = from_arrow_type(prediction_type(signature, task.returns))
     if with_reasons:
         made = StructType().add("prediction", made).add("error", StringType())
     # Spark reads the kind of UDF off its hints, which must be classes, not strings as the hints of this module are.
-    taken = tuple[pd.Series, ...] if len(signature.inputs) > 1 else pd.Series
-    given = pd.DataFrame if isinstance(made, StructType) else pd.Series
-    predict.__annotations__ = {"batches": Iterator[taken], "return": Iterator[given]}  # type: ignore[valid-type]
-    make: Any = pandas_udf  # its overloads lack iterators
+    one: Any
+    given: Any
+    if by_pandas:
+        import pandas as pd
+
+        make, one = functions.pandas_udf, pd.Series
+        given = pd.DataFrame if isinstance(made, StructType) else pd.Series
+    else:
+        import pyarrow as pa
+
+        one = given = pa.Array
+    taken: Any = tuple[one, ...] if len(signature.inputs) > 1 else one
+    predict.__annotations__ = {"batches": Iterator[taken], "return": Iterator[given]}
     return make(predict, made)

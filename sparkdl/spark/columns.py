@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from sparkdl.errors import SchemaError, near_miss, shown
+from sparkdl.spark.arrow_types import arrow_type_of
 from sparkdl.spark.python_worker import drop_zip_importers
 
 if TYPE_CHECKING:
@@ -41,12 +42,11 @@ def require_column(columns: Sequence[str], name: str) -> None:
 def check_types(schema: StructType, names: Iterable[str]) -> None:
     """Raise SchemaError for a column of a type that Spark cannot hand to Python as Arrow, or cannot hash."""
     from pyspark.errors import PySparkException
-    from pyspark.sql.pandas.types import to_arrow_type
 
     for name in names:
         type_ = schema[name].dataType
         try:
-            to_arrow_type(type_)
+            arrow_type_of(type_)
             readable = not any(type(part).__name__ == "VariantType" for part in _parts(type_))
         except PySparkException:
             readable = False

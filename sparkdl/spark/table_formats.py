@@ -32,6 +32,8 @@ _SOURCES = "org.apache.spark.sql.execution.datasources."
 # Spark's own readers of files that tables are made of, and its own lists of files. Tables' own readers have theirs.
 _PLAIN_READERS = (_SOURCES + "parquet.ParquetFileFormat", _SOURCES + "orc.OrcFileFormat")
 _PLAIN_TABLES = (_SOURCES + "v2.parquet.ParquetTable", _SOURCES + "v2.orc.OrcTable")
+# Before Spark 4.1, and since.
+_STREAMS = tuple(f"org.apache.spark.sql.execution.streaming.{room}StreamingRelation" for room in ("", "runtime."))
 _PLAIN_LISTS = tuple(_SOURCES + name for name in ("InMemoryFileIndex", "CatalogFileIndex"))
 
 
@@ -86,7 +88,7 @@ def _plain_roots(plan: Any) -> Iterator[str]:
             files, plain = leaf.relation().location(), _class(leaf.relation().fileFormat()) in _PLAIN_READERS
         elif kind == _SOURCES + "v2.DataSourceV2Relation" and _class(leaf.table()) in _PLAIN_TABLES:
             files, plain = leaf.table().fileIndex(), True
-        elif kind == "org.apache.spark.sql.execution.streaming.StreamingRelation":
+        elif kind in _STREAMS:
             yield from _streamed(leaf.dataSource())
             continue
         else:

@@ -65,10 +65,12 @@ _READERS = """
 # Expressions that Spark takes for deterministic, though they depend on user code, the time, the session or the order of
 # arrival; and plans inside of expressions, whose files are not seen here.
 _IMPURE_EXPRESSIONS = """
-    AnyValue ApplyFunctionExpression CallMethodViaReflection CollectList CollectSet CurrentCatalog CurrentDatabase
-    CurrentDate CurrentTime CurrentTimeZone CurrentTimestamp CurrentUser DynamicPruningSubquery Exists First
-    FunctionTableSubqueryArgumentExpression Last LateralSubquery ListAgg ListQuery LocalTimestamp Now PythonUDAF
-    PythonUDF PythonUDTF ScalaUDF ScalarSubquery UserDefinedGenerator VariableReference
+    AnyValue ApplyFunctionExpression CallMethodViaReflection CollectList CollectSet CollectUnion CurrentCatalog
+    CurrentDatabase CurrentDate CurrentPath CurrentTime CurrentTimeZone CurrentTimestamp CurrentTimestampNanos
+    CurrentUser CursorReference DynamicPruningSubquery Exists ExternalUserDefinedFunction First
+    FunctionTableSubqueryArgumentExpression KllSketchAggBigint KllSketchAggDouble KllSketchAggFloat Last
+    LateralSubquery ListAgg ListQuery LocalTimestamp LocalTimestampNanos Now PythonUDAF PythonUDF PythonUDTF
+    ScalaUDF ScalarSubquery TranspiledPythonUDF UserDefinedGenerator VariableReference
 """
 # Text that Spark reads as the day or the time of the query where it expects a date or a time, with a zone or without.
 _MOVING_TEXT = re.compile(r"\s*(now|today|tomorrow|yesterday)\b", re.IGNORECASE)

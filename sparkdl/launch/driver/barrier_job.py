@@ -11,7 +11,7 @@ import pickle
 import re
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from sparkdl.errors import SparkDLError
@@ -175,7 +175,7 @@ class BarrierJob:
         # The closure must not hold the session, nor anything that another version of sparkdl could not unpickle.
         plan, task, version = pickle.dumps(self._plan), self._task, self._plan.versions["sparkdl"]
 
-        def rank_task(batches: Iterable[Any]) -> Iterable[Any]:
+        def rank_task(batches: Iterator[Any]) -> Iterator[Any]:
             for _ in batches:  # Spark reuses a Python worker only if it has read all of its input
                 pass
             import pickle

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from sparkdl.data.features.column_types import is_list
 from sparkdl.errors import SchemaError
+from sparkdl.spark.arrow_types import arrow_type_of
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -72,7 +73,10 @@ def _converted(spark: SparkSession, footer: bytes, names: Sequence[str]) -> dict
     jvm: Any = spark._jvm
     metadata = jvm.org.apache.parquet.format.converter.ParquetMetadataConverter
     content = jvm.java.io.ByteArrayInputStream(footer)
-    schema = metadata().readParquetMetadata(content, metadata.SKIP_ROW_GROUPS).getFileMetaData().getSchema()
+    settings = spark._jsparkSession.sessionState().newHadoopConf()
+    # Without options, Parquet 1.17 takes the largest size of a footer to be -1.
+    reader = metadata(jvm.org.apache.parquet.HadoopReadOptions.builder(settings).build())
+    schema = reader.readParquetMetadata(content, metadata.SKIP_ROW_GROUPS).getFileMetaData().getSchema()
     converter = getattr(jvm, _PARQUET + "ParquetToSparkSchemaConverter")(spark._jsparkSession.sessionState().conf())
     message = jvm.org.apache.parquet.schema.MessageType
     found: dict[str, Any] = {}
@@ -111,10 +115,9 @@ def name_of_type(field: Mapping[str, Any]) -> str:
 def arrow_type(field: Mapping[str, Any]) -> pa.DataType | None:
     """Return the Arrow type in which Spark gives a column to Python (timestamps in UTC); None if it never gives it."""
     from pyspark.errors import PySparkException
-    from pyspark.sql.pandas.types import to_arrow_type
 
     try:
-        type_ = to_arrow_type(_parsed(field["type"]))
+        type_ = arrow_type_of(_parsed(field["type"]))
     except PySparkException:
         return None
     # Intervals are numbers in Parquet, and not numbers to Spark.

@@ -1,8 +1,8 @@
 """Give a pandas UDF Arrow instead of pandas: its columns as Spark sends them, its predictions as Spark takes them.
 
-Runs in Spark workers. In pandas nulls could not be distinguished from NaN, nor the two timestamps of a clock time that
-occurs twice, and the conversion takes as long as a small model. PySpark itself has such UDFs from 4.1 on (`arrow_udf`),
-which needs a newer pyarrow than Petastorm supports.
+Runs in Spark workers, before PySpark 4.1, which has such UDFs itself (`arrow_udf`). In pandas nulls could not be
+distinguished from NaN, nor the two timestamps of a clock time that occurs twice, and the conversion takes as long as a
+small model.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ def leave_arrow() -> None:
     and lives as long as the UDF's task. Raises LaunchError where PySpark's worker has another structure.
     """
     import pyspark
-    from pyspark.sql.pandas.serializers import ArrowStreamPandasUDFSerializer
+    from pyspark.sql.pandas import serializers
 
+    kind: Any = vars(serializers).get("ArrowStreamPandasUDFSerializer", ())
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         serializer: Any = frame.f_locals.get("self")
-        if isinstance(serializer, ArrowStreamPandasUDFSerializer) and hasattr(serializer, "arrow_to_pandas"):
-            serializer.arrow_to_pandas = as_array  # type: ignore[method-assign]
+        if isinstance(serializer, kind) and hasattr(serializer, "arrow_to_pandas"):
+            serializer.arrow_to_pandas = as_array
             return
         frame = frame.f_back
     raise LaunchError(f"sparkdl cannot score in UDFs of PySpark {pyspark.__version__}; use one from 3.5 to 4.0")

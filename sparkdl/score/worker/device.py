@@ -11,6 +11,7 @@ import socket
 from typing import Any
 
 from sparkdl.errors import ConfigError
+from sparkdl.imports import load_tensorflow
 
 __all__ = ["prepare_tensorflow"]
 
@@ -31,9 +32,9 @@ def prepare_tensorflow(device: str) -> None:
     """
     cores, addresses = _resources()
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if addresses and device != "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(addresses)
+    load_tensorflow()
     import tensorflow as tf
 
     wants_gpu = device == "gpu" or (device == "auto" and bool(addresses))

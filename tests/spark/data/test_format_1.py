@@ -26,7 +26,9 @@ def test_format_1_reads_in_spark(spark, split) -> None:
 
 def plain(row) -> dict:
     """A row as JSON holds it."""
-    return {name: value.hex() if isinstance(value, bytearray) else value for name, value in row.asDict().items()}
+    return {
+        name: value.hex() if isinstance(value, bytes | bytearray) else value for name, value in row.asDict().items()
+    }
 
 
 @pytest.mark.parametrize("in_memory", [True, False])

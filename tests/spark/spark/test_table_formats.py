@@ -107,13 +107,12 @@ def test_a_stream_of_a_tables_files_is_refused_and_a_plain_one_is_scored(spark, 
 
 
 def test_the_second_version_of_sparks_sources_is_looked_at_too(spark, delta) -> None:
-    was = spark.conf.get("spark.sql.sources.useV1SourceList")
     spark.conf.set("spark.sql.sources.useV1SourceList", "")
     try:
         with pytest.raises(ConfigError, match="is a Delta table"):
             check_plan(spark.read.parquet(delta))
     finally:
-        spark.conf.set("spark.sql.sources.useV1SourceList", was)
+        spark.conf.unset("spark.sql.sources.useV1SourceList")
 
 
 def test_a_view_and_a_table_of_the_catalogue_over_the_files_are_looked_at_too(spark, delta) -> None:

@@ -211,6 +211,23 @@ def test_what_is_no_function_of_files_has_no_name_but_a_version(spark, folder, o
     assert versions[0] == versions[1] != versions[2]
 
 
+# Functions that came with later versions of Spark than 3.5.
+LATER = {
+    "collect_union": ("CollectUnion", "collect_union(array(x))"),
+    "current_path": ("CurrentPath", "current_path()"),
+    "current_time": ("CurrentTime", "current_time()"),
+    "kll_sketch_agg_double": ("KllSketchAggDouble", "kll_sketch_agg_double(x)"),
+}
+
+
+def test_functions_of_later_sparks_are_none_of_files_alone(spark, folder) -> None:
+    there = {row[0] for row in spark.sql("SHOW SYSTEM FUNCTIONS").collect()}
+    for function in there & LATER.keys():
+        obstacle, text = LATER[function]
+        source, problem = name_source(table(spark, folder).selectExpr(f"{text} as x"), config(folder))
+        assert source.fingerprint is None and obstacle in problem
+
+
 def test_a_stream_has_no_name(spark, folder) -> None:
     rows = spark.readStream.format("rate").load()
     assert name_source(rows, config(folder))[0].fingerprint is None

@@ -39,14 +39,15 @@ def doubling(path: str, name: str) -> str:
 
 @contextlib.contextmanager
 def settings(spark, values):
-    before = {name: spark.conf.get(name) for name in values}
+    # None where nobody has set it: other tests compare what is set.
+    before = {name: spark.conf.get(name, None) for name in values}
     try:
         for name, value in values.items():
             spark.conf.set(name, value)
         yield
     finally:
         for name, value in before.items():
-            spark.conf.set(name, value)
+            spark.conf.unset(name) if value is None else spark.conf.set(name, value)
 
 
 def write(path, name: str = "a.parquet", **columns) -> None:
@@ -238,7 +239,8 @@ REFUSED = [
     (folders("", "sub"), {}, "Spark would not read sub/1.parquet"),
     (folders("", "k=1"), {}, "Spark would not read 0.parquet"),
     (folders("k=1", "j=1"), {}, "Conflicting partition column names"),
-    (folders("", t=pa.array([1, 2], pa.time64("us"))), {}, r"column 't' is of type time64\[us\], which Spark does not"),
+    # Spark 4.1 and later has times of day, and holds them in nanoseconds.
+    (folders("", t=pa.array([1, 2], pa.time64("us"))), {}, r"column 't' is (of type|stored as) time64\[us\].* Spark "),
     (folders("", b=pa.array([b"\xff", b"b"])), AS_STRING, "column 'b' of .* is string"),
     (nanoseconds, {}, "column 'at' of .*lose data"),
     (int96(1901), {"spark.sql.parquet.int96TimestampConversion": "true"}, "would shift column 'at'"),
@@ -403,5 +405,5 @@ def test_what_is_no_parquet_is_refused(spark, tmp_path) -> None:
         ParquetFolder.found(spark, str(tmp_path))
     os.remove(tmp_path / "x.csv")
     write(tmp_path, "k=/a.parquet")
-    with pytest.raises(SchemaError, match="Empty partition column value in 'k='"):
+    with pytest.raises(SchemaError, match="(?i)empty partition column value in .*'k='"):
         ParquetFolder.found(spark, str(tmp_path))

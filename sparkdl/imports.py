@@ -5,14 +5,38 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import importlib.util
 import json
 import os
+import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-__all__ = ["keras_backend", "load_libraries", "without_optional_imports"]
+from sparkdl.errors import LaunchError
+
+__all__ = [
+    "horovod_problem",
+    "keras_backend",
+    "load_libraries",
+    "load_tensorflow",
+    "missing_horovod",
+    "without_optional_imports",
+]
+
+BUILD_HOROVOD = (
+    "build it for the TensorFlow that is installed: HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_MPI=1 "
+    "HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 "
+    "CXXFLAGS=\"'-DTENSORFLOW_VERSION=(__LINE__==23?0:2018001000)'\" "
+    "pip install --no-build-isolation --no-cache-dir --force-reinstall --no-deps horovod==0.28.1"
+)
+
+
+_NOTES = re.compile(
+    rb"WARNING: All log messages before absl::Init|I\d{4} .* (port|cpu_feature_guard)\.cc:|To enable the following"
+)
 
 
 class _Deferred(ModuleType):
@@ -68,20 +92,82 @@ def keras_backend() -> str:
         return "tensorflow"
 
 
+def missing_horovod() -> str:
+    """Return that Horovod is not installed, with the way out, in one line; "" if it is."""
+    return "" if importlib.util.find_spec("horovod") else f"Horovod is not installed; {BUILD_HOROVOD}"
+
+
+def horovod_problem() -> str:
+    """Return why Horovod cannot work with the installed TensorFlow, with the way out, in one line; "" if it can.
+
+    Horovod notes the TensorFlow that it was compiled for in its `metadata.json`. With another one it loads by chance at
+    best.
+    """
+    if missing := missing_horovod():
+        return missing
+    import horovod
+    from tensorflow.version import VERSION
+
+    with open(os.path.join(os.path.dirname(horovod.__file__), "metadata.json")) as file:
+        built_for = json.load(file).get("tensorflow")
+    if not built_for:
+        return f"Horovod was built without TensorFlow; {BUILD_HOROVOD}"
+    if built_for != VERSION:
+        return f"Horovod was built for TensorFlow {built_for}, and this is TensorFlow {VERSION}; {BUILD_HOROVOD}"
+    return ""
+
+
+@contextlib.contextmanager
+def _without_notes() -> Iterator[None]:
+    """Within the block, keep TensorFlow's notes on this processor from stderr; the rest is written at the block's end.
+
+    TensorFlow 2.21 writes the notes at its import before it reads TF_CPP_MIN_LOG_LEVEL.
+    """
+    try:
+        stderr = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            held.seek(0)
+            rest = b"".join(line for line in held if not _NOTES.match(line))
+            if rest:
+                os.write(2, rest)
+
+
+def load_tensorflow() -> None:
+    """Import TensorFlow without the notes that it writes to stderr; its errors are written."""
+    if "tensorflow" in sys.modules:
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _without_notes():
+        import tensorflow  # noqa: F401
+
+
 def load_libraries() -> None:
     """Load TensorFlow, Horovod and Keras in a rank, and exclude their objects from garbage collection.
 
     That halves the time of the import, which is most of a short run's time, on every core of a host at once. The
     libraries make a million objects that stay. Otherwise Python would search these objects again and again, during the
     import, while the rank trains, and at its end: 2 s of a core in all.
+
+    Raises LaunchError where Horovod is missing, or was built for another TensorFlow.
     """
     collected = gc.isenabled()
     gc.disable()
     try:
         with without_optional_imports():
+            load_tensorflow()
+            if problem := horovod_problem():
+                raise LaunchError(problem)
             import horovod.tensorflow  # noqa: F401
             import keras  # noqa: F401
-            import tensorflow  # noqa: F401
     finally:
         gc.freeze()
         if collected:

@@ -22,6 +22,7 @@ from packaging.version import Version
 from sparkdl import storage
 from sparkdl.checks import require_whole
 from sparkdl.errors import ModelError, SchemaError, near_miss
+from sparkdl.imports import load_tensorflow
 from sparkdl.model.batches import Batcher
 from sparkdl.model.custom_objects import (
     check_custom_objects,
@@ -167,7 +168,7 @@ def load_keras(
 ) -> Any:
     """Load the bare Keras model of a model directory, under the default float of its training. Raises ModelError."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    load_tensorflow()
     import keras
 
     path = storage.join(model_dir, MODEL_NAME)

@@ -1,4 +1,4 @@
-"""Processes that train or score do not import scikit-learn and Matplotlib for Keras; the user's code still may."""
+"""Processes that train or score import TensorFlow in silence, and neither scikit-learn nor Matplotlib for Keras."""
 
 import subprocess
 import sys
@@ -50,3 +50,11 @@ def test_a_rank_goes_without_what_keras_may_use_until_it_uses_it(tmp_path, monke
     launch = sparkdl.LaunchConfig(num_workers=1, local=True)
     assert sparkdl.run(loaded_in_a_rank, launch=launch) == [([], True, "sklearn")]
     assert (tmp_path / "gallery.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_libraries_are_imported_in_silence() -> None:
+    program = (
+        "from sparkdl.imports import load_libraries; load_libraries(); import tensorflow as tf; tf.constant(1) + 1"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout + done.stderr == ""

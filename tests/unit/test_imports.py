@@ -54,3 +54,12 @@ def test_what_was_imported_before_stays(monkeypatch):
     with imports.without_optional_imports():
         import json as again
     assert again is json
+
+
+def test_tensorflows_notes_are_kept_from_stderr_and_the_rest_is_not():
+    notes = "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\\n"
+    notes += "I0000 00:00:1795782741.693279   28989 port.cc:153] oneDNN custom operations are on.\\n"
+    program = "import os\nfrom sparkdl import imports\nwith imports._without_notes():\n"
+    program += f"    os.write(2, b'{notes}an error\\n')\nos.write(2, b'later\\n')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == "an error\nlater\n"

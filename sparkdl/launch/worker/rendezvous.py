@@ -9,6 +9,8 @@ import threading
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from sparkdl.errors import LaunchError
+from sparkdl.imports import missing_horovod
 from sparkdl.launch.world import World
 
 __all__ = ["Rendezvous"]
@@ -24,6 +26,9 @@ class Rendezvous:
         self._address = address
 
     def __enter__(self) -> Rendezvous:
+        """Open the server's socket. Raises LaunchError where Horovod is not installed."""
+        if problem := missing_horovod():
+            raise LaunchError(problem)
         from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
 
         # RendezvousServer itself would listen on all interfaces, and never close its socket.

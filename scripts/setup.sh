@@ -4,13 +4,14 @@
 # The Makefile's targets call it before they use Python. What has to be on the machine is looked for before anything is
 # downloaded, and what is missing is said in one line. `--check-only` does this part alone.
 #
-# SPARK=3.5 takes that version of Spark, PYTHON=3.12 that of Python; VENV is then an environment of their own.
+# STACK=oldest takes the versions in scripts/stacks/oldest.txt, PYTHON=3.12 that Python; VENV is then an environment of
+# their own.
 set -euo pipefail
 cd "${BASH_SOURCE[0]%/*}/.."
 
 venv=${VENV:-.venv}
-spark=${SPARK:-}
-wanted_python=${PYTHON:-}
+stack=${STACK:+scripts/stacks/$STACK.txt}
+wanted_python=${PYTHON:-$([[ ! -f $stack ]] || sed -n 's/^# Python //p' "$stack")}
 stamp=$venv/synced          # the place and the pyproject.toml of the last finished set-up
 unfinished=$venv/unfinished # exists while a set-up runs, and after one that was killed
 
@@ -20,13 +21,13 @@ fail() {
 }
 
 # A virtual environment does not survive being moved, so its place is part of what was set up.
-wanted() { pwd -P && cat pyproject.toml && echo "${spark:+# Spark $spark}${wanted_python:+# Python $wanted_python}"; }
+wanted() { pwd -P && cat pyproject.toml $stack && echo "${wanted_python:+# Python $wanted_python}"; }
 
 is_synced() { [[ -f $stamp && ! -e $unfinished && -x $venv/bin/python && $(<"$stamp") == "$(wanted)" ]]; }
 
 is_supported_python() {
   "$1" -c "import sys; v = sys.version_info[:2]; wanted = '$wanted_python'
-sys.exit(not (3, 10) <= v <= (3, 12) or wanted not in ('', '%d.%d' % v))" &>/dev/null
+sys.exit(not (3, 10) <= v <= (3, 13) or wanted not in ('', '%d.%d' % v))" &>/dev/null
 }
 
 # The oldest uv that understands our [tool.uv]; the dev extra of pyproject.toml has the same bound.
@@ -44,7 +45,7 @@ find_uv() {
 find_python() {
   local python
   # Those that pyenv has are not in the PATH by their versions.
-  for python in python3 python3.12 python3.11 python3.10 "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/*/bin/python; do
+  for python in python3 python3.13 python3.12 python3.11 python3.10 "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/*/bin/python; do
     if is_supported_python "$python"; then echo "$python" && return; fi
   done
 }
@@ -63,7 +64,7 @@ check_machine() {
 
   python=$(find_python)
   if [[ -z $python ]]; then
-    missing+=", Python ${wanted_python:-3.10 to 3.12}"
+    missing+=", Python ${wanted_python:-3.10 to 3.13}"
     packages+=" python${wanted_python:-3.11} python${wanted_python:-3.11}-venv"
   elif ! is_recent_uv uv && ! "$python" -c 'import ensurepip' &>/dev/null; then
     missing+=", the venv module of $python"
@@ -104,6 +105,16 @@ trust_system_certificates() {
   export REQUESTS_CA_BUNDLE=${REQUESTS_CA_BUNDLE:-${CURL_CA_BUNDLE:-$file}}
 }
 
+# A copy of our pyproject.toml, in build/, that asks for the stack's versions: uv reads constraints from there alone.
+stack_project() {
+  local folder=build/$venv versions
+  versions=$(sed -n '/^[^#]/s/.*/"&", /p' "$stack" | tr -d '\n')
+  mkdir -p "$folder"
+  sed "s/^\[tool\.uv\]\$/&\nconstraint-dependencies = [${versions%, }]/
+    s/^requires-python = .*/requires-python = \"==$wanted_python.*\"/" pyproject.toml >"$folder/pyproject.toml"
+  echo "$folder"
+}
+
 make_venv() {
   local python
   python=$(find_python)
@@ -129,14 +140,24 @@ sync_venv() {
   trust_system_certificates
   [[ -n $(find_uv) ]] || "$venv/bin/python" -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
   # Bytecode: without it every rank that starts would compile TensorFlow's modules anew where Python may not write them.
-  UV_PROJECT_ENVIRONMENT=$PWD/$venv "$(find_uv)" sync --python "$venv/bin/python" --extra cpu --extra dev --compile-bytecode
-  if [[ -n $spark ]]; then
-    "$(find_uv)" pip install --python "$venv/bin/python" --compile-bytecode "pyspark==$spark.*"
+  local sync=("$(find_uv)" sync --python "$venv/bin/python" --extra cpu --extra dev --compile-bytecode)
+  export UV_PROJECT_ENVIRONMENT=$PWD/$venv
+  if [[ -z $stack ]]; then
+    "${sync[@]}"
+  else
+    "${sync[@]}" --project "$(stack_project)" --no-install-project
+    "$(find_uv)" pip install --python "$venv/bin/python" --no-deps --editable .
   fi
   wanted >"$stamp"
   rm "$unfinished"
 }
 
+stack_names() {
+  local files=(scripts/stacks/*.txt)
+  files=("${files[@]##*/}") && echo "${files[@]%.txt}"
+}
+
+[[ -z $stack || -f $stack ]] || fail "no $stack; there are: $(stack_names)"
 if [[ ${1:-} == --check-only ]]; then
   check_machine
   exit

@@ -11,7 +11,7 @@ from paths import ROOT
 BASH = shutil.which("bash")
 
 PYTHON_311 = "exit 0"
-PYTHON_313 = "exit 1"  # the script asks it whether its version will do
+PYTHON_314 = "exit 1"  # the script asks it whether its version will do
 PYTHON_WITHOUT_VENV = 'case "$*" in *ensurepip*) exit 1 ;; esac'
 COMPLETE = {
     "uname": "echo Linux x86_64",
@@ -61,11 +61,11 @@ def test_a_complete_machine_passes_in_silence(tmp_path):
         ({"make": None}, "missing make; run: apt-get install make"),
         ({"python3": PYTHON_WITHOUT_VENV}, "missing the venv module of python3; run: apt-get install python3-venv"),
         (
-            {"python3": PYTHON_313, "python3.12": PYTHON_WITHOUT_VENV},
+            {"python3": PYTHON_314, "python3.12": PYTHON_WITHOUT_VENV},
             "missing the venv module of python3.12; run: apt-get install python3.12-venv",
         ),
-        ({"python3": PYTHON_313}, "missing Python 3.10 to 3.12; run: apt-get install python3.11 python3.11-venv"),
-        ({"python3": None}, "missing Python 3.10 to 3.12; run: apt-get install python3.11 python3.11-venv"),
+        ({"python3": PYTHON_314}, "missing Python 3.10 to 3.13; run: apt-get install python3.11 python3.11-venv"),
+        ({"python3": None}, "missing Python 3.10 to 3.13; run: apt-get install python3.11 python3.11-venv"),
         (
             {"java": None, "g++": None},
             "missing Java 17 or 21 (found none), g++; run: apt-get install openjdk-17-jdk-headless g++",
@@ -82,7 +82,7 @@ def test_what_is_missing_is_said_in_one_line(tmp_path, change, line):
 
 
 def test_a_later_supported_python_beside_an_unsupported_one_is_enough(tmp_path):
-    done = check(tmp_path / "bin", COMPLETE | {"python3": PYTHON_313, "python3.12": PYTHON_311})
+    done = check(tmp_path / "bin", COMPLETE | {"python3": PYTHON_314, "python3.12": PYTHON_311})
     assert done.returncode == 0, done.stderr
 
 
@@ -130,6 +130,14 @@ def test_a_version_of_python_that_is_asked_for_must_be_there(tmp_path):
     python = """case "$*" in *"wanted = '3.12'"*) exit 1 ;; esac"""
     done = check(tmp_path / "bin", COMPLETE | {"python3": python}, asked={"PYTHON": "3.12"})
     assert done.stderr == "setup: missing Python 3.12; run: apt-get install python3.12 python3.12-venv\n"
+
+
+def test_a_stack_brings_its_python_with_it(tmp_path):
+    python = """case "$*" in *"wanted = '3.10'"*) exit 1 ;; esac"""
+    done = check(
+        tmp_path / "bin", COMPLETE | {"python3": python, "sed": 'exec /usr/bin/sed "$@"'}, asked={"STACK": "oldest"}
+    )
+    assert done.stderr == "setup: missing Python 3.10; run: apt-get install python3.10 python3.10-venv\n"
 
 
 @pytest.mark.parametrize(

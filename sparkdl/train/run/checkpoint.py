@@ -78,7 +78,7 @@ def write_checkpoint(
             with zipfile.ZipFile(os.path.join(local, ARRAYS_NAME), "w", allowZip64=True) as archive:
                 for name, array in arrays:
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                        np.lib.format.write_array(file, array, allow_pickle=False)  # type: ignore[no-untyped-call]
+                        np.lib.format.write_array(file, array, allow_pickle=False)
             with open(os.path.join(local, CHECKPOINT_NAME), "w", encoding="utf-8") as text:
                 json.dump(content, text)
     except OSError as error:

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Build wheels that can be kept into dist/: sparkdl-tf, and Horovod for this environment's Python and TensorFlow.
+#
+# VENV names another environment than .venv, as scripts/setup.sh made it.
+set -euo pipefail
+cd "${BASH_SOURCE[0]%/*}/.."
+
+python=$PWD/${VENV:-.venv}/bin/python
+[[ -x $python ]] || { echo "wheels: no ${VENV:-.venv}; run: make setup" >&2 && exit 1; }
+uv=$(type -P uv || echo "${python%/*}/uv")
+tensorflow=$("$python" -c '
+from importlib.metadata import version
+print("tensorflow-cpu==" + version("tensorflow-cpu"))')
+mkdir -p build dist
+folder=$(mktemp -d build/wheels.XXXXXX)
+trap 'rm -rf "$folder"' EXIT
+
+"$uv" build --quiet --wheel --out-dir dist .
+# pip builds wheels of packages by name; Horovod's build imports the TensorFlow that it is for.
+"$uv" venv --quiet --python "$python" "$folder/env"
+"$uv" pip install --quiet --python "$folder/env/bin/python" pip "$tensorflow" "setuptools<70" wheel packaging "cmake<4"
+eval "$("$python" scripts/horovod_build.py)"
+PATH=$PWD/$folder/env/bin:$PATH "$folder/env/bin/python" -m pip wheel --quiet --disable-pip-version-check \
+  --no-build-isolation --no-deps --no-cache-dir --wheel-dir dist "horovod==0.28.1"
+ls -1 dist/*.whl

@@ -121,13 +121,13 @@ spark.stop()
 
 def other_sparkdl(folder: Path) -> None:
     package = shutil.copytree(Path(sparkdl.__file__).parent, folder / "sparkdl")
-    text = (package / "__init__.py").read_text()
-    assert f'__version__ = "{sparkdl.__version__}"' in text
-    (package / "__init__.py").write_text(text.replace(sparkdl.__version__, "0.0.7"))
+    version = (package / "version.py").read_text()
+    assert f'__version__ = "{sparkdl.__version__}"' in version
+    (package / "version.py").write_text(version.replace(sparkdl.__version__, "0.0.7"))
     # What the driver sends could not even be read there.
-    task = (package / "launch" / "task.py").read_text()
-    assert "class TaskPlan:" in task
-    (package / "launch" / "task.py").write_text(task.replace("TaskPlan", "Plan"))
+    place = package / "launch" / "worker" / "place.py"
+    assert "class TaskPlan:" in place.read_text()
+    place.write_text(place.read_text().replace("TaskPlan", "Plan"))
 
 
 def other_distribution(name: str):

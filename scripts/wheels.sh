@@ -11,6 +11,8 @@ uv=$(type -P uv || echo "${python%/*}/uv")
 tensorflow=$("$python" -c '
 from importlib.metadata import version
 print("tensorflow-cpu==" + version("tensorflow-cpu"))')
+# The certificates that this machine trusts, as in scripts/setup.sh; the option's name before uv 0.11, and since.
+export UV_NATIVE_TLS=${UV_NATIVE_TLS:-true} UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-true}
 mkdir -p build dist
 folder=$(mktemp -d build/wheels.XXXXXX)
 trap 'rm -rf "$folder"' EXIT

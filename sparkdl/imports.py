@@ -8,9 +8,8 @@ import importlib
 import importlib.util
 import json
 import os
-import re
+import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -27,16 +26,17 @@ __all__ = [
 ]
 
 BUILD_HOROVOD = (
-    "build it for the TensorFlow that is installed: HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_MPI=1 "
-    "HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 "
-    "CXXFLAGS=\"'-DTENSORFLOW_VERSION=(__LINE__==23?0:2018001000)'\" "
+    "build it for the TensorFlow that is installed (docs/install.md; for GPUs too): "
+    "pip install 'setuptools<70' wheel packaging 'cmake<4' && "
+    "HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_MPI=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 "
+    "HOROVOD_WITH_GLOO=1 CXXFLAGS=\"'-DTENSORFLOW_VERSION=(__LINE__==23?0:2018001000)'\" "
     "pip install --no-build-isolation --no-cache-dir --force-reinstall --no-deps horovod==0.28.1"
 )
-
-
-_NOTES = re.compile(
-    rb"WARNING: All log messages before absl::Init|I\d{4} .* (port|cpu_feature_guard)\.cc:|To enable the following"
+# Lines of TensorFlow about this processor, as `grep -E` takes them.
+_NOTES = (
+    "^(WARNING: All log messages before absl::Init|I[0-9]{4} .* (port|cpu_feature_guard)\\.cc:|To enable the following)"
 )
+_GREP_LIMIT_S = 10
 
 
 class _Deferred(ModuleType):
@@ -119,26 +119,27 @@ def horovod_problem() -> str:
 
 @contextlib.contextmanager
 def _without_notes() -> Iterator[None]:
-    """Within the block, keep TensorFlow's notes on this processor from stderr; the rest is written at the block's end.
+    """Within the block, pass stderr through a filter that drops TensorFlow's notes on this processor.
 
-    TensorFlow 2.21 writes the notes at its import before it reads TF_CPP_MIN_LOG_LEVEL.
+    TensorFlow 2.21 writes the notes at its import, before it reads TF_CPP_MIN_LOG_LEVEL. The filter is a process of its
+    own, so that nothing is lost if the import aborts this process; it ends when nobody can write to it.
     """
-    try:
-        stderr = os.dup(2)
-    except OSError:  # closed
-        yield
-        return
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    with contextlib.ExitStack() as opened:
+        try:
+            stderr = os.dup(2)
+            opened.callback(os.close, stderr)
+            command = ["grep", "--text", "--invert-match", "--extended-regexp", _NOTES]
+            grep = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stderr, env={**os.environ, "LC_ALL": "C"})
+        except OSError:  # stderr is closed, or grep is missing: nothing is filtered
+            yield
+            return
+        os.dup2(grep.stdin.fileno(), 2)  # type: ignore[union-attr]
         try:
             yield
         finally:
             os.dup2(stderr, 2)
-            os.close(stderr)
-            held.seek(0)
-            rest = b"".join(line for line in held if not _NOTES.match(line))
-            if rest:
-                os.write(2, rest)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                grep.communicate(timeout=_GREP_LIMIT_S)
 
 
 def load_tensorflow() -> None:

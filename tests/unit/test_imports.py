@@ -5,7 +5,13 @@ import sys
 
 import pytest
 
+from paths import ROOT
 from sparkdl import imports
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 HERE = "import sys; from sparkdl.imports import without_optional_imports\n"
 
@@ -56,10 +62,42 @@ def test_what_was_imported_before_stays(monkeypatch):
     assert again is json
 
 
+NOTED = r"""
+import os
+from sparkdl import imports
+with imports._without_notes():
+    os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n")
+    os.write(2, b"I0000 00:00:1795782741.693279   28989 port.cc:153] oneDNN custom operations are on.\n")
+    os.write(2, b"an error\n")
+"""
+
+
+def stderr_of(program: str) -> str:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60).stderr
+
+
 def test_tensorflows_notes_are_kept_from_stderr_and_the_rest_is_not():
-    notes = "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\\n"
-    notes += "I0000 00:00:1795782741.693279   28989 port.cc:153] oneDNN custom operations are on.\\n"
-    program = "import os\nfrom sparkdl import imports\nwith imports._without_notes():\n"
-    program += f"    os.write(2, b'{notes}an error\\n')\nos.write(2, b'later\\n')"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stderr == "an error\nlater\n"
+    assert stderr_of(NOTED + "os.write(2, b'later\\n')") == "an error\nlater\n"
+
+
+def test_what_a_process_says_before_it_dies_at_the_import_is_not_lost():
+    assert stderr_of(NOTED + "    os.abort()") == "an error\n"
+
+
+def test_without_grep_or_stderr_the_libraries_are_imported_all_the_same(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert "an error" in stderr_of(NOTED)
+    assert stdout_of(
+        "import os; from sparkdl import imports\nos.close(2)\nwith imports._without_notes(): print(7)"
+    ) == ["7"]
+
+
+def test_horovod_is_built_in_one_way_wherever_it_is_said_how():
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]
+    variables = build["extra-build-variables"]["horovod"]
+    manual, message = (ROOT / "docs" / "install.md").read_text(), imports.BUILD_HOROVOD
+    for text in (manual, message, (ROOT / "docker" / "Dockerfile.gpu").read_text()):
+        assert f'CXXFLAGS="{variables["CXXFLAGS"]}"' in text
+        assert all(f"{name}=" in text for name in variables)
+    needs = [need for need in build["extra-build-dependencies"]["horovod"] if isinstance(need, str)]
+    assert all(need in manual and need in message for need in needs)

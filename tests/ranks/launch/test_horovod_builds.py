@@ -10,7 +10,7 @@ import pytest
 
 from paths import FIXTURES, TESTS
 
-BUILD = "build it for the TensorFlow that is installed: HOROVOD_WITH_TENSORFLOW=1 "
+BUILD = "build it for the TensorFlow that is installed (docs/install.md; for GPUs too): pip install "
 
 PROGRAM = """
 import sys

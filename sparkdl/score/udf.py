@@ -122,13 +122,14 @@ def scoring_udf(
 
     From PySpark 4.1 on it is an Arrow UDF, before it is a pandas UDF that is given Arrow (`arrow_udf`).
     """
+    import pandas as pd
+    import pyarrow as pa
     from pyspark.sql.pandas import functions
     from pyspark.sql.pandas.types import from_arrow_type
     from pyspark.sql.types import StringType, StructType
 
     accumulator = None if metrics is None else metrics.accumulator
-    make: Any = getattr(functions, "arrow_udf", None)
-    by_pandas = make is None
+    by_pandas = not hasattr(functions, "arrow_udf")
 
     def predict(batches: Iterator[Any]) -> Iterator[Any]:
         from sparkdl.score.worker.arrow_udf import leave_arrow, pieces_of, to_pandas
@@ -146,17 +147,9 @@ def scoring_udf(
     if with_reasons:
         made = StructType().add("prediction", made).add("error", StringType())
     # Spark reads the kind of UDF off its hints, which must be classes, not strings as the hints of this module are.
-    one: Any
-    given: Any
-    if by_pandas:
-        import pandas as pd
-
-        make, one = functions.pandas_udf, pd.Series
-        given = pd.DataFrame if isinstance(made, StructType) else pd.Series
-    else:
-        import pyarrow as pa
-
-        one = given = pa.Array
-    taken: Any = tuple[one, ...] if len(signature.inputs) > 1 else one
+    column_type: Any = pd.Series if by_pandas else pa.Array
+    taken: Any = tuple[column_type, ...] if len(signature.inputs) > 1 else column_type
+    given: Any = pd.DataFrame if by_pandas and isinstance(made, StructType) else column_type
     predict.__annotations__ = {"batches": Iterator[taken], "return": Iterator[given]}
+    make: Any = functions.pandas_udf if by_pandas else functions.arrow_udf
     return make(predict, made)

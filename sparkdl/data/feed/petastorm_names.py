@@ -51,8 +51,8 @@ def _dataset(path_or_paths: Any, *args: Any, filesystem: Any = None, **options: 
     return SimpleNamespace(pieces=pieces, fs=filesystem, metadata=None, common_metadata=None, partitions=None)
 
 
-class _Over:
-    """Give names of a module, some replaced."""
+class _View:
+    """Show the names of a module, some of them replaced."""
 
     def __init__(self, module: ModuleType, **replaced: Any) -> None:
         vars(self).update(replaced)
@@ -99,6 +99,6 @@ with _names_for_the_import():
     from petastorm.workers_pool.ventilator import Ventilator
     from petastorm.workers_pool.worker_base import WorkerBase
 
-petastorm.unischema.np = _Over(np, string_=np.bytes_, unicode_=np.str_)
-_parquet = _Over(pq, ParquetDataset=_dataset, ParquetDatasetPiece=getattr(pq, "ParquetDatasetPiece", _Piece))
+petastorm.unischema.np = _View(np, string_=np.bytes_, unicode_=np.str_)
+_parquet = _View(pq, ParquetDataset=_dataset, ParquetDatasetPiece=getattr(pq, "ParquetDatasetPiece", _Piece))
 petastorm.reader.pq = petastorm.etl.dataset_metadata.pq = _parquet

@@ -21,7 +21,7 @@ zipimport._read_directory = lambda archive: (reads.append(archive), read(archive
 def read_before_a_task():
     reads.clear()
     importlib.invalidate_caches()
-    return sum("pyspark.zip" in archive for archive in reads)
+    return sum("pyspark.zip" in archive for archive in reads), sum("mine.zip" in archive for archive in reads)
 
 from sparkdl.spark.python_worker import drop_zip_importers
 before = read_before_a_task()
@@ -33,7 +33,7 @@ with zipfile.ZipFile(sys.argv[1], "a") as archive:
 drop_zip_importers()
 importlib.invalidate_caches()
 import added
-print(pyspark.__file__.count("pyspark.zip"), before > 0, after, added.value)
+print(pyspark.__file__.count("pyspark.zip"), before[0] > 0, before[1], *after, added.value)
 """
 
 
@@ -49,4 +49,6 @@ def test_archives_of_pyspark_are_read_once_and_others_before_each_task(tmp_path)
         text=True,
         timeout=60,
     )
-    assert done.stdout.split() == ["1", "True", "0", "7"], done.stderr
+    # From Python 3.13 on, an archive is read again when a module is next looked for, as `added` is.
+    read_again = "1" if sys.version_info < (3, 13) else "0"
+    assert done.stdout.split() == ["1", "True", "1", "0", read_again, "7"], done.stderr

@@ -222,6 +222,7 @@ LATER = {
 
 def test_functions_of_later_sparks_are_none_of_files_alone(spark, folder) -> None:
     there = {row[0] for row in spark.sql("SHOW SYSTEM FUNCTIONS").collect()}
+    assert there >= LATER.keys() or spark.version < "4.3"
     for function in there & LATER.keys():
         obstacle, text = LATER[function]
         source, problem = name_source(table(spark, folder).selectExpr(f"{text} as x"), config(folder))

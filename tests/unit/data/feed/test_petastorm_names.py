@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from sparkdl.data.feed.petastorm_names import Parts
+
 PROGRAM = """
 import sys
 import numpy, pyarrow, pyarrow.lib, pyarrow.parquet
@@ -42,8 +44,6 @@ def test_petastorms_own_datasets_are_pyarrows(tmp_path) -> None:
     import petastorm.reader
     import pyarrow as pa
     import pyarrow.parquet as pq
-
-    from sparkdl.data.feed.petastorm_names import Parts
 
     path = str(tmp_path / "part.parquet")
     pq.write_table(pa.table({"x": [1, 2]}), path, row_group_size=1)

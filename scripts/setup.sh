@@ -140,8 +140,10 @@ sync_venv() {
   trust_system_certificates
   [[ -n $(find_uv) ]] || "$venv/bin/python" -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
   # Bytecode: without it every rank that starts would compile TensorFlow's modules anew where Python may not write them.
-  # Upgrade: a lock file of an older pyproject.toml would keep the versions of its day.
-  local sync=("$(find_uv)" sync --upgrade --python "$venv/bin/python" --extra cpu --extra dev --compile-bytecode)
+  # A lock file of an older pyproject.toml would keep the versions of its day. `uv sync --upgrade` would, too, but loads
+  # all packages anew, and builds Spark and Horovod again, whatever the cache holds.
+  rm -f "${stack:+build/$venv/}uv.lock"
+  local sync=("$(find_uv)" sync --python "$venv/bin/python" --extra cpu --extra dev --compile-bytecode)
   export UV_PROJECT_ENVIRONMENT=$PWD/$venv
   if [[ -z $stack ]]; then
     "${sync[@]}"

@@ -145,6 +145,8 @@ sync_venv() {
   rm -f "${stack:+build/$venv/}uv.lock"
   local sync=("$(find_uv)" sync --python "$venv/bin/python" --extra cpu --extra dev --compile-bytecode)
   export UV_PROJECT_ENVIRONMENT=$PWD/$venv
+  # Another set-up may be compiling Horovod; uv would give up after 5 minutes.
+  export UV_LOCK_TIMEOUT=${UV_LOCK_TIMEOUT:-1800}
   if [[ -z $stack ]]; then
     "${sync[@]}"
   else

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from packaging.version import Version
 
 import sparkdl
 from sparkdl import ConfigError, ModelError
@@ -145,6 +146,8 @@ COMPILED = {
 def test_what_is_compiled_and_named_like_keras_comes_back_as_the_users(own, tmp_path, name) -> None:
     import keras
 
+    if name in ("l2", "non_neg") and Version(keras.__version__) < Version("3.13"):
+        pytest.skip("Keras 3.12 takes instances of its own classes alone")
     options = COMPILED[name](own)
     layer = keras.layers.Dense(1, kernel_initializer="ones", **options.pop("layer", {}))
     model = sequential(layer, **{"optimizer": keras.optimizers.SGD(0.1), **options})

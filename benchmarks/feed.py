@@ -6,7 +6,8 @@ Prints a table of rows/s (medians of passes over all rows, the contenders taking
 Spark's own `df.write.parquet` wrote; our feed reads what `sparkdl.prepare` wrote of the same rows, shuffled. Every feed
 gives batches of 1,024 rows to tf.data; ours in the epochs of one iterator, as in training, the others opened anew for
 each pass, which takes them less than a hundredth of it. The limits beside them: scans (pyarrow row groups, read and
-thrown away, with the same threads) of both folders, and a plain copy of the rows' bytes in memory.
+thrown away, with the same threads) of both folders, and a plain copy of the rows' bytes in memory. Petastorm's own ways
+run beside pyarrow before 15 alone (`make setup STACK=oldest`); with a newer one a line says that they are left out.
 """
 
 import argparse
@@ -125,6 +126,13 @@ def memory_copy(dataset):
     return run
 
 
+def petastorm_runs():
+    """Tell whether Petastorm's own readers run here: they call `pyarrow.parquet.ParquetDatasetPiece` and its kin."""
+    import pyarrow.parquet as pq
+
+    return hasattr(pq, "ParquetDatasetPiece")
+
+
 def petastorm_converter(spark, plain, cache):
     from petastorm.spark import SparkDatasetConverter, make_spark_converter
 
@@ -182,9 +190,14 @@ def main():
                 "plain scan of Spark's Parquet": lambda plain=plain: scan(sorted(plain.glob("*.parquet"))),
                 "scan of the prepared parts": lambda prepared=prepared: scan(prepared),
                 "copy in memory": memory_copy(dataset),
-                "Petastorm's converter": petastorm_converter(spark, plain, folder / f"{name}-cache"),
-                "make_petastorm_dataset + unbatch + batch": lambda plain=plain: petastorm_unbatched(plain),
             }
+            if petastorm_runs():
+                contenders |= {
+                    "Petastorm's converter": petastorm_converter(spark, plain, folder / f"{name}-cache"),
+                    "make_petastorm_dataset + unbatch + batch": lambda plain=plain: petastorm_unbatched(plain),
+                }
+            else:
+                print("  Petastorm's own ways are left out: they need pyarrow before 15", flush=True)
             results[name] = measured(contenders, options.repeats)
             for title, speed in results[name].items():
                 print(f"  {title:<46}{speed:>14,.0f} rows/s", flush=True)

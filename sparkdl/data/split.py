@@ -18,6 +18,9 @@ from sparkdl.errors import ConfigError, shown
 
 __all__ = ["Split"]
 
+# Files of a dataset are named after their split.
+MAX_NAME = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Split:
@@ -27,7 +30,7 @@ class Split:
     """"fraction", "time" or "column"."""
 
     names: tuple[str, ...]
-    """The names of the splits."""
+    """The names of the splits; () for those that occur in the column, until `prepare` has read it."""
 
     columns: tuple[str, ...]
     """The columns that the rule reads: the key (() hashes the whole row), the time and the last time, or the name."""
@@ -41,8 +44,27 @@ class Split:
     until: tuple[str | float | None, ...] = ()
     """The end of each split in time: ISO 8601 in UTC without an offset, or a number; None for a split without end."""
 
+    stratify: str | None = None
+    """The column in each of whose values `fraction` gives the shares exactly."""
+
+    ends: tuple[tuple[str | None, tuple[int, ...]], ...] = ()
+    """For `stratify`: each value, as a string, with the hash position at which each share but the last ends; () until
+    `prepare` has read the rows."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """All columns that the rule names."""
+        return self.columns if self.stratify is None else tuple(dict.fromkeys((*self.columns, self.stratify)))
+
     @classmethod
-    def fraction(cls, fractions: Mapping[str, float], *, seed: int = 0, key: str | Sequence[str] = ()) -> Split:
+    def fraction(
+        cls,
+        fractions: Mapping[str, float],
+        *,
+        seed: int = 0,
+        key: str | Sequence[str] = (),
+        stratify: str | None = None,
+    ) -> Split:
         """Assign each row to a split by the hash of its key: about this fraction of rows each, the same in every run.
 
         Args:
@@ -50,6 +72,9 @@ class Split:
             seed: another seed gives another division.
             key: the column(s) that are hashed: all rows of one key fall into one split. Without a key, the hash is over
                 all columns that the dataset uses, so equal rows fall into one split.
+            stratify: a column of classes, mostly the label: the shares are exact in each class, to one row, or to the
+                rows that are equal where a share ends. Rows of a class that `prepare` did not see are divided as
+                without it. With a key, all rows of a key must be of one class.
 
         Raises:
             ConfigError: the shares do not sum to 1, one is not above 0, or "train" is missing.
@@ -65,7 +90,11 @@ class Split:
         keys = (key,) if isinstance(key, str) else tuple(key)
         for name in keys:
             _check_column("fraction", "key", name)
-        return cls("fraction", tuple(fractions), keys, fractions=tuple(map(float, shares)), seed=seed)
+        if stratify is not None:
+            _check_column("fraction", "stratify", stratify)
+        return cls(
+            "fraction", tuple(fractions), keys, fractions=tuple(map(float, shares)), seed=seed, stratify=stratify
+        )
 
     @classmethod
     def time(cls, column: str, until: Mapping[str, str | date | float | None], *, last: str | None = None) -> Split:
@@ -103,9 +132,16 @@ class Split:
         return cls("time", tuple(until), (column,) if last is None else (column, last), until=ends)
 
     @classmethod
-    def column(cls, name: str, names: Sequence[str] = ("train", "val", "test")) -> Split:
-        """Assign each row to the split that its column `name` says. Rows with a value outside `names` are an error."""
+    def column(cls, name: str, names: Sequence[str] | None = None) -> Split:
+        """Assign each row to the split that its column `name` says.
+
+        Args:
+            names: the splits; rows with another value are an error. None takes the values that occur in the rows that
+                are prepared, one of which must be "train".
+        """
         _check_column("column", "name", name)
+        if names is None:
+            return cls("column", (), (name,))
         if isinstance(names, str) or "train" not in names:
             raise ConfigError(f"Split.column({name!r}, {shown(names)}) must name a split 'train'")
         _check_names(names)
@@ -115,8 +151,8 @@ class Split:
     def from_mapping(cls, options: Mapping[str, Any]) -> Split:
         """Make a split from its form in YAML.
 
-        `{fraction: {train: 0.8, test: 0.2}, seed: 7, key: id}`, `{time: date, until: {train: 2017-06-26, test: null},
-        last: date_last}` or `{column: name, names: [train, test]}`.
+        `{fraction: {train: 0.8, test: 0.2}, seed: 7, key: id, stratify: label}`, `{time: date, until: {train:
+        2017-06-26, test: null}, last: date_last}` or `{column: name, names: [train, test]}`.
         """
         kinds = [kind for kind in _OPTIONS if kind in options]
         if len(kinds) != 1:
@@ -130,18 +166,22 @@ class Split:
 
     def to_json(self) -> dict[str, Any]:
         """Return all that `from_json` needs."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        content = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        # Left out where they say nothing, so that rules of version 0.1 keep their fingerprints.
+        unused = [name for name in ("stratify", "ends") if not content[name]]
+        return {k: v for k, v in content.items() if k not in unused}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Split:
         """Make the split that `to_json` described."""
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-        return cls(**fields)
+        ends = tuple((name, tuple(positions)) for name, positions in fields.get("ends", ()))
+        return cls(**fields | {"ends": ends})
 
 
 # The options of each kind in YAML, beside its first argument.
 _OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "fraction": ("seed", "key"),
+    "fraction": ("seed", "key", "stratify"),
     "time": ("until", "last"),
     "column": ("names",),
 }
@@ -184,7 +224,9 @@ def _check_column(kind: str, option: str, name: object) -> None:
 def _check_names(names: Iterable[object]) -> None:
     listed = list(names)
     for name in listed:
-        if not (isinstance(name, str) and name.isidentifier()):
-            raise ConfigError(f"split name {shown(name)} must be a word of letters, digits and underscores")
+        if not (isinstance(name, str) and name.isidentifier() and len(name) <= MAX_NAME):
+            raise ConfigError(
+                f"split name {shown(name)} must be a word of at most {MAX_NAME} letters, digits and underscores"
+            )
         if listed.count(name) > 1:
             raise ConfigError(f"split name {name!r} is there twice")

@@ -20,13 +20,23 @@ from sparkdl.spark.columns import require_column
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-__all__ = ["LEFT_OUT", "hashed_columns", "same_values", "split", "split_index"]
+__all__ = [
+    "LEFT_OUT",
+    "POSITIONS",
+    "class_of",
+    "hashed_columns",
+    "same_values",
+    "split",
+    "position_in_class",
+    "split_index",
+]
 
 # The split index of a row that a time split leaves out; a row for which the rule gives nothing has null.
 LEFT_OUT = -1
 
 # 53 bits of a hash make a double in [0, 1) without rounding.
 _MANTISSA_BITS = 53
+POSITIONS = 1 << _MANTISSA_BITS
 
 # Spark hashes 7 as int and 7 as bigint to different values; a table read again may come with another width.
 _WIDER = {"tinyint": "bigint", "smallint": "bigint", "int": "bigint", "float": "double"}
@@ -54,7 +64,8 @@ def split(df: DataFrame, dataset: Dataset, *, column: str = "split") -> DataFram
         raise SchemaError(f"the DataFrame already has a column {column!r}; choose another: split(df, ds, column=…)")
     if dataset.rule is None:
         return df.select("*", F.lit("train").alias(column))
-    types = {name: dataset.raw_types[name] for name in dataset.rule.columns or hashed_columns(dataset.raw_types)}
+    hashed = dataset.rule.columns or hashed_columns(dataset.raw_types)
+    types = {name: dataset.raw_types[name] for name in dict.fromkeys((*hashed, *dataset.rule.reads))}
     for name, before in types.items():
         require_column(df.columns, name)
         now = df.schema[name].dataType.simpleString()
@@ -96,7 +107,17 @@ def split_index(rule: Split, types: Mapping[str, str]) -> Column:
     return F.when(known, F.when(first == last, first).otherwise(F.lit(LEFT_OUT)))
 
 
-def _by_hash(rule: Split, types: Mapping[str, str]) -> Column:
+def class_of(name: str, type_: str) -> Column:
+    """Return a column's value as the string by which a stratified rule names its class; null stays null.
+
+    Args:
+        type_: the type when the rows were prepared; a double that was a float then is rounded to float first.
+    """
+    return (named(name).cast(type_) if type_ == "float" else named(name)).cast("string")
+
+
+def position_in_class(rule: Split, types: Mapping[str, str]) -> Column:
+    """Return the position of a row among all, by its hash: bigint in [0, POSITIONS), as in `split_index`."""
     from pyspark.sql import functions as F
 
     columns = rule.columns or hashed_columns(types)
@@ -105,9 +126,35 @@ def _by_hash(rule: Split, types: Mapping[str, str]) -> Column:
             raise SchemaError(f"column {name!r} cannot be the key of a split: Spark cannot hash {shown(types[name])}")
     values = [_as_prepared(name, types[name]) for name in columns]
     hashed = F.xxhash64(F.lit(rule.seed), *values)
-    unit = F.shiftrightunsigned(hashed, 64 - _MANTISSA_BITS) / F.lit(float(2**_MANTISSA_BITS))
+    return F.shiftrightunsigned(hashed, 64 - _MANTISSA_BITS)
+
+
+def _by_hash(rule: Split, types: Mapping[str, str]) -> Column:
+    from pyspark.sql import functions as F
+
+    position = position_in_class(rule, types)
     # The last share also takes what rounding leaves.
-    return _first_end_above(unit, accumulate(rule.fractions[:-1]), beyond=len(rule.names) - 1)
+    last = len(rule.names) - 1
+    by_share = _first_end_above(position / F.lit(float(POSITIONS)), accumulate(rule.fractions[:-1]), beyond=last)
+    if rule.stratify is None or not rule.ends:
+        return by_share
+    class_ = class_of(rule.stratify, types[rule.stratify])
+    index = by_share
+    ends = dict(rule.ends)
+    known = [part for name in ends if name is not None for part in (F.lit(name), _longs(ends[name]))]
+    if known:
+        own = F.try_element_at(F.create_map(*known), class_)
+        passed = [F.when(position >= F.get(own, F.lit(place)), 1).otherwise(0) for place in range(last)]
+        index = F.when(own.isNotNull(), sum(passed, F.lit(0))).otherwise(by_share)
+    if None in ends:
+        index = F.when(class_.isNull(), _first_end_above(position, ends[None], beyond=last)).otherwise(index)
+    return index
+
+
+def _longs(values: Iterable[int]) -> Column:
+    from pyspark.sql import functions as F
+
+    return F.array(*[F.lit(value).cast("bigint") for value in values])
 
 
 def _by_time(rule: Split, name: str, type_: str) -> Column:

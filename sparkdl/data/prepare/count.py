@@ -72,10 +72,9 @@ def count_rows(rows: DataFrame, config: PrepareConfig) -> Counted:
     rows_of_split = tuple(found[index]["rows"] if index in found else 0 for index in indices)
     for name, count in zip(names, rows_of_split, strict=True):
         if count == 0:
-            raise DatasetError(
-                f"split {name!r} is empty ({sum(rows_of_split)} rows in all); give it a larger share, or drop it from "
-                "splits"
-            )
+            by_column = config.splits is not None and config.splits.kind == "column"
+            way_out = "leave it out of names" if by_column else "give it a larger share, or drop it from splits"
+            raise DatasetError(f"split {name!r} is empty ({sum(rows_of_split)} rows in all); {way_out}")
     return Counted(
         rows=rows_of_split,
         order=tuple(tuple(found[index]["order"]) for index in indices),

@@ -96,7 +96,7 @@ def used_columns(config: PrepareConfig) -> list[str]:
     names = [f.name for f in (*config.features, *config.labels)]
     names += [config.weight] if config.weight else []
     names += list(config.keep)
-    names += list(config.splits.columns) if config.splits else []
+    names += list(config.splits.reads) if config.splits else []
     return list(dict.fromkeys(names))
 
 

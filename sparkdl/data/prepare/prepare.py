@@ -23,6 +23,7 @@ from sparkdl.data.prepare.fingerprint import name_content
 from sparkdl.data.prepare.fit import fit_encoders
 from sparkdl.data.prepare.input_files import files_stay, files_that_are_read
 from sparkdl.data.prepare.plan import PreparePlan, find_made_of, plan_prepare, rows_by_split
+from sparkdl.data.prepare.resolve_split import resolved_split
 from sparkdl.data.prepare.row_changes import check_rows_stay, warn_of_chance
 from sparkdl.data.prepare.row_sums import whole_rows
 from sparkdl.data.prepare.shuffle import ORDER_COLUMN, order_key
@@ -76,8 +77,9 @@ def _prepare(df: DataFrame, config: PrepareConfig, plan: PreparePlan) -> Dataset
         raise DatasetError(f"{path} cannot be written: {error}") from error
     used, files = df.select(*map(named, raw_types)), files_that_are_read(df)
     warn_of_chance(used)
-    rows = _divided(used, config, raw_types, by_content=source.fingerprint is None)
     with files_stay(df.sparkSession, files):
+        config = resolved_split(config, used, raw_types)
+        rows = _divided(used, config, raw_types, by_content=source.fingerprint is None)
         counted = count_rows(rows, config)
     if source.fingerprint is None:
         log.info("the rows are named by their content: %s; PrepareConfig(version=…) names them at once", plan.obstacle)

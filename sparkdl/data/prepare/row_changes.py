@@ -78,7 +78,7 @@ def blame(changes: Sequence[Change], config: PrepareConfig, differs: str) -> str
         )
     rule = config.splits
     # Without a key, all columns of a row decide its split.
-    decide = () if rule is None else (rule.columns or tuple(change.name for change in changes))
+    decide = () if rule is None else (rule.reads if rule.columns else tuple(change.name for change in changes))
     harmful = [change.name for change in changes if not change.rounded or change.name in decide]
     if not harmful:
         return ""

@@ -1,5 +1,6 @@
 """Split rules as values: what they take, what they refuse, how they are stored."""
 
+import dataclasses
 import json
 from datetime import date, datetime, timedelta, timezone
 
@@ -19,6 +20,10 @@ ENDS = {"train": "2017-06-26", "val": "2017-10-24", "test": None}
         Split.time("date", ENDS, last="date_last"),
         Split.time("step", {"train": 8640, "test": 11520.5}),
         Split.column("part"),
+        Split.fraction({"train": 0.9, "val": 0.1}, stratify="y"),
+        dataclasses.replace(
+            Split.fraction({"train": 0.9, "val": 0.1}, stratify="y"), ends=((None, (2**53,)), ("a", (7,)))
+        ),
     ],
 )
 def test_a_rule_survives_json(rule) -> None:
@@ -34,6 +39,11 @@ def test_a_rule_survives_json(rule) -> None:
         ),
         ({"time": "date", "until": {"train": date(2017, 6, 26)}}, Split.time("date", {"train": "2017-06-26"})),
         ({"time": "date", "until": ENDS, "last": "date_last"}, Split.time("date", ENDS, last="date_last")),
+        (
+            {"fraction": {"train": 0.8, "test": 0.2}, "stratify": "y"},
+            Split.fraction({"train": 0.8, "test": 0.2}, stratify="y"),
+        ),
+        ({"column": "part"}, Split.column("part")),
         ({"column": "part", "names": ["train", "dev"]}, Split.column("part", ["train", "dev"])),
     ],
 )

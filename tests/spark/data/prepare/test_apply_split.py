@@ -1,12 +1,14 @@
 """Splits of rows: told by the rows alone, on any partitioning, column order and time zone."""
 
 import datetime as dt
+from collections import Counter
 
 import numpy as np
 import pytest
 
 import sparkdl
-from sparkdl import DatasetError, PrepareConfig, SchemaError, Split
+from sparkdl import ConfigError, DatasetError, PrepareConfig, SchemaError, Split
+from sparkdl.features import Categorical
 
 HALVES = {"train": 0.5, "val": 0.3, "test": 0.2}
 
@@ -205,3 +207,83 @@ def test_columns_of_any_name_tell_the_split(spark, tmp_path, rule) -> None:
     }
     if rule.kind == "time":
         assert (dataset.split("train").rows, dataset.split("test").rows) == (60, 20)
+
+
+@pytest.fixture(scope="module")
+def ratings(spark):
+    """1,000 rows of classes "a" (850), "b" (149) and null (1)."""
+    label = "case when id = 999 then null when id < 850 then 'a' else 'b' end"
+    return spark.range(1000).selectExpr("id", f"{label} as y", "double(id * 7 % 1000) as x")
+
+
+STRATIFIED = Split.fraction(HALVES, seed=3, stratify="y")
+
+
+def test_a_stratified_split_has_its_shares_in_each_class_on_any_partitioning(spark, ratings, tmp_path) -> None:
+    features = {"features": [Categorical("y", missing="category"), "x"], "keep": ["id"]}
+    found = []
+    for count in (1, 3, 50):
+        rows = ratings.repartition(count, "x" if count == 3 else "id").select(*ratings.columns[::-1])
+        dataset = prepared(rows, tmp_path / str(count), STRATIFIED, **features)
+        found.append(stored(spark, dataset))
+        assert splits_of(ratings, dataset) == found[-1]
+    assert found[0] == found[1] == found[2] and len(found[0]) == 1000
+    classes = {row["id"]: row["y"] for row in ratings.collect()}
+    counts = Counter((classes[number], split) for number, split in found[0].items())
+    assert [counts["a", split] for split in HALVES] == [425, 255, 170]
+    assert [counts["b", split] for split in HALVES] == [74, 45, 30]
+    assert sum(counts[None, split] for split in HALVES) == 1
+    # Other rows are divided by the same ends, whichever come along; those of a new class by their hash alone.
+    some = ratings.where("id % 3 = 0")
+    assert splits_of(some, dataset) == {row: split for row, split in found[0].items() if row % 3 == 0}
+    new = splits_of(ratings.selectExpr("id", "'c' as y", "x"), dataset)
+    assert set(new.values()) == set(HALVES)
+    reopened = sparkdl.open_dataset(dataset.path)
+    assert splits_of(ratings, reopened) == found[0] and reopened.rule.ends
+    # The same rows are found again.
+    assert prepared(rows, tmp_path / "50", STRATIFIED, **features).fingerprint == dataset.fingerprint
+
+
+def test_a_stratified_split_takes_keys_of_one_class_alone(spark, ratings, tmp_path) -> None:
+    rule = Split.fraction(HALVES, key="id", stratify="y")
+    dataset = prepared(ratings, tmp_path / "d", rule)
+    counts = Counter(row["split"] for row in sparkdl.split(ratings.where("y = 'a'"), dataset).collect())
+    assert [counts[split] for split in HALVES] == [425, 255, 170]
+    mixed = ratings.selectExpr("id % 100 as id", "y", "x")
+    with pytest.raises(ConfigError, match=r"rows of one key, such as \d+, have several values of stratify='y'"):
+        prepared(mixed, tmp_path / "e", rule)
+    with pytest.raises(ConfigError, match="stratify='x' has more than 1000 values"):
+        wide = spark.range(1001).selectExpr("double(id) as x")
+        prepared(wide, tmp_path / "e", Split.fraction(HALVES, stratify="x"))
+    with pytest.raises(SchemaError, match="column 'z' is not in the DataFrame"):
+        prepared(ratings, tmp_path / "e", Split.fraction(HALVES, stratify="z"))
+
+
+def test_small_and_equal_classes_are_divided_as_nearly_as_they_can(spark, tmp_path) -> None:
+    # Equal rows fall into one split; the rows of "few" differ.
+    rows = spark.createDataFrame(
+        [("equal", 1.0)] * 40 + [("few", float(x)) for x in range(3)] + [("one", 5.0)], "y string, x double"
+    )
+    rule = Split.fraction({"train": 0.6, "test": 0.4}, stratify="y")
+    dataset = prepared(rows, tmp_path / "d", rule)
+    counts = Counter((row["y"], row["split"]) for row in sparkdl.split(rows, dataset).collect())
+    assert counts["few", "train"] == 2 and counts["few", "test"] == 1 and counts["one", "train"] == 1
+    assert sorted(counts[("equal", split)] for split in ("train", "test")) == [0, 40]
+
+
+def test_a_column_names_the_splits_that_occur(spark, tmp_path) -> None:
+    rows = spark.range(30).selectExpr("id", "double(id) as x", "array('test', 'dev', 'train')[id % 3] as part")
+    dataset = prepared(rows, tmp_path / "d", Split.column("part"), keep=["id"])
+    assert dataset.splits == ("train", "test", "dev")
+    assert stored(spark, dataset) == {number: ("test", "dev", "train")[number % 3] for number in range(30)}
+    assert splits_of(rows, sparkdl.open_dataset(dataset.path)) == stored(spark, dataset)
+    for value, problem in (
+        ("'test'", r"column 'part' names the splits \['test'\]; one must be 'train'"),
+        ("if(id = 0, 'train', 'fold 1')", "column 'part': split name 'fold 1' must be a word"),
+        ("if(id = 0, 'train', concat('x', id))", "column 'part' names more than 20 splits"),
+        ("if(id = 0, null, 'train')", "1 rows have no split: in one of them column 'part' is None, which must be one"),
+    ):
+        with pytest.raises(DatasetError, match=problem):
+            prepared(rows.selectExpr("id", "x", f"{value} as part"), tmp_path / "e", Split.column("part"))
+    with pytest.raises(DatasetError, match=r"split 'val' is empty \(20 rows in all\); leave it out of names"):
+        prepared(rows.where("part != 'dev'"), tmp_path / "e", Split.column("part", ["train", "test", "val"]))

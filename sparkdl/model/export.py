@@ -36,10 +36,11 @@ def export_saved_model(
 
     `serving_default` takes a tensor for each column, by the column's name, with any number of rows: for a `Numeric`
     float64 (NaN is null; dates are days, timestamps seconds since 1970-01-01 UTC), for a `Categorical` string or int64
-    (a boolean is 0 or 1), for a `Text` string in UTF-8 ("" is a value, not a null: the caller fills nulls with the
-    fill), for a `Tensor` its dtype and the column's shape, for an `Image` its pixels, uint8 of shape (rows, height,
-    width, channels), decoded and resized before. Values that scoring refuses (a null without a fill, an infinite value)
-    fail in the SavedModel, too.
+    (a boolean is 0 or 1), for a `Text` string in UTF-8 ("" is a value, not a null: the caller fills nulls of both with
+    the fill), for a `Tensor` its dtype and the column's shape (the caller pads), for an `Image` its pixels, uint8 of
+    shape (rows, height, width, channels), decoded and resized before. Values that scoring refuses (a null without a
+    fill, an infinite value) fail in the SavedModel, too. So does text with characters that the encoder's form of
+    Unicode joins, such as e and a combining accent: the caller normalizes it.
 
     Args:
         model_dir: as in `result.model_dir`.

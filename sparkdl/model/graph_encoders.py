@@ -21,6 +21,7 @@ from sparkdl.data.features.numeric import NumericEncoder
 from sparkdl.data.features.tensor import TensorEncoder
 from sparkdl.data.features.text import BETWEEN_WORDS, UNKNOWN, TextEncoder
 from sparkdl.errors import ModelError
+from sparkdl.model.graph_unicode import normalized
 
 __all__ = ["GraphEncoders", "raw_spec"]
 
@@ -54,8 +55,17 @@ def raw_spec(encoder: Encoder, *, name: str) -> tf.TensorSpec:
     if isinstance(encoder, NumericEncoder):
         return tf.TensorSpec((None, *(() if encoder.indicator else encoder.shape)), tf.float64, name)
     if isinstance(encoder, CategoricalEncoder):
+        if encoder.missing == "category":
+            raise ModelError(
+                f"column {encoder.name!r}: its missing values are a category, and a tensor holds no nulls; train with "
+                "Categorical(fill=…) for a SavedModel"
+            )
         return tf.TensorSpec((None,), tf.string if _is_text(encoder) else tf.int64, name)
     if isinstance(encoder, TextEncoder):
+        if encoder.tokenizer is not None:
+            raise ModelError(
+                f"column {encoder.name!r}: its tokenizer {encoder.tokenizer} cannot be put into a SavedModel"
+            )
         return tf.TensorSpec((None,), tf.string, name)
     if isinstance(encoder, TensorEncoder):
         return tf.TensorSpec((None, *encoder.column_shape), tf.as_dtype(encoder.dtype), name)
@@ -90,7 +100,10 @@ class GraphEncoders(tf.Module):  # type: ignore[misc]
         if isinstance(encoder, CategoricalEncoder):
             codes = self.tables[encoder.name].lookup(raw)
             if encoder.is_label:
-                _check(tf.reduce_all(codes >= 0), f"column {encoder.name}: label unseen in the train split")
+                _check(
+                    tf.reduce_all(codes >= 0),
+                    f"column {encoder.name}: label is not among the classes kept from the train split",
+                )
             return codes
         if isinstance(encoder, TextEncoder):
             return _word_ids(encoder, raw, self.tables[encoder.name])
@@ -135,6 +148,8 @@ def _numbers(encoder: NumericEncoder, raw: tf.Tensor) -> tf.Tensor:
 def _word_ids(encoder: TextEncoder, raw: tf.Tensor, table: Any) -> tf.Tensor:
     """Return the ids of the first `length` words, padded; int32, shape ``(rows, length)``."""
     points = tf.strings.unicode_decode(raw, "UTF-8", errors="strict")
+    if encoder.normalize is not None:
+        points = normalized(points, encoder.normalize, column=encoder.name)
     rows = points.value_rowids()
     begins, shifts = (tf.constant(part) for part in word_characters())
     # flat: all characters of all rows, lower-cased; those between words are negative.

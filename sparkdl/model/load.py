@@ -139,7 +139,7 @@ def load_model(
         custom_objects: your own classes and functions in the model, by name; not needed for those that are registered
             with `keras.saving.register_keras_serializable` in a module that is imported already.
         safe_mode: True runs no code that comes with the model. False allows Python lambdas, as in Keras, and imports
-            the modules of your own classes and functions.
+            the modules of your own classes and functions, and of the tokenizers of `Text`.
 
     Raises:
         ModelError: the model is missing or incomplete, or Keras cannot load it.
@@ -148,6 +148,7 @@ def load_model(
     check_custom_objects(custom_objects)
     model_dir = storage.absolute(model_dir)
     signature = Signature.read(model_dir)
+    signature.check_tokenizers(safe_mode=safe_mode)
     try:
         keras_model = load_keras(model_dir, signature, custom_objects=custom_objects, safe_mode=safe_mode)
     except ModelError as error:

@@ -104,6 +104,20 @@ class Signature:
         return tuple(encoder.name for encoder in self.inputs)
 
     @property
+    def tokenizers(self) -> dict[str, str]:
+        """The tokenizers of the inputs, "module:function", each with its module: code that is not part of the model."""
+        named = {getattr(encoder, "tokenizer", None) for encoder in self.inputs}
+        return {name: name.partition(":")[0] for name in sorted(filter(None, named))}
+
+    def check_tokenizers(self, *, safe_mode: bool) -> None:
+        """Raise ModelError if encoding an input calls a function that the signature names, and `safe_mode` is True."""
+        if safe_mode and self.tokenizers:
+            raise ModelError(
+                f"the model's text is split by {', '.join(self.tokenizers)}, code that is not part of the model; use "
+                "safe_mode=False if you trust it"
+            )
+
+    @property
     def digest(self) -> str:
         """The SHA-256 of the signature's content, content hash included: the identity of a model directory."""
         content = {key: value for key, value in self.to_json().items() if key != "library_version"}

@@ -17,6 +17,7 @@ from sparkdl.checks import require_target
 from sparkdl.data.dataset import Dataset
 from sparkdl.data.features import Encoder, Feature, Image, Numeric, Tensor, as_feature
 from sparkdl.data.features.categorical import CategoricalEncoder
+from sparkdl.data.features.categories import CategoriesEncoder
 from sparkdl.data.features.image import ImageEncoder
 from sparkdl.data.features.numeric import NumericEncoder
 from sparkdl.data.features.tensor import DTYPES, TensorEncoder
@@ -34,7 +35,7 @@ __all__ = ["save_model"]
 
 log = logging.getLogger(__name__)
 
-_ENCODERS = (CategoricalEncoder, ImageEncoder, NumericEncoder, TensorEncoder, TextEncoder)
+_ENCODERS = (CategoricalEncoder, CategoriesEncoder, ImageEncoder, NumericEncoder, TensorEncoder, TextEncoder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from sparkdl.checks import check_options
 from sparkdl.data.features.categorical import Categorical, CategoricalEncoder
+from sparkdl.data.features.categories import Categories, CategoriesEncoder
 from sparkdl.data.features.feature import Encoder, Feature
 from sparkdl.data.features.image import Image, ImageEncoder
 from sparkdl.data.features.numeric import Numeric, NumericEncoder
@@ -18,12 +19,24 @@ from sparkdl.data.features.tensor import Tensor, TensorEncoder
 from sparkdl.data.features.text import Text, TextEncoder
 from sparkdl.errors import ConfigError, DatasetError, near_miss, shown
 
-__all__ = ["Categorical", "Encoder", "Feature", "Image", "Numeric", "Tensor", "Text", "as_feature", "encoder_from_json"]
+__all__ = [
+    "Categorical",
+    "Categories",
+    "Encoder",
+    "Feature",
+    "Image",
+    "Numeric",
+    "Tensor",
+    "Text",
+    "as_feature",
+    "encoder_from_json",
+]
 
 # By kind: the class that users declare, and the class of the encoder fitted from it.
 _KINDS: dict[str, tuple[Any, Any]] = {
     "numeric": (Numeric, NumericEncoder),
     "categorical": (Categorical, CategoricalEncoder),
+    "categories": (Categories, CategoriesEncoder),
     "text": (Text, TextEncoder),
     "image": (Image, ImageEncoder),
     "tensor": (Tensor, TensorEncoder),

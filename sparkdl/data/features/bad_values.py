@@ -10,9 +10,10 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
+from sparkdl.data.features.column_types import is_list
 from sparkdl.errors import SchemaError, shown
 
-__all__ = ["bad_rows", "check_no_nulls", "check_utf8", "refuse"]
+__all__ = ["bad_rows", "check_no_nulls", "check_utf8", "refuse", "shown_row"]
 
 
 def refuse(name: str, column: pa.Array, bad: np.ndarray, problem: str) -> None:
@@ -30,9 +31,18 @@ def bad_rows(name: str, column: pa.Array, problems: Mapping[int, str]) -> Schema
     row = min(problems)
     message = (
         f"column {name!r}: {problems[row]} in {len(problems)} of {len(column)} rows; row {row} is "
-        f"{shown(column[row].as_py())}"
+        f"{shown_row(column, row)}"
     )
     return SchemaError(message, {row: f"column {name!r}: {problem}" for row, problem in problems.items()})
+
+
+def shown_row(column: pa.Array, row: int) -> str:
+    """Return a row's value for a message, at most 80 characters; as bytes where it holds text that is not UTF-8."""
+    try:
+        return shown(column[row].as_py())
+    except UnicodeDecodeError:
+        as_bytes = pa.list_(pa.binary()) if is_list(column.type) else pa.binary()
+        return shown(column[row : row + 1].cast(as_bytes)[0].as_py())
 
 
 def check_no_nulls(name: str, column: pa.Array, way_out: str) -> None:
@@ -43,13 +53,23 @@ def check_no_nulls(name: str, column: pa.Array, way_out: str) -> None:
 
 
 def check_utf8(name: str, column: pa.Array) -> None:
-    """Raise SchemaError if text is not UTF-8: Spark's JVM replaces such bytes, so none of its words would be found."""
+    """Raise SchemaError that names the rows whose text is not UTF-8: the JVM replaces such bytes, so no word is found.
+
+    Spark's readers of text and CSV pass the bytes of files in other charsets through as they are.
+    """
     try:
         column.validate(full=True)
-    except pa.ArrowInvalid as error:
-        contents = (value.as_py() or b"" for value in column.cast(pa.binary()))
-        bad = next(content for content in contents if content.decode("utf-8", "replace").encode() != content)
-        raise SchemaError(
-            f"column {name!r}: text is not UTF-8, such as {shown(bad)}; give it the charset that it is of, as in "
-            "decode(cast(… as binary), 'ISO-8859-1')"
-        ) from error
+    except pa.ArrowInvalid:
+        contents = column.cast(pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary())
+        bad = np.array([not _is_utf8(content) for content in contents.to_pylist()], dtype=bool)
+        way_out = "give it its charset, as in decode(cast(… as binary), 'ISO-8859-1')"
+        refuse(name, column, bad, f"text that is not UTF-8 ({way_out})")
+        raise
+
+
+def _is_utf8(content: bytes | None) -> bool:
+    try:
+        (content or b"").decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True

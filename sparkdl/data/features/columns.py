@@ -17,7 +17,7 @@ from sparkdl.data.features.bad_values import check_no_nulls, refuse
 from sparkdl.data.features.column_types import check_numbers, is_list, is_vector
 from sparkdl.errors import SchemaError, shown
 
-__all__ = ["arrow_type", "as_array", "infer_shape", "to_arrow", "to_numpy"]
+__all__ = ["arrow_type", "as_array", "infer_shape", "list_lengths", "padded", "to_arrow", "to_numpy"]
 
 # `type` of an ML vector: 0 is sparse, 1 is dense.
 _SPARSE = 0
@@ -112,7 +112,7 @@ def to_numpy(column: pa.Array, *, name: str, shape: tuple[int, ...], missing: bo
     for axis, length in enumerate(shape):
         if not is_list(values.type):
             raise SchemaError(f"column {name!r}: shape {shape} was expected, but values are {values.type}")
-        lengths = _lengths(values)
+        lengths = list_lengths(values)
         present = lengths >= 0
         wrong = present & (lengths != length)
         refuse(name, column, wrong, f"axis {axis} is not of length {length} (ragged array)")
@@ -124,13 +124,41 @@ def to_numpy(column: pa.Array, *, name: str, shape: tuple[int, ...], missing: bo
     return _numbers(values).reshape(len(column), *shape)
 
 
-def _lengths(column: pa.Array) -> np.ndarray:
+def list_lengths(column: pa.Array) -> np.ndarray:
     """Return the length of each list, -1 for a null list: int64, shape ``(len(column),)``."""
     if pa.types.is_fixed_size_list(column.type):
         lengths = np.full(len(column), column.type.list_size, dtype=np.int64)
         lengths[column.is_null().to_numpy(zero_copy_only=False)] = -1
         return lengths
     return pc.list_value_length(column).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def padded(column: pa.Array, *, name: str, length: int, value: float) -> pa.Array:
+    """Fill arrays of numbers at their ends up to `length` elements; null arrays stay null.
+
+    Raises SchemaError for a column that does not hold arrays of numbers, for longer arrays, and for a value that the
+    arrays' type does not hold.
+    """
+    check_numbers(column.type, name)
+    if not is_list(column.type) or is_list(column.type.value_type):
+        raise SchemaError(f"column {name!r}: pad={value} is for arrays of numbers, not for {column.type!s:.80}")
+    lengths = list_lengths(column)
+    way_out = f"slice({name}, 1, {length}) in Spark keeps the first"
+    refuse(name, column, lengths > length, f"array of more than {length} elements ({way_out})")
+    flat = column.flatten()
+    try:
+        pad = pa.array([value]).cast(flat.type if not pa.types.is_null(flat.type) else pa.float64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise SchemaError(f"column {name!r}: pad={value} is not a value of {flat.type!s:.80}") from error
+    present = np.arange(length) < lengths[:, None]
+    indices = np.full(present.shape, len(flat), np.int64)
+    indices[present] = np.arange(len(flat))
+    values = pa.concat_arrays([flat.cast(pad.type), pad]).take(pa.array(indices.reshape(-1)))
+    # Arrow takes an offset that is null for a null list.
+    offsets = pa.array(
+        np.arange(len(column) + 1, dtype=np.int32) * np.int32(length), mask=np.append(lengths < 0, False)
+    )
+    return pa.ListArray.from_arrays(offsets, values)
 
 
 def _spread(values: pa.Array, present: np.ndarray) -> pa.Array:
@@ -167,7 +195,7 @@ def _vectors(column: pa.Array, *, name: str, shape: tuple[int, ...]) -> np.ndarr
     parts = {field.name: part for field, part in zip(column.type, column.flatten(), strict=True)}
     present = column.is_valid().to_numpy(zero_copy_only=False)
     sparse = parts["type"].fill_null(_SPARSE).to_numpy(zero_copy_only=False) == _SPARSE
-    lengths = np.maximum(_lengths(parts["values"]), 0)
+    lengths = np.maximum(list_lengths(parts["values"]), 0)
     sizes = np.where(sparse, parts["size"].fill_null(-1).to_numpy(zero_copy_only=False), lengths)
     refuse(name, column, present & (sizes != shape[0]), f"vector is not of size {shape[0]}")
     flat = parts["values"].flatten().to_numpy(zero_copy_only=False)

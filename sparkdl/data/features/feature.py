@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 import numpy as np
 import pyarrow as pa
 
-__all__ = ["BytesEncoder", "Encoder", "Feature", "Stored", "StoredEncoder"]
+__all__ = ["BytesEncoder", "Encoder", "Feature", "Stored", "StoredEncoder", "added", "fills", "stated_fields"]
 
 Stored = Literal["values", "bytes"]
 """The form in which a dataset stores a row: encoded values, or bytes that the feed gives to `encode`."""
@@ -70,6 +70,33 @@ class BytesEncoder(Encoder, Protocol):
 _Fitted = TypeVar("_Fitted", bound="StoredEncoder")
 
 
+_BEFORE = "before"
+
+
+def added(default: Any, *, before: Any = ...) -> Any:
+    """Declare a field of a feature or an encoder that version 0.1 did not have.
+
+    Args:
+        before: the value that stands for what version 0.1 did; by default `default`. `stated_fields` leaves it out, so
+            that fingerprints and signatures of version 0.1 stay.
+    """
+    return dataclasses.field(default=default, metadata={_BEFORE: default if before is ... else before})
+
+
+def stated_fields(value: Any) -> dict[str, Any]:
+    """Return the fields of a feature or an encoder by name, without `added` fields that are as in version 0.1."""
+    return {
+        field.name: getattr(value, field.name)
+        for field in dataclasses.fields(value)
+        if _BEFORE not in field.metadata or getattr(value, field.name) != field.metadata[_BEFORE]
+    }
+
+
+def fills(feature: Feature) -> bool:
+    """Tell whether a feature takes null, by a fill or as a category."""
+    return getattr(feature, "fill", None) is not None or getattr(feature, "missing", "error") != "error"
+
+
 class StoredEncoder:
     """Write an encoder, a dataclass, as its kind and its fields to manifests and signatures, and read it again."""
 
@@ -77,8 +104,7 @@ class StoredEncoder:
     kind: ClassVar[str]
 
     def to_json(self) -> dict[str, Any]:
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
-        return {"kind": self.kind} | {name: _plain(value) for name, value in fields.items()}
+        return {"kind": self.kind} | {name: _plain(value) for name, value in stated_fields(self).items()}
 
     @classmethod
     def from_json(cls: type[_Fitted], content: dict[str, Any]) -> _Fitted:

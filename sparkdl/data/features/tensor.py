@@ -12,11 +12,11 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
-from sparkdl.checks import named_options
+from sparkdl.checks import named_options, require
 from sparkdl.data.features.bad_values import refuse
 from sparkdl.data.features.column_types import check_unit, holds_decimals, is_list, is_vector, unit_of
-from sparkdl.data.features.columns import as_array, infer_shape, to_numpy
-from sparkdl.data.features.feature import Stored, StoredEncoder
+from sparkdl.data.features.columns import as_array, infer_shape, padded, to_numpy
+from sparkdl.data.features.feature import Stored, StoredEncoder, added
 from sparkdl.errors import ConfigError, SchemaError, shown
 
 __all__ = ["Tensor", "TensorEncoder"]
@@ -52,6 +52,10 @@ class Tensor:
     numbers by the column's width, bool for booleans, int32 for dates, float64 for timestamps, whose seconds float32
     cannot hold."""
 
+    pad: float | None = added(None)
+    """The number that fills shorter arrays at their end up to `shape`, which has one axis; a longer array is an error.
+    None: arrays of another length are an error."""
+
     def __post_init__(self) -> None:
         if self.shape is not None:
             if not isinstance(self.shape, (list, tuple)):
@@ -61,6 +65,11 @@ class Tensor:
                 raise ConfigError(f"Tensor({self.name!r}): shape={shown(self.shape)} must be whole numbers above 0")
         if self.dtype is not None and self.dtype not in DTYPES:
             raise ConfigError(f"Tensor({self.name!r}): dtype={shown(self.dtype)} must be one of {', '.join(DTYPES)}")
+        if self.pad is not None:
+            good = isinstance(self.pad, (int, float)) and not isinstance(self.pad, bool)
+            require(good, f"Tensor({self.name!r}): pad={shown(self.pad)} must be a number or None")
+            good = self.shape is not None and len(self.shape) == 1
+            require(good, f"Tensor({self.name!r}): pad={self.pad} needs shape=(n,), the length of an array")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +79,7 @@ class TensorEncoder(StoredEncoder):
     Attributes:
         column_shape: of a raw row; `shape` is that of the model's input.
         unit: of the column, as in `column_types.unit_of`; a column of another unit is refused.
+        pad: as in `Tensor`.
     """
 
     kind: ClassVar[str] = "tensor"
@@ -80,10 +90,13 @@ class TensorEncoder(StoredEncoder):
     shape: tuple[int, ...]
     dtype: np.dtype
     unit: str = "number"
+    pad: float | None = added(None)
 
     @classmethod
     def fit(cls, feature: Tensor, first_row: pa.Array) -> TensorEncoder:
         """Make the encoder for a column with this first row. Raises SchemaError if the row does not fit `feature`."""
+        if feature.pad is not None and feature.shape is not None:
+            first_row = padded(first_row, name=feature.name, length=feature.shape[0], value=feature.pad)
         found = infer_shape(first_row, name=feature.name)
         shape = found if feature.shape is None else feature.shape
         if int(np.prod(found)) != int(np.prod(shape)) or (len(found) > 1 and found != shape):
@@ -91,11 +104,13 @@ class TensorEncoder(StoredEncoder):
         values = to_numpy(first_row, name=feature.name, shape=found)
         unit = unit_of(first_row.type)
         dtype = np.dtype(feature.dtype) if feature.dtype else _natural(values.dtype, unit)
-        return cls(feature.name, found, shape, dtype, unit)
+        return cls(feature.name, found, shape, dtype, unit, feature.pad)
 
     def encode(self, column: pa.Array) -> np.ndarray:
         column = as_array(column)
         check_unit(self.name, column.type, self.unit)
+        if self.pad is not None and not pa.types.is_null(column.type):
+            column = padded(column, name=self.name, length=self.shape[0], value=self.pad)
         values = to_numpy(column, name=self.name, shape=self._shape_in(column.type))
         with np.errstate(over="ignore", invalid="ignore"):
             encoded = values.astype(self.dtype, copy=False)

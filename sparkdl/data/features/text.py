@@ -14,16 +14,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sparkdl.checks import named_options, require_whole
+from sparkdl.checks import named_options, require, require_whole
 from sparkdl.data.features.bad_values import check_no_nulls, check_utf8
 from sparkdl.data.features.categorical import most_frequent
 from sparkdl.data.features.columns import as_array
-from sparkdl.data.features.feature import Stored, StoredEncoder
-from sparkdl.errors import ConfigError, SchemaError, shown
+from sparkdl.data.features.feature import Stored, StoredEncoder, added
+from sparkdl.data.features.tokenizer import tokens
+from sparkdl.errors import SchemaError, shown
 
 __all__ = ["BETWEEN_WORDS", "UNKNOWN", "Text", "TextEncoder", "check_text", "words"]
 
 PAD, UNKNOWN = 0, 1
+FORMS = ("NFC", "NFKC")
 # Words are parted by all characters but Unicode letters, marks (combining accents), numbers and underscores.
 BETWEEN_WORDS = r"[^\p{L}\p{M}\p{N}_]+"
 
@@ -33,9 +35,9 @@ BETWEEN_WORDS = r"[^\p{L}\p{M}\p{N}_]+"
 class Text:
     """Declare text, encoded as int32 ids of shape (length,): 0 pads, 1 is out of vocabulary, 2 is the commonest word.
 
-    A text is lower-cased, character by character as Unicode has it, and split into words: the longest runs of Unicode
-    letters, marks, numbers and underscores. "Don't stop, 2 €!" has the words don, t, stop and 2. The first `length`
-    words count; a shorter text is padded at its end. Raises ConfigError for a size below 1.
+    A text is brought to one form of Unicode, lower-cased, character by character, and split into words: the longest
+    runs of Unicode letters, marks, numbers and underscores. "Don't stop, 2 €!" has the words don, t, stop and 2. The
+    first `length` words count; a shorter text is padded at its end. Raises ConfigError for a value out of range.
     """
 
     kind: ClassVar[str] = "text"
@@ -55,11 +57,27 @@ class Text:
     fill: str | None = None
     """The text that stands for null; "" gives a row of padding. None: null is an error."""
 
+    normalize: str | None = added("NFKC", before=None)
+    """The form of Unicode: "NFKC" makes one of é and e with an accent, and of full-width, ligature and plain letters;
+    "NFC" of the first two alone; None changes nothing (as version 0.1 did)."""
+
+    tokenizer: str | None = added(None)
+    """A function "module:function" that gets a text, normalized but not lower-cased, and returns its words as a list of
+    strings: for languages that write without spaces, such as "jieba:lcut", and for parts of words. The module must be
+    importable wherever rows are prepared and scored, and scoring takes `safe_mode=False`. None: words as above."""
+
     def __post_init__(self) -> None:
         for option in ("length", "max_size", "min_count"):
             require_whole(f"Text({self.name!r}): {option}", getattr(self, option))
-        if self.fill is not None and not isinstance(self.fill, str):
-            raise ConfigError(f"Text({self.name!r}): fill={shown(self.fill)} must be a text or None")
+        where = f"Text({self.name!r})"
+        require(
+            self.fill is None or isinstance(self.fill, str), f"{where}: fill={shown(self.fill)} must be a text or None"
+        )
+        good = self.normalize is None or self.normalize in FORMS
+        require(good, f"{where}: normalize={shown(self.normalize)} must be one of {', '.join(FORMS)}, or None")
+        if self.tokenizer is not None:
+            good = isinstance(self.tokenizer, str) and len(self.tokenizer.split(":")) == 2
+            require(good, f"{where}: tokenizer={shown(self.tokenizer)} must have the form module:function")
 
 
 def check_text(column: pa.Array, *, name: str) -> None:
@@ -69,10 +87,16 @@ def check_text(column: pa.Array, *, name: str) -> None:
         raise SchemaError(f"column {name!r}: values of type {type_!s:.80} are not text; cast them to strings")
 
 
-def words(column: pa.Array, *, name: str, fill: str | None) -> tuple[pa.Array, np.ndarray]:
-    """Return the lower-cased words of all rows in turn, and the number of words of each row: int64, shape ``(rows,)``.
+def words(
+    column: pa.Array, *, name: str, fill: str | None, normalize: str | None = None, tokenizer: str | None = None
+) -> tuple[pa.Array, np.ndarray]:
+    """Return the words of all rows in turn, and the number of words of each row: int64, shape ``(rows,)``.
 
-    Raises SchemaError for a column that is not text or not UTF-8, and for nulls where `fill` is None.
+    Args:
+        fill, normalize, tokenizer: as in `Text`. Without a tokenizer words are lower-cased.
+
+    Raises SchemaError for a column that is not text or not UTF-8, for nulls where `fill` is None, and for a text that
+    the tokenizer fails at.
     """
     check_text(column, name=name)
     if fill is None:
@@ -81,6 +105,10 @@ def words(column: pa.Array, *, name: str, fill: str | None) -> tuple[pa.Array, n
         column = column.cast(pa.string())
     check_utf8(name, column)
     texts = column.fill_null(fill) if column.null_count else column
+    if normalize is not None:
+        texts = pc.utf8_normalize(texts, normalize)
+    if tokenizer is not None:
+        return tokens(texts, name=name, tokenizer=tokenizer)
     split = pc.split_pattern_regex(pc.utf8_lower(texts), BETWEEN_WORDS)
     pieces = split.flatten()
     lengths = pc.list_value_length(split).to_numpy().astype(np.int64)
@@ -98,6 +126,7 @@ class TextEncoder(StoredEncoder):
 
     Attributes:
         vocabulary: the known words in the order of their ids; the first id is 2.
+        fill, normalize, tokenizer: as in `Text`; encoders of version 0.1 do not normalize.
     """
 
     kind: ClassVar[str] = "text"
@@ -108,12 +137,14 @@ class TextEncoder(StoredEncoder):
     vocabulary: tuple[str, ...]
     length: int
     fill: str | None
+    normalize: str | None = added(None)
+    tokenizer: str | None = added(None)
 
     @classmethod
     def fit(cls, feature: Text, counted: Sequence[tuple[str, int]]) -> TextEncoder:
         """Fit an encoder to (word, count) pairs of the train split. Raises SchemaError if all words are too rare."""
         kept = most_frequent(feature.name, counted, max_size=feature.max_size, min_count=feature.min_count)
-        return cls(feature.name, tuple(kept), feature.length, feature.fill)
+        return cls(feature.name, tuple(kept), feature.length, feature.fill, feature.normalize, feature.tokenizer)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -129,7 +160,13 @@ class TextEncoder(StoredEncoder):
         return pa.array(self.vocabulary, type=pa.string())
 
     def encode(self, column: pa.Array) -> np.ndarray:
-        flat, counts = words(as_array(column), name=self.name, fill=self.fill)
+        flat, counts = words(
+            as_array(column),
+            name=self.name,
+            fill=self.fill,
+            normalize=self.normalize,
+            tokenizer=self.tokenizer,
+        )
         ids = np.full((len(counts), self.length), PAD, dtype=np.int32)
         if (counts > self.length).any():
             position = np.arange(len(flat)) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sparkdl.data.features import Feature, Numeric
+from sparkdl.data.features import Numeric
+from sparkdl.data.features.feature import fills
 from sparkdl.data.prepare_config import PrepareConfig
 from sparkdl.errors import SchemaError
 from sparkdl.spark.columns import column
@@ -46,13 +47,9 @@ def all_nulls_named(rows: DataFrame, config: PrepareConfig) -> Iterator[None]:
 def _must_be_there(config: PrepareConfig) -> dict[str, bool]:
     """Return the columns that may not hold nulls, and whether NaN counts as null in each."""
     features = (*config.features, *config.labels)
-    filled = {f.name for f in features if _fills(f)}
-    wanted = {f.name: isinstance(f, Numeric) and f.name not in filled for f in features if not _fills(f)}
+    filled = {f.name for f in features if fills(f)}
+    wanted = {f.name: isinstance(f, Numeric) and f.name not in filled for f in features if not fills(f)}
     return wanted | ({config.weight: True} if config.weight else {})
-
-
-def _fills(feature: Feature) -> bool:
-    return getattr(feature, "fill", None) is not None
 
 
 def _counted(rows: DataFrame, wanted: dict[str, bool]) -> str:

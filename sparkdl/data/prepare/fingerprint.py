@@ -7,7 +7,6 @@ prepare, the content of the rows does.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparkdl.data.dataset import FORMAT_VERSION, Source
 from sparkdl.data.features import Feature
+from sparkdl.data.features.feature import stated_fields
 from sparkdl.data.prepare.input_files import (
     RELATION,
     SQL,
@@ -28,6 +28,7 @@ from sparkdl.data.prepare.input_files import (
 )
 from sparkdl.data.prepare.row_sums import Sums
 from sparkdl.data.prepare_config import PrepareConfig
+from sparkdl.user_code.source import source_digests
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -231,7 +232,11 @@ def _how(config: PrepareConfig) -> dict[str, Any]:
 
 
 def _declared(feature: Feature) -> list[Any]:
-    return [type(feature).__name__, {f.name: getattr(feature, f.name) for f in dataclasses.fields(feature)}]  # type: ignore[arg-type]
+    declared = [type(feature).__name__, stated_fields(feature)]
+    tokenizer = getattr(feature, "tokenizer", None)
+    if tokenizer is not None:
+        declared.append(source_digests({tokenizer.partition(":")[0]}))
+    return declared
 
 
 def _hash(content: Mapping[str, Any]) -> str:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from sparkdl.data.features import Categorical, Encoder, Feature, Image, Numeric, Tensor, Text
+from sparkdl.data.features import Categorical, Categories, Encoder, Feature, Image, Numeric, Tensor, Text
 from sparkdl.data.features.categorical import CategoricalEncoder, as_categories
+from sparkdl.data.features.categories import CategoriesEncoder, check_arrays
 from sparkdl.data.features.column_types import is_nested, unit_of
 from sparkdl.data.features.columns import infer_shape
 from sparkdl.data.features.image import ImageEncoder
@@ -53,13 +54,23 @@ def fit_encoders(train: DataFrame, features: Sequence[Feature], labels: Sequence
         if isinstance(label, Numeric) and label.fill == "indicator":
             wrong = "fill='indicator' makes two numbers of one; drop rows without a label"
             raise ConfigError(f"label {label.name!r}: {wrong}")
+        if isinstance(label, Categorical) and label.missing == "category":
+            wrong = "missing='category' is for inputs; Categorical(…, fill=…) names the class of missing labels"
+            raise ConfigError(f"label {label.name!r}: {wrong}")
+        if isinstance(label, Categories) and label.output == "ids":
+            raise ConfigError(f"label {label.name!r}: output='ids' is for inputs; use Categories(…), multi-hot")
         if isinstance(label, Image) and label.store == "encoded":
             raise ConfigError(f"label {label.name!r}: store='encoded' is for inputs; use Image(…, store='pixels')")
     first = _first_values(train, declared)
-    counted = [f for f in declared if isinstance(f, (Categorical, Text))]
+    counted = [f for f in declared if isinstance(f, (Categorical, Categories, Text))]
     for vocabulary in counted:
-        check = check_text if isinstance(vocabulary, Text) else as_categories
-        check(first[vocabulary.name][:0], name=vocabulary.name)
+        none = first[vocabulary.name][:0]
+        if isinstance(vocabulary, Text):
+            check_text(none, name=vocabulary.name)
+        elif isinstance(vocabulary, Categories):
+            check_arrays(none, name=vocabulary.name)
+        else:
+            as_categories(none, name=vocabulary.name, fill=vocabulary.fill)
     numbers = _number_columns([f for f in declared if isinstance(f, Numeric)], first)
     with_median = {f.name for f in declared if isinstance(f, Numeric) and f.fill == "median"}
     seen: list[Seen] = []
@@ -88,7 +99,7 @@ def fit_encoders(train: DataFrame, features: Sequence[Feature], labels: Sequence
             fitted.append(ImageEncoder.fit(feature, first[name].type))
         elif isinstance(feature, Text):
             fitted.append(TextEncoder.fit(feature, next(pairs)))
-        elif isinstance(feature, Categorical):
+        elif isinstance(feature, (Categorical, Categories)):
             fitted.append(_categorical(feature, next(pairs), is_label=index >= len(features)))
         else:
             raise ConfigError(f"{feature!r} is not a feature that prepare knows")
@@ -121,10 +132,14 @@ def _number_columns(features: Sequence[Numeric], first: dict[str, pa.Array]) -> 
     return numbers
 
 
-def _categorical(feature: Categorical, pairs: Sequence[tuple[Any, int]], *, is_label: bool) -> CategoricalEncoder:
+def _categorical(
+    feature: Categorical | Categories, pairs: Sequence[tuple[Any, int]], *, is_label: bool
+) -> CategoricalEncoder | CategoriesEncoder:
     if feature.max_size is None and len(pairs) > VOCABULARY_LIMIT:
         raise SchemaError(
             f"column {feature.name!r} has more than {VOCABULARY_LIMIT} values in the train split; is it an id? "
-            "Categorical(max_size=…) keeps the most frequent"
+            f"{type(feature).__name__}(max_size=…) keeps the most frequent"
         )
+    if isinstance(feature, Categories):
+        return CategoriesEncoder.fit(feature, pairs, is_label=is_label)
     return CategoricalEncoder.fit(feature, pairs, is_label=is_label)

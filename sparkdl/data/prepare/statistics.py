@@ -15,9 +15,9 @@ import cloudpickle
 import numpy as np
 import pyarrow as pa
 
-from sparkdl.data.features import Categorical, Text
-from sparkdl.data.features.bad_values import check_utf8
+from sparkdl.data.features import Categorical, Categories, Text
 from sparkdl.data.features.categorical import as_categories
+from sparkdl.data.features.categories import elements
 from sparkdl.data.features.columns import as_array
 from sparkdl.data.features.moments import Moments, checked_numbers, per_last_axis
 from sparkdl.data.features.text import words
@@ -132,7 +132,9 @@ def medians(rows: DataFrame, numbers: Sequence[NumberColumn]) -> tuple[dict[str,
     return result, Seen("their medians were computed", names, tuple(limbs))
 
 
-def frequencies(rows: DataFrame, features: Sequence[Categorical | Text]) -> tuple[list[list[tuple[Any, int]]], Seen]:
+def frequencies(
+    rows: DataFrame, features: Sequence[Categorical | Categories | Text]
+) -> tuple[list[list[tuple[Any, int]]], Seen]:
     """Count each feature's most frequent values, as many as it keeps, as (value, count) pairs: one pass for all.
 
     A feature without `max_size` gets at most `VOCABULARY_LIMIT` + 1 pairs.
@@ -170,13 +172,16 @@ def frequencies(rows: DataFrame, features: Sequence[Categorical | Text]) -> tupl
     return pairs, Seen("their values were counted", names, tuple(limbs))
 
 
-def counted_values(values: pa.Array, feature: Categorical | Text) -> pa.Array:
+def counted_values(values: pa.Array, feature: Categorical | Categories | Text) -> pa.Array:
     """Return the values of a column that a vocabulary counts, by the code that also encodes the column."""
     if isinstance(feature, Text):
-        return words(values, name=feature.name, fill=feature.fill)[0]
-    categories = as_categories(values, name=feature.name)
-    check_utf8(feature.name, categories)
-    return categories
+        return words(
+            values, name=feature.name, fill=feature.fill, normalize=feature.normalize, tokenizer=feature.tokenizer
+        )[0]
+    if isinstance(feature, Categories):
+        return elements(values, name=feature.name, missing=feature.missing)[0]
+    is_category = feature.missing == "category"
+    return as_categories(values, name=feature.name, fill=feature.fill, nulls=is_category).drop_null()
 
 
 def _counted(place: int, values: pa.Array) -> pa.RecordBatch:

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from sparkdl.data.features import Encoder
-from sparkdl.errors import SchemaError, shown
+from sparkdl.data.features.bad_values import shown_row
+from sparkdl.errors import SchemaError
 
 __all__ = ["check_types", "encode_columns"]
 
@@ -47,8 +48,7 @@ def encode_columns(
                 raise
             if not keep_bad:
                 row = min(error.rows)
-                value = shown(column[row].as_py())
-                raise SchemaError(f"{error.rows[row]}; {row_name(row)} is {value}") from error
+                raise SchemaError(f"{error.rows[row]}; {row_name(row)} is {shown_row(column, row)}") from error
             inputs[encoder.name], found = _without_bad(encoder, column, error.rows)
             problems = found | problems
     return inputs, problems

@@ -50,12 +50,13 @@ class ScoreSpec:
 def score_spec(model_dir: str, options: ScoreOptions) -> tuple[ScoreSpec, Signature]:
     """Read the signature of a model; return the spec and the signature.
 
-    Raises ModelError: `model_dir` holds no model, or the model has no classes.
+    Raises ModelError: `model_dir` holds no model, the model has no classes, or it needs code and safe_mode is True.
     """
     model_dir = storage.absolute(model_dir)
     signature = Signature.read(model_dir)
     returns = Returns(options.returns, options.k)
     check_returns(signature, returns)
+    signature.check_tokenizers(safe_mode=options.safe_mode)
     own = dict(options.custom_objects or {})
     pickled = cloudpickle.dumps(own)
     task = ScoreSpec(
@@ -67,6 +68,8 @@ def score_spec(model_dir: str, options: ScoreOptions) -> tuple[ScoreSpec, Signat
         device=options.device,
         safe_mode=options.safe_mode,
         custom_objects=pickled,
-        code=own_code(signature.custom_objects, own, pickled, import_modules=not options.safe_mode),
+        code=own_code(
+            {**signature.custom_objects, **signature.tokenizers}, own, pickled, import_modules=not options.safe_mode
+        ),
     )
     return task, signature

@@ -222,6 +222,58 @@ def test_every_character_counts_in_the_graph_as_it_does_in_arrow() -> None:
     assert (found == ours).all() and (ours > 1).sum() > 10_000 and (ours == 1).sum() > 10_000
 
 
+@pytest.mark.parametrize("form", ["NFC", "NFKC"])
+def test_text_in_the_graph_is_normalized_as_in_arrow_or_refused(form) -> None:
+    """No text gets other ids than in scoring: it gets the same, or it fails."""
+    import tensorflow as tf
+
+    from sparkdl.model.graph_encoders import GraphEncoders
+
+    def encoder_of(texts: list[str], length: int) -> TextEncoder:
+        flat, _ = words(pa.array(texts), name="text", fill=None, normalize=form)
+        return TextEncoder("text", tuple(sorted(set(flat.to_pylist()))[::2]), length, None, form)
+
+    def same(texts: list[str], length: int) -> bool:
+        """Tell whether the graph takes the texts; if it does, the ids must be those of the encoder."""
+        encoder = encoder_of(texts, length)
+        graph = tf.function(GraphEncoders((encoder,)).encode, autograph=False)
+        try:
+            found = graph({"text": tf.constant([text.encode() for text in texts])})["text"].numpy()
+        except tf.errors.InvalidArgumentError as error:
+            assert f"column text: text is not in the form {form}; normalize it before" in str(error)
+            return False
+        assert (found == encoder.encode(pa.array(texts))).all()
+        return True
+
+    points = [chr(c) for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF]
+    # Spaces keep each character from its neighbours.
+    assert same([" ".join(points[begin : begin + 64]) for begin in range(0, len(points), 64)], 80)
+    assert same(["½ …\u00a0Ａ１ ﬁ 日本語 naïve 한국어", "", "x²"], 9)
+    for joined in ("nai\u0308ve", "\u1112\u1161", "\ud558\u11ab", "a\u0301\u0323", "a\u0323\u0301"):
+        assert not same(["plain", joined], 3)
+    marks = [chr(c) for c in (0x300, 0x301, 0x323, 0x327, 0x338, 0x345, 0x5B0, 0x93C, 0x94D, 0x3099, 0x11A8, 0x1161)]
+    letters = [*"aeo<=", *map(chr, (0x1100, 0xAC00, 0x928, 0x915, 0x3B1, 0x304B, 0xFF76, 0x1E9E, 0x212B))]
+    random = np.random.default_rng(3)
+    taken = 0
+    for _ in range(60):
+        texts = ["".join(random.choice([*letters, *marks], 4)) for _ in range(3)]
+        taken += same(texts, 5)
+    assert 0 < taken < 60
+
+
+def test_what_a_tensor_cannot_hold_is_refused_by_name(tmp_path) -> None:
+    from sparkdl.data.features.categories import CategoriesEncoder
+    from sparkdl.model.graph_encoders import raw_spec
+
+    for encoder, problem in (
+        (CategoricalEncoder("c", ("a",), False, None, "category"), "its missing values are a category"),
+        (CategoriesEncoder("c", ("a",), False, "multi_hot", None, "error"), "CategoriesEncoder cannot be put"),
+        (TextEncoder("c", ("a",), 2, None, None, "jieba:lcut"), "its tokenizer jieba:lcut cannot be put"),
+    ):
+        with pytest.raises(ModelError, match=f"column 'c': .*{problem}"):
+            raw_spec(encoder, name="c")
+
+
 def test_a_label_as_an_input_refuses_what_it_does_not_know() -> None:
     import tensorflow as tf
 
@@ -229,7 +281,7 @@ def test_a_label_as_an_input_refuses_what_it_does_not_know() -> None:
 
     graph = GraphEncoders((CategoricalEncoder("pay", ("high", "low"), True),))
     assert graph.encode({"pay": tf.constant(["low", "high"])})["pay"].numpy().tolist() == [1, 0]
-    with pytest.raises(tf.errors.InvalidArgumentError, match="column pay: label unseen"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="column pay: label is not among the classes kept"):
         graph.encode({"pay": tf.constant(["low", "middle"])})
 
 

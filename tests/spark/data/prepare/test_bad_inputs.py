@@ -78,7 +78,7 @@ BAD = {
     "label unseen in train": (
         {"label": Categorical("late_class"), "splits": LATE},
         SchemaError,
-        "column 'late_class'.*unseen in the train split.*'c9'",
+        "column 'late_class'.*not among the .* classes kept from the train split.*'c9'",
     ),
     "null label": ({"label": "with_null"}, SchemaError, "column 'with_null'.*null without a policy"),
     "empty split": (
@@ -88,8 +88,17 @@ BAD = {
     ),
     "empty time split": ({"splits": Split.time("id", {"train": 99.2, "test": 99.5})}, DatasetError, "'test' is empty"),
     "all after the end": ({"splits": Split.time("id", {"train": -5})}, DatasetError, "split 'train' is empty"),
-    "unknown split": ({"splits": Split.column("part")}, DatasetError, "1 rows have no split.*'part' is 'dev'"),
-    "long unknown split": ({"splits": Split.column("long_part")}, DatasetError, "'long_part' is 'x.*…"),
+    "unknown split": (
+        {"splits": Split.column("part", ["train", "val", "test"])},
+        DatasetError,
+        "1 rows have no split.*'part' is 'dev'",
+    ),
+    "long unknown split": (
+        {"splits": Split.column("long_part", ["train", "val", "test"])},
+        DatasetError,
+        "'long_part' is 'x.*…",
+    ),
+    "a text as split": ({"splits": Split.column("long_part")}, DatasetError, "column 'long_part'.* at most 64 letters"),
     "row without a time": ({"splits": Split.time("gappy_time", {"train": None})}, DatasetError, "'gappy_time' is None"),
     "time of another type": (
         {"splits": Split.time("id", {"train": datetime(2024, 1, 1)})},

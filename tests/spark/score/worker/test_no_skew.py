@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 import sparkdl
 from sparkdl import PrepareConfig, Split
 from sparkdl.data.feed.feed import Feed
-from sparkdl.features import Categorical, Image, Numeric, Tensor, Text
+from sparkdl.features import Categorical, Categories, Image, Numeric, Tensor, Text
 
 COLUMNS = (
     "id long, age double, seen int, hours array<double>, job string, code long, note string, grid array<array<float>>, "
-    "face binary, scan binary"
+    "face binary, scan binary, mood string, rank int, tags array<string>, codes array<int>, steps array<double>"
 )
 
 
@@ -44,6 +44,11 @@ row = st.tuples(
     st.lists(st.lists(st.floats(width=32), min_size=2, max_size=2), min_size=2, max_size=2),
     images,
     images,
+    st.one_of(st.none(), st.sampled_from(["calm", "wild", "Wild"])),
+    st.one_of(st.none(), st.integers(0, 3)),
+    st.one_of(st.none(), st.lists(st.one_of(st.none(), st.text(max_size=2)), max_size=4)),
+    st.lists(st.integers(0, 5), max_size=5),
+    st.lists(st.floats(-9, 9), max_size=4),
 )
 FEATURES = [
     Numeric("age", fill="mean"),
@@ -55,17 +60,19 @@ FEATURES = [
     Tensor("grid"),
     Image("face", height=3, width=2, fill=9),
     Image("scan", height=3, width=2, channels=1, store="encoded", fill=0),
+    Categorical("mood", missing="category"),
+    Categorical("rank", fill=2),
+    Categories("tags", max_size=2, missing="empty"),
+    Categories("codes", output="ids", length=3),
+    Tensor("steps", shape=(4,), pad=-1),
 ]
 
 
-def identity_model():
+def identity_model(encoders):
     """A model whose outputs are its inputs."""
     import keras
 
-    shapes = {"age": (), "seen": (2,), "hours": (3,), "job": (), "code": (), "note": (3,), "grid": (2, 2)}
-    shapes |= {"face": (3, 2, 3), "scan": (3, 2, 1)}
-    dtypes = {"job": "int32", "code": "int32", "note": "int32", "face": "uint8", "scan": "uint8"}
-    inputs = {n: keras.Input(shape, name=n, dtype=dtypes.get(n, "float32")) for n, shape in shapes.items()}
+    inputs = {e.name: keras.Input(e.shape, name=e.name, dtype=e.dtype.name) for e in encoders}
     # A reshape computes nothing, and every output has a row axis and one more.
     outputs = {f"{n}_out": keras.layers.Reshape((-1,), name=f"{n}_out")(value) for n, value in inputs.items()}
     return keras.Model(inputs, outputs)
@@ -95,6 +102,7 @@ def test_prepared_rows_and_scored_rows_are_the_same_bits(spark, tmp_path_factory
     folder = tmp_path_factory.mktemp("skew")
     # Some values of their own, so that every vocabulary and every mean has something to learn from.
     sure = [(1.0, 2, [0.5, 1.5, 2.5], "a", 1, "a b", [[0.0, 1.0]] * 2, png([7] * 12), png([8] * 12))] * 40
+    sure = [(*values, "calm", 1, ["x", "y"], [1, 2], [0.5]) for values in sure]
     table = [(i, *values) for i, values in enumerate([*sure, *rows])]
     raw = spark.createDataFrame(table, COLUMNS).repartition(3)
     dataset = sparkdl.prepare(
@@ -108,7 +116,7 @@ def test_prepared_rows_and_scored_rows_are_the_same_bits(spark, tmp_path_factory
     encoders = tuple(encoder for encoder in dataset.encoders if encoder.name != "id")
     names = [encoder.name for encoder in encoders]
     write_model(
-        identity_model(),
+        identity_model(encoders),
         str(folder / "model"),
         encoders=encoders,
         label_encoders=(),

@@ -17,6 +17,7 @@ from draws import drawn
 from sparkdl import ConfigError, SchemaError
 from sparkdl.data.features import as_feature, encoder_from_json
 from sparkdl.data.features.categorical import CategoricalEncoder
+from sparkdl.data.features.categories import CategoriesEncoder
 from sparkdl.data.features.columns import as_array, infer_shape, to_arrow, to_numpy
 from sparkdl.data.features.image import ImageEncoder
 from sparkdl.data.features.moments import Moments, checked_numbers
@@ -25,7 +26,8 @@ from sparkdl.data.features.tensor import TensorEncoder
 from sparkdl.data.features.text import TextEncoder
 from sparkdl.data.prepare.statistics import counted_values
 from sparkdl.data.prepare.writer import sample_weights
-from sparkdl.features import Categorical, Image, Numeric, Tensor, Text
+from sparkdl.features import Categorical, Categories, Image, Numeric, Tensor, Text
+from sparkdl.score.worker.encode import encode_columns
 
 # The square of what is nearer to 0 underflows; such columns are refused, as another test shows.
 numbers = st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: x if abs(x) > 1e-100 else 0.0)
@@ -136,7 +138,9 @@ def test_a_label_has_sorted_classes_and_no_unknown_slot() -> None:
     encoder = CategoricalEncoder.fit(Categorical("y"), [("dog", 5), ("cat", 9)], is_label=True)
     assert encoder.vocabulary == ("cat", "dog") and encoder.size == 2
     assert encoder.encode(pa.array(["dog", "cat"])).tolist() == [1, 0]
-    with pytest.raises(SchemaError, match="label unseen in the train split in 1 of 2 rows; row 1 is 'cow'"):
+    with pytest.raises(
+        SchemaError, match="label is not among the 2 classes kept from the train split in 1 of 2 rows; row 1 is 'cow'"
+    ):
         encoder.encode(pa.array(["dog", "cow"]))
 
 
@@ -246,8 +250,127 @@ def test_text_that_is_not_utf8_has_no_vocabulary(feature) -> None:
     offsets = np.cumsum([0, *map(len, contents)]).astype(np.int32)
     column = pa.Array.from_buffers(pa.string(), 3, [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(contents))])
     assert len(counted_values(column[:2], feature))
-    with pytest.raises(SchemaError, match=r"column 'x': text is not UTF-8, such as b'caf\\xe9'; .*ISO-8859-1"):
+    problem = r"column 'x': text that is not UTF-8 .*ISO-8859-1.* in 1 of 3 rows; row 2 is b'caf\\xe9'"
+    with pytest.raises(SchemaError, match=problem):
         counted_values(column, feature)
+    if isinstance(feature, Text):
+        encoder = TextEncoder.fit(feature, [("café", 1)])
+    else:
+        encoder = CategoricalEncoder.fit(feature, [("café", 1), ("", 1)], is_label=False)
+    for scored in (column, column.cast(pa.large_string())):
+        with pytest.raises(SchemaError, match=problem) as caught:
+            encoder.encode(scored)
+        assert list(caught.value.rows) == [2]
+    with pytest.raises(SchemaError, match=r"not UTF-8 .*; row 2 of the file is b'caf\\xe9'"):
+        encode_columns([encoder], [column], row_name="row {} of the file".format, keep_bad=False)
+    encoded, reasons = encode_columns([encoder], [column], row_name=str, keep_bad=True)
+    assert list(reasons) == [2] and np.asarray(encoded["x"])[1].any()
+
+
+def test_what_null_is_must_be_said_once_and_fit_the_column() -> None:
+    with pytest.raises(ConfigError, match="fill='a' and missing='category' both name what null is"):
+        Categorical("x", fill="a", missing="category")
+    with pytest.raises(ConfigError, match="missing='null' must be 'error' or 'category'"):
+        Categorical("x", missing="null")
+    with pytest.raises(ConfigError, match=r"fill=1.5 must be a string, a whole number or None"):
+        Categorical("x", fill=1.5)
+    for column, fill in ((pa.array([1, None]), "a"), (pa.array(["a", None]), 1), (pa.array(["a"]), 1)):
+        with pytest.raises(SchemaError, match=f"column 'x': fill={fill!r} cannot stand for null in a column of"):
+            counted_values(column, Categorical("x", fill=fill))
+
+
+def test_text_of_one_look_is_one_word_unless_its_dataset_is_older() -> None:
+    texts = pa.array(["cafe\u0301 ﬁn", "café fin", "ＣＡＦÉ\u00a0Fin"])
+    feature = Text("x", length=2)
+    assert counted_values(texts, feature).to_pylist() == ["café", "fin"] * 3
+    encoder = TextEncoder.fit(feature, [("café", 3), ("fin", 3)])
+    assert encoder.encode(texts).tolist() == [[2, 3]] * 3
+    older = {"kind": "text", "name": "x", "vocabulary": ["café", "fin"], "length": 2, "fill": None}
+    assert encoder_from_json(older).encode(texts).tolist() == [[1, 1], [2, 3], [1, 3]]
+    assert encoder_from_json(older).to_json() == older
+
+
+def test_a_tokenizer_gives_the_words(tmp_path, monkeypatch) -> None:
+    (tmp_path / "cutting.py").write_text(
+        "def pairs(text): return [text[i : i + 2] for i in range(0, len(text), 2)]\n"
+        "def broken(text): return [text] if text != 'ab' else 1 / 0\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    feature = Text("x", length=3, tokenizer="cutting:pairs")
+    texts = pa.array(["日本語", "", "日本ab", "\uff21b"])
+    assert counted_values(texts, feature).to_pylist() == ["日本", "語", "日本", "ab", "Ab"]
+    encoder = TextEncoder.fit(feature, [("日本", 2), ("ab", 1)])
+    assert encoder.encode(texts).tolist() == [[2, 1, 0], [0, 0, 0], [2, 3, 0], [1, 0, 0]]
+    assert encoder_from_json(json.loads(json.dumps(encoder.to_json()))) == encoder
+    for tokenizer, problem, kind in (
+        ("cutting:broken", "tokenizer cutting:broken fails with ZeroDivisionError.* row 1 is 'ab'", SchemaError),
+        ("json:dumps", "tokenizer json:dumps returned .*, which is not a list of strings", SchemaError),
+        ("cutting:pair", "module cutting has no such function; did you mean 'pairs'", ConfigError),
+        ("nowhere_here:cut", "No module named 'nowhere_here'; install the module on every host", ConfigError),
+    ):
+        wrong = TextEncoder("x", ("a",), 2, None, None, tokenizer)
+        with pytest.raises(kind, match=problem):
+            wrong.encode(pa.array(["x", "ab"]))
+
+
+def test_arrays_of_categories_are_refused_by_name() -> None:
+    encoder = CategoriesEncoder.fit(Categories("x"), [("a", 2), ("b", 1)], is_label=False)
+    for column, problem in (
+        (pa.array(["a"]), "are not arrays; use Categorical"),
+        (pa.array([[1.5]]), "cannot be categories; cast them to strings"),
+        (pa.array([[["a"]]]), "cannot be categories; use strings or whole numbers"),
+        (pa.array([[1]]), "held arrays of string when it was fitted and holds int64 now"),
+        (pa.array([["a"], None]), "null without a policy .*missing='empty'.* in 1 of 2 rows; row 1 is None"),
+        (pa.array([["a"], ["b", None]]), "null inside an array without a policy .*; row 1 is .'b', None."),
+    ):
+        with pytest.raises(SchemaError, match=f"column 'x'.*{problem}"):
+            encoder.encode(column)
+    contents = pa.array([b"a", b"caf\xe9", b"b"])
+    text = pa.Array.from_buffers(pa.string(), 3, contents.buffers())
+    broken = pa.ListArray.from_arrays(pa.array([0, 1, 1, 3], pa.int32()), text)
+    with pytest.raises(SchemaError, match="column 'x': text that is not UTF-8 .* in 1 of 3 rows; row 2 is") as caught:
+        encoder.encode(broken)
+    assert list(caught.value.rows) == [2]
+
+
+def test_a_label_of_several_classes_has_no_unknown_slot() -> None:
+    encoder = CategoriesEncoder.fit(Categories("y"), [("dog", 5), ("cat", 2)], is_label=True)
+    assert encoder.vocabulary == ("cat", "dog") and encoder.shape == (2,)
+    assert encoder.encode(pa.array([["dog"], [], ["dog", "cat", "dog"]])).tolist() == [[0, 1], [0, 0], [1, 1]]
+    with pytest.raises(SchemaError, match="label is not among the 2 classes .* in 1 of 2 rows; row 1 is"):
+        encoder.encode(pa.array([[], ["dog", "cow"]]))
+
+
+def test_a_padded_tensor_refuses_longer_arrays_and_null() -> None:
+    encoder = TensorEncoder.fit(Tensor("x", shape=(3,), pad=0, dtype="int8"), pa.array([[]], pa.list_(pa.int32())))
+    assert encoder.encode(pa.array([[1], [], [1, 2, 3]])).tolist() == [[1, 0, 0], [0, 0, 0], [1, 2, 3]]
+    with pytest.raises(
+        SchemaError, match=r"array of more than 3 elements \(slice\(x, 1, 3\).* in 1 of 2 rows; row 1 is"
+    ):
+        encoder.encode(pa.array([[1], [1, 2, 3, 4]]))
+    for column, problem in (
+        (pa.array([[1], None]), "null without a policy"),
+        (pa.array([[1, None]]), "null inside an array"),
+        (pa.array([1]), "pad=0 is for arrays of numbers"),
+        (pa.array([["a"]]), "are not numbers"),
+        (pa.array([[1, 200]]), "value does not fit int8 in 1 of 1 rows"),
+    ):
+        with pytest.raises(SchemaError, match=problem):
+            encoder.encode(column)
+    with pytest.raises(SchemaError, match="pad=0.5 is not a value of int32"):
+        TensorEncoder.fit(Tensor("x", shape=(3,), pad=0.5), pa.array([[1]], pa.list_(pa.int32())))
+
+
+def test_a_column_of_nulls_alone_is_scored_by_the_policy() -> None:
+    nulls = pa.array([None, None])
+    counts = [("a", 2), ("b", 1)]
+    filled = CategoricalEncoder.fit(Categorical("x", fill="b"), counts, is_label=False)
+    assert filled.encode(nulls).tolist() == [2, 2]
+    category = CategoricalEncoder.fit(Categorical("x", missing="category"), counts, is_label=False)
+    assert category.encode(nulls).tolist() == [3, 3] and category.size == 4
+    numbers = CategoricalEncoder.fit(Categorical("x", missing="category"), [(7, 1), (8, 1)], is_label=False)
+    assert numbers.encode(nulls).tolist() == [3, 3]
+    assert numbers.encode(pa.array([None, 8])).tolist() == [3, 2]
 
 
 def test_a_value_that_does_not_fit_the_dtype_is_refused() -> None:
@@ -263,6 +386,11 @@ def test_a_value_that_does_not_fit_the_dtype_is_refused() -> None:
         numeric_encoder(Numeric("x"), [pa.array([[1.0, 5.0]])], shape=(2,)),
         CategoricalEncoder.fit(Categorical("x"), [("a", 2), ("b", 1)], is_label=False),
         CategoricalEncoder.fit(Categorical("x"), [(3, 2), (4, 1)], is_label=True),
+        CategoricalEncoder.fit(Categorical("x", fill=4), [(3, 2), (4, 1)], is_label=True),
+        CategoricalEncoder.fit(Categorical("x", missing="category"), [("a", 2)], is_label=False),
+        CategoriesEncoder.fit(Categories("x"), [("a", 2)], is_label=False),
+        CategoriesEncoder.fit(Categories("x", output="ids", length=3, missing="empty"), [(7, 2)], is_label=False),
+        TensorEncoder.fit(Tensor("x", shape=(3,), pad=-1), pa.array([[1.0, 2.0]])),
         TensorEncoder.fit(Tensor("x", shape=(1, 2)), pa.array([[1.0, 2.0]])),
         TensorEncoder.fit(Tensor("x"), pa.array([datetime.date(2020, 1, 2)])),
         numeric_encoder(Numeric("x", fill="indicator"), [pa.array([1.0, None])]),
@@ -291,6 +419,9 @@ def test_encoders_of_version_0_1_0_are_read() -> None:
     assert encoder_from_json({**numeric, "high": 2.0, "fill": 7.0}).encode(pa.array([None, 2.0])).tolist() == [7.0, 2.0]
     tensor = {"kind": "tensor", "name": "x", "column_shape": [2], "shape": [2, 1], "dtype": "float32"}
     assert encoder_from_json(tensor).encode(pa.array([[1.0, 2.0]])).tolist() == [[[1.0], [2.0]]]
+    # Without later options the JSON has no field for them: datasets and signatures keep their fingerprints.
+    category = {"kind": "categorical", "name": "x", "vocabulary": ["a"], "is_label": False}
+    assert encoder_from_json(category).to_json() == category
 
 
 @pytest.mark.parametrize(
@@ -303,6 +434,9 @@ def test_encoders_of_version_0_1_0_are_read() -> None:
         ),
         ({"numeric": "age", "fill": "median"}, Numeric("age", fill="median")),
         ({"categorical": "job", "max_size": 10}, Categorical("job", max_size=10)),
+        ({"categorical": "job", "missing": "category"}, Categorical("job", missing="category")),
+        ({"categories": "tags", "output": "ids", "length": 4}, Categories("tags", output="ids", length=4)),
+        ({"tensor": "hist", "shape": [5], "pad": 0}, Tensor("hist", shape=(5,), pad=0)),
         ({"tensor": "pixels", "shape": [8, 8, 1]}, Tensor("pixels", shape=(8, 8, 1))),
         ("hours", Tensor("hours")),
     ],
@@ -319,15 +453,24 @@ def test_yaml_declares_features(mapping: object, feature: object) -> None:
         ({"text": "review", "length": "200"}, "length='200' must be a whole number of at least 1"),
         ({"text": "review", "length": 2, "max_size": 0}, "max_size=0 must be a whole number"),
         ({"text": "review", "length": 2, "fill": 0}, "fill=0 must be a text or None"),
+        ({"text": "review", "length": 2, "normalize": "NFD"}, "normalize='NFD' must be one of NFC, NFKC, or None"),
+        ({"text": "review", "length": 2, "tokenizer": "jieba"}, "tokenizer='jieba' must have the form module:function"),
         ({"text": "review", "length": 2, "min": 3}, "text feature 'review': unknown option 'min'"),
         ({"image": "content", "height": 28}, "image feature 'content' needs the option 'width'"),
         ({"text": 3, "length": 2}, "text feature 3 must be the name of a column"),
         ({"categorical": "c", "min_count": True}, "min_count=True must be a whole number"),
+        ({"categories": "c", "output": "one_hot"}, "output='one_hot' must be 'multi_hot' or 'ids'"),
+        ({"categories": "c", "output": "ids"}, "output='ids' needs length"),
+        ({"categories": "c", "length": 3}, "length=3 is for output='ids'"),
+        ({"categories": "c", "missing": "category"}, "missing='category' must be 'error' or 'empty'"),
+        ({"tensor": "c", "pad": 0}, "pad=0 needs shape=.n,."),
+        ({"tensor": "c", "shape": [2, 2], "pad": 0}, "pad=0 needs shape=.n,."),
+        ({"tensor": "c", "shape": [2], "pad": "0"}, "pad='0' must be a number"),
         (
             {"numeric": "x", "fill": "mode"},
             "fill='mode' must be one of mean, median, indicator, a finite number or None",
         ),
-        (7, "7 is not a feature; use Numeric, Categorical, Text, Image, Tensor or a column's name"),
+        (7, "7 is not a feature; use Numeric, Categorical, Categories, Text, Image, Tensor or a column's name"),
     ],
 )
 def test_a_wrong_declaration_is_named(mapping: object, problem: str) -> None:

@@ -4,6 +4,7 @@ import calendar
 import datetime as dt
 import decimal
 import io
+import json
 import math
 import struct
 import unicodedata
@@ -19,13 +20,16 @@ from hypothesis import strategies as st
 
 from draws import drawn
 from sparkdl import SchemaError
-from sparkdl.data.features.categorical import CategoricalEncoder, as_categories
+from sparkdl.data.features import encoder_from_json
+from sparkdl.data.features.categorical import CategoricalEncoder
+from sparkdl.data.features.categories import CategoriesEncoder
 from sparkdl.data.features.image import ImageEncoder
 from sparkdl.data.features.moments import Moments, checked_numbers
 from sparkdl.data.features.numeric import NumericEncoder
 from sparkdl.data.features.tensor import TensorEncoder
 from sparkdl.data.features.text import TextEncoder, words
-from sparkdl.features import Categorical, Image, Numeric, Tensor, Text
+from sparkdl.data.prepare.statistics import counted_values
+from sparkdl.features import Categorical, Categories, Image, Numeric, Tensor, Text
 
 many = drawn(300)
 NAN, INF = math.nan, math.inf
@@ -181,7 +185,12 @@ def test_arrays_of_numbers(train: list, rows: list, fill: Any, scale: str) -> No
 @given(
     st.one_of(
         *(
-            st.tuples(st.just(type_), st.lists(values, min_size=1), st.lists(st.one_of(values, st.none())))
+            st.tuples(
+                st.just(type_),
+                st.lists(values, min_size=1),
+                st.lists(st.one_of(values, st.none())),
+                st.one_of(st.none(), values, st.just("category")),
+            )
             for type_, values in (
                 (pa.string(), st.sampled_from(["", "a", "b", "ä", "é", "e\u0301", "Ω", "😀", "zz", " a", "\x00"])),
                 (pa.int64(), st.sampled_from([-(2**63), -1, 0, 1, 2, 2**31, 2**63 - 1])),
@@ -195,29 +204,112 @@ def test_arrays_of_numbers(train: list, rows: list, fill: Any, scale: str) -> No
     st.booleans(),
 )
 def test_categories(drawn: tuple, max_size: int | None, min_count: int, is_label: bool) -> None:
-    type_, train, rows = drawn
+    """`drawn` holds the type, values of the train split, rows, and what null is: an error, a value or a category."""
+    type_, train, rows, null_is = drawn
+    if null_is == "category" and is_label:
+        return
+    policy = {"missing": "category"} if null_is == "category" else {"fill": null_is}
+    feature = Categorical("x", max_size=max_size, min_count=min_count, **policy)
+    # A null among the rows of the train split counts as its fill, and as a category it is not counted.
+    some = [*train, None] if null_is is not None else train
     counted = [
         (pair["values"], pair["counts"])
-        for pair in as_categories(pa.array(train, type_), name="x").value_counts().to_pylist()
+        for pair in counted_values(pa.array(some, type_), feature).value_counts().to_pylist()
     ]
+    train = train if null_is in (None, "category") else [*train, null_is]
     kept = [v for v, n in sorted(Counter(train).items(), key=lambda p: (-p[1], p[0])) if n >= min_count][:max_size]
-    feature = Categorical("x", max_size=max_size, min_count=min_count)
     if not kept or (is_label and len(kept) < 2):
         with pytest.raises(SchemaError, match="1 class" if kept else "lower min_count"):
             CategoricalEncoder.fit(feature, counted, is_label=is_label)
         return
     encoder = CategoricalEncoder.fit(feature, counted, is_label=is_label)
     kept = sorted(kept) if is_label else kept
-    assert list(encoder.vocabulary) == kept and encoder.size == len(kept) + (not is_label)
+    assert list(encoder.vocabulary) == kept
+    assert encoder.size == len(kept) + (not is_label) + (null_is == "category")
+    assert encoder_from_json(json.loads(json.dumps(encoder.to_json()))) == encoder
+    if null_is not in (None, "category"):
+        filled = [null_is if value is None else value for value in rows]
+    else:
+        filled = rows
     null = [row for row, value in enumerate(rows) if value is None]
-    unseen = [row for row, value in enumerate(rows) if value not in kept]
-    if null:
+    unseen = [row for row, value in enumerate(filled) if value not in kept]
+    if null and null_is is None:
         assert_refuses(encoder, rows, type_, "null without a policy", null)
     elif is_label and unseen:
-        assert_refuses(encoder, rows, type_, "label unseen in the train split", unseen)
+        assert_refuses(
+            encoder, rows, type_, f"label is not among the {len(kept)} classes kept from the train split", unseen
+        )
     else:
         offset = 0 if is_label else 1
-        assert_encodes(encoder, rows, type_, [kept.index(v) + offset if v in kept else 0 for v in rows])
+        codes = [kept.index(v) + offset if v in kept else 0 for v in filled]
+        if null_is == "category":
+            codes = [encoder.size - 1 if v is None else code for v, code in zip(rows, codes, strict=True)]
+        assert_encodes(encoder, rows, type_, codes)
+
+
+# --- Categories
+
+
+@many
+@given(
+    st.one_of(
+        *(
+            st.tuples(
+                st.just(pa.list_(type_)),
+                st.lists(st.lists(values, max_size=4), min_size=1),
+                st.lists(st.one_of(st.none(), st.lists(st.one_of(values, values, st.none()), max_size=5))),
+            )
+            for type_, values in (
+                (pa.string(), st.sampled_from(["", "a", "b", "ä", "😀", "zz"])),
+                (pa.int32(), st.integers(-2, 2)),
+                (pa.bool_(), st.booleans()),
+            )
+        )
+    ),
+    st.sampled_from([None, 1, 3]),
+    st.sampled_from(["multi_hot", "ids"]),
+    st.sampled_from(["error", "empty"]),
+    st.integers(1, 4),
+)
+def test_arrays_of_categories(drawn: tuple, max_size: int | None, output: str, missing: str, length: int) -> None:
+    type_, train, rows = drawn
+    counts = Counter(value for row in train for value in row)
+    if not counts:
+        return
+    is_ids = output == "ids"
+    feature = Categories("x", max_size=max_size, output=output, missing=missing, length=length if is_ids else None)
+    counted = counted_values(pa.array(train, type_), feature).value_counts().to_pylist()
+    encoder = CategoriesEncoder.fit(feature, [(c["values"], c["counts"]) for c in counted], is_label=False)
+    kept = [v for v, n in sorted(counts.items(), key=lambda p: (-p[1], p[0]))][:max_size]
+    assert list(encoder.vocabulary) == kept and encoder.size == len(kept) + (2 if is_ids else 1)
+    null = [row for row, value in enumerate(rows) if value is None]
+    inside = [row for row, value in enumerate(rows) if value and None in value]
+    if missing == "error" and null:
+        assert_refuses(encoder, rows, type_, "null without a policy", null)
+    elif missing == "error" and inside:
+        assert_refuses(encoder, rows, type_, "null inside an array without a policy", inside)
+    else:
+        known = [[value for value in row or [] if value is not None] for row in rows]
+        if is_ids:
+            codes = [[kept.index(v) + 2 if v in kept else 1 for v in row[:length]] for row in known]
+            expected = [row + [0] * (length - len(row)) for row in codes]
+        else:
+            held = [{kept.index(v) + 1 if v in kept else 0 for v in row} for row in known]
+            expected = [[float(code in codes) for code in range(encoder.size)] for codes in held]
+        assert_encodes(encoder, rows, type_, expected)
+
+
+@many
+@given(st.lists(st.lists(st.floats(width=32), max_size=5)), st.integers(-3, 3), st.sampled_from(["float32", "float64"]))
+def test_arrays_that_are_padded(rows: list, pad: int, dtype: str) -> None:
+    type_ = pa.list_(pa.float64())
+    encoder = TensorEncoder.fit(Tensor("x", shape=(4,), pad=pad, dtype=dtype), pa.array([[1.0]], type_))
+    assert encoder_from_json(json.loads(json.dumps(encoder.to_json()))) == encoder
+    long = [row for row, value in enumerate(rows) if len(value) > 4]
+    if long:
+        assert_refuses(encoder, rows, type_, "array of more than 4 elements", long)
+    else:
+        assert_encodes(encoder, rows, type_, [[*row, *[pad] * (4 - len(row))] for row in rows])
 
 
 # --- Text
@@ -245,15 +337,21 @@ def split_words(text: str) -> list[str]:
     st.integers(1, 12),
     st.integers(1, 2),
     st.sampled_from([None, "", "b a"]),
+    st.sampled_from([None, "NFC", "NFKC"]),
 )
-def test_texts(train: list, rows: list, length: int, max_size: int, min_count: int, fill: str | None) -> None:
+def test_texts(
+    train: list, rows: list, length: int, max_size: int, min_count: int, fill: str | None, form: str | None
+) -> None:
+    def words_of(text: str) -> list[str]:
+        return split_words(unicodedata.normalize(form, text) if form else text)
+
     whole = [text or "" for text in train]
-    counts = Counter(word for text in whole for word in split_words(text))
-    found, lengths = words(pa.array(whole), name="x", fill=None)
-    assert lengths.tolist() == [len(split_words(text)) for text in whole]
+    counts = Counter(word for text in whole for word in words_of(text))
+    found, lengths = words(pa.array(whole), name="x", fill=None, normalize=form)
+    assert lengths.tolist() == [len(words_of(text)) for text in whole]
     counted = [(pair["values"], pair["counts"]) for pair in found.value_counts().to_pylist()]
     kept = [w for w, n in sorted(counts.items(), key=lambda p: (-p[1], p[0])) if n >= min_count][:max_size]
-    feature = Text("x", length=length, max_size=max_size, min_count=min_count, fill=fill)
+    feature = Text("x", length=length, max_size=max_size, min_count=min_count, fill=fill, normalize=form)
     if not kept:
         with pytest.raises(SchemaError, match="lower min_count"):
             TextEncoder.fit(feature, counted)
@@ -266,7 +364,7 @@ def test_texts(train: list, rows: list, length: int, max_size: int, min_count: i
         return
     expected = []
     for text in rows:
-        ids = [kept.index(w) + 2 if w in kept else 1 for w in split_words(fill if text is None else text)][:length]
+        ids = [kept.index(w) + 2 if w in kept else 1 for w in words_of(fill if text is None else text)][:length]
         expected.append(ids + [0] * (length - len(ids)))
     assert_encodes(encoder, rows, pa.string(), expected)
 

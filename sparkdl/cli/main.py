@@ -6,6 +6,7 @@ Runs on the driver, started by spark-submit.
 from __future__ import annotations
 
 import copy
+import functools
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -113,13 +114,16 @@ def read_source(spark: SparkSession, source: Any) -> DataFrame:
     """Read the DataFrame of a job's `source`.
 
     Args:
-        source: `module:function`, called with the session; or a mapping `{format: parquet, path: …, options: {…}}` (the
-            format is "parquet" if it is left out); or `{table: name}`.
+        source: `module:function`, called with the session; or `{table: name}`; or a mapping `{format: csv, path: …,
+            options: {…}, schema: "age double, job string"}`. The format is "parquet" if it is left out, the schema what
+            Spark finds; sources such as jdbc have no path. A path may be a list, or a mapping `{train: …, test: …}`
+            from splits to their files: a column (`split_column`, "split" if it is left out) then names the split of
+            each row.
 
     Raises:
         ConfigError: `source` has another form, or Spark cannot find it.
     """
-    from pyspark.errors import AnalysisException
+    from pyspark.errors import AnalysisException, IllegalArgumentException
 
     if isinstance(source, str):
         return load_function(source)(spark)
@@ -127,13 +131,37 @@ def read_source(spark: SparkSession, source: Any) -> DataFrame:
     try:
         if set(options) == {"table"}:
             return spark.table(options["table"])
-        check_options(options, ("format", "path", "options", "table"), "source: ")
-        if "path" not in options or "table" in options:
-            raise ConfigError("source must be module:function, {path: …} or {table: …}")
-        reader = spark.read.format(options.get("format", "parquet")).options(**options.get("options", {}))
-        return reader.load(options["path"])
-    except AnalysisException as error:
+        check_options(options, ("format", "path", "options", "schema", "split_column", "table"), "source: ")
+        if not {"path", "format"} & set(options) or "table" in options:
+            raise ConfigError("source must be module:function, {path: …}, {format: …, options: …} or {table: …}")
+        return _read_files(spark, options)
+    except (AnalysisException, IllegalArgumentException) as error:
         raise ConfigError(f"source {shown(source)} cannot be read: {' '.join(str(error).split())[:300]}") from error
+
+
+def _read_files(spark: SparkSession, options: Mapping[str, Any]) -> DataFrame:
+    """Read files as `read_source` describes; rows of several splits are put one below the other."""
+    from pyspark.sql import functions as F
+
+    reader = spark.read.format(options.get("format", "parquet"))
+    reader = reader.options(**mapping("source: options", options.get("options", {})))
+    if "schema" in options:
+        reader = reader.schema(options["schema"])
+    path = options.get("path")
+    if not isinstance(path, Mapping):
+        if "split_column" in options:
+            raise ConfigError("source: split_column=… needs a path for each split: path: {train: …, test: …}")
+        return reader.load(path)
+    if not path:
+        raise ConfigError("source: path={} must name at least one split")
+    column = options.get("split_column", "split")
+    parts = []
+    for name, where in path.items():
+        rows = reader.load(where)
+        if str(column).lower() in [known.lower() for known in rows.columns]:
+            raise ConfigError(f"source: the files have a column {column!r} already; choose another split_column=…")
+        parts.append(rows.select("*", F.lit(str(name)).alias(column)))
+    return functools.reduce(lambda above, below: above.unionByName(below), parts)
 
 
 def rows_of_split(df: DataFrame, dataset: Dataset, name: str) -> DataFrame:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sparkdl.errors import SchemaError, near_miss
+from sparkdl.errors import SchemaError
 from sparkdl.model.signature import Signature
 from sparkdl.score.options import DEFAULT_BATCH_SIZE, ScoreOptions
 from sparkdl.score.udf import scoring_udf
@@ -17,11 +17,11 @@ from sparkdl.score.worker.encode import check_types
 from sparkdl.score.worker.metrics import ScoreMetrics
 from sparkdl.score.worker.spec import ScoreSpec, score_spec
 from sparkdl.spark.arrow_types import arrow_type_of
-from sparkdl.spark.columns import column
+from sparkdl.spark.columns import column, require_column
 from sparkdl.spark.table_formats import check_plan
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
 __all__ = ["scored_frame", "transform"]
 
@@ -66,11 +66,11 @@ def scored_frame(
     """Add the prediction as `transform` does; return the DataFrame, and what workers need to score."""
     task, signature = score_spec(model_dir, options)
     check_plan(df)
-    _check_input_columns(df, signature)
+    inputs = _input_columns(df, signature)
     new = options.new_columns(df.columns)
     # Spark computes a UDF that is marked as random once for a row, and not again for a filter over the predictions.
     udf = scoring_udf(task, signature, metrics, with_reasons=len(new) > 1).asNondeterministic()
-    scored = _read_by_rows(df).select("*", udf(*map(column, signature.input_names)).alias(options.output_col))
+    scored = _read_by_rows(df).select("*", udf(*inputs).alias(options.output_col))
     if len(new) > 1:
         both = column(options.output_col)
         scored = scored.withColumns(dict(zip(new, (both["prediction"], both["error"]), strict=True)))
@@ -90,18 +90,17 @@ def _read_by_rows(df: DataFrame) -> DataFrame:
     return df.filter(spark_partition_id() >= 0)
 
 
-def _check_input_columns(df: DataFrame, signature: Signature) -> None:
-    """Raise SchemaError if a DataFrame lacks a column of the model's inputs, or has one of a wrong type."""
+def _input_columns(df: DataFrame, signature: Signature) -> list[Column]:
+    """Return the columns of the model's inputs. Raises SchemaError for a missing one, and for one of a wrong type."""
     from pyspark.errors import PySparkException
 
+    found, types = [], {}
     for name in signature.input_names:
-        if df.columns.count(name) > 1:
-            raise SchemaError(f"the model's input column {name!r} is {df.columns.count(name)} times in the DataFrame")
-        if name not in df.columns:
-            raise SchemaError(f"the model's input column {name!r} is not in the DataFrame{near_miss(name, df.columns)}")
-    types = {}
-    for name in signature.input_names:
-        type_ = df.schema.fields[df.columns.index(name)].dataType
+        try:
+            found.append(require_column(df, name))
+        except SchemaError as error:
+            raise SchemaError(f"the model's input {error}") from error
+        type_ = df.select(found[-1]).schema[0].dataType
         try:
             types[name] = arrow_type_of(type_)
         except PySparkException as error:
@@ -110,3 +109,4 @@ def _check_input_columns(df: DataFrame, signature: Signature) -> None:
                 "UDF; cast it before"
             ) from error
     check_types(signature.inputs, types)
+    return found

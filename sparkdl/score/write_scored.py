@@ -50,9 +50,8 @@ def plan_write_scored(
     """Plan the output, and check all that can be checked before a job. Raises as `transform` does."""
     scored, task = scored_frame(df, model_dir, options, metrics)
     if options.keep is not None:
-        for name in options.keep:
-            require_column(df.columns, name)
-        scored = scored.select(*map(column, options.keep), *map(column, scored.columns[len(df.columns) :]))
+        kept = [require_column(df, name) for name in options.keep]
+        scored = scored.select(*kept, *map(column, scored.columns[len(df.columns) :]))
     source, _ = name_rows(df, {"task": task.content, "columns": scored.columns})
     made_of = source.fingerprint if task.code.is_named else None
     return FramePlan(out=storage.absolute(out), made_of=made_of, if_exists=if_exists, df=scored, metrics=metrics)

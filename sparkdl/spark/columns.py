@@ -28,15 +28,41 @@ def column(name: str) -> Column:
     return F.col("`" + name.replace("`", "``") + "`")
 
 
-def require_column(columns: Sequence[str], name: str) -> None:
-    """Raise SchemaError unless exactly one of a DataFrame's columns has this name, in Spark's eyes and in ours."""
-    if name not in columns:
-        raise SchemaError(f"column {shown(name)} is not in the DataFrame{near_miss(str(name), columns)}")
+def require_column(df: DataFrame, name: str) -> Column:
+    """Return the column that a name means, under this name: as Spark finds it, in any case, or a field of a struct.
+
+    `user.age` is the column of this name or, where there is none, field `age` of the struct `user`. Raises SchemaError
+    unless exactly one column is meant, in Spark's eyes and in ours.
+    """
+    columns = df.columns
     if columns.count(name) > 1:
         raise SchemaError(f"column {shown(name)} is {columns.count(name)} times in the DataFrame; rename one")
-    for other in columns:
-        if other != name and other.lower() == name.lower():
-            raise SchemaError(f"column {shown(name)} and {shown(other)} are one name to Spark; rename one")
+    by_case = df.sparkSession.conf.get("spark.sql.caseSensitive") == "true"
+    same = [other for other in columns if other == name or (not by_case and other.lower() == str(name).lower())]
+    if len(same) > 1:
+        first, second = sorted(same, key=lambda other: other != name)[:2]
+        raise SchemaError(f"column {shown(first)} and {shown(second)} are one name to Spark; rename one")
+    if same:
+        return column(same[0]).alias(name)
+    field = _field(df.schema, str(name).split("."), by_case=by_case)
+    if field is None:
+        raise SchemaError(f"column {shown(name)} is not in the DataFrame{near_miss(str(name), columns)}")
+    found = column(field[0])
+    for part in field[1:]:
+        found = found.getField(part)
+    return found.alias(name)
+
+
+def _field(struct: DataType, parts: Sequence[str], *, by_case: bool) -> list[str] | None:
+    """Return the names of a field inside of structs, as they are spelt there; None if there is no such one."""
+    fields = getattr(struct, "fields", None)
+    if not parts:
+        return []
+    same = [f for f in fields or () if f.name == parts[0] or (not by_case and f.name.lower() == parts[0].lower())]
+    if len(same) != 1:
+        return None
+    rest = _field(same[0].dataType, parts[1:], by_case=by_case)
+    return None if rest is None else [same[0].name, *rest]
 
 
 def check_types(schema: StructType, names: Iterable[str]) -> None:

@@ -66,16 +66,20 @@ def split(df: DataFrame, dataset: Dataset, *, column: str = "split") -> DataFram
         return df.select("*", F.lit("train").alias(column))
     hashed = dataset.rule.columns or hashed_columns(dataset.raw_types)
     types = {name: dataset.raw_types[name] for name in dict.fromkeys((*hashed, *dataset.rule.reads))}
+    # Fields of structs become columns, which the rule reads by their names.
+    known = {name.lower() for name in df.columns}
+    fields = [require_column(df, name) for name in types if name.lower() not in known]
+    rows = df.select("*", *fields) if fields else df
     for name, before in types.items():
-        require_column(df.columns, name)
-        now = df.schema[name].dataType.simpleString()
+        now = rows.select(require_column(rows, name)).schema[0].dataType.simpleString()
         if not same_values(before, now):
             raise SchemaError(
                 f"the split is computed from column {name!r}, which was {shown(before)} when it was prepared and is "
                 f"{shown(now)} now; give the column as it was: cast what is wider, read again what has lost digits"
             )
     names = F.array(*[F.lit(name) for name in dataset.rule.names])
-    return df.select("*", F.get(names, split_index(dataset.rule, types)).alias(column))
+    divided = rows.select("*", F.get(names, split_index(dataset.rule, types)).alias(column))
+    return divided.select(*map(named, df.columns), named(column)) if fields else divided
 
 
 def hashed_columns(types: Mapping[str, str]) -> list[str]:

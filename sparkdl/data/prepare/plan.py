@@ -67,12 +67,12 @@ def plan_prepare(df: DataFrame, config: PrepareConfig) -> PreparePlan:
     check_arguments(df, config)
     path = storage.absolute(config.path)
     names = used_columns(config)
-    check_columns(df, names)
+    used = declared_columns(df, names)
     occupied = check_folder(path)
     source, obstacle = name_source(df, config)
     return PreparePlan(
         path=path,
-        columns={name: df.schema[name].dataType.simpleString() for name in names},
+        columns={name: used.schema[name].dataType.simpleString() for name in names},
         source=source,
         obstacle=obstacle,
         found=find_made_of(path, source),
@@ -100,14 +100,20 @@ def used_columns(config: PrepareConfig) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def check_columns(df: DataFrame, names: Sequence[str]) -> None:
-    """Raise SchemaError for a missing, an ambiguous or a reserved column name, and for a type that cannot be read."""
-    for name in names:
-        require_column(df.columns, name)
+def declared_columns(df: DataFrame, names: Sequence[str]) -> DataFrame:
+    """Return the columns that these names mean, under these names.
+
+    Raises SchemaError for a missing, an ambiguous or a reserved column name, and for a type that cannot be read.
+    """
+    found = [require_column(df, name) for name in names]
     reserved = [name for name in names if name == RECORD_COLUMN or RESERVED.fullmatch(name)]
     if reserved:
         raise SchemaError(f"column name {reserved[0]!r} is used by sparkdl itself; rename the column")
-    check_types(df.schema, names)
+    used = df.select(*found)
+    for name in names:
+        require_column(used, name)  # two names that mean one column
+    check_types(used.schema, names)
+    return used
 
 
 def check_folder(path: str) -> bool:

@@ -22,7 +22,7 @@ from sparkdl.data.prepare.count import CONTENT_COLUMN, Counted, count_rows, spli
 from sparkdl.data.prepare.fingerprint import name_content
 from sparkdl.data.prepare.fit import fit_encoders
 from sparkdl.data.prepare.input_files import files_stay, files_that_are_read
-from sparkdl.data.prepare.plan import PreparePlan, find_made_of, plan_prepare, rows_by_split
+from sparkdl.data.prepare.plan import PreparePlan, declared_columns, find_made_of, plan_prepare, rows_by_split
 from sparkdl.data.prepare.resolve_split import resolved_split
 from sparkdl.data.prepare.row_changes import check_rows_stay, warn_of_chance
 from sparkdl.data.prepare.row_sums import whole_rows
@@ -33,7 +33,6 @@ from sparkdl.data.prepare.writer import SPLIT_COLUMN, PartPlan
 from sparkdl.data.prepare_config import PrepareConfig
 from sparkdl.errors import DatasetError
 from sparkdl.spark.arrow_batches import arrow_batches
-from sparkdl.spark.columns import column as named
 from sparkdl.spark.errors import errors_from_workers
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def _prepare(df: DataFrame, config: PrepareConfig, plan: PreparePlan) -> Dataset
         storage.make_folder(path)
     except OSError as error:
         raise DatasetError(f"{path} cannot be written: {error}") from error
-    used, files = df.select(*map(named, raw_types)), files_that_are_read(df)
+    used, files = declared_columns(df, list(raw_types)), files_that_are_read(df)
     warn_of_chance(used)
     with files_stay(df.sparkSession, files):
         config = resolved_split(config, used, raw_types)

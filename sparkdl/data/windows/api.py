@@ -96,8 +96,7 @@ def windows(
         raise ConfigError(f"windows: columns={shown(inputs)}, target={shown(targets)}: name at least one of each")
     kept = (*keys, time)
     used = list(dict.fromkeys((*kept, *inputs, *targets)))
-    for name in used:
-        require_column(df.columns, name)
+    df = df.select(*[require_column(df, name) for name in used])
     types = {name: df.schema[name].dataType for name in used}
     schema = {name: type_.simpleString() for name, type_ in types.items()}
     _check_types(schema, keys, _KEYS, "not keys of a series; use strings, whole numbers, dates or timestamps")

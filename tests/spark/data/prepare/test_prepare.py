@@ -330,3 +330,62 @@ def test_what_is_no_dataframe_or_no_config_is_refused(spark, tmp_path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             sparkdl.prepare(df, options)
+
+
+def test_columns_are_found_as_spark_finds_them(spark, tmp_path) -> None:
+    """In any case, and as fields of structs; a column of the very name goes before a field."""
+    import keras
+
+    from sparkdl.model.save import write_model
+
+    raw = spark.range(80).selectExpr(
+        "double(id) as Age",
+        "named_struct('Years', double(id * 2), 'of', named_struct('id', id)) as user",
+        "id as `user.x`",
+    )
+    features = [Tensor("age"), Tensor("user.years"), Tensor("user.x")]
+    rule = Split.fraction({"train": 0.5, "test": 0.5}, key="user.of.id")
+    config = PrepareConfig(path=str(tmp_path / "d"), features=features, keep=["user.of.id"], splits=rule)
+    dataset = sparkdl.prepare(raw, config)
+    assert dict(dataset.raw_types) == {
+        "age": "double",
+        "user.years": "double",
+        "user.x": "bigint",
+        "user.of.id": "bigint",
+    }
+    stored = sparkdl.read_prepared(spark, dataset.path, "train").collect()
+    assert all(row["user.years"] == 2 * row["user.of.id"] == 2 * row["age"] == 2 * row["user.x"] for row in stored)
+    divided = sparkdl.split(raw, dataset)
+    assert divided.columns == [*raw.columns, "split"]
+    assert {r["user.x"] for r in divided.where("split = 'train'").collect()} == {r["user.of.id"] for r in stored}
+    inputs = {f.name: keras.Input((), name=f.name) for f in features}
+    total = keras.layers.Add(name="total")([keras.layers.Reshape((1,))(value) for value in inputs.values()])
+    write_model(
+        keras.Model(inputs, {"total": total}),
+        str(tmp_path / "m"),
+        encoders=dataset.encoders,
+        label_encoders=(),
+        raw_types=dataset.raw_types,
+    )
+    scored = sparkdl.transform(raw, str(tmp_path / "m"))
+    assert scored.columns == [*raw.columns, "prediction"]
+    assert all(row["prediction"] == 4 * row["Age"] for row in scored.collect())
+    with pytest.raises(SchemaError, match="the model's input column 'user.years' is not in the DataFrame"):
+        sparkdl.transform(raw.drop("user"), str(tmp_path / "m"))
+
+
+def test_names_that_differ_in_case_are_two_where_spark_says_so(spark, tmp_path) -> None:
+    spark.conf.set("spark.sql.caseSensitive", "true")
+    try:
+        raw = spark.range(40).selectExpr("double(id) as x", "-double(id) as X")
+        dataset = sparkdl.prepare(raw, PrepareConfig(path=str(tmp_path / "d"), features=["X"], keep=["x"]))
+        assert all(row["X"] == -row["x"] for row in sparkdl.read_prepared(spark, dataset.path, "train").collect())
+        with pytest.raises(SchemaError, match="column 'y' is not in the DataFrame"):
+            sparkdl.prepare(
+                spark.range(9).selectExpr("id as Y"), PrepareConfig(path=str(tmp_path / "e"), features=["y"])
+            )
+    finally:
+        spark.conf.unset("spark.sql.caseSensitive")
+    with pytest.raises(SchemaError, match="column 'x' and 'X' are one name to Spark"):
+        rows = spark.range(9).selectExpr("double(id) as x")
+        sparkdl.prepare(rows, PrepareConfig(path=str(tmp_path / "f"), features=["x", "X"]))

@@ -24,6 +24,7 @@ from sparkdl.launch.protocol.messages import Ended, Started
 from sparkdl.launch.protocol.outcome import only_lost_its_peer
 from sparkdl.launch.worker import emit, graceful_stop
 from sparkdl.launch.worker.reaper import PR_SET_PDEATHSIG, STACKS_SIGNAL
+from sparkdl.launch.worker.replaced_modules import replace_modules
 from sparkdl.launch.world import World, world
 
 __all__ = ["main"]
@@ -169,6 +170,7 @@ def main(descriptors: list[int]) -> int:
     graceful_stop.listen()
     quiet_libraries()
     log_as_rank(world())
+    replace_modules()
     emit.announce(Started(pid=os.getpid()))
     with os.fdopen(task_fd, "rb") as task, os.fdopen(result_fd, "wb") as result:
         ended = call(task, result)

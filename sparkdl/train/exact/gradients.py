@@ -15,7 +15,7 @@ import tensorflow as tf
 from sparkdl.train.exact.collective import gather_slices, sum_tensors
 from sparkdl.train.exact.counters import EpochSums
 
-__all__ = ["LARGEST", "SMALLEST", "GradientSum", "at_least_single", "buckets", "gradient_norm"]
+__all__ = ["LARGEST", "SMALLEST", "GradientSum", "at_least_single", "buckets", "gradient_norm", "slices_summed"]
 
 COMPRESSED = {"fp16": tf.float16}
 INDEX_BYTES = 8

@@ -8,7 +8,7 @@ import keras
 
 from sparkdl.errors import ModelError
 
-__all__ = ["accumulate_gradients", "optimizers_of", "updating_optimizers"]
+__all__ = ["accumulate_gradients", "inner_optimizers", "optimizers_of", "updating_optimizers"]
 
 
 def optimizers_of(model: Any) -> list[Any]:
@@ -16,7 +16,7 @@ def optimizers_of(model: Any) -> list[Any]:
     models = (layer for layer in model._flatten_layers() if isinstance(layer, keras.Model))
     members = (one for inner in models for value in vars(inner).values() for one in _members(value))
     found = {id(one): one for one in members if isinstance(one, keras.optimizers.Optimizer)}
-    wrapped = {id(inner) for optimizer in found.values() for inner in _within(optimizer)}
+    wrapped = {id(inner) for optimizer in found.values() for inner in inner_optimizers(optimizer)}
     return [optimizer for optimizer in found.values() if id(optimizer) not in wrapped]
 
 
@@ -43,9 +43,10 @@ def _wrapped(optimizer: Any) -> list[Any] | None:
     return list(optimizer.optimizers) if hasattr(optimizer, "optimizers") else None
 
 
-def _within(optimizer: Any) -> list[Any]:
+def inner_optimizers(optimizer: Any) -> list[Any]:
+    """List the optimizers that an optimizer calls, and those that these call, as far as they are known."""
     inner = _wrapped(optimizer) or []
-    return [*inner, *(one for wrapped in inner for one in _within(wrapped))]
+    return [*inner, *(one for wrapped in inner for one in inner_optimizers(wrapped))]
 
 
 def _members(value: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Run programs that were written for Databricks' HorovodRunner.
+"""Start ranks as Databricks' HorovodRunner does, and show what they send to the driver.
 
 `HorovodRunner` is used on the driver, `log_to_driver` inside its ranks. Both are thin wrappers around `sparkdl.run`,
 which new programs call directly.

@@ -15,6 +15,7 @@ from sparkdl.data.features import Encoder
 from sparkdl.errors import ModelError, shown
 from sparkdl.train.checks.check_data import check_inputs, check_targets
 from sparkdl.train.exact.loss_parts import check_losses
+from sparkdl.train.exact.optimizers import inner_optimizers, optimizers_of
 from sparkdl.train.exact.overrides import has_own_step, overrides
 from sparkdl.train.exact.state.metrics import check_metrics
 
@@ -37,6 +38,12 @@ def check_model(model: Any) -> None:
             raise ModelError(
                 f"model {model.name!r} has its own {method}, which sparkdl's would replace; put what it does into "
                 "train_step, test_step or callbacks"
+            )
+    for optimizer in (one for outer in optimizers_of(model) for one in (outer, *inner_optimizers(outer))):
+        if "apply" in vars(optimizer):  # as `sparkdl.compat.horovod_keras` leaves it
+            raise ModelError(
+                f"optimizer {optimizer.name!r} is wrapped by hvd.DistributedOptimizer; sparkdl.fit sums gradients "
+                "itself: compile the model with the optimizer as it is"
             )
     if model.steps_per_execution != 1:
         log.warning("steps_per_execution=%s is taken as 1: all ranks agree after each step", model.steps_per_execution)

@@ -254,6 +254,25 @@ def test_the_callbacks_broadcast_and_average() -> None:
     assert first[1]["loss"] != second[1]["loss"]
 
 
+def with_a_late_layer():
+    """Train with a layer of each rank's own that has no variables yet when the optimizer is wrapped."""
+    import horovod.keras as hvd
+    import keras
+
+    hvd.init()
+    keras.utils.set_random_seed(1)
+    own, shared = keras.layers.Dense(2), keras.layers.Dense(1)
+    model = keras.Sequential([own, shared])
+    model.compile(hvd.PartialDistributedOptimizer(keras.optimizers.SGD(0.1), local_layers=own), "mse")
+    model.fit(np.ones((4, 1)), np.full((4, 1), hvd.rank()), verbose=0)
+    return [np.array(weight) for weight in (*own.weights, *shared.weights)]
+
+
+def test_a_layer_that_is_built_later_stays_each_ranks_own() -> None:
+    first, second = sparkdl.run(with_a_late_layer, launch=local_group(2))
+    assert [np.array_equal(a, b) for a, b in zip(first, second, strict=True)] == [False, False, True, True]
+
+
 def other_logs():
     import horovod.tensorflow.keras as hvd
     import keras

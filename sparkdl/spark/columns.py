@@ -31,7 +31,7 @@ def column(name: str) -> Column:
 def require_column(df: DataFrame, name: str) -> Column:
     """Return the column that a name means, under this name: as Spark finds it, in any case, or a field of a struct.
 
-    `user.age` is the column of this name or, where there is none, field `age` of the struct `user`. Raises SchemaError
+    `user.age` is the column of this name or else field `age` of the struct `user`. Raises SchemaError
     unless exactly one column is meant, in Spark's eyes and in ours.
     """
     columns = df.columns
@@ -54,7 +54,7 @@ def require_column(df: DataFrame, name: str) -> Column:
 
 
 def _field(struct: DataType, parts: Sequence[str], *, by_case: bool) -> list[str] | None:
-    """Return the names of a field inside of structs, as they are spelt there; None if there is no such one."""
+    """Return the names of a field inside of structs, as they are spelt there; None if nothing matches."""
     fields = getattr(struct, "fields", None)
     if not parts:
         return []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sparkdl.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from sparkdl.compat.runner import HorovodRunner
     from sparkdl.data.dataset import Dataset, open_dataset
     from sparkdl.data.prepare.apply_split import split
     from sparkdl.data.prepare.prepare import prepare
@@ -48,6 +49,7 @@ __all__ = [
     "ConfigError",
     "Dataset",
     "DatasetError",
+    "HorovodRunner",
     "LaunchConfig",
     "LaunchError",
     "LoadedModel",
@@ -83,6 +85,7 @@ __all__ = [
 
 # The modules of the names.
 _NAMES = {
+    "compat.runner": "HorovodRunner",
     "data.dataset": "Dataset open_dataset",
     "data.prepare.apply_split": "split",
     "data.prepare.prepare": "prepare",

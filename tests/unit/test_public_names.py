@@ -13,6 +13,13 @@ def test_all_is_what_is_there() -> None:
     assert all(hasattr(sparkdl, name) for name in sparkdl.__all__)
 
 
+def test_programs_of_databricks_find_their_runner() -> None:
+    from sparkdl import HorovodRunner
+    from sparkdl.compat import HorovodRunner as ours
+
+    assert HorovodRunner is ours
+
+
 def test_importing_sparkdl_loads_no_heavy_library_and_no_spark() -> None:
     code = "import sparkdl, sparkdl.features, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

@@ -75,16 +75,25 @@ class TrainConfig:
     same run is continued."""
 
     epochs: int
-    """Passes over the train split, in all; may grow when a run is continued."""
+    """The number of epochs, in all; may grow when a run is continued."""
 
     global_batch_size: int
     """Rows of one step over all ranks together; the last step of an epoch may be shorter."""
 
+    steps_per_epoch: int | None = None
+    """None: an epoch is a pass over the train split. A number: an epoch is this many steps, and the next epoch goes on
+    where it ended. Passes follow each other, each in its own order, and each row comes once in a pass; an epoch may be
+    shorter or longer than a pass. History, validation, callbacks, checkpoints and `warmup_epochs` go by epochs."""
+
     seed: int = 0
-    """Seed of initial weights, of dropout and of the order of every epoch."""
+    """Seed of initial weights, of dropout and of the order of every pass."""
 
     validation: str | None = "val"
     """The split that is evaluated after each epoch, if the dataset has the split; None evaluates nothing."""
+
+    validation_every: int = 1
+    """The number of epochs from one validation to the next. The run's last epoch is validated in any case, as is an
+    epoch within which `stop_training` ends the run. Other epochs lack val_* in the history and in callbacks' logs."""
 
     target: str = "label"
     """The values that the loss compares the model's outputs with: "label"; or, for autoencoders, "inputs": the bare
@@ -150,11 +159,14 @@ class TrainConfig:
         object.__setattr__(self, "run_dir", as_path("run_dir", self.run_dir))
         require_whole("epochs", self.epochs)
         require_whole("global_batch_size", self.global_batch_size)
+        if self.steps_per_epoch is not None:
+            require_whole("steps_per_epoch", self.steps_per_epoch)
         require_seed(self.seed)
         good = self.validation is None or isinstance(self.validation, str)
         require(good, f"validation={shown(self.validation)} must be the name of a split, or None")
         good = self.callbacks is None or callable(self.callbacks)
         require(good, "callbacks must be a function that returns a list of Keras callbacks")
+        require_whole("validation_every", self.validation_every)
         require_target(self.target)
         object.__setattr__(self, "class_weight", _plain_class_weight(self.class_weight))
         good = self.class_weight is None or self.target == "label"

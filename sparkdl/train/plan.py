@@ -72,7 +72,7 @@ class FitPlan:
             "run_dir": self.task.run.path,
             "state": self.state,
             "rows": rows,
-            "steps": -(-rows // config.global_batch_size),
+            "steps": config.steps_per_epoch or -(-rows // config.global_batch_size),
             "epochs": config.epochs,
             "ranks": check_launch(train_rank, (self.task,), launch=launch, closure_limit=closure_limit(dataset)),
         }

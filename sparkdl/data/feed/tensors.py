@@ -29,8 +29,9 @@ def step_dataset(
     """Make the tf.data dataset of epochs' steps, each with this rank's rows; the first epoch begins at `start_step`.
 
     Args:
+        epochs: each is a pass over the rows.
         target: "label", or "inputs": the targets are the inputs.
-        first_rows: receives some rows of the first step of each epoch.
+        first_rows: receives some rows of the first step of each of its epochs.
 
     Returns:
         A dataset of (waited, (inputs, targets, weights, counts)): inputs and targets are a tensor, or a dict by name
@@ -46,12 +47,10 @@ def step_dataset(
         tf.TensorSpec((None, 3), tf.int64),
     )
 
-    steps_of_epoch = feed.plan(0).steps
-
     def generate() -> Iterator[Any]:
         for block in feed.blocks(epochs, start_step=start_step):
             if first_rows is not None:
-                first_rows.note(block, steps_of_epoch)
+                first_rows.note(block)
             # tf.strided_slice takes starts and stops as vectors, here of length 1.
             yield block.arrays, block.starts[:, None], block.stops[:, None], _counts(block)
 
@@ -70,21 +69,28 @@ def step_dataset(
 
 
 class FirstRows:
-    """Keep some rows of the first step that this rank takes in each epoch, until `take` returns them."""
+    """Keep some rows of the first step that this rank takes in each epoch, until `take` returns them.
 
-    def __init__(self, *, most: int) -> None:
+    Args:
+        most: the number of rows to keep.
+        steps: the steps of one epoch, which need not be those of a pass.
+    """
+
+    def __init__(self, *, most: int, steps: int) -> None:
         self._most = most
+        self._steps = steps
         self._epoch = -1
         self._rows: dict[int, list[np.ndarray]] = {}
 
-    def note(self, block: Block, steps: int) -> None:
-        """Copy rows of a block that is the first of its epoch of `steps` steps. Called by the feed's thread."""
-        epoch = block.first_step // steps
-        if epoch == self._epoch:
-            return
-        self._epoch = epoch
-        start, count = int(block.starts[0]), min(self._most, int(block.rows[0]))
-        self._rows[epoch] = [array[start : start + count].copy() for array in block.arrays]
+    def note(self, block: Block) -> None:
+        """Copy rows of each step of a block that is the first of its epoch. Called by the feed's thread."""
+        epochs = (block.first_step + np.arange(len(block.rows))) // self._steps
+        for epoch, step in zip(*np.unique(epochs, return_index=True), strict=True):
+            if epoch == self._epoch:
+                continue
+            self._epoch = int(epoch)
+            start, count = int(block.starts[step]), min(self._most, int(block.rows[step]))
+            self._rows[self._epoch] = [array[start : start + count].copy() for array in block.arrays]
 
     def take(self, epoch: int) -> list[np.ndarray]:
         """Return the rows of an epoch whose first step was taken: an array for each group of the layout."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
 
+from sparkdl.train.rank.schedule import Schedule
 from sparkdl.train.run.checkpoint import Position
 
 __all__ = ["train_epochs"]
@@ -18,8 +21,7 @@ def train_epochs(
     callbacks: Sequence[Any],
     *,
     start: Position,
-    epochs: int,
-    steps: int,
+    schedule: Schedule,
     evaluate: Callable[[Any], dict[str, Any]] | None,
     resume_epoch: Callable[[], None],
 ) -> None:
@@ -28,11 +30,11 @@ def train_epochs(
     Args:
         model: compiled, built and within `exact_steps`.
         data: the elements of all steps, from `start` on.
-        epochs: the number of epochs after which the run ends, those before `start` included.
-        steps: the steps of one epoch.
+        schedule: the epochs of the run, those before `start` included, and which of the epochs are validated.
         evaluate: takes the callbacks, returns the logs of the held-out split.
         resume_epoch: restores the sums of the first epoch, if `start` is in the middle of that epoch.
     """
+    epochs, steps = schedule.epochs, schedule.steps
     called = keras.callbacks.CallbackList(
         list(callbacks), add_history=True, add_progbar=False, verbose=0, epochs=epochs, steps=steps, model=model
     )
@@ -54,9 +56,11 @@ def train_epochs(
             if model.stop_training:
                 break
         logs = dict(model._get_metrics_result_or_logs(step_logs))
-        if evaluate is not None:
+        validated = schedule.validates(epoch) or model.stop_training
+        if evaluate is not None and validated:
             logs |= {f"val_{name}": value for name, value in evaluate(called).items()}
-        called.on_epoch_end(epoch, logs)
+        with _quiet_about_validation(unless=validated):
+            called.on_epoch_end(epoch, logs)
         if model.stop_training:
             break
     if isinstance(model.optimizer, keras.optimizers.Optimizer):
@@ -64,3 +68,16 @@ def train_epochs(
         # to train.
         model.optimizer.finalize_variable_values(model.trainable_weights)
     called.on_train_end(logs)
+
+
+@contextmanager
+def _quiet_about_validation(*, unless: bool) -> Iterator[None]:
+    """Silence, in an epoch without validation, the warnings of Keras' callbacks that `val_…` is missing.
+
+    EarlyStopping and its like wait for the next epoch that has the value, which is what `validation_every` asks for.
+    """
+    with warnings.catch_warnings():
+        if not unless:
+            for text in (r".*conditioned on metric `val_.*not available", r"Can save best model only with val_"):
+                warnings.filterwarnings("ignore", message=text)
+        yield

@@ -35,6 +35,7 @@ from sparkdl.train.rank.facts import callback_facts
 from sparkdl.train.rank.loop import train_epochs
 from sparkdl.train.rank.rank_feed import rank_feed
 from sparkdl.train.rank.resume import record_origin, resume, resume_epoch, start_of
+from sparkdl.train.rank.schedule import Schedule
 from sparkdl.train.rank.warm_start import warm_start
 from sparkdl.train.run.checkpoint import Checkpoint
 from sparkdl.train.run.made_by import MadeBy
@@ -63,24 +64,31 @@ def train(task: TrainSpec, here: World) -> Recorded:
     )
     options = _step_options(task, model, here)
     resumed = _set_first_weights(task, model, made_by, here)
-    steps = feed.plan(0).steps
+    steps_of_pass = feed.plan(0).steps
+    schedule = Schedule(
+        epochs=config.epochs,
+        steps=config.steps_per_epoch or steps_of_pass,
+        steps_of_pass=steps_of_pass,
+        validation_every=config.validation_every,
+    )
     rates = LearningRates(
         model,
         lr_scaling=config.lr_scaling,
         warmup_epochs=config.warmup_epochs,
         global_batch_size=config.global_batch_size,
-        steps=steps,
+        steps=schedule.steps,
     )
     with exact_steps(model, here, example, options) as numbers, rates.multiplied():
         callbacks, recorder, first_rows = _callbacks(
-            task, here, model, made_by, options, resumed, numbers, rates, steps=steps
+            task, here, model, made_by, options, resumed, numbers, rates, schedule
         )
         start = start_of(resumed, config.epochs)
+        passes, start_step = schedule.passes_from(start)
         data = step_dataset(
             feed,
             dataset.layout,
-            range(start.epoch, config.epochs),
-            start_step=start.step,
+            passes,
+            start_step=start_step,
             target=config.target,
             first_rows=first_rows,
         )
@@ -89,8 +97,7 @@ def train(task: TrainSpec, here: World) -> Recorded:
             iter(data),
             callbacks,
             start=start,
-            epochs=config.epochs,
-            steps=steps,
+            schedule=schedule,
             evaluate=_evaluation(task, model, here),
             resume_epoch=partial(resume_epoch, model, numbers, recorder, resumed, rank=here.rank),
         )
@@ -145,8 +152,7 @@ def _callbacks(
     resumed: Checkpoint | None,
     numbers: StepCounters,
     rates: LearningRates,
-    *,
-    steps: int,
+    schedule: Schedule,
 ) -> tuple[list[Any], EpochRecorder, FirstRows | None]:
     """Make the callbacks: the user's, and those that record epochs, save checkpoints and keep checking exactness.
 
@@ -165,11 +171,11 @@ def _callbacks(
         continue_csv_logs(own, resumed)
     recorded = Recorded() if resumed is None else Recorded.from_json(resumed.facts)
     recorded = replace(recorded, environment={**installed(), "Python": platform.python_version()})
-    recorder = EpochRecorder(numbers, here, recorded, epochs=config.epochs, steps=steps)
-    callbacks = rank_callbacks(own, numbers, rates, recorder, rank=here.rank, steps=steps)
+    recorder = EpochRecorder(numbers, here, recorded, epochs=schedule.epochs, steps=schedule.steps)
+    callbacks = rank_callbacks(own, numbers, rates, recorder, rank=here.rank, schedule=schedule)
     if here.rank == 0:
         callbacks.append(TensorBoardFiles(task.run.tensorboard, recorded))
-    first_rows = FirstRows(most=MOST_ROWS) if here.size > 1 else None
+    first_rows = FirstRows(most=MOST_ROWS, steps=schedule.steps) if here.size > 1 else None
     if first_rows is not None:
         recorder.mark(findings.inexact)
         callbacks.append(epoch_judge(model, task, here, findings, first_rows, found=recorder.mark))
@@ -181,7 +187,7 @@ def _callbacks(
         world=here,
         others=own,
         recorder=recorder,
-        steps=steps,
+        schedule=schedule,
         resumed=resumed,
         write_best=lambda: _write_model(task, model, task.run.best_model, recorder.inexact),
         averaged=findings.averaged_metrics if here.size > 1 else (),

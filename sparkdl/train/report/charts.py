@@ -58,10 +58,11 @@ def ticks(low: float, high: float, *, most: int = 6, whole: bool = False) -> lis
 
 
 def line_chart(curves: Mapping[str, Sequence[float | None]], epochs: Sequence[int], *, title: str, zero: bool) -> str:
-    """Draw curves over epochs. A value that is not a finite number leaves a gap.
+    """Draw curves over epochs. A value that is not a finite number leaves a gap; the line goes on over an epoch without
+    a value (None), as one without validation.
 
     Args:
-        curves: the curves by name, each with a value for every epoch.
+        curves: the curves by name, each with a value or None for every epoch.
         epochs: the epochs, counted from 1, rising.
         title: a description of the chart for screen readers.
         zero: whether the axis begins at 0.
@@ -148,10 +149,12 @@ def _range(values: Sequence[float], *, zero: bool) -> tuple[float, float]:
 
 
 def _runs(epochs: Sequence[int], values: Sequence[float | None]) -> list[list[tuple[int, float]]]:
-    """Return the points of a curve, divided where a value cannot be drawn."""
+    """Return the points of a curve, divided where a value cannot be drawn; None is the absence of a value."""
     runs: list[list[tuple[int, float]]] = [[]]
     for epoch, value in zip(epochs, values, strict=True):
-        if value is not None and abs(value) < LARGEST:
+        if value is None:
+            continue
+        if abs(value) < LARGEST:
             runs[-1].append((epoch, float(value)))
         elif runs[-1]:
             runs.append([])

@@ -79,9 +79,8 @@ def _safe(markup: str) -> str:
 
 
 def _tiles(history: Sequence[Mapping[str, float]], ranks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    last = history[-1]
-    tiles = {"epochs": f"{last['epoch']:.0f}", "ranks": str(len(ranks[-1]["rows"]))}
-    tiles |= {name: number(last[name]) for name in ("loss", "val_loss") if name in last}
+    tiles = {"epochs": f"{history[-1]['epoch']:.0f}", "ranks": str(len(ranks[-1]["rows"]))}
+    tiles |= {name: number(column[-1]) for name in ("loss", "val_loss") if (column := _column(history, name))}
     tiles["rows per second, median"] = number(median(_column(history, "rows_per_second")))
     tiles["seconds of training"] = number(sum(_column(history, "seconds")))
     return tiles
@@ -115,9 +114,9 @@ def _card(
     """Draw a chart of columns of the history, with their last values; `curves`: the columns by their labels."""
     values = {name: [record.get(column) for record in history] for name, column in curves.items()}
     legend = [
-        {"curve": curve, "name": name, "value": of_curve[-1]}
-        for curve, (name, of_curve) in enumerate(values.items())
-        if of_curve[-1] is not None
+        {"curve": curve, "name": name, "value": column[-1]}
+        for curve, name in enumerate(curves)
+        if (column := _column(history, curves[name]))
     ]
     epochs = [int(record["epoch"]) for record in history]
     svg = line_chart(values, epochs, title=f"{title} by epoch", zero=zero)

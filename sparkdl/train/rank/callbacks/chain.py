@@ -21,6 +21,7 @@ from sparkdl.train.exact.overrides import has_own_step
 from sparkdl.train.rank.callbacks.divergence import difference
 from sparkdl.train.rank.callbacks.learning_rate import LearningRates
 from sparkdl.train.rank.callbacks.recorder import EpochRecorder
+from sparkdl.train.rank.schedule import Schedule
 
 __all__ = ["rank_callbacks"]
 
@@ -35,11 +36,18 @@ WRITERS = tuple(
 
 
 def rank_callbacks(
-    user: Sequence[Any], numbers: StepCounters, rates: LearningRates, recorder: EpochRecorder, *, rank: int, steps: int
+    user: Sequence[Any],
+    numbers: StepCounters,
+    rates: LearningRates,
+    recorder: EpochRecorder,
+    *,
+    rank: int,
+    schedule: Schedule,
 ) -> list[Any]:
     """Return a rank's callbacks in order: set sums and rates, the user's, compare weights, agree to stop, record.
 
-    Raises ConfigError unless `user` is a list of Keras callbacks, and for Keras' BackupAndRestore.
+    Raises ConfigError unless `user` is a list of Keras callbacks, for Keras' BackupAndRestore, and for a
+    ModelCheckpoint that would take an epoch without validation for the best.
     """
     if not isinstance(user, (list, tuple)):
         raise ConfigError(f"callbacks() must return a list of Keras callbacks, not {type(user).__name__}")
@@ -51,9 +59,25 @@ def rank_callbacks(
                 "callbacks() gave a BackupAndRestore, which would set this rank's model back alone; a run goes on from "
                 "its run_dir by itself: leave it out, and see TrainConfig.checkpoint"
             )
+        _check_model_checkpoint(callback, schedule)
     own = [callback for callback in user if rank == 0 or not isinstance(callback, WRITERS)]
-    first = _SetSumsAndRates(numbers, rates, steps=steps)
+    first = _SetSumsAndRates(numbers, rates, steps=schedule.steps)
     return [first, *own, SameModel(), SameWeights(), StopTogether(numbers), recorder]
+
+
+def _check_model_checkpoint(callback: Any, schedule: Schedule) -> None:
+    """Raise ConfigError for a ModelCheckpoint of the best `val_…` in a run that does not validate each epoch.
+
+    Keras saves the model of every epoch that lacks the value, over the best one.
+    """
+    if not isinstance(callback, keras.callbacks.ModelCheckpoint) or not callback.save_best_only:
+        return
+    if schedule.validation_every > 1 and str(callback.monitor).startswith("val_"):
+        raise ConfigError(
+            f"validation_every={schedule.validation_every} must be 1 with Keras' ModelCheckpoint(save_best_only=True, "
+            f"monitor={callback.monitor!r}), which saves each epoch without that value over the best one; use "
+            f"TrainConfig(checkpoint=CheckpointConfig(monitor={callback.monitor!r}))"
+        )
 
 
 class _SetSumsAndRates(keras.callbacks.Callback):  # type: ignore[misc]

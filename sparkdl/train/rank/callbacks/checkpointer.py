@@ -20,8 +20,9 @@ from sparkdl.launch.world import World
 from sparkdl.train.exact.collective import reduce_over_ranks
 from sparkdl.train.exact.counters import StepCounters
 from sparkdl.train.exact.state.metrics import leaf_metrics, reduced_states
-from sparkdl.train.rank.callbacks.csv_log import csv_log_sizes
+from sparkdl.train.rank.callbacks.csv_log import csv_log_sizes, keep_columns
 from sparkdl.train.rank.callbacks.recorder import EpochRecorder
+from sparkdl.train.rank.schedule import Schedule
 from sparkdl.train.run.best_epoch import is_better, unknown_monitor
 from sparkdl.train.run.best_model import Best, best_before, keep_best
 from sparkdl.train.run.checkpoint import Checkpoint, Position, open_arrays, sweep_checkpoints, write_checkpoint
@@ -40,7 +41,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
         direction: whether the "min" or the "max" of `checkpoint.monitor` is its best.
         facts: the description of the model, which every checkpoint holds beside the state.
         others: the user's callbacks, whose state is saved with the run's.
-        steps: the steps of one epoch.
+        schedule: the epochs of the run.
         resumed: the checkpoint that the run continues from, or None.
         write_best: writes the model as the best one; called on rank 0.
         averaged: the indices of the metrics whose results, not states, are averaged over ranks.
@@ -56,7 +57,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
         world: World,
         others: Sequence[Any],
         recorder: EpochRecorder,
-        steps: int,
+        schedule: Schedule,
         resumed: Checkpoint | None,
         write_best: Callable[[], object],
         averaged: Collection[int] = (),
@@ -64,14 +65,13 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
         super().__init__()
         self._run = task.run
         self._config = config = task.config.checkpoint
-        self._epochs = task.config.epochs
         self._direction = direction
         self._facts = facts
         self._numbers = numbers
         self._rank = world.rank
         self._others = others
         self._recorder = recorder
-        self._steps = steps
+        self._schedule = schedule
         self._resumed = resumed
         self._write_best = write_best
         self._averaged = averaged
@@ -91,6 +91,8 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
         if self._resumed is not None:
             with open_arrays(self._resumed) as arrays:
                 restore_callbacks(self._others, self._resumed.facts["callbacks"], arrays)
+            if self._rank == 0:
+                keep_columns(self._others)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch
@@ -103,7 +105,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
                 restore_callbacks(self._others, resumed.facts["callbacks"], arrays)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if batch + 1 == self._steps or self.model.stop_training:
+        if batch + 1 == self._schedule.steps or self.model.stop_training:
             return
         every = self._config.every_steps
         if self._numbers.winding_down or (every and (batch + 1) % every == 0):
@@ -113,7 +115,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._keep_best(logs or {})
-        last = epoch + 1 == self._epochs or self.model.stop_training
+        last = epoch + 1 == self._schedule.epochs or self.model.stop_training
         if last or self._numbers.winding_down or (epoch + 1) % self._config.every_epochs == 0:
             self._save(Position(epoch + 1, 0))
         if self._numbers.winding_down and not last:
@@ -129,6 +131,8 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
     def _keep_best(self, logs: dict[str, Any]) -> None:
         monitor = self._config.monitor
         if monitor is None:
+            return
+        if monitor.startswith("val_") and monitor not in logs and not self._schedule.validates(self._epoch):
             return
         if (wrong := unknown_monitor(monitor, logs)) is not None:
             raise ConfigError(wrong)
@@ -164,7 +168,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
                     "direction": self._direction,
                     "callbacks": states,
                     "csv_logs": csv_log_sizes(self._others),
-                    "epochs": self._epochs,
+                    "epochs": self._schedule.epochs,
                     "stopped": bool(self.model.stop_training),
                 }
                 sums = epoch_arrays(self.model, self._numbers) if in_epoch else []

@@ -319,6 +319,7 @@ def in_a_callback(act, *, frozen: bool = True) -> str:
     import keras
 
     from sparkdl.train.rank.callbacks.chain import rank_callbacks
+    from sparkdl.train.rank.schedule import Schedule
 
     class Acting(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
@@ -329,7 +330,8 @@ def in_a_callback(act, *, frozen: bool = True) -> str:
     model = keras.Sequential([keras.Input((4,)), *layers])
     model.compile("sgd", "mse")
     # The run's own but the first and the last two, which want a whole run.
-    callbacks = rank_callbacks([Acting()], None, None, None, rank=0, steps=5)[1:-2]
+    schedule = Schedule(epochs=2, steps=5, steps_of_pass=5)
+    callbacks = rank_callbacks([Acting()], None, None, None, rank=0, schedule=schedule)[1:-2]
     try:
         fit(model, *numbers(), callbacks=callbacks)
     except Exception as error:

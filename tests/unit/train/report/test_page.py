@@ -211,3 +211,15 @@ def test_configurations_are_told_without_the_values_of_environment_variables() -
     launch = config_facts(LaunchConfig(num_workers=2, env={"TOKEN": "hush-hush"}))
     assert launch["env"] == "TOKEN (values are not shown)" and "hush" not in str(launch)
     assert config_facts(LaunchConfig(num_workers=2))["env"] == "none"
+
+
+def test_the_curve_of_a_validation_goes_on_over_epochs_without_one() -> None:
+    run = recorded(epochs=7)
+    for record in run.history:
+        if record["epoch"] not in (2, 5):
+            del record["val_loss"], record["val_accuracy"]
+    parsed = WellFormed(page := page_of(run))
+    (chart,) = [svg for svg in drawings(page) if svg.attrib["aria-label"] == "loss by epoch"]
+    curves = {line.attrib["class"]: line.attrib["points"].split() for line in chart.iter("polyline")}
+    assert [len(points) for points in curves.values()] == [7, 2]
+    assert "validation 0.125" in parsed.words  # 1 / (6 + 2), of epoch 6

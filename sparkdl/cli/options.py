@@ -28,6 +28,7 @@ T = TypeVar("T")
 # Fields of configurations that have another form in YAML than in Python.
 _FROM_YAML: dict[str, Callable[[Any], Any]] = {
     "splits": lambda value: None if value is None else Split.from_mapping(mapping("splits", value)),
+    "augment": lambda value: None if value is None else load_function(value),
     "callbacks": lambda value: None if value is None else load_function(value),
     "checkpoint": lambda value: build(CheckpointConfig, value),
     "reader": lambda value: build(ReaderConfig, value),

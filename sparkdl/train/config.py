@@ -17,6 +17,7 @@ from sparkdl.checks import (
     require_target,
     require_whole,
 )
+from sparkdl.data.augment_form import takes_targets
 from sparkdl.data.reader_config import ReaderConfig
 from sparkdl.errors import shown
 
@@ -104,6 +105,12 @@ class TrainConfig:
     """A function that is called in every rank and returns Keras callbacks. The callbacks see logs reduced over all
     ranks. Return a callback that writes files on rank 0 only, where `sparkdl.world().rank` is 0."""
 
+    augment: Callable[..., Any] | None = None
+    """A function that changes each training row, and no row of a validation: (inputs, seed) to inputs, or (inputs,
+    targets, seed) to (inputs, targets), of one row and in TensorFlow, in the shapes and dtypes in which it gets them.
+    It must draw by its seed alone, int64 ``(2,)``, as `tf.image.stateless_random_…` do: that is drawn by `seed` of this
+    configuration, the pass and the row, so that the result depends on neither workers nor interruptions."""
+
     class_weight: Mapping[str | int, float] | None = None
     """The weight of each class of the one categorical label, by its name, or by its code (0, 1, … in `ds.classes`)
     where classes are strings; a class that is not named has 1. A number that may be the name of one class and the code
@@ -167,6 +174,8 @@ class TrainConfig:
         good = self.callbacks is None or callable(self.callbacks)
         require(good, "callbacks must be a function that returns a list of Keras callbacks")
         require_whole("validation_every", self.validation_every)
+        if self.augment is not None:
+            takes_targets(self.augment)
         require_target(self.target)
         object.__setattr__(self, "class_weight", _plain_class_weight(self.class_weight))
         good = self.class_weight is None or self.target == "label"

@@ -1,4 +1,4 @@
-"""Check that a finished run has the result that the given build_model and callbacks would give.
+"""Check that a finished run has the result that the given build_model, callbacks and augment would give.
 
 Runs on the driver. If their code has changed, one rank builds the model, and the models are compared.
 """
@@ -18,6 +18,7 @@ from sparkdl.train.entry import describe_rank
 from sparkdl.train.run.checkpoint import read_checkpoint
 from sparkdl.train.run.made_by import (
     MadeBy,
+    augment_difference,
     callbacks_difference,
     changed_code,
     model_difference,
@@ -81,6 +82,8 @@ def _compare(run: RunDir, made_by: MadeBy | None, found: MadeBy, *, starts_with_
         raise CheckpointError(f"run_dir={run.path} holds the run of another model: {difference}; {WAYS_OUT}")
     if made_by is not None and starts_with_them and (difference := weights_difference(made_by, found)) is not None:
         raise CheckpointError(f"run_dir={run.path} holds a run that began otherwise: {difference}; {WAYS_OUT}")
+    if made_by is not None and (difference := augment_difference(made_by, found)) is not None:
+        raise CheckpointError(f"run_dir={run.path} holds another run: {difference}; {WAYS_OUT}")
     if made_by is not None and (difference := callbacks_difference(made_by.callbacks, found.callbacks)) is not None:
         raise CheckpointError(
             f"run_dir={run.path} has finished with other callbacks: {difference}; ask for more epochs, in which the "

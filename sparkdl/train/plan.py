@@ -93,7 +93,7 @@ def plan_fit(
     replaces = config.resume == "replace"
     if replaces or not storage.exists(run.finished):
         check_held(dataset)  # before the run's record names the dataset
-    code = code_of(build_model, config.callbacks)
+    code = code_of(build_model, config.callbacks, config.augment)
     task = TrainSpec(build_model=build_model, dataset=dataset, config=config, run=run, code=code)
     check = run_check(run, config, dataset)
     if replaces and not goes_on(run, check, code, epochs=config.epochs):

@@ -21,7 +21,7 @@ class TrainSpec:
     Attributes:
         run: the folder of the run.
         checkpoint: the path of the checkpoint to continue from, or None.
-        code: the fingerprints of build_model and callbacks.
+        code: the fingerprints of build_model, callbacks and augment.
     """
 
     build_model: Callable[[Dataset], Any]

@@ -20,6 +20,7 @@ __all__ = ["EpochPlan", "Runs", "row_permutation"]
 # Domains of the random streams, so that no two uses of one seed are the same stream.
 _ORDER_OF_ROW_GROUPS = 1
 _ORDER_OF_ROWS = 2
+_SEEDS_OF_ROWS = 3
 
 
 def row_permutation(rows: int, *, seed: int, epoch: int, row_group: int) -> np.ndarray:
@@ -152,6 +153,20 @@ class EpochPlan:
             np.maximum(starts[asked], begins) - begins,
             np.minimum(stops[asked], self._ends[index]) - begins,
         )
+
+    def row_seeds(self, runs: Runs) -> np.ndarray:
+        """Return a seed for each row of runs, one run after the other: int64, shape ``(rows, 2)``.
+
+        The first number is drawn by (seed, epoch), the second one is the row's own in the epoch, so that the seed of a
+        row depends on nothing but the order of the epoch: not on steps, ranks, or the step that a run goes on from.
+        """
+        assert self.seed is not None
+        begins = np.cumsum(self.row_group_rows) - self.row_group_rows
+        lengths = runs.stops - runs.starts
+        rows = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        rows += np.repeat(begins[runs.row_groups] + runs.starts, lengths)
+        word = np.random.default_rng((_SEEDS_OF_ROWS, self.seed, self.epoch)).integers(2**63, dtype=np.int64)
+        return np.stack([np.full_like(rows, word), rows], axis=1)
 
     def reading_order(self, rank: int, world_size: int, start_step: int = 0) -> np.ndarray:
         """Return the row groups that a rank reads from a step on, in the order in which their first rows are needed."""

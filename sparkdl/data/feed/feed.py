@@ -36,6 +36,7 @@ class Block:
         rows: int32, shape ``(steps,)``, the number of rows that count: 0 for a padding row.
         global_rows: int32, shape ``(steps,)``, the number of rows of each step over all ranks.
         first_step: the number of the block's first step, counted from the begin of the first epoch.
+        seeds: int64, shape ``(rows of all steps, 2)``, a seed for each row of `arrays`; None unless they are asked for.
     """
 
     arrays: tuple[np.ndarray, ...]
@@ -44,6 +45,7 @@ class Block:
     rows: np.ndarray
     global_rows: np.ndarray
     first_step: int
+    seeds: np.ndarray | None = None
 
 
 class Feed:
@@ -77,7 +79,7 @@ class Feed:
         self._batch = global_batch_size
         self._seed = seed
         self._reader = reader or ReaderConfig()
-        self._cores = cores
+        self.cores = cores
         self.memory: FeedMemory = feed_memory(
             dataset, split, self._reader, cores=cores, world_size=world_size, global_batch_size=global_batch_size
         )
@@ -95,11 +97,14 @@ class Feed:
             epoch=epoch,
         )
 
-    def blocks(self, epochs: Sequence[int], *, start_step: int = 0) -> Generator[Block, None, None]:
+    def blocks(
+        self, epochs: Sequence[int], *, start_step: int = 0, seeds: bool = False
+    ) -> Generator[Block, None, None]:
         """Yield the blocks of epochs, one epoch after the other; a block never crosses an epoch's end.
 
         Args:
             start_step: the step at which the first of the epochs begins (to go on after an interruption).
+            seeds: whether each row gets a seed; not for the stored order, which has no seed.
 
         Raises:
             ConfigError: `start_step` lies beyond the epoch.
@@ -123,10 +128,10 @@ class Feed:
             )
             decoder: Executor | None = None
             if self._dataset.layout.stored_as_bytes and not memory.keeps_all:
-                decoder = stack.enter_context(ThreadPoolExecutor(self._cores, thread_name_prefix="sparkdl-decoder"))
+                decoder = stack.enter_context(ThreadPoolExecutor(self.cores, thread_name_prefix="sparkdl-decoder"))
             buffers = Buffers()
             for epoch, start in zip(epochs, starts, strict=True):
-                yield from self._epoch(self.plan(epoch), start, reader, memory, buffers, decoder)
+                yield from self._epoch(self.plan(epoch), start, reader, memory, buffers, decoder, seeds)
         if not memory.keeps_all:
             self._spare = memory
 
@@ -162,6 +167,7 @@ class Feed:
         memory: RowMemory,
         buffers: Buffers,
         decoder: Executor | None,
+        with_seeds: bool,
     ) -> Iterator[Block]:
         lanes = plan.owned_lanes(self._rank, self._world_size)
         awaited = plan.reading_order(self._rank, self._world_size, start_step)
@@ -185,6 +191,10 @@ class Feed:
             sources = np.empty(len(targets), dtype=np.int64)
             sources[targets] = orders.rows(runs)
             is_empty = rows == 0
+            seeds = None
+            if with_seeds:
+                seeds = np.zeros((len(targets) + bool(is_empty.any()), 2), dtype=np.int64)
+                seeds[targets] = plan.row_seeds(runs)
             starts = np.where(is_empty, len(sources), starts)
             borders = np.minimum(np.arange(first, last + 1) * plan.global_batch_size, plan.rows)
             block = Block(
@@ -194,6 +204,7 @@ class Feed:
                 rows=rows.astype(np.int32),
                 global_rows=np.diff(borders).astype(np.int32),
                 first_step=plan.epoch * plan.steps + first,
+                seeds=seeds,
             )
             used_up = runs.row_groups[runs.stops == plan.row_group_rows[runs.row_groups]]
             memory.free(used_up)

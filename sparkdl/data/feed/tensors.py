@@ -1,20 +1,24 @@
 """Hand a rank's blocks to tf.data as steps: (inputs, targets, weights, counts).
 
-Runs in rank processes; the only module of `data` that imports TensorFlow.
+Runs in rank processes; of the modules of `data`, this one and `augment.py` alone import TensorFlow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from sparkdl.data.feed.augment import augment_rows
 from sparkdl.data.feed.feed import Block, Feed
 from sparkdl.data.layout import Group, RecordLayout
 
 __all__ = ["FirstRows", "batch_of", "step_dataset"]
+
+# Augmented steps that wait to be trained on.
+AUGMENTED_STEPS = 2
 
 
 def step_dataset(
@@ -25,13 +29,15 @@ def step_dataset(
     start_step: int = 0,
     target: str = "label",
     first_rows: FirstRows | None = None,
+    augment: Callable[..., Any] | None = None,
 ) -> tf.data.Dataset:
     """Make the tf.data dataset of epochs' steps, each with this rank's rows; the first epoch begins at `start_step`.
 
     Args:
         epochs: each is a pass over the rows.
         target: "label", or "inputs": the targets are the inputs.
-        first_rows: receives some rows of the first step of each of its epochs.
+        first_rows: receives some rows of the first step of each of its epochs, as they are before `augment`.
+        augment: changes each row, in threads beside the training (see `augment_rows`); None changes nothing.
 
     Returns:
         A dataset of (waited, (inputs, targets, weights, counts)): inputs and targets are a tensor, or a dict by name
@@ -45,27 +51,44 @@ def step_dataset(
         tuple(tf.TensorSpec((None, *group.shape), group.dtype) for group in groups),
         *(tf.TensorSpec((None, 1), tf.int32) for _ in range(2)),
         tf.TensorSpec((None, 3), tf.int64),
+        *([tf.TensorSpec((None, 2), tf.int64)] if augment is not None else []),
     )
 
     def generate() -> Iterator[Any]:
-        for block in feed.blocks(epochs, start_step=start_step):
+        for block in feed.blocks(epochs, start_step=start_step, seeds=augment is not None):
             if first_rows is not None:
                 first_rows.note(block)
             # tf.strided_slice takes starts and stops as vectors, here of length 1.
-            yield block.arrays, block.starts[:, None], block.stops[:, None], _counts(block)
+            seeds = () if block.seeds is None else (block.seeds,)
+            yield block.arrays, block.starts[:, None], block.stops[:, None], _counts(block), *seeds
 
     def steps_of(waited: Any, block: Any) -> tf.data.Dataset:
-        arrays, starts, stops, counts = block
+        arrays, starts, stops, counts, *seeds = block
         waits = tf.concat([[waited], tf.zeros(tf.shape(counts)[0] - 1, tf.float64)], axis=0)
 
         def step(start: Any, stop: Any, count: Any, wait: Any) -> Any:
             rows = [tf.strided_slice(array, start, stop) for array in arrays]
-            return wait, (*_roles(rows, layout, target), count)
+            of_rows = tuple(tf.strided_slice(array, start, stop) for array in seeds)
+            return wait, (*_roles(rows, layout, target), count), *of_rows
 
         return tf.data.Dataset.from_tensor_slices((starts, stops, counts, waits)).map(step)
 
     blocks = tf.data.Dataset.from_generator(generate, output_signature=signature).prefetch(1)
-    return _timed(blocks).flat_map(steps_of).with_options(_in_the_consumers_thread())
+    if augment is None:
+        return _timed(blocks).flat_map(steps_of).with_options(_in_the_consumers_thread())
+
+    def augmented(_: Any, step: Any, seeds: Any) -> Any:
+        inputs, targets, weights, counts = step
+        # The padding row of a step without rows need not be what the function expects.
+        inputs, targets = tf.cond(
+            counts[0] > 0, lambda: augment_rows(augment, inputs, targets, seeds), lambda: (inputs, targets)
+        )
+        return inputs, targets, weights, counts
+
+    as_written = tf.autograph.experimental.do_not_convert(augmented)
+    steps = blocks.map(lambda *block: (tf.zeros((), tf.float64), block)).flat_map(steps_of)
+    steps = steps.map(as_written, num_parallel_calls=feed.cores, deterministic=True).prefetch(AUGMENTED_STEPS)
+    return _timed(steps).with_options(_in_the_consumers_thread())
 
 
 class FirstRows:
@@ -132,7 +155,7 @@ def _roles(rows: Sequence[Any], layout: RecordLayout, target: str) -> tuple[Any,
 
 
 def _timed(blocks: tf.data.Dataset) -> tf.data.Dataset:
-    """Add to each block the seconds that its consumer waited for it.
+    """Add to each block, or step, the seconds that its consumer waited for it.
 
     `zip` pulls its parts one after the other in the consumer's thread: the clock, then the block. The consumer asks for
     a block when it has used up the one before; cutting a block into steps does not wait.

@@ -15,6 +15,7 @@ from sparkdl.train.exact.optimizers import accumulate_gradients
 from sparkdl.train.rank.facts import callback_facts, metric_directions, model_facts, weight_facts
 from sparkdl.train.run.made_by import MadeBy
 from sparkdl.train.spec import TrainSpec
+from sparkdl.user_code.fingerprint import code_digest
 
 __all__ = ["built_model", "describe", "example_of", "model_made_by"]
 
@@ -47,6 +48,7 @@ def model_made_by(task: TrainSpec, model: Any) -> MadeBy:
         callbacks=[],
         directions=metric_directions(model),
         weights=weight_facts(model),
+        augment="" if task.config.augment is None else code_digest(task.config.augment),
     )
 
 

@@ -13,6 +13,7 @@ from sparkdl.train.rank.callbacks.recorder import EpochRecorder
 from sparkdl.train.run.checkpoint import Checkpoint, Position, open_arrays, read_checkpoint
 from sparkdl.train.run.made_by import (
     MadeBy,
+    augment_difference,
     callbacks_difference,
     model_difference,
     read_made_by,
@@ -46,9 +47,14 @@ def resume(run: RunDir, path: str | None, model: Any, facts: Mapping[str, Any], 
 
 
 def record_origin(run: RunDir, made_by: MadeBy, resumed: Checkpoint | None) -> None:
-    """Record what the run is made by from here on, and warn if its callbacks were different before. For rank 0."""
+    """Record what the run is made by from here on, and warn if its callbacks were different before. For rank 0.
+
+    Raises CheckpointError if its augment function was another.
+    """
     before = read_made_by(run.code) if resumed is not None else None
     if before is not None and resumed is not None:
+        if (difference := augment_difference(before, made_by)) is not None:
+            raise CheckpointError(f"run_dir={run.path} holds another run: {difference}; {run.ways_out()}")
         difference = callbacks_difference(before.callbacks, made_by.callbacks)
         if difference is not None:
             log.warning("the run goes on with other callbacks from %s: %s", resumed.position, difference)

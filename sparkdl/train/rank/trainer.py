@@ -24,6 +24,7 @@ from sparkdl.train.exact.instrument import StepOptions, exact_steps
 from sparkdl.train.exact.optimizers import optimizers_of
 from sparkdl.train.exactness.epoch_check import MOST_ROWS
 from sparkdl.train.exactness.judge import epoch_judge, judge
+from sparkdl.train.rank.augmentation import check_augment
 from sparkdl.train.rank.built_model import built_model, model_made_by
 from sparkdl.train.rank.callbacks.chain import rank_callbacks
 from sparkdl.train.rank.callbacks.checkpointer import Checkpointer
@@ -53,6 +54,7 @@ def train(task: TrainSpec, here: World) -> Recorded:
     config, dataset = task.config, task.dataset
     model, example = built_model(task)
     check_savable(model)
+    check_augment(task)
     made_by = model_made_by(task, model)  # before any trial changes the model
     feed = rank_feed(
         dataset,
@@ -91,6 +93,7 @@ def train(task: TrainSpec, here: World) -> Recorded:
             start_step=start_step,
             target=config.target,
             first_rows=first_rows,
+            augment=config.augment,
         )
         train_epochs(
             model,

@@ -1,4 +1,4 @@
-"""Record and compare what a run was made by: fingerprints of build_model and callbacks, and what they returned.
+"""Record and compare what a run was made by: fingerprints of the user's functions, and what they returned.
 
 Rank 0 writes it when training starts, beside the run's record; the driver compares it. Knows nothing of Keras.
 """
@@ -21,6 +21,7 @@ __all__ = [
     "UNKNOWN_CODE",
     "Code",
     "MadeBy",
+    "augment_difference",
     "callbacks_difference",
     "changed_code",
     "code_of",
@@ -41,10 +42,11 @@ class Code:
 
     build_model: str | None
     callbacks: str | None
+    augment: str | None = fingerprint(None)  # older versions knew no such function
 
     def is_known(self) -> bool:
-        """Tell whether both functions have a fingerprint."""
-        return self.build_model is not None and self.callbacks is not None
+        """Tell whether all functions have a fingerprint."""
+        return None not in (self.build_model, self.callbacks, self.augment)
 
 
 UNKNOWN_CODE = Code(build_model=None, callbacks=None)
@@ -60,6 +62,7 @@ class MadeBy:
         callbacks: the description of the callbacks, by `facts.callback_facts`.
         directions: the directions of the model's metrics, by `facts.metric_directions`.
         weights: the description of build_model's first weights, by `facts.weight_facts`; empty if not known.
+        augment: the digest of the augment function's code, by `fingerprint.code_digest`; empty without one.
     """
 
     code: Code
@@ -67,11 +70,12 @@ class MadeBy:
     callbacks: Sequence[Mapping[str, Any]]
     directions: Mapping[str, str | None] = field(default_factory=dict)
     weights: Sequence[Sequence[float]] = field(default_factory=list)
+    augment: str = ""
 
 
-def code_of(build_model: object, callbacks: object) -> Code:
+def code_of(build_model: object, callbacks: object, augment: object = None) -> Code:
     """Fingerprint the functions that a user gives."""
-    return Code(build_model=fingerprint(build_model), callbacks=fingerprint(callbacks))
+    return Code(build_model=fingerprint(build_model), callbacks=fingerprint(callbacks), augment=fingerprint(augment))
 
 
 def read_made_by(path: str) -> MadeBy | None:
@@ -89,6 +93,7 @@ def read_made_by(path: str) -> MadeBy | None:
         callbacks=content["callbacks"],
         directions=content["directions"],
         weights=content.get("weights", []),  # older versions wrote no weights
+        augment=content.get("augment", ""),
     )
 
 
@@ -129,6 +134,11 @@ def weights_difference(old: MadeBy, new: MadeBy) -> str | None:
     return None
 
 
+def augment_difference(old: MadeBy, new: MadeBy) -> str | None:
+    """Say that the code of the augment function has changed; None if it is the same."""
+    return None if old.augment == new.augment else "the code of augment is another"
+
+
 def callbacks_difference(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> str | None:
     """Describe the first difference of two lists of callbacks, as of `callback_facts`; None if they are the same."""
     old, new = json.loads(json.dumps([list(old), list(new)]))
@@ -161,9 +171,10 @@ def _without_lambdas(config: Any) -> Any:
 
 
 def changed_code(run: RunDir, code: Code) -> str | None:
-    """Name the functions that may have changed since a run: "build_model", "callbacks" or both; None if neither."""
+    """Name the functions that may have changed since a run, as "build_model and callbacks"; None if none has."""
     made_by = read_made_by(run.code)
-    if made_by is None or not (code.is_known() and made_by.code.is_known()):
-        return "build_model and callbacks" if made_by is None or code != made_by.code or not code.is_known() else None
-    names = [name for name in ("build_model", "callbacks") if getattr(code, name) != getattr(made_by.code, name)]
+    before = UNKNOWN_CODE if made_by is None else made_by.code
+    names = [name for name in ("build_model", "callbacks", "augment") if getattr(code, name) != getattr(before, name)]
+    if not (code.is_known() and before.is_known()):
+        names = ["build_model", "callbacks", *(["augment"] if code.augment != UNKNOWN_CODE.augment else [])]
     return " and ".join(names) or None

@@ -16,6 +16,8 @@ from sparkdl.train.run.run_dir import RunDir
 
 __all__ = ["run_check", "run_record"]
 
+# The record of a function that is given; its code is compared by `made_by`.
+GIVEN = "given"
 # Options that may change when a run is continued; functions are compared by `made_by`.
 NOT_THE_RESULT = ("run_dir", "epochs", "callbacks", "checkpoint", "resume", "max_restarts", "reader", "exactness")
 
@@ -25,6 +27,7 @@ def run_record(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in NOT_THE_RESULT}
     if config.initial_model is not None:
         options["initial_model"] = Signature.read(storage.absolute(config.initial_model)).content_hash
+    options["augment"] = None if config.augment is None else GIVEN
     weights = class_weights(config.class_weight, dataset)
     options["class_weight"] = None if weights is None else list(weights)
     return {"dataset": {"fingerprint": dataset.fingerprint}, "config": options}

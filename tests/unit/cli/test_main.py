@@ -1,5 +1,7 @@
 """YAML, overrides, near misses."""
 
+import math
+
 import pytest
 
 from paths import ROOT
@@ -77,6 +79,9 @@ def test_yaml_forms_of_splits_and_launch_are_understood() -> None:
         build(LaunchConfig, 3)
     train = {"run_dir": "r", "epochs": 2, "global_batch_size": 8}
     assert build(TrainConfig, {**train, "reader": {"threads": 3}}).reader == ReaderConfig(threads=3)
+    assert build(TrainConfig, {**train, "augment": "math:pow"}).augment is math.pow
+    with pytest.raises(ConfigError, match="'flip' must have the form module:function"):
+        build(TrainConfig, {**train, "augment": "flip"})
     with pytest.raises(ConfigError, match="did you mean 'memory'"):
         build(TrainConfig, {**train, "reader": {"memroy": 3}})
     config = build(PrepareConfig, {"path": "p", "features": ["a"], "splits": {"column": "part"}})

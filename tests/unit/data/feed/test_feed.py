@@ -118,6 +118,28 @@ def test_every_row_comes_once_an_epoch_and_the_steps_are_those_of_one_rank(tmp_p
         assert sorted(np.concatenate([ids for step in epoch for ids in step])) == list(range(rows))
 
 
+@pytest.mark.parametrize("start_step", [0, 2])
+def test_a_row_has_the_same_seed_wherever_it_is_trained_on_and_another_in_each_epoch(tmp_path, start_step) -> None:
+    dataset = make_dataset(tmp_path, [[5] * 7, [5] * 3 + [2]])
+    split, found = dataset.split("train"), []
+    for world_size, batch, begin in ((1, 8, 0), (3, 8, start_step), (2, 3, 0)):
+        seeds = {}
+        for rank in range(world_size):
+            feed = Feed(dataset, split, rank=rank, world_size=world_size, global_batch_size=batch, seed=9)
+            for block in feed.blocks([0, 1], start_step=begin, seeds=True):
+                ids = columns(block)["feature:id"]
+                assert len(ids) == len(block.seeds) and block.seeds.dtype == np.int64
+                epoch = block.first_step // feed.plan(0).steps
+                for start, rows in zip(block.starts, block.rows, strict=True):
+                    of_step = slice(start, start + rows)
+                    pairs = zip(ids[of_step].tolist(), block.seeds[of_step].tolist(), strict=True)
+                    seeds |= {(epoch, row): tuple(seed) for row, seed in pairs}
+        found.append(seeds)
+    assert len(found[0]) == len(set(found[0].values())) == 2 * split.rows
+    assert found[2] == found[0] and len(found[1]) == 2 * split.rows - 8 * start_step
+    assert found[1].items() <= found[0].items()
+
+
 def test_threads_do_not_change_the_order(tmp_path) -> None:
     dataset = make_dataset(tmp_path, [[7] * 40, [7] * 25])
     one, four = (fed_ids(dataset, 2, 20, [3], ReaderConfig(threads=threads)) for threads in (1, 4))

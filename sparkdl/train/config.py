@@ -129,6 +129,12 @@ class TrainConfig:
     gradient_accumulation_steps: int = 1
     """Steps whose gradients are averaged into one update, by Keras' own mechanism in every optimizer of the model."""
 
+    sync_every: int = 1
+    """1: every step is that of the global batch, on any number of workers. k > 1, local SGD for slow networks: workers
+    take steps on their rows of the batch alone, and their weights, optimizers and layers' states are averaged, weighted
+    by rows, after each k steps of an epoch and at its end. The result depends on the number of workers; history, report
+    and model say so. With one worker it does nothing."""
+
     compression: str | None = None
     """None, or "fp16": gradients are half-precision floats on their way between ranks."""
 
@@ -192,6 +198,7 @@ class TrainConfig:
         )
         good = isinstance(self.sync_batch_norm, bool)
         require(good, f"sync_batch_norm={shown(self.sync_batch_norm)} must be True or False")
+        self._check_sync_every()
         require_exactness(self.exactness)
         if self.initial_model is not None:
             object.__setattr__(self, "initial_model", as_path("initial_model", self.initial_model))
@@ -201,6 +208,28 @@ class TrainConfig:
         require_whole("max_restarts", self.max_restarts, least=0)
         good = isinstance(self.reader, ReaderConfig)
         require(good, f"reader={shown(self.reader)} must be a ReaderConfig")
+
+    def _check_sync_every(self) -> None:
+        """Raise ConfigError for options that have no meaning where ranks take steps alone."""
+        require_whole("sync_every", self.sync_every)
+        if self.sync_every == 1:
+            return
+        name = f"sync_every={self.sync_every} must be 1 with"
+        require(
+            self.gradient_accumulation_steps == 1,
+            f"{name} gradient_accumulation_steps={self.gradient_accumulation_steps}; use a larger global_batch_size",
+        )
+        require(
+            self.compression is None, f"{name} compression={self.compression!r}, which is of gradients; leave it out"
+        )
+        require(not self.sync_batch_norm, f"{name} sync_batch_norm=True, which needs all ranks in each step")
+        steps = self.checkpoint.every_steps if isinstance(self.checkpoint, CheckpointConfig) else None
+        good = steps is None or steps % self.sync_every == 0
+        require(
+            good,
+            f"checkpoint.every_steps={steps} must be a multiple of sync_every={self.sync_every}, the steps after which "
+            "all workers have the same weights",
+        )
 
 
 def _plain_class_weight(value: object) -> dict[str | int, float] | None:

@@ -26,6 +26,7 @@ from sparkdl.train.run.made_by import (
     weights_difference,
     write_made_by,
 )
+from sparkdl.train.run.record import is_averaged_weights
 from sparkdl.train.run.run_dir import WAYS_OUT, RunDir
 from sparkdl.train.spec import TrainSpec
 
@@ -65,7 +66,8 @@ def check_finished(task: TrainSpec, launch: LaunchConfig | WorkerGroup, *, closu
 
 def check_exactness(run: RunDir, history: Sequence[Mapping[str, Any]], exactness: str) -> None:
     """Raise CheckpointError if all must be exact and the finished run's last epoch has metrics computed per worker."""
-    inexact = history[-1].get("per_worker", []) if history else []
+    marked = history[-1].get("per_worker", []) if history else []
+    inexact = [name for name in marked if not is_averaged_weights(name)]  # asked for by another option
     if inexact and exactness == "strict":
         raise CheckpointError(
             f"run_dir={run.path} was trained with exactness='per_worker', and {', '.join(inexact)} computed per "

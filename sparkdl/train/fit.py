@@ -59,7 +59,8 @@ class TrainResult:
             data_wait_seconds, of the rank that waited longest; allreduce_share, the fraction of the epoch that a rank
             spent in the reduction of gradients, waiting for others included, in the mean over ranks; gradient_norm, the
             mean over steps of the global norm of the gradient over all ranks, before clipping and without loss
-            scaling. A model that has several optimizers and overrides train_step has no gradient_norm.
+            scaling. A model that has several optimizers and overrides train_step has no gradient_norm, nor have workers
+            that train alone (`sync_every`). per_worker, if anything is: names what depends on the number of workers.
         model_dir: the directory of the trained model, for predict_udf, transform, evaluate and load_model.
         best_model_dir: the directory of the best epoch's model, if `checkpoint.monitor` asked for it while the run
             trained; else None.

@@ -22,6 +22,17 @@ TRAIN = {"run_dir": "run", "epochs": 1, "global_batch_size": 8}
         ({"seed": -1}, "seed=-1"),
         ({"run_dir": ""}, "run_dir"),
         ({"callbacks": ["not callable"]}, "callbacks must be a function"),
+        ({"sync_every": 0}, "sync_every=0 must be a whole number of at least 1"),
+        ({"sync_every": 4, "compression": "fp16"}, "sync_every=4 must be 1 with compression='fp16'"),
+        ({"sync_every": 4, "sync_batch_norm": True}, "sync_every=4 must be 1 with sync_batch_norm=True"),
+        (
+            {"sync_every": 4, "gradient_accumulation_steps": 2},
+            "must be 1 with gradient_accumulation_steps=2; use a larg",
+        ),
+        (
+            {"sync_every": 4, "checkpoint": CheckpointConfig(every_steps=6)},
+            "checkpoint.every_steps=6 must be a multiple of sync_every=4",
+        ),
         ({"steps_per_epoch": 0}, "steps_per_epoch=0 must be a whole number of at least 1"),
         ({"validation_every": 0}, "validation_every=0 must be a whole number of at least 1"),
         ({"augment": "flip"}, "augment='flip' must be a function; write def augment\\(inputs, seed\\), or def augment"),

@@ -83,6 +83,8 @@ class StepCounters:
         train_parts: numerator and denominator of each part of the epoch's loss, over all ranks, ``(parts, 2)``.
         test_parts: numerator and denominator of each part of an evaluation's loss, over this rank's rows.
         test_rows: this rank's rows of an evaluation.
+        local_parts, local_rows: of local SGD, since the ranks were averaged: this rank's part of `train_parts` that is
+            to come; this rank's rows and those of all ranks, ``(2,)``.
     """
 
     def __init__(self, parts: int) -> None:
@@ -94,6 +96,8 @@ class StepCounters:
         self.train_parts = _variable((parts, 2))
         self.test_parts = _variable((parts, 2))
         self.test_rows = _variable(())
+        self.local_parts = _variable((parts, 2))
+        self.local_rows = _variable((2,))
 
     def asked(self) -> float:
         """Return `stops_asked`. Eager; called in every step: `numpy` of a variable takes three times as long."""

@@ -26,6 +26,7 @@ from sparkdl.train.exact.custom_step import CustomSteps
 from sparkdl.train.exact.findings import Findings
 from sparkdl.train.exact.gradients import GradientSum
 from sparkdl.train.exact.keras_step import KerasSteps, StepFunction
+from sparkdl.train.exact.local_step import LocalSteps
 from sparkdl.train.exact.loss_parts import loss_parts
 from sparkdl.train.exact.overrides import has_own_step
 from sparkdl.train.exact.patch import patched
@@ -34,7 +35,7 @@ from sparkdl.train.exact.state.batch_norm import SyncedMoments, synced_layers
 from sparkdl.train.exact.state.metrics import averaged_by_rows, leaf_metrics, metrics_by_rows, reduced_states
 from sparkdl.train.exact.state.moving_state import MovingState, layer_states
 
-__all__ = ["StepCounters", "StepOptions", "exact_steps"]
+__all__ = ["StepCounters", "StepOptions", "exact_steps", "reduced_layer_states"]
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class StepOptions:
         class_weights: the weight of each class of the one categorical label, by the class's code; None: no weights.
         findings: the findings about the model; what is not exact is computed per rank and averaged by rows.
         per_worker: whether values that cannot be exact are accepted, averaged over ranks.
+        local: whether ranks take training steps alone; `WeightAverage` averages them. Not for a single rank.
     """
 
     seed: int = 0
@@ -57,6 +59,7 @@ class StepOptions:
     class_weights: tuple[float, ...] | None = None
     findings: Findings = field(default_factory=Findings)
     per_worker: bool = False
+    local: bool = False
 
 
 @contextmanager
@@ -72,11 +75,13 @@ def exact_steps(
     options = options or StepOptions()
     moments = SyncedMoments()
     draws = SeededDraws(seed_generators(model), seed=options.seed, rank=world.rank)
+    # The ranks that take a training step together.
+    together = 1 if options.local else world.size
     shared: dict[str, Any] = {
         "gradients": GradientSum(
-            world_size=world.size, compression=options.compression, global_batch_size=options.global_batch_size
+            world_size=together, compression=options.compression, global_batch_size=options.global_batch_size
         ),
-        "state": MovingState([] if world.size == 1 else _states(model, options.findings)),
+        "state": MovingState([] if together == 1 else reduced_layer_states(model, options.findings)),
         "draws": draws,
         "moments": moments,
         "class_weights": options.class_weights,
@@ -99,9 +104,10 @@ def exact_steps(
                 if jit_compile:
                     log.warning("jit_compile is switched off for model %s: it has its own steps", model.name)
             else:
-                losses = stack.enter_context(loss_parts(model, world_size=world.size))
+                losses = stack.enter_context(loss_parts(model, world_size=together))
                 numbers = StepCounters(losses.count)
-                steps = KerasSteps(model, numbers, losses, example=example, **shared)
+                kind = LocalSteps if options.local else KerasSteps
+                steps = kind(model, numbers, losses, example=example, **shared)
                 if jit_compile:
                     steps.use_xla()
             averaged = options.findings.averaged_metrics if world.size > 1 else ()
@@ -113,7 +119,7 @@ def exact_steps(
         model.train_function = model.test_function = None
 
 
-def _states(model: Any, findings: Findings) -> list[tuple[Any, str]]:
+def reduced_layer_states(model: Any, findings: Findings) -> list[tuple[Any, str]]:
     """List the layers' state variables, each with its reduction: without findings the declared one, or "mean"."""
     states = layer_states(model)
     reductions = findings.states or [state.reduction or "mean" for state in states]

@@ -22,6 +22,7 @@ def train_epochs(
     *,
     start: Position,
     schedule: Schedule,
+    take_step: Callable[[int, Any], Any],
     evaluate: Callable[[Any], dict[str, Any]] | None,
     resume_epoch: Callable[[], None],
 ) -> None:
@@ -31,6 +32,7 @@ def train_epochs(
         model: compiled, built and within `exact_steps`.
         data: the elements of all steps, from `start` on.
         schedule: the epochs of the run, those before `start` included, and which of the epochs are validated.
+        take_step: takes a step of an epoch, given its number and `data`, and returns its logs.
         evaluate: takes the callbacks, returns the logs of the held-out split.
         resume_epoch: restores the sums of the first epoch, if `start` is in the middle of that epoch.
     """
@@ -51,7 +53,7 @@ def train_epochs(
         step_logs: Any = {}
         for step in range(first, steps):
             called.on_train_batch_begin(step)
-            step_logs = model.train_function(data)
+            step_logs = take_step(step, data)
             called.on_train_batch_end(step, step_logs)
             if model.stop_training:
                 break

@@ -20,8 +20,11 @@ from sparkdl.train.checks.monitor import check_monitor
 from sparkdl.train.class_weight import class_weights
 from sparkdl.train.exact.collective import broadcast, join_world
 from sparkdl.train.exact.counters import StepCounters
-from sparkdl.train.exact.instrument import StepOptions, exact_steps
+from sparkdl.train.exact.findings import Inexact
+from sparkdl.train.exact.instrument import StepOptions, exact_steps, reduced_layer_states
+from sparkdl.train.exact.local_step import check_local
 from sparkdl.train.exact.optimizers import optimizers_of
+from sparkdl.train.exact.weight_average import WeightAverage
 from sparkdl.train.exactness.epoch_check import MOST_ROWS
 from sparkdl.train.exactness.judge import epoch_judge, judge
 from sparkdl.train.rank.augmentation import check_augment
@@ -40,7 +43,7 @@ from sparkdl.train.rank.schedule import Schedule
 from sparkdl.train.rank.warm_start import warm_start
 from sparkdl.train.run.checkpoint import Checkpoint
 from sparkdl.train.run.made_by import MadeBy
-from sparkdl.train.run.record import Recorded
+from sparkdl.train.run.record import Recorded, averaged_weights
 from sparkdl.train.spec import TrainSpec
 
 __all__ = ["train"]
@@ -101,6 +104,7 @@ def train(task: TrainSpec, here: World) -> Recorded:
             callbacks,
             start=start,
             schedule=schedule,
+            take_step=_step_taker(task, model, options, numbers, schedule),
             evaluate=_evaluation(task, model, here),
             resume_epoch=partial(resume_epoch, model, numbers, recorder, resumed, rank=here.rank),
         )
@@ -123,6 +127,9 @@ def _step_options(task: TrainSpec, model: Any, here: World) -> StepOptions:
         global_batch_size=config.global_batch_size,
         class_weights=weights is not None,
     )
+    local = config.sync_every > 1 and here.size > 1
+    if local:
+        check_local(model, sync_every=config.sync_every)
     return StepOptions(
         seed=config.seed,
         global_batch_size=config.global_batch_size,
@@ -131,7 +138,19 @@ def _step_options(task: TrainSpec, model: Any, here: World) -> StepOptions:
         class_weights=weights,
         per_worker=config.exactness == "per_worker",
         findings=findings,
+        local=local,
     )
+
+
+def _step_taker(
+    task: TrainSpec, model: Any, options: StepOptions, numbers: StepCounters, schedule: Schedule
+) -> Callable[[int, Any], Any]:
+    """Return the function that takes a step of an epoch, given its number and the data."""
+    if not options.local:
+        return lambda step, data: model.train_function(data)
+    states = reduced_layer_states(model, options.findings)
+    average = WeightAverage(model, states, numbers, every=task.config.sync_every, steps=schedule.steps)
+    return average.take_step
 
 
 def _set_first_weights(task: TrainSpec, model: Any, made_by: MadeBy, here: World) -> Checkpoint | None:
@@ -181,6 +200,14 @@ def _callbacks(
     first_rows = FirstRows(most=MOST_ROWS, steps=schedule.steps) if here.size > 1 else None
     if first_rows is not None:
         recorder.mark(findings.inexact)
+        if options.local:
+            trained_alone = Inexact(
+                averaged_weights(config.sync_every),
+                "are averaged over workers that train alone between: the result depends on the number of workers",
+            )
+            recorder.mark([trained_alone])
+            if here.rank == 0:
+                log.warning("%s", trained_alone)
         callbacks.append(epoch_judge(model, task, here, findings, first_rows, found=recorder.mark))
     checkpointer = Checkpointer(
         task,

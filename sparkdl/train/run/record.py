@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Recorded", "scalars"]
+__all__ = ["Recorded", "averaged_weights", "is_averaged_weights", "scalars"]
+
+_AVERAGED_WEIGHTS = "weights (sync_every="
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,16 @@ class Recorded:
     def from_json(cls, content: Mapping[str, Any]) -> Recorded:
         """Read the record from a checkpoint's metadata, which holds its fields among others."""
         return cls(history=content["history"], ranks=content["ranks"], environment=content["environment"])
+
+
+def averaged_weights(sync_every: int) -> str:
+    """Name the weights of a run of local SGD, among the parts of its epochs that are computed per worker."""
+    return f"{_AVERAGED_WEIGHTS}{sync_every})"
+
+
+def is_averaged_weights(name: str) -> bool:
+    """Tell whether a name is one that `averaged_weights` gives."""
+    return name.startswith(_AVERAGED_WEIGHTS)
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:

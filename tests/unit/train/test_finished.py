@@ -19,6 +19,7 @@ def test_a_result_of_each_worker_is_not_given_back_as_an_exact_one(tmp_path) -> 
     with pytest.raises(CheckpointError, match="loss 'dice' computed per worker; ask for exactness='per_worker'"):
         check_exactness(run, [PER_WORKER], "strict")
     check_exactness(run, [PER_WORKER], "per_worker")
+    check_exactness(run, [{"epoch": 1, "per_worker": ["weights (sync_every=4)"]}], "strict")
     check_exactness(run, [PER_WORKER, {"epoch": 2}], "strict")  # it went on exactly
     check_exactness(run, [], "strict")
 

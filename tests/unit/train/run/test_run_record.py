@@ -21,6 +21,7 @@ DATASET = str(FIXTURES / "dataset-v1")
         ({"warmup_epochs": 0.5}, "config.warmup_epochs was 0, is 0.5"),
         ({"target": "inputs"}, "config.target was 'label', is 'inputs'"),
         ({"steps_per_epoch": 4}, "config.steps_per_epoch was None, is 4"),
+        ({"sync_every": 4}, "config.sync_every was 1, is 4"),
         ({"validation_every": 2}, "config.validation_every was 1, is 2"),
         ({"augment": lambda inputs, seed: inputs}, "config.augment was None, is 'given'"),
         ({"global_batch_size": 16}, "config.global_batch_size was 8, is 16"),

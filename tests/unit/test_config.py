@@ -1,11 +1,13 @@
 """Configurations refuse bad values, with the value and the way out in the message."""
 
 import json
+import re
 from types import MappingProxyType
 
 import numpy as np
 import pytest
 
+from paths import ROOT
 from sparkdl import CheckpointConfig, ConfigError, LaunchConfig, PrepareConfig, ReaderConfig, Split, TrainConfig
 from sparkdl.features import Categorical, Image, Numeric, Tensor, Text
 
@@ -211,3 +213,12 @@ def test_a_column_may_be_feature_label_and_kept_and_paths_may_be_paths(tmp_path)
     config = PrepareConfig(path=tmp_path, features=["a"], label="a", keep=["a"])
     assert config.path == str(tmp_path) and config.features == (config.label,)
     assert TrainConfig(**{**TRAIN, "run_dir": tmp_path}).run_dir == str(tmp_path)
+
+
+def test_the_training_options_of_the_docs_are_options() -> None:
+    blocks = re.findall(
+        r"```python\n((?:TrainConfig|def augment).*?)```", (ROOT / "docs/train.md").read_text(), re.DOTALL
+    )
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(block, {"TrainConfig": TrainConfig})

@@ -1,4 +1,4 @@
-"""Local SGD gives what plain Keras gives on each rank's rows, averaged by rows, and goes on where it was interrupted."""
+"""Local SGD gives what plain Keras gives on each rank's rows, averaged by rows, and goes on after interruptions."""
 
 import dataclasses
 import json

@@ -77,17 +77,22 @@ def scored_frame(
     return scored, task
 
 
+# Spark's setting that lets UDFs take batches of columns, from Spark 4.2 on.
+_TAKES_BATCHES = "spark.sql.execution.arrow.pythonUDF.columnarInput.enabled"
+
+
 def _read_by_rows(df: DataFrame) -> DataFrame:
-    """Put a filter that every row passes before the UDF, if a column is of a user-defined type, as vectors are.
+    """Put a filter that every row passes before the UDF, so that Spark does not hand it the batches of a file's reader.
 
-    Spark 4.3 takes the batches of Parquet's reader past a UDF as they are, and fails at such columns, whether the UDF
-    takes them or not (UNSUPPORTED_DATATYPE from its RowToColumnConverter). After a filter it has rows.
+    Spark takes such batches past a UDF column by column, value by value unless they are Arrow's, and makes new ones of
+    all columns behind it, which took a third longer than rows do (`benchmarks/score.py`). At columns of user-defined
+    types, as vectors are, it fails (UNSUPPORTED_DATATYPE from its RowToColumnarConverter).
     """
-    from pyspark.sql.functions import spark_partition_id
+    from pyspark.sql import functions as F
 
-    if '"type":"udt"' not in df.schema.json():
+    if df.sparkSession.conf.get(_TAKES_BATCHES, None) != "true":
         return df
-    return df.filter(spark_partition_id() >= 0)
+    return df.filter(F.spark_partition_id() >= 0)
 
 
 def _input_columns(df: DataFrame, signature: Signature) -> list[Column]:

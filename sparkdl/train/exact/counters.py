@@ -93,9 +93,13 @@ class StepCounters:
         self.ask_stop = _variable(())
         self.stops_asked = _variable(())
         self.winding_down = False
+        self.test_rows = _variable(())
+        self.resize(parts)
+
+    def resize(self, parts: int) -> None:
+        """Hold this number of parts of the loss, all zero; steps that were traced before do not reach them."""
         self.train_parts = _variable((parts, 2))
         self.test_parts = _variable((parts, 2))
-        self.test_rows = _variable(())
         self.local_parts = _variable((parts, 2))
         self.local_rows = _variable((2,))
 

@@ -11,7 +11,7 @@ the user's own loss scaling, clipping and optimizer. A rank without rows is fed 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,7 +35,7 @@ from sparkdl.train.exact.state.batch_norm import SyncedMoments, synced_layers
 from sparkdl.train.exact.state.metrics import averaged_by_rows, leaf_metrics, metrics_by_rows, reduced_states
 from sparkdl.train.exact.state.moving_state import MovingState, layer_states
 
-__all__ = ["StepCounters", "StepOptions", "exact_steps", "reduced_layer_states"]
+__all__ = ["StepCounters", "StepOptions", "compiled_within", "exact_steps", "reduced_layer_states"]
 
 log = logging.getLogger(__name__)
 
@@ -64,15 +64,23 @@ class StepOptions:
 
 @contextmanager
 def exact_steps(
-    model: Any, world: World, example: tuple[Any, ...], options: StepOptions | None = None
+    model: Any,
+    world: World,
+    example: tuple[Any, ...],
+    options: StepOptions | None = None,
+    *,
+    numbers: StepCounters | None = None,
+    compile_by: Callable[..., None] | None = None,
 ) -> Iterator[StepCounters]:
     """Make the model's `fit` and `evaluate` take elements of `step_dataset`, exact over ranks, within the block.
 
     Args:
         model: a checked and built model.
         example: symbolic (inputs, targets) or (inputs, targets, weights).
+        numbers: counters that outlive the block; None: new ones.
+        compile_by: called in place of the model's `compile`; None: `compile` is refused.
     """
-    options = options or StepOptions()
+    options, numbers = options or StepOptions(), numbers or StepCounters(0)
     moments = SyncedMoments()
     draws = SeededDraws(seed_generators(model), seed=options.seed, rank=world.rank)
     # The ranks that take a training step together.
@@ -98,25 +106,43 @@ def exact_steps(
             stack.enter_context(metrics_by_rows(model, options.findings.single_values))
             steps: KerasSteps | CustomSteps
             if has_own_step(model):
-                numbers = StepCounters(0)
+                numbers.resize(0)
                 steps = CustomSteps(model, numbers, per_worker=options.per_worker, **shared)
                 stack.enter_context(steps.edges())
                 if jit_compile:
                     log.warning("jit_compile is switched off for model %s: it has its own steps", model.name)
             else:
                 losses = stack.enter_context(loss_parts(model, world_size=together))
-                numbers = StepCounters(losses.count)
+                numbers.resize(losses.count)
                 kind = LocalSteps if options.local else KerasSteps
                 steps = kind(model, numbers, losses, example=example, **shared)
                 if jit_compile:
                     steps.use_xla()
             averaged = options.findings.averaged_metrics if world.size > 1 else ()
-            stack.enter_context(patched(model, _methods(model, steps, numbers, averaged)))
+            methods = _methods(model, steps, numbers, averaged)
+            stack.enter_context(patched(model, {**methods, "compile": compile_by or _refuse_compile(model)}))
             yield numbers
     finally:
         model.jit_compile = jit_compile
         # Compiled functions still hold the exact steps.
         model.train_function = model.test_function = None
+
+
+def compiled_within(model: Any) -> ModelError:
+    """Make the error for a `compile` that the steps of a run cannot follow."""
+    return ModelError(
+        f"model {model.name!r} was compiled within a run, whose steps hold its loss, optimizer and trainable weights; "
+        "compile it in a callback's on_epoch_begin or on_epoch_end, on every rank; or train in two runs: the second "
+        "one's build_model sets trainable and compiles as it then shall be, with TrainConfig(initial_model="
+        "first.model_dir). A rate is set by self.model.optimizer.learning_rate = …"
+    )
+
+
+def _refuse_compile(model: Any) -> Callable[..., None]:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise compiled_within(model)
+
+    return refuse
 
 
 def reduced_layer_states(model: Any, findings: Findings) -> list[tuple[Any, str]]:
@@ -146,13 +172,6 @@ def _methods(
         original_reset()
         numbers.start_test()
 
-    def compile_again(*_: Any, **__: Any) -> None:
-        raise ModelError(
-            f"model {model.name!r} was compiled within a run, whose steps hold its loss, optimizer and trainable "
-            "weights; train in two runs: the second one's build_model sets trainable and compiles as it then shall be, "
-            "with TrainConfig(initial_model=first.model_dir). A rate is set by self.model.optimizer.learning_rate = …"
-        )
-
     def results(logs: dict[str, Any]) -> dict[str, Any]:
         """Return the metrics of an epoch or an evaluation, given the logs of its last step."""
         testing = ROWS in logs
@@ -168,7 +187,6 @@ def _methods(
         "test_step": steps.test_step,
         "make_train_function": make_train_function,
         "reset_metrics": reset_metrics,
-        "compile": compile_again,
         "_get_metrics_result_or_logs": results,
         "steps_per_execution": 1,
     }

@@ -112,14 +112,14 @@ def epoch_judge(
     first_rows: FirstRows,
     *,
     found: Callable[[list[Inexact]], None],
-) -> keras.callbacks.Callback:
+) -> EpochJudge:
     """Make the callback that tries the model on this rank's rows of each epoch's first step, after that step.
 
     It raises ModelError in strict mode; where training goes on, `found` gets what is not exact and was not known.
     """
-    check, config, layout = EpochCheck(model, findings), spec.config, spec.dataset.layout
+    config, layout = spec.config, spec.dataset.layout
 
-    class _AfterFirstStep(keras.callbacks.Callback):  # type: ignore[misc]
+    class _AfterFirstStep(EpochJudge):
         _epoch: int | None = None
 
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -130,8 +130,20 @@ def epoch_judge(
                 return
             inputs, targets, *_ = batch_of(first_rows.take(self._epoch), layout, target=config.target)
             self._epoch = None
-            inexact = check(inputs, targets)
+            inexact = self._check(inputs, targets)
             decide(inexact, exactness=config.exactness, world_size=here.size, rank=here.rank)
             found(inexact)
 
-    return _AfterFirstStep()
+    judging = _AfterFirstStep()
+    judging.judge_anew(model, findings)
+    return judging
+
+
+class EpochJudge(keras.callbacks.Callback):  # type: ignore[misc]
+    """Try a model in each epoch."""
+
+    _check: EpochCheck
+
+    def judge_anew(self, model: Any, findings: Findings) -> None:
+        """Judge the model as it is compiled now, of which `findings` are known."""
+        self._check = EpochCheck(model, findings)

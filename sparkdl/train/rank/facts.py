@@ -14,7 +14,16 @@ import numpy as np
 
 from sparkdl.user_code.fingerprint import code_digest, is_own
 
-__all__ = ["callback_facts", "metric_directions", "model_facts", "weight_facts"]
+__all__ = [
+    "callback_facts",
+    "layer_facts",
+    "made_of",
+    "metric_directions",
+    "model_facts",
+    "own_values",
+    "weight_facts",
+    "without_compilation",
+]
 
 _MAX_DEPTH = 6
 _DIRECTIONS = {"up": "max", "down": "min"}
@@ -31,9 +40,26 @@ def model_facts(model: Any) -> dict[str, Any]:
             [variable.path, list(variable.shape), keras.backend.standardize_dtype(variable.dtype)]
             for variable in model.variables
         ],
-        "code": _own_code(model),
-        "values": _own_values(model),
+        "code": _own_code(_parts_of(model)),
+        "values": own_values(_parts_of(model)),
     }
+
+
+def layer_facts(model: Any) -> dict[str, Any]:
+    """Describe a model's layers, apart from what compiling changes: the compilation, and what is trainable."""
+    layers = [layer for layer in model._flatten_layers() if is_own(type(layer))]
+    return {
+        "config": without_compilation(keras.saving.serialize_keras_object(model)),
+        "values": own_values(layers),
+    }
+
+
+def without_compilation(config: Any) -> Any:
+    """Return a model's serialized configuration without its compilation, and without what is trainable."""
+    if isinstance(config, Mapping):
+        kept = {name: value for name, value in config.items() if name not in ("compile_config", "trainable")}
+        return {name: without_compilation(value) for name, value in kept.items()}
+    return [without_compilation(value) for value in config] if isinstance(config, (list, tuple)) else config
 
 
 def weight_facts(model: Any) -> list[list[float]]:
@@ -72,26 +98,27 @@ def metric_directions(model: Any) -> dict[str, str | None]:
     return {name: _DIRECTIONS.get(getattr(metric, "_direction", "")) for name, metric in sorted(named.items())}
 
 
-def _own_code(model: Any) -> dict[str, str]:
-    """Return by name a digest of the code of each class and function of the user's that the model is made of."""
+def _own_code(parts: Iterable[Any]) -> dict[str, str]:
+    """Return by name a digest of the code of each class and function of the user's among the parts."""
     found: dict[str, set[str]] = {}
-    for part in _made_of(model):
+    for part in parts:
         code = part if isinstance(part, FunctionType) else type(part)
         if is_own(code):
             found.setdefault(code.__qualname__.rpartition("<locals>.")[2], set()).add(code_digest(code))
     return {name: " ".join(sorted(found[name])) for name in sorted(found)}
 
 
-def _own_values(model: Any) -> dict[str, list[Any]]:
+def own_values(parts: Iterable[Any]) -> dict[str, list[Any]]:
     """Return by class the attributes of each object of a user's class, which `get_config` may not contain.
 
     Attributes that Keras' own classes have are left out, and names with an underscore first: Keras keeps state there.
     """
     kinds = (keras.Model(name="m"), keras.Layer(name="l"), keras.losses.Loss(name="l"), keras.metrics.Metric(name="m"))
     kinds[0].compile()
-    of_keras = {name for one in kinds for name in vars(one)}
+    # The last ones are set by `fit`, `evaluate` and `predict`.
+    of_keras = {name for one in kinds for name in vars(one)} | {"history", "stop_evaluating", "stop_predicting"}
     found: dict[str, list[Any]] = {}
-    for part in _made_of(model):
+    for part in parts:
         if isinstance(part, FunctionType) or not is_own(type(part)):
             continue
         held = {n: v for n, v in sorted(vars(part).items()) if not n.startswith("_") and n not in of_keras}
@@ -100,10 +127,15 @@ def _own_values(model: Any) -> dict[str, list[Any]]:
     return {name: _sorted(found[name]) for name in sorted(found)}
 
 
-def _made_of(model: Any) -> Iterator[Any]:
+def _parts_of(model: Any) -> Iterator[Any]:
     """Yield the model, its layers, loss, metrics, optimizer, and in turn the functions and Keras objects in them."""
     compiled = getattr(getattr(model, "_compile_config", None), "config", {})
-    waiting, seen = [model, *model._flatten_layers(), *_flat(compiled)], {}
+    return made_of([model, *model._flatten_layers(), *_flat(compiled)])
+
+
+def made_of(parts: Sequence[Any]) -> Iterator[Any]:
+    """Yield the functions and Keras objects among the parts, and in turn those within them; each once."""
+    waiting, seen = list(_flat(parts)), {}
     while waiting:
         part = waiting.pop()
         if id(part) in seen:

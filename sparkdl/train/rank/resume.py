@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from sparkdl.data.features import Encoder
 from sparkdl.errors import CheckpointError
+from sparkdl.model.own_names import own_objects
+from sparkdl.train.checks.check_model import build
 from sparkdl.train.exact.counters import StepCounters
 from sparkdl.train.rank.callbacks.recorder import EpochRecorder
+from sparkdl.train.rank.compilation import compile_as
 from sparkdl.train.run.checkpoint import Checkpoint, Position, open_arrays, read_checkpoint
 from sparkdl.train.run.made_by import (
     MadeBy,
@@ -23,13 +27,13 @@ from sparkdl.train.run.made_by import (
 from sparkdl.train.run.run_dir import RunDir
 from sparkdl.train.run.state import restore_epoch, restore_model
 
-__all__ = ["record_origin", "resume", "resume_epoch", "start_of"]
+__all__ = ["compile_as_before", "found_checkpoint", "record_origin", "restore", "resume_epoch", "start_of"]
 
 log = logging.getLogger(__name__)
 
 
-def resume(run: RunDir, path: str | None, model: Any, facts: Mapping[str, Any], *, rank: int) -> Checkpoint | None:
-    """Restore rank 0's model and optimizers from the checkpoint at `path`. Returns the checkpoint, or None for no path.
+def found_checkpoint(run: RunDir, path: str | None, facts: Mapping[str, Any]) -> Checkpoint | None:
+    """Return the checkpoint at `path`, or None for no path.
 
     `facts`: the description of the model (`model_facts`). Raises CheckpointError if the checkpoint is of another model.
     """
@@ -39,11 +43,28 @@ def resume(run: RunDir, path: str | None, model: Any, facts: Mapping[str, Any], 
     difference = model_difference(checkpoint.facts["model"], facts)
     if difference is not None:
         raise CheckpointError(f"run_dir={run.path} holds the run of another model: {difference}; {run.ways_out()}")
-    if rank == 0:
-        with open_arrays(checkpoint) as arrays:
-            restore_model(model, arrays)
-        log.info("the run goes on from %s, in %s", checkpoint.position, checkpoint.path)
     return checkpoint
+
+
+def compile_as_before(
+    model: Any, checkpoint: Checkpoint | None, example: tuple[Any, ...], label_encoders: Sequence[Encoder]
+) -> dict[str, Any] | None:
+    """Compile a model as a callback had compiled it before the checkpoint, and build it again.
+
+    Returns the description of the compilation (`compilation_of`); None where no callback had compiled the model.
+    """
+    compilation = None if checkpoint is None else checkpoint.facts.get("compilation")
+    if compilation is not None:
+        compile_as(model, compilation, own_objects(model))
+        build(model, example, label_encoders)
+    return compilation
+
+
+def restore(checkpoint: Checkpoint, model: Any) -> None:
+    """Give rank 0's model and optimizers the values of a checkpoint."""
+    with open_arrays(checkpoint) as arrays:
+        restore_model(model, arrays)
+    log.info("the run goes on from %s, in %s", checkpoint.position, checkpoint.path)
 
 
 def record_origin(run: RunDir, made_by: MadeBy, resumed: Checkpoint | None) -> None:

@@ -11,34 +11,32 @@ from typing import Any
 
 from sparkdl.data.dataset import SplitParts
 from sparkdl.data.feed.tensors import FirstRows, step_dataset
+from sparkdl.errors import ConfigError
 from sparkdl.launch.checks.versions import installed
 from sparkdl.launch.world import World
 from sparkdl.model.outputs import unknown_classes, unknown_values
 from sparkdl.model.save import check_savable, write_model
 from sparkdl.model.signature import Signature
 from sparkdl.train.checks.monitor import check_monitor
-from sparkdl.train.class_weight import class_weights
+from sparkdl.train.config import TrainConfig
 from sparkdl.train.exact.collective import broadcast, join_world
-from sparkdl.train.exact.counters import StepCounters
 from sparkdl.train.exact.findings import Inexact
-from sparkdl.train.exact.instrument import StepOptions, exact_steps, reduced_layer_states
-from sparkdl.train.exact.local_step import check_local
 from sparkdl.train.exact.optimizers import optimizers_of
-from sparkdl.train.exact.weight_average import WeightAverage
 from sparkdl.train.exactness.epoch_check import MOST_ROWS
-from sparkdl.train.exactness.judge import epoch_judge, judge
+from sparkdl.train.exactness.judge import epoch_judge
 from sparkdl.train.rank.augmentation import check_augment
 from sparkdl.train.rank.built_model import built_model, model_made_by
 from sparkdl.train.rank.callbacks.chain import rank_callbacks
 from sparkdl.train.rank.callbacks.checkpointer import Checkpointer
 from sparkdl.train.rank.callbacks.csv_log import continue_csv_logs
-from sparkdl.train.rank.callbacks.learning_rate import LearningRates
 from sparkdl.train.rank.callbacks.recorder import EpochRecorder
 from sparkdl.train.rank.callbacks.tensorboard import TensorBoardFiles
-from sparkdl.train.rank.facts import callback_facts
+from sparkdl.train.rank.facts import callback_facts, metric_directions
 from sparkdl.train.rank.loop import train_epochs
+from sparkdl.train.rank.make_steps import run_steps_of, step_taker
 from sparkdl.train.rank.rank_feed import rank_feed
-from sparkdl.train.rank.resume import record_origin, resume, resume_epoch, start_of
+from sparkdl.train.rank.resume import found_checkpoint, record_origin, restore, resume_epoch, start_of
+from sparkdl.train.rank.run_steps import RunSteps
 from sparkdl.train.rank.schedule import Schedule
 from sparkdl.train.rank.warm_start import warm_start
 from sparkdl.train.run.checkpoint import Checkpoint
@@ -67,8 +65,6 @@ def train(task: TrainSpec, here: World) -> Recorded:
         seed=config.seed,
         reader=config.reader,
     )
-    options = _step_options(task, model, here)
-    resumed = _set_first_weights(task, model, made_by, here)
     steps_of_pass = feed.plan(0).steps
     schedule = Schedule(
         epochs=config.epochs,
@@ -76,17 +72,11 @@ def train(task: TrainSpec, here: World) -> Recorded:
         steps_of_pass=steps_of_pass,
         validation_every=config.validation_every,
     )
-    rates = LearningRates(
-        model,
-        lr_scaling=config.lr_scaling,
-        warmup_epochs=config.warmup_epochs,
-        global_batch_size=config.global_batch_size,
-        steps=schedule.steps,
-    )
-    with exact_steps(model, here, example, options) as numbers, rates.multiplied():
-        callbacks, recorder, first_rows = _callbacks(
-            task, here, model, made_by, options, resumed, numbers, rates, schedule
-        )
+    resumed = found_checkpoint(task.run, task.checkpoint, made_by.model)
+    run_steps = run_steps_of(task, here, model, example, made_by, resumed, schedule)
+    _set_first_weights(task, model, resumed, here)
+    with run_steps:
+        callbacks, recorder, first_rows = _callbacks(task, here, model, made_by, resumed, run_steps, schedule)
         start = start_of(resumed, config.epochs)
         passes, start_step = schedule.passes_from(start)
         data = step_dataset(
@@ -104,65 +94,23 @@ def train(task: TrainSpec, here: World) -> Recorded:
             callbacks,
             start=start,
             schedule=schedule,
-            take_step=_step_taker(task, model, options, numbers, schedule),
+            take_step=step_taker(task, model, run_steps, schedule),
             evaluate=_evaluation(task, model, here),
-            resume_epoch=partial(resume_epoch, model, numbers, recorder, resumed, rank=here.rank),
+            resume_epoch=partial(resume_epoch, model, run_steps.numbers, recorder, resumed, rank=here.rank),
         )
     if here.rank == 0:
         _write_trained(task, model, recorder.inexact)
     return recorder.recorded
 
 
-def _step_options(task: TrainSpec, model: Any, here: World) -> StepOptions:
-    """Judge whether the model can be exact, and return the options of its steps; raises or warns where it cannot be."""
-    config, dataset = task.config, task.dataset
-    weights = class_weights(config.class_weight, dataset)
-    findings = judge(
-        model,
-        dataset,
-        dataset.split("train"),
-        here,
-        exactness=config.exactness,
-        target=config.target,
-        global_batch_size=config.global_batch_size,
-        class_weights=weights is not None,
-    )
-    local = config.sync_every > 1 and here.size > 1
-    if local:
-        check_local(model, sync_every=config.sync_every)
-    return StepOptions(
-        seed=config.seed,
-        global_batch_size=config.global_batch_size,
-        compression=config.compression,
-        sync_batch_norm=config.sync_batch_norm,
-        class_weights=weights,
-        per_worker=config.exactness == "per_worker",
-        findings=findings,
-        local=local,
-    )
-
-
-def _step_taker(
-    task: TrainSpec, model: Any, options: StepOptions, numbers: StepCounters, schedule: Schedule
-) -> Callable[[int, Any], Any]:
-    """Return the function that takes a step of an epoch, given its number and the data."""
-    if not options.local:
-        return lambda step, data: model.train_function(data)
-    states = reduced_layer_states(model, options.findings)
-    average = WeightAverage(model, states, numbers, every=task.config.sync_every, steps=schedule.steps)
-    return average.take_step
-
-
-def _set_first_weights(task: TrainSpec, model: Any, made_by: MadeBy, here: World) -> Checkpoint | None:
-    """Give every rank the weights that training starts from: a checkpoint's, a trained model's or those rank 0 drew.
-
-    Returns the checkpoint that the run continues from, or None.
-    """
-    resumed = resume(task.run, task.checkpoint, model, made_by.model, rank=here.rank)
-    if resumed is None and task.config.initial_model is not None and here.rank == 0:
-        warm_start(model, task.config.initial_model)
+def _set_first_weights(task: TrainSpec, model: Any, resumed: Checkpoint | None, here: World) -> None:
+    """Give every rank the weights that training starts from: a checkpoint's, a trained model's or those rank 0 drew."""
+    if here.rank == 0:
+        if resumed is not None:
+            restore(resumed, model)
+        elif task.config.initial_model is not None:
+            warm_start(model, task.config.initial_model)
     broadcast([v.value for one in (model, *optimizers_of(model)) for v in one.variables])
-    return resumed
 
 
 def _callbacks(
@@ -170,10 +118,8 @@ def _callbacks(
     here: World,
     model: Any,
     made_by: MadeBy,
-    options: StepOptions,
     resumed: Checkpoint | None,
-    numbers: StepCounters,
-    rates: LearningRates,
+    run_steps: RunSteps,
     schedule: Schedule,
 ) -> tuple[list[Any], EpochRecorder, FirstRows | None]:
     """Make the callbacks: the user's, and those that record epochs, save checkpoints and keep checking exactness.
@@ -181,26 +127,24 @@ def _callbacks(
     Returns the callbacks in order; the recorder among them; and what keeps the rows of each epoch's first step for the
     check of exactness, None on a single rank.
     """
-    config, findings = task.config, options.findings
+    config, numbers = task.config, run_steps.numbers
     own = config.callbacks() if config.callbacks else []
     made_by = replace(made_by, callbacks=callback_facts(own))
-    validated = _validation(task) is not None
-    direction = check_monitor(
-        config, model, [*rates.of_last_step()], validated=validated, directions=made_by.directions
-    )
+    direction = _direction(task, model, run_steps)
     if here.rank == 0:
         record_origin(task.run, made_by, resumed)
         continue_csv_logs(own, resumed)
     recorded = Recorded() if resumed is None else Recorded.from_json(resumed.facts)
     recorded = replace(recorded, environment={**installed(), "Python": platform.python_version()})
     recorder = EpochRecorder(numbers, here, recorded, epochs=schedule.epochs, steps=schedule.steps)
-    callbacks = rank_callbacks(own, numbers, rates, recorder, rank=here.rank, schedule=schedule)
+    callbacks = rank_callbacks(own, run_steps, recorder, rank=here.rank, schedule=schedule)
     if here.rank == 0:
         callbacks.append(TensorBoardFiles(task.run.tensorboard, recorded))
     first_rows = FirstRows(most=MOST_ROWS, steps=schedule.steps) if here.size > 1 else None
     if first_rows is not None:
+        findings = run_steps.options.findings
         recorder.mark(findings.inexact)
-        if options.local:
+        if run_steps.options.local:
             trained_alone = Inexact(
                 averaged_weights(config.sync_every),
                 "are averaged over workers that train alone between: the result depends on the number of workers",
@@ -208,21 +152,42 @@ def _callbacks(
             recorder.mark([trained_alone])
             if here.rank == 0:
                 log.warning("%s", trained_alone)
-        callbacks.append(epoch_judge(model, task, here, findings, first_rows, found=recorder.mark))
+        judging = epoch_judge(model, task, here, findings, first_rows, found=recorder.mark)
+        callbacks.append(judging)
+        run_steps.followed += [
+            lambda: recorder.mark(run_steps.options.findings.inexact),
+            lambda: judging.judge_anew(model, run_steps.options.findings),
+        ]
+    run_steps.followed.append(lambda: _check_direction(direction, _direction(task, model, run_steps), config))
     checkpointer = Checkpointer(
         task,
         direction=direction,
         facts={"model": made_by.model},
-        numbers=numbers,
+        run_steps=run_steps,
         world=here,
         others=own,
         recorder=recorder,
         schedule=schedule,
         resumed=resumed,
         write_best=lambda: _write_model(task, model, task.run.best_model, recorder.inexact),
-        averaged=findings.averaged_metrics if here.size > 1 else (),
     )
     return [*callbacks, checkpointer], recorder, first_rows
+
+
+def _direction(task: TrainSpec, model: Any, run_steps: RunSteps) -> str | None:
+    """Return "min" or "max", whichever value of the monitored metric is its best, as the model is compiled now."""
+    rates, validated = [*run_steps.rates.of_last_step()], _validation(task) is not None
+    return check_monitor(task.config, model, rates, validated=validated, directions=metric_directions(model))
+
+
+def _check_direction(before: str | None, now: str | None, config: TrainConfig) -> None:
+    """Raise ConfigError if a callback compiled a metric of the monitored name whose best value is the other extreme."""
+    if before != now:
+        raise ConfigError(
+            f"checkpoint.monitor={config.checkpoint.monitor!r} has its best value at the {before} in the model that "
+            f"build_model compiled, and at the {now} in the one that a callback compiled; use checkpoint.mode, or "
+            "another name"
+        )
 
 
 def _validation(task: TrainSpec) -> SplitParts | None:

@@ -36,7 +36,9 @@ __all__ = [
     "write_checkpoint",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 knew no `compilation` among the facts: a checkpoint without one is still written as 1."""
+
 CHECKPOINT_NAME = "checkpoint.json"
 ARRAYS_NAME = "arrays.npz"
 
@@ -71,7 +73,8 @@ def write_checkpoint(
     Raises CheckpointError if it cannot be written; no checkpoint exists then.
     """
     path = storage.join(folder, f"epoch-{position.epoch:05d}-step-{position.step:08d}")
-    content = {"format_version": FORMAT_VERSION, "epoch": position.epoch, "step": position.step, "facts": dict(facts)}
+    version = FORMAT_VERSION if "compilation" in facts else 1
+    content = {"format_version": version, "epoch": position.epoch, "step": position.step, "facts": dict(facts)}
     try:
         with folders.committed_folder(path, last=CHECKPOINT_NAME) as local:
             # What np.savez writes, without holding all arrays.

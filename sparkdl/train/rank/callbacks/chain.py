@@ -19,8 +19,8 @@ from sparkdl.train.exact.counters import WIND_DOWN, StepCounters
 from sparkdl.train.exact.gradients import at_least_single
 from sparkdl.train.exact.overrides import has_own_step
 from sparkdl.train.rank.callbacks.divergence import difference
-from sparkdl.train.rank.callbacks.learning_rate import LearningRates
 from sparkdl.train.rank.callbacks.recorder import EpochRecorder
+from sparkdl.train.rank.run_steps import RunSteps
 from sparkdl.train.rank.schedule import Schedule
 
 __all__ = ["rank_callbacks"]
@@ -36,15 +36,10 @@ WRITERS = tuple(
 
 
 def rank_callbacks(
-    user: Sequence[Any],
-    numbers: StepCounters,
-    rates: LearningRates,
-    recorder: EpochRecorder,
-    *,
-    rank: int,
-    schedule: Schedule,
+    user: Sequence[Any], run_steps: RunSteps, recorder: EpochRecorder, *, rank: int, schedule: Schedule
 ) -> list[Any]:
-    """Return a rank's callbacks in order: set sums and rates, the user's, compare weights, agree to stop, record.
+    """Return a rank's callbacks in order: set sums and rates, the user's, follow compilations, compare weights, agree
+    to stop, record.
 
     Raises ConfigError unless `user` is a list of Keras callbacks, for Keras' BackupAndRestore, and for a
     ModelCheckpoint that would take an epoch without validation for the best.
@@ -61,8 +56,11 @@ def rank_callbacks(
             )
         _check_model_checkpoint(callback, schedule)
     own = [callback for callback in user if rank == 0 or not isinstance(callback, WRITERS)]
-    first = _SetSumsAndRates(numbers, rates, steps=schedule.steps)
-    return [first, *own, SameModel(), SameWeights(), StopTogether(numbers), recorder]
+    first = _SetSumsAndRates(run_steps, steps=schedule.steps)
+    same_model = SameModel()
+    run_steps.followed.append(same_model.note)
+    followed = _FollowCompilation(run_steps)
+    return [first, *own, followed, same_model, SameWeights(), StopTogether(run_steps.numbers), recorder]
 
 
 def _check_model_checkpoint(callback: Any, schedule: Schedule) -> None:
@@ -81,24 +79,42 @@ def _check_model_checkpoint(callback: Any, schedule: Schedule) -> None:
 
 
 class _SetSumsAndRates(keras.callbacks.Callback):  # type: ignore[misc]
-    """Reset sums and set rates; log the learning rate before one of the user's callbacks changes it."""
+    """Reset sums and set rates; log the learning rate before one of the user's callbacks changes it.
 
-    def __init__(self, numbers: StepCounters, rates: LearningRates, *, steps: int) -> None:
+    From here to `_FollowCompilation` the user's callbacks may compile the model.
+    """
+
+    def __init__(self, run_steps: RunSteps, *, steps: int) -> None:
         super().__init__()
-        self._numbers = numbers
-        self._rates = rates
+        self._run_steps = run_steps
         self._steps = steps
         self._epoch = 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch
-        self._numbers.start_epoch()
+        self._run_steps.numbers.start_epoch()
+        self._run_steps.allow_compile()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self._rates.start_step(self._epoch * self._steps + batch)
+        self._run_steps.rates.start_step(self._epoch * self._steps + batch)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        logs.update(self._rates.of_last_step())
+        logs.update(self._run_steps.rates.of_last_step())
+        self._run_steps.allow_compile()
+
+
+class _FollowCompilation(keras.callbacks.Callback):  # type: ignore[misc]
+    """Make the steps anew where the user's callbacks have compiled the model."""
+
+    def __init__(self, run_steps: RunSteps) -> None:
+        super().__init__()
+        self._run_steps = run_steps
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._run_steps.follow()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._run_steps.follow()
 
 
 class SameModel(keras.callbacks.Callback):  # type: ignore[misc]
@@ -115,8 +131,12 @@ class SameModel(keras.callbacks.Callback):  # type: ignore[misc]
 
     def set_model(self, model: Any) -> None:
         super().set_model(model)
-        self._trainable = _trainable(model)
-        self._optimizer = model.optimizer
+        self.note()
+
+    def note(self) -> None:
+        """Note what the model is compiled with now."""
+        self._trainable = _trainable(self.model)
+        self._optimizer = self.model.optimizer
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._check()
@@ -133,13 +153,13 @@ class SameModel(keras.callbacks.Callback):  # type: ignore[misc]
             others = f" and {len(changed) - 1} more" if changed[1:] else ""
             raise ModelError(
                 f"a callback has changed whether weight {changed[0]!r}{others} is trainable, which the steps of a run "
-                "do not follow; set trainable in build_model, or train in two runs: the second one's build_model sets "
-                "it, with TrainConfig(initial_model=first.model_dir)"
+                "do not follow; compile the model after it, in on_epoch_begin or on_epoch_end of the callback, or set "
+                "trainable in build_model"
             )
         if self.model.optimizer is not self._optimizer:
             raise ModelError(
                 "a callback has given the model another optimizer, which the steps of a run do not follow; set values "
-                "of the one that build_model compiled, or train in two runs, with TrainConfig(initial_model=…)"
+                "of the one that is there, or compile the model with the other one, in on_epoch_begin or on_epoch_end"
             )
 
 

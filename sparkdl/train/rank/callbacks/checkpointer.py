@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
 from typing import Any
@@ -18,10 +18,10 @@ import numpy as np
 from sparkdl.errors import ConfigError, LaunchError
 from sparkdl.launch.world import World
 from sparkdl.train.exact.collective import reduce_over_ranks
-from sparkdl.train.exact.counters import StepCounters
 from sparkdl.train.exact.state.metrics import leaf_metrics, reduced_states
 from sparkdl.train.rank.callbacks.csv_log import csv_log_sizes, keep_columns
 from sparkdl.train.rank.callbacks.recorder import EpochRecorder
+from sparkdl.train.rank.run_steps import RunSteps
 from sparkdl.train.rank.schedule import Schedule
 from sparkdl.train.run.best_epoch import is_better, unknown_monitor
 from sparkdl.train.run.best_model import Best, best_before, keep_best
@@ -40,11 +40,11 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
     Args:
         direction: whether the "min" or the "max" of `checkpoint.monitor` is its best.
         facts: the description of the model, which every checkpoint holds beside the state.
+        run_steps: the steps of the run; how a callback compiled the model is saved with the run's state.
         others: the user's callbacks, whose state is saved with the run's.
         schedule: the epochs of the run.
         resumed: the checkpoint that the run continues from, or None.
         write_best: writes the model as the best one; called on rank 0.
-        averaged: the indices of the metrics whose results, not states, are averaged over ranks.
     """
 
     def __init__(
@@ -53,28 +53,28 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
         *,
         direction: str | None,
         facts: Mapping[str, Any],
-        numbers: StepCounters,
+        run_steps: RunSteps,
         world: World,
         others: Sequence[Any],
         recorder: EpochRecorder,
         schedule: Schedule,
         resumed: Checkpoint | None,
         write_best: Callable[[], object],
-        averaged: Collection[int] = (),
     ) -> None:
         super().__init__()
         self._run = task.run
         self._config = config = task.config.checkpoint
         self._direction = direction
         self._facts = facts
-        self._numbers = numbers
+        self._run_steps = run_steps
+        self._numbers = run_steps.numbers
+        self._world_size = world.size
         self._rank = world.rank
         self._others = others
         self._recorder = recorder
         self._schedule = schedule
         self._resumed = resumed
         self._write_best = write_best
-        self._averaged = averaged
         self._epoch = 0
         # The best value of another metric, or in the other direction, cannot be compared with.
         self._best: float | None = None
@@ -96,6 +96,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch
+        self._forget_other_best()
         resumed = self._resumed
         if resumed is not None and resumed.position.step and resumed.position.epoch == epoch:
             # The epoch had begun before the interruption: what callbacks did at its beginning (such as multiplying the
@@ -115,11 +116,23 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._keep_best(logs or {})
+        self._forget_other_best()
         last = epoch + 1 == self._schedule.epochs or self.model.stop_training
         if last or self._numbers.winding_down or (epoch + 1) % self._config.every_epochs == 0:
             self._save(Position(epoch + 1, 0))
         if self._numbers.winding_down and not last:
             self._end(Position(epoch + 1, 0))
+
+    def _forget_other_best(self) -> None:
+        """Look for the best epoch anew after a compilation with another loss or other metrics."""
+        anew, self._run_steps.measures_anew = self._run_steps.measures_anew, False
+        if anew and self._best is not None:
+            self._best = None
+            if self._rank == 0:
+                log.warning(
+                    "a callback has compiled another loss or other metrics: the best %s is looked for from here on",
+                    self._config.monitor,
+                )
 
     def _end(self, position: Position) -> None:
         # The first rank that raises ends all others: wait until rank 0 has written.
@@ -153,7 +166,8 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
         # In the middle of an epoch each rank holds its own part of the sums.
         # A metric whose results are averaged has no state over all ranks: rank 0's is kept.
         leaves = leaf_metrics(self.model.metrics)
-        reduced = [metric for index, metric in enumerate(leaves) if index not in self._averaged]
+        averaged = self._run_steps.options.findings.averaged_metrics if self._world_size > 1 else ()
+        reduced = [metric for index, metric in enumerate(leaves) if index not in averaged]
         summed = reduced_states(reduced) if in_epoch else contextlib.nullcontext()
         seconds = self._recorder.seconds() if in_epoch else None
         with summed:
@@ -168,6 +182,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
                     "direction": self._direction,
                     "callbacks": states,
                     "csv_logs": csv_log_sizes(self._others),
+                    **({"compilation": self._run_steps.compilation} if self._run_steps.compilation else {}),
                     "epochs": self._schedule.epochs,
                     "stopped": bool(self.model.stop_training),
                 }

@@ -24,6 +24,7 @@ from sparkdl.errors import shown
 __all__ = ["CheckpointConfig", "TrainConfig"]
 
 MODES = ("auto", "min", "max")
+INITIAL_WEIGHTS = ("all", "matching")
 RESUMES = ("auto", "never", "must", "replace")
 
 
@@ -149,7 +150,13 @@ class TrainConfig:
 
     initial_model: str | None = None
     """A model directory whose weights the run starts from, instead of those that `build_model` draws. Its features and
-    classes must be encoded as the dataset's, and its layers have the same names and shapes in the same order."""
+    classes must be encoded as the dataset's, and its layers have the same names and shapes in the same order, unless
+    `initial_weights` is "matching"."""
+
+    initial_weights: str = "all"
+    """The weights that are taken from `initial_model`: "all"; or "matching", those of layers with the same name and
+    shapes, and of what Keras' preprocessing layers have learned. A layer that takes features or gives an output
+    directly takes weights only where these are encoded as they were. `TrainResult.initial_layers` names all layers."""
 
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When checkpoints are saved, and how many are kept."""
@@ -202,6 +209,10 @@ class TrainConfig:
         require_exactness(self.exactness)
         if self.initial_model is not None:
             object.__setattr__(self, "initial_model", as_path("initial_model", self.initial_model))
+        good = self.initial_weights in INITIAL_WEIGHTS
+        require(good, f"initial_weights={shown(self.initial_weights)} must be one of {', '.join(INITIAL_WEIGHTS)}")
+        good = self.initial_weights == "all" or self.initial_model is not None
+        require(good, "initial_weights='matching' must come with initial_model, the model that they are taken from")
         good = isinstance(self.checkpoint, CheckpointConfig)
         require(good, f"checkpoint={shown(self.checkpoint)} must be a CheckpointConfig")
         require(self.resume in RESUMES, f"resume={shown(self.resume)} must be one of {', '.join(RESUMES)}")

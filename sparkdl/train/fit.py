@@ -28,7 +28,7 @@ from sparkdl.train.finished import check_exactness, check_finished
 from sparkdl.train.plan import plan_fit
 from sparkdl.train.report.write import report_failure, report_result
 from sparkdl.train.run.best_model import best_model_dir
-from sparkdl.train.run.checkpoint import sweep_checkpoints
+from sparkdl.train.run.checkpoint import read_json, sweep_checkpoints
 from sparkdl.train.run.made_by import read_made_by
 from sparkdl.train.run.record import Recorded
 from sparkdl.train.run.replace import discard_replaced, kept_aside, set_aside
@@ -64,11 +64,14 @@ class TrainResult:
         model_dir: the directory of the trained model, for predict_udf, transform, evaluate and load_model.
         best_model_dir: the directory of the best epoch's model, if `checkpoint.monitor` asked for it while the run
             trained; else None.
+        initial_layers: with initial_weights="matching" each layer of the model by its path: "loaded", or the reason why
+            it did not take the weights of `initial_model`; else None.
     """
 
     history: list[dict[str, Any]]
     model_dir: str
     best_model_dir: str | None = None
+    initial_layers: dict[str, str] | None = None
 
 
 def fit(
@@ -109,7 +112,9 @@ def fit(
         log.warning("run_dir=%s holds this run, finished: its result is given back, and nothing is trained", run.path)
     made_by = read_made_by(run.code)
     directions = made_by.directions if made_by is not None else {}
-    return TrainResult(history, run.model, best_model_dir(run, config.checkpoint, directions))
+    initial = read_json(run.initial) if config.initial_weights == "matching" else None
+    layers = None if initial is None else {**dict.fromkeys(initial["loaded"], "loaded"), **initial["not_loaded"]}
+    return TrainResult(history, run.model, best_model_dir(run, config.checkpoint, directions), layers)
 
 
 def _trained(task: TrainSpec, launch: LaunchConfig | WorkerGroup) -> list[dict[str, Any]]:

@@ -36,7 +36,8 @@ def check_training(build_model: object, dataset: Dataset, config: TrainConfig) -
         )
     class_weights(config.class_weight, dataset)
     if config.initial_model is not None:
-        check_initial_model(storage.absolute(config.initial_model), dataset, config.target)
+        initial = storage.absolute(config.initial_model)
+        check_initial_model(initial, dataset, config.target, weights=config.initial_weights)
     # "val" is the default, and a dataset need not have it.
     if config.validation not in (None, "val", *dataset.splits):
         raise ConfigError(

@@ -16,7 +16,7 @@ from sparkdl.errors import ModelError, shown
 from sparkdl.model.signature import Signature
 from sparkdl.train.run.differences import first_difference
 
-__all__ = ["check_initial_model"]
+__all__ = ["check_initial_model", "encoder_difference"]
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +28,14 @@ _WAY_OUT = (
 _NOT_THE_SCALE = {"standardize": ("low", "high"), "minmax": ("mean", "std"), "none": ("mean", "std", "low", "high")}
 
 
-def check_initial_model(model_dir: str, dataset: Dataset, target: str) -> None:
-    """Raise ModelError unless a trained model's inputs and labels are encoded as those of the dataset."""
+def check_initial_model(model_dir: str, dataset: Dataset, target: str, *, weights: str = "all") -> None:
+    """Raise ModelError unless a trained model's inputs and labels are encoded as those of the dataset.
+
+    With `weights="matching"` they may differ: ranks then compare, layer by layer, what depends on them.
+    """
     signature = Signature.read(model_dir)
+    if weights == "matching":
+        return
     _check(model_dir, "features", signature.inputs, dataset.encoders)
     if target != "label" or signature.target != "label":
         return
@@ -48,11 +53,16 @@ def _check(model_dir: str, what: str, old: Sequence[Encoder], new: Sequence[Enco
             f"weights mean something else; {_WAY_OUT}"
         )
     for one, other in zip(old, new, strict=True):
-        if found := first_difference(*_values(one.to_json(), other.to_json()), one.name):
+        if found := encoder_difference(one, other):
             raise ModelError(
                 f"initial_model={model_dir} was trained on {what} that are encoded otherwise: {found}: its weights "
                 f"mean something else; {_WAY_OUT}"
             )
+
+
+def encoder_difference(one: Encoder, other: Encoder) -> str | None:
+    """Describe the first difference in the values that two encoders give, as `age.mean was 1, is 2`; None: equal."""
+    return first_difference(*_values(one.to_json(), other.to_json()), one.name)
 
 
 def _values(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -38,7 +38,7 @@ from sparkdl.train.rank.rank_feed import rank_feed
 from sparkdl.train.rank.resume import found_checkpoint, record_origin, restore, resume_epoch, start_of
 from sparkdl.train.rank.run_steps import RunSteps
 from sparkdl.train.rank.schedule import Schedule
-from sparkdl.train.rank.warm_start import warm_start
+from sparkdl.train.rank.warm_start import finish_states, take_initial_weights
 from sparkdl.train.run.checkpoint import Checkpoint
 from sparkdl.train.run.made_by import MadeBy
 from sparkdl.train.run.record import Recorded, averaged_weights
@@ -73,6 +73,7 @@ def train(task: TrainSpec, here: World) -> Recorded:
         validation_every=config.validation_every,
     )
     resumed = found_checkpoint(task.run, task.checkpoint, made_by.model)
+    take_initial_weights(task, model, rank=here.rank, goes_on=resumed is not None)
     run_steps = run_steps_of(task, here, model, example, made_by, resumed, schedule)
     _set_first_weights(task, model, resumed, here)
     with run_steps:
@@ -104,13 +105,11 @@ def train(task: TrainSpec, here: World) -> Recorded:
 
 
 def _set_first_weights(task: TrainSpec, model: Any, resumed: Checkpoint | None, here: World) -> None:
-    """Give every rank the weights that training starts from: a checkpoint's, a trained model's or those rank 0 drew."""
-    if here.rank == 0:
-        if resumed is not None:
-            restore(resumed, model)
-        elif task.config.initial_model is not None:
-            warm_start(model, task.config.initial_model)
+    """Give every rank the weights that training starts from: a checkpoint's, or those that rank 0 has now."""
+    if here.rank == 0 and resumed is not None:
+        restore(resumed, model)
     broadcast([v.value for one in (model, *optimizers_of(model)) for v in one.variables])
+    finish_states(model)
 
 
 def _callbacks(

@@ -50,6 +50,7 @@ class RunDir:
         record: the run's record as JSON: the data and options; a call with another record must not continue the run.
         code: the description of what made the run (`MadeBy`), as JSON.
         driver: the file that names the driver which trains the run now; absent while no driver does.
+        initial: the layers that started from `initial_model` with initial_weights="matching", as JSON.
         best: the epoch and metric of `best_model` (`Best`), as JSON; absent while the model is written.
         history, ranks: the lists of `Recorded`, as JSON.
         report: the run as an HTML page.
@@ -66,6 +67,7 @@ class RunDir:
     record = _Within("run.json")
     code = _Within("code.json")
     driver = _Within("driver.json")
+    initial = _Within("initial.json")
     best = _Within("best.json")
     history = _Within("history.json")
     ranks = _Within("ranks.json")

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sparkdl.launch.group import WorkerGroup
     from sparkdl.launch.run import run
     from sparkdl.launch.world import World, world
+    from sparkdl.model.ensemble.api import ensemble
     from sparkdl.model.export import export_saved_model
     from sparkdl.model.load import LoadedModel, load_model
     from sparkdl.model.wrap import save_model
@@ -65,6 +66,7 @@ __all__ = [
     "WorkerError",
     "WorkerGroup",
     "World",
+    "ensemble",
     "evaluate",
     "export_saved_model",
     "fit",
@@ -99,6 +101,7 @@ _NAMES = {
     "launch.group": "WorkerGroup",
     "launch.run": "run",
     "launch.world": "World world",
+    "model.ensemble.api": "ensemble",
     "model.export": "export_saved_model",
     "model.load": "LoadedModel load_model",
     "model.wrap": "save_model",

@@ -35,7 +35,7 @@ from sparkdl.model.outputs import flat_outputs
 from sparkdl.model.save import model_inputs, one_line
 from sparkdl.model.signature import MODEL_NAME, SIGNATURE_NAME, Signature, sha256
 
-__all__ = ["LoadedModel", "checked", "float_of", "load_keras", "load_model"]
+__all__ = ["LoadedModel", "checked", "compilation_of", "float_of", "load_keras", "load_model"]
 
 log = logging.getLogger(__name__)
 
@@ -192,6 +192,12 @@ def load_keras(
         is_lambda = "safe_mode" in str(error)
         hint = "; it holds Python code: load it with safe_mode=False if you trust it" if is_lambda else ""
         raise ModelError(f"Keras cannot load {path}: {why or one_line(error) + hint}") from error
+
+
+def compilation_of(model_dir: str, signature: Signature) -> dict[str, Any]:
+    """Return as JSON how the model of a directory is compiled; {} for one that is not."""
+    with _unpacked(storage.join(model_dir, MODEL_NAME), signature.content_hash) as unpacked:
+        return _json_of(unpacked, "config.json").get("compile_config") or {}
 
 
 @contextlib.contextmanager

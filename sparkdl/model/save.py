@@ -20,7 +20,7 @@ from sparkdl.model.number_outputs import check_numbers
 from sparkdl.model.outputs import flat_outputs, outputs_of, own_output_names
 from sparkdl.model.own_names import own_names
 from sparkdl.model.said import Said
-from sparkdl.model.signature import MODEL_NAME, SIGNATURE_NAME, Signature, sha256
+from sparkdl.model.signature import MODEL_NAME, SIGNATURE_NAME, Output, Signature, sha256
 from sparkdl.storage import folders
 
 __all__ = ["check_savable", "model_inputs", "one_line", "write_model"]
@@ -52,11 +52,13 @@ def write_model(
     inexact: Sequence[str] = (),
     said: Said | None = None,
     trained_here: bool = True,
+    outputs: Sequence[Output] | None = None,
 ) -> Signature:
     """Write a Keras model and its signature to `model_dir`, replacing a model there.
 
     Args:
         said, trained_here: as in `outputs_of`.
+        outputs: the description of the outputs, in flat order, where it is known; None: `outputs_of` finds it.
 
     Raises:
         ModelError: Keras cannot save the model, or call it with the encoders' values, or `model_dir` cannot be written.
@@ -64,7 +66,9 @@ def write_model(
     """
     import keras
 
-    outputs = outputs_of(model, _result(model, encoders), label_encoders, said, trained_here=trained_here)
+    result = _result(model, encoders)
+    if outputs is None:
+        outputs = outputs_of(model, result, label_encoders, said, trained_here=trained_here)
     try:
         with folders.committed_folder(model_dir, last=SIGNATURE_NAME) as folder:
             file = os.path.join(folder, MODEL_NAME)

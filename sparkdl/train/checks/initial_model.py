@@ -5,18 +5,16 @@ Runs on the driver, before any rank starts. With other encoders the model's weig
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from sparkdl.data.dataset import Dataset
 from sparkdl.data.features import Encoder
+from sparkdl.data.features.difference import encoder_difference
 from sparkdl.errors import ModelError, shown
 from sparkdl.model.signature import Signature
-from sparkdl.train.run.differences import first_difference
 
-__all__ = ["check_initial_model", "encoder_difference"]
+__all__ = ["check_initial_model"]
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +22,6 @@ _WAY_OUT = (
     "prepare the dataset as the model's was; or leave initial_model out and, if you know that the weights fit, set "
     "them in build_model: model.set_weights(sparkdl.load_model(…).keras_model.get_weights())"
 )
-# The parameters of a numeric encoder that its scale does not use.
-_NOT_THE_SCALE = {"standardize": ("low", "high"), "minmax": ("mean", "std"), "none": ("mean", "std", "low", "high")}
 
 
 def check_initial_model(model_dir: str, dataset: Dataset, target: str, *, weights: str = "all") -> None:
@@ -58,17 +54,3 @@ def _check(model_dir: str, what: str, old: Sequence[Encoder], new: Sequence[Enco
                 f"initial_model={model_dir} was trained on {what} that are encoded otherwise: {found}: its weights "
                 f"mean something else; {_WAY_OUT}"
             )
-
-
-def encoder_difference(one: Encoder, other: Encoder) -> str | None:
-    """Describe the first difference in the values that two encoders give, as `age.mean was 1, is 2`; None: equal."""
-    return first_difference(*_values(one.to_json(), other.to_json()), one.name)
-
-
-def _values(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the parts of two encoders that determine their values; a fill that only one has is left out."""
-    left_out = {"store", "column_shape"} | ({"fill"} if None in (old.get("fill"), new.get("fill")) else set())
-    if old["kind"] == new["kind"] == "numeric" and old["scale"] == new["scale"]:
-        left_out |= set(_NOT_THE_SCALE[old["scale"]])
-    one, other = ({k: v for k, v in encoder.items() if k not in left_out} for encoder in (old, new))
-    return json.loads(json.dumps(one)), json.loads(json.dumps(other))  # as JSON, lists and tuples are equal

@@ -52,7 +52,7 @@ class Matched:
     unused: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what is told of it: `loaded`, `not_loaded` with reasons, `unused`."""
+        """Return as JSON the paths of layers: `loaded`, `not_loaded` with reasons, `unused`."""
         return {"loaded": self.loaded, "not_loaded": self.not_loaded, "unused": self.unused}
 
 
@@ -114,7 +114,7 @@ def _obstacle(
     if old.state != new.state:
         return f"it is {_said(old.state)} there and {_said(new.state)} here"
     if new.sources is None or old.sources is None:
-        return ""  # nothing depends on a difference: there is none, or the model was refused
+        return ""  # nothing depends on a difference: no feature or label differs, or the model was refused
     before, now = ([name for kind, name in one.sources or () if kind == "feature"] for one in (old, new))
     if before != now:
         return f"it takes the features {', '.join(before) or 'of no input'} there and {', '.join(now) or 'none'} here"

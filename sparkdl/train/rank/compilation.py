@@ -13,11 +13,11 @@ from typing import Any
 
 import keras
 
+from sparkdl.differences import first_difference
 from sparkdl.errors import CheckpointError, ModelError
 from sparkdl.model.custom_objects import registered
 from sparkdl.model.own_names import own_names
 from sparkdl.train.rank.facts import layer_facts, made_of, own_values, without_compilation
-from sparkdl.train.run.differences import first_difference
 
 __all__ = ["check_repeatable", "compilation_of", "compile_as", "figures_of"]
 

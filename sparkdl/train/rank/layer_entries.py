@@ -64,7 +64,7 @@ def layer_name(name: str, kind: str) -> str:
 
 
 def _state(layer: Any) -> tuple[str, str] | None:
-    """Describe a learned state that is no variable: its class, and its size where shapes depend on it."""
+    """Describe what a layer has learned beside variables: its class, and its size where shapes depend on it."""
     if not is_state(layer):
         return None
     size = ""
@@ -114,7 +114,7 @@ class _Graph:
         self._keys = keys
 
     def of_model(self, model: Any, features: Sequence[str]) -> _Graph | None:
-        """Follow the graph of a model; None if the model has no graph of its own."""
+        """Follow the graph of a model; None for a model without one."""
         graph = _functional(model)
         if graph is None:
             return None
@@ -176,7 +176,7 @@ class _Graph:
 
 
 def _functional(model: Any) -> Any:
-    """Return the functional graph of a functional or Sequential model; None for a model with a call of its own."""
+    """Return the functional graph of a functional or Sequential model; None for a model with its own call."""
     from keras.src.models.functional import Functional
 
     if isinstance(model, keras.Sequential):

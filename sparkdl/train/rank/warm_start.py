@@ -20,12 +20,12 @@ from sparkdl import storage
 from sparkdl.data.dataset import Dataset
 from sparkdl.data.features import Encoder, encoder_from_json
 from sparkdl.data.features.categorical import CategoricalEncoder
+from sparkdl.data.features.difference import encoder_difference
 from sparkdl.errors import ModelError, shown
 from sparkdl.model.load import load_keras
 from sparkdl.model.outputs import own_output_names
 from sparkdl.model.own_names import own_objects
 from sparkdl.model.signature import Signature
-from sparkdl.train.checks.initial_model import encoder_difference
 from sparkdl.train.checks.matching import Matched, match_layers
 from sparkdl.train.rank.layer_entries import entries_of, is_state, layer_name, own_weights
 from sparkdl.train.spec import TrainSpec
@@ -112,7 +112,7 @@ def match_start(model: Any, model_dir: str, dataset: Dataset, target: str) -> Ma
     differs = bool(features) or sorted(learned[0].values()) != sorted(learned[1].values())
     if differs and any(entry.sources is None for entry in (*old, *new)):
         raise ModelError(
-            f"initial_model={model_dir} was trained with other features or labels, and a model with a call of its own "
+            f"initial_model={model_dir} was trained with other features or labels, and a model with its own call "
             "does not tell which layers depend on them; give it and build_model's model the functional form, or leave "
             "initial_model out and set the weights in build_model"
         )

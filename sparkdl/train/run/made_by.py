@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sparkdl import storage
+from sparkdl.differences import first_difference
 from sparkdl.errors import CheckpointError
 from sparkdl.storage.format_version import check_format_version
-from sparkdl.train.run.differences import first_difference
 from sparkdl.train.run.run_dir import RunDir
 from sparkdl.user_code.fingerprint import fingerprint
 

@@ -13,10 +13,10 @@ from types import MappingProxyType
 from typing import Any
 
 from sparkdl import storage
+from sparkdl.differences import first_difference
 from sparkdl.errors import CheckpointError, shown
 from sparkdl.storage.format_version import check_format_version
 from sparkdl.train.run.checkpoint import Position, committed_checkpoints, read_checkpoint, read_json
-from sparkdl.train.run.differences import first_difference
 from sparkdl.train.run.record import Recorded
 
 __all__ = ["WAYS_OUT", "RunDir"]

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+from sparkdl.differences import first_difference
 from sparkdl.errors import CheckpointError
-from sparkdl.train.run.differences import first_difference
 from sparkdl.train.run.made_by import (
     Code,
     MadeBy,

@@ -112,9 +112,10 @@ class TrainConfig:
     It must draw by its seed alone, int64 ``(2,)``, as `tf.image.stateless_random_…` do: that is drawn by `seed` of this
     configuration, the pass and the row, so that the result depends on neither workers nor interruptions."""
 
-    class_weight: Mapping[str | int, float] | None = None
+    class_weight: Mapping[str | int, float] | Mapping[str, Mapping[str | int, float]] | None = None
     """The weight of each class of the one categorical label, by its name, or by its code (0, 1, … in `ds.classes`)
-    where classes are strings; a class that is not named has 1. A number that may be the name of one class and the code
+    where classes are strings; a class that is not named has 1. For several labels by the output that bears the label's
+    name: ``{"kind": {"cat": 2.0}}``. A number that may be the name of one class and the code
     of another is refused. The weight of a class multiplies the sample weight, in training and not in validation."""
 
     lr_scaling: str | None = None
@@ -243,8 +244,12 @@ class TrainConfig:
         )
 
 
-def _plain_class_weight(value: object) -> dict[str | int, float] | None:
-    """Convert the weights to a dict of Python values, as in run.json; numpy values may come from `numpy.unique`."""
+def _plain_class_weight(value: object) -> dict[Any, Any] | None:
+    """Convert the weights to dicts of Python values, as in run.json; numpy values may come from `numpy.unique`."""
+    if isinstance(value, Mapping) and value and all(isinstance(weights, Mapping) for weights in value.values()):
+        for name in value:
+            require(isinstance(name, str), f"class_weight names {shown(name)}; name an output, or give numbers")
+        return {str(name): _plain_class_weight(weights) for name, weights in value.items()}
     if value is None:
         return None
     good = isinstance(value, Mapping) and len(value) > 0

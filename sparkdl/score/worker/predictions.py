@@ -26,10 +26,17 @@ _ROUNDING = 0.03
 
 @dataclass(frozen=True, slots=True)
 class Returns:
-    """Say what a prediction is: "raw", "class", or "top_k", the `k` most probable classes."""
+    """Say what a prediction is: "raw", "class", or "top_k", the `k` most probable classes.
+
+    Of several outputs, "class" is the class of those that have classes, and the raw value of the others.
+    """
 
     kind: str
     k: int
+
+    def of(self, output: Output) -> str:
+        """Return what is returned of one output: "raw", "class" or "top_k"."""
+        return "raw" if self.kind == "class" and output.classes is None else self.kind
 
 
 def check_returns(signature: Signature, returns: Returns) -> None:
@@ -41,10 +48,13 @@ def check_returns(signature: Signature, returns: Returns) -> None:
                 "casts it to int64, or gives its real and imaginary parts"
             )
     without = [output for output in signature.outputs if output.classes is None]
-    if returns.kind != "raw" and without:
+    if any(returns.of(output) == "top_k" for output in without) or (
+        returns.kind == "class" and len(without) == len(signature.outputs)
+    ):
         raise ModelError(_no_classes(without[0], signature, returns))
-    for output in signature.outputs if returns.kind != "raw" else ():
-        _check_values_known(output, returns)
+    for output in signature.outputs:
+        if returns.of(output) != "raw":
+            _check_values_known(output, returns)
 
 
 def _no_classes(output: Output, signature: Signature, returns: Returns) -> str:
@@ -96,9 +106,9 @@ def row_bytes(signature: Signature) -> int:
 
 
 def not_numbers(results: Mapping[str, np.ndarray], signature: Signature) -> dict[int, str]:
-    """Return the rows for which an output is NaN, with the reason: NaN determines no class."""
+    """Return the rows for which an output with classes is NaN, with the reason: NaN determines no class."""
     problems: dict[int, str] = {}
-    for output in signature.outputs:
+    for output in (one for one in signature.outputs if one.classes is not None):
         values = results[output.name]
         if values.dtype.kind == "f" and np.isnan(values).any():
             rows: list[int] = np.flatnonzero(np.isnan(values).reshape(len(values), -1).any(axis=1)).tolist()
@@ -118,8 +128,8 @@ def prediction_column(
 
     Raises ModelError for values that are not the probabilities that the signature takes them for.
     """
-    if returns.kind != "raw":
-        for output in signature.outputs:
+    for output in signature.outputs:
+        if returns.of(output) != "raw":
             values = results[output.name]
             _check_probabilities(values if missing is None else values[~missing], output, returns)
     columns = [_output_column(results[output.name], output, returns) for output in signature.outputs]
@@ -151,7 +161,7 @@ def _check_probabilities(values: np.ndarray, output: Output, returns: Returns) -
 
 
 def _output_type(output: Output, returns: Returns) -> pa.DataType:
-    if returns.kind == "raw":
+    if returns.of(output) == "raw":
         return arrow_type(output.numpy_dtype, () if output.is_scalar else output.shape)
     class_ = pa.string() if isinstance((output.classes or ("",))[0], str) else pa.int64()
     if returns.kind == "class":
@@ -160,7 +170,7 @@ def _output_type(output: Output, returns: Returns) -> pa.DataType:
 
 
 def _output_column(values: np.ndarray, output: Output, returns: Returns) -> pa.Array:
-    if returns.kind == "raw":
+    if returns.of(output) == "raw":
         return to_arrow(values.reshape(len(values)) if output.is_scalar else values)
     classes = pa.array(output.classes)
     if returns.kind == "class":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -9,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from sparkdl.errors import ModelError
+from sparkdl.train.class_weight import ClassWeights
 
 __all__ = ["ROWS", "WIND_DOWN", "Counts", "EpochSums", "StepCounters", "other_data", "unpack_element", "weigh_classes"]
 
@@ -149,11 +151,27 @@ def other_data() -> ModelError:
     )
 
 
-def weigh_classes(batch: tuple[Any, ...], class_weights: tuple[float, ...] | None) -> tuple[Any, ...]:
-    """Multiply a batch's sample weights by the weights, if any, of the targets' classes; targets: int, ``(rows,)``."""
+def weigh_classes(
+    batch: tuple[Any, ...], class_weights: ClassWeights | None, outputs: Sequence[str] | None = None
+) -> tuple[Any, ...]:
+    """Multiply a batch's sample weights by the weights, if any, of the targets' classes; targets: int, ``(rows,)``.
+
+    With weights by label, each label has its own sample weights: a dict by label, or a list in the order of `outputs`.
+    """
     if class_weights is None:
         return batch
     inputs, targets, *weights = batch
+    if isinstance(class_weights, Mapping):
+        first = next(iter(targets.values()))
+        rows = (
+            tf.cast(weights[0], keras.config.floatx())
+            if weights
+            else tf.ones(tf.shape(first)[:1], keras.config.floatx())
+        )
+        of_labels = dict.fromkeys(targets if outputs is None else outputs, rows)
+        for name, some in class_weights.items():
+            of_labels[name] = rows * tf.gather(tf.constant(some, rows.dtype), targets[name])
+        return inputs, targets, of_labels if outputs is None else [of_labels[name] for name in outputs]
     of_rows = tf.gather(tf.constant(class_weights, keras.config.floatx()), targets)
     return inputs, targets, (tf.cast(weights[0], of_rows.dtype) * of_rows if weights else of_rows)
 

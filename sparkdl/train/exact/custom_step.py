@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from sparkdl.errors import ModelError
+from sparkdl.train.class_weight import ClassWeights
 from sparkdl.train.exact.collective import reduce_over_ranks, sum_tensors
 from sparkdl.train.exact.counters import ROWS, Counts, EpochSums, StepCounters, unpack_element, weigh_classes
 from sparkdl.train.exact.gradients import GradientSum, gradient_norm
@@ -46,7 +47,7 @@ class CustomSteps:
         state: MovingState,
         draws: SeededDraws,
         moments: SyncedMoments,
-        class_weights: tuple[float, ...] | None,
+        class_weights: ClassWeights | None,
         summed_metrics: Collection[str],
         per_worker: bool,
     ) -> None:
@@ -58,6 +59,11 @@ class CustomSteps:
         self._state = state
         self._draws = draws
         self._moments = moments
+        if isinstance(class_weights, dict):
+            raise ModelError(
+                f"class_weight by output is for models with Keras' own train_step, and model {model.name!r} has its "
+                "own; weigh the classes in it"
+            )
         self._class_weights = class_weights
         self._train, self._test = model.train_step, model.test_step
         # While a step is traced or run: the step's counts, how often an optimizer was applied, the metrics' results.

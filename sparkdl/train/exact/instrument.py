@@ -21,6 +21,7 @@ import numpy as np
 
 from sparkdl.errors import ModelError
 from sparkdl.launch.world import World
+from sparkdl.train.class_weight import ClassWeights
 from sparkdl.train.exact.counters import ROWS, StepCounters
 from sparkdl.train.exact.custom_step import CustomSteps
 from sparkdl.train.exact.findings import Findings
@@ -46,7 +47,8 @@ class StepOptions:
 
     Attributes:
         seed, global_batch_size, compression, sync_batch_norm: as in TrainConfig.
-        class_weights: the weight of each class of the one categorical label, by the class's code; None: no weights.
+        class_weights: the weight of each class of the one categorical label, by the class's code; or of several
+            labels by their names; None: no weights.
         findings: the findings about the model; what is not exact is computed per rank and averaged by rows.
         per_worker: whether values that cannot be exact are accepted, averaged over ranks.
         local: whether ranks take training steps alone; `WeightAverage` averages them. Not for a single rank.
@@ -56,7 +58,7 @@ class StepOptions:
     global_batch_size: int = 0
     compression: str | None = None
     sync_batch_norm: bool = False
-    class_weights: tuple[float, ...] | None = None
+    class_weights: ClassWeights | None = None
     findings: Findings = field(default_factory=Findings)
     per_worker: bool = False
     local: bool = False

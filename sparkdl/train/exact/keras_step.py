@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from sparkdl.train.class_weight import ClassWeights
 from sparkdl.train.exact.collective import reduce_over_ranks
 from sparkdl.train.exact.counters import ROWS, Counts, StepCounters, other_data, unpack_element, weigh_classes
 from sparkdl.train.exact.gradients import GradientSum, gradient_norm
@@ -41,7 +42,7 @@ class KerasSteps:
         state: MovingState,
         draws: SeededDraws,
         moments: SyncedMoments,
-        class_weights: tuple[float, ...] | None,
+        class_weights: ClassWeights | None,
         summed_metrics: Collection[str],
         example: tuple[Any, ...],
     ) -> None:
@@ -54,6 +55,9 @@ class KerasSteps:
         self._draws = draws
         self._moments = moments
         self._class_weights = class_weights
+        # Keras finds the weights of a loss by the place of its output: a key, or an index.
+        by_index = losses.entries and isinstance((*losses.entries[0].path, "")[0], int)
+        self._outputs = list(model.output_names) if by_index else None
         self._example = example
         self._slices: dict[int, int] | None = None
         self._values = BatchValues(summed_metrics)
@@ -71,7 +75,7 @@ class KerasSteps:
             return [g if g is None else tf.convert_to_tensor(g) for g in gradients], parts
 
         name = f"model {self._model.name!r}"
-        arguments = (weigh_classes(batch, self._class_weights), counts)
+        arguments = (weigh_classes(batch, self._class_weights, self._outputs), counts)
         compiled = compiled_by_xla(dense, arguments, what=f"training of {name}")
         self._forward_backward = compiled or self._plain_forward_backward
         compiled = compiled_by_xla(self._plain_forward, (batch, counts), what=f"evaluation of {name}")
@@ -81,7 +85,7 @@ class KerasSteps:
         """Take one step; the log is the loss of the epoch so far, over all ranks."""
         model, numbers = self._model, self._numbers
         batch, counts_vector, wait_s = unpack_element(element)
-        batch = weigh_classes(batch, self._class_weights)
+        batch = weigh_classes(batch, self._class_weights, self._outputs)
         counts = Counts.of(counts_vector)
         self._draws.set(counts.step)
         self._state.begin()

@@ -29,7 +29,7 @@ def run_record(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
         options["initial_model"] = Signature.read(storage.absolute(config.initial_model)).content_hash
     options["augment"] = None if config.augment is None else GIVEN
     weights = class_weights(config.class_weight, dataset)
-    options["class_weight"] = None if weights is None else list(weights)
+    options["class_weight"] = list(weights) if isinstance(weights, tuple) else weights
     return {"dataset": {"fingerprint": dataset.fingerprint}, "config": options}
 
 

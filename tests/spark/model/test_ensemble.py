@@ -175,11 +175,7 @@ def test_trained_members_are_evaluated_together(tmp_path) -> None:
     dirs.append(dirs[0])
     path = str(tmp_path / "all")
     signature = sparkdl.ensemble(dirs, path)
-    assert (
-        signature.labels == sparkdl.Dataset.open(dataset.path).label_encoders
-        if hasattr(sparkdl.Dataset, "open")
-        else True
-    )
+    assert signature.labels == dataset.label_encoders
     one, two = (sparkdl.evaluate(path, dataset, "train", launch=local_group(n)) for n in (1, 2))
     assert one == pytest.approx(two, rel=1e-5) and set(one) == {"loss", "right"}
     same = str(tmp_path / "same")

@@ -94,8 +94,11 @@ def test_classes_that_nothing_tells_are_said_at_once_and_refused_by_name(tmp_pat
     (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert "which of the outputs 'aux', 'head' gives the classes of label 'pet'" in warning and "label={" in warning
     signature = by_save_model(two_outputs({"head": SCCE}), tmp_path / "one")
-    with pytest.raises(ModelError, match=r"'class': output 'aux' has no classes: neither its .*\('head' did\); use"):
-        check_returns(signature, Returns("class", 1))
+    with pytest.raises(ModelError, match=r"'top_k': output 'aux' has no classes: neither its .*\('head' did\); use"):
+        check_returns(signature, Returns("top_k", 1))
+    check_returns(signature, Returns("class", 1))
+    with pytest.raises(ModelError, match=r"'class': output 'aux' .*\(no output's does\)"):
+        check_returns(Signature.read(str(tmp_path / "none")), Returns("class", 1))
     with pytest.raises(ModelError, match=r"output 'aux' .*\(no output's does\).*label={'aux': …}"):
         check_returns(Signature.read(str(tmp_path / "none")), Returns("top_k", 1))
     check_returns(signature, Returns("raw", 1))

@@ -57,11 +57,23 @@ def test_a_class_is_named_or_counted(classes, given, weights) -> None:
         ),
         ((label("a"), label("a")), {"a": 1.0}, "one categorical label"),
         ((), {"a": 1.0}, "one categorical label"),
+        ((label("a", "b"),), {"kind": {"a": 1.0}}, "names the output 'kind', which is not a categorical label"),
     ],
 )
 def test_another_name_is_refused(labels, given, message) -> None:
     with pytest.raises(ConfigError, match=message):
         class_weights(given, dataset_with(*labels))
+
+
+def test_weights_by_output_are_those_of_its_label() -> None:
+    kind, size = (dataclasses.replace(label("a", "b", "c"), name=name) for name in ("kind", "size"))
+    given = {"kind": {"b": 2.0}, "size": {0: 0.5}}
+    assert class_weights(given, dataset_with(kind, size)) == {"kind": (1.0, 2.0, 1.0), "size": (0.5, 1.0, 1.0)}
+    assert class_weights({"kind": {"b": 2.0}}, dataset_with(kind)) == (1.0, 2.0, 1.0)
+    recorded = {"class_weight": {"kind": [1.0, 2.0, 1.0]}}
+    assert upgraded(recorded, dataset=dataset_with(kind, size)) == recorded
+    with pytest.raises(ConfigError, match="names 'd', which is not a class"):
+        class_weights({"kind": {"d": 2.0}}, dataset_with(kind, size))
 
 
 def test_no_weights_are_none() -> None:

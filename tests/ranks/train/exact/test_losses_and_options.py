@@ -143,6 +143,20 @@ def two_heads(reduction_of_kind, reduction_of_size, optimizer):
     return build_model
 
 
+def two_heads_listed(ds):
+    """Two outputs in a list, in another order than their names', with the losses in a list."""
+    import keras
+
+    float64()
+    x = keras.Input((4,))
+    hidden = keras.layers.Dense(6, activation="tanh")(x)
+    outputs = [keras.layers.Dense(1, name="size")(hidden), keras.layers.Dense(3, "softmax", name="kind")(hidden)]
+    model = keras.Model(x, outputs)
+    losses = ["mse", keras.losses.SparseCategoricalCrossentropy(reduction="mean_with_sample_weight")]
+    model.compile(sgd(keras), losses, weighted_metrics=[["mae"], ["accuracy"]])
+    return model
+
+
 def masked_model(optimizer, reduction="sum_over_batch_size"):
     """Tags of tokens, padding masked, one class ignored; an embedding far larger than a step's tokens."""
 
@@ -364,6 +378,7 @@ def adamw_averaged(keras):
 
 
 WEIGHTED, TOKENS, CLASSES, UNLABELLED = "weighted", "tokens", "classes", "unlabelled"
+OF_KIND = {"kind": {0: 3.0, 2: 0.25}}
 # name -> (build_model, dataset, rows of a step, options of TrainConfig)
 RUNS = {
     "weighted means": (two_heads("mean_with_sample_weight", "sum_over_batch_size", adam_clipped), WEIGHTED, 7, {}),
@@ -377,6 +392,13 @@ RUNS = {
     ),
     "no reduction": (classifier(sgd, reduction=None), CLASSES, 2, {"gradient_accumulation_steps": 2}),
     "class weights": (classifier(adam_clipped), CLASSES, 6, {"class_weight": {"a": 3.0, 1: 0.5}}),
+    "class weights by output": (
+        two_heads("mean_with_sample_weight", "sum_over_batch_size", adam_clipped),
+        WEIGHTED,
+        7,
+        {"class_weight": OF_KIND},
+    ),
+    "class weights by listed output": (two_heads_listed, WEIGHTED, 7, {"class_weight": OF_KIND}),
     "synced norm": (classifier(sgd, norm=True), CLASSES, 2, {"sync_batch_norm": True}),
     "synchronized norm": (classifier(sgd, norm="synchronized", steps_per_execution=4), CLASSES, 6, {}),
     "xla": (classifier(adamw_averaged, jit=True), CLASSES, 6, {}),
@@ -469,7 +491,9 @@ def keras_alone(task: TrainSpec) -> dict:
     if config.gradient_accumulation_steps > 1:
         model.optimizer.gradient_accumulation_steps = config.gradient_accumulation_steps
     weights = {"a": 3.0, "b": 0.5}
-    class_weight = {ds.classes.index(n): w for n, w in weights.items()} if config.class_weight else None
+    by_output = config.class_weight == OF_KIND
+    weighed = config.class_weight and not by_output
+    class_weight = {ds.classes.index(n): w for n, w in weights.items()} if weighed else None
     feed = Feed(
         ds, ds.split("train"), rank=0, world_size=1, global_batch_size=config.global_batch_size, seed=config.seed
     )
@@ -478,6 +502,11 @@ def keras_alone(task: TrainSpec) -> dict:
         step_dataset(feed, ds.layout, range(config.epochs), target=config.target)
     ):
         sample_weight = None if isinstance(w, tuple) else w
+        if by_output:
+            w = np.asarray(w, np.float64)
+            of_kind = w * np.array([3.0, 1.0, 0.25])[y["kind"]]
+            sample_weight = {"kind": of_kind, "size": w} if listed(model, y) is y else [w, of_kind]
+            y = listed(model, y)
         model.reset_metrics()  # Keras before 3.13 gives the mean of all batches since
         logs = model.train_on_batch(x, y, sample_weight=sample_weight, class_weight=class_weight, return_dict=True)
         if place % steps == 0:
@@ -485,7 +514,12 @@ def keras_alone(task: TrainSpec) -> dict:
     val = Feed(ds, ds.split("val"), rank=0, world_size=1, global_batch_size=1000, seed=None)
     ((_, (x, y, w, _)),) = list(step_dataset(val, ds.layout, [0], target=config.target))
     evaluated = model.evaluate(
-        x, y, sample_weight=None if isinstance(w, tuple) else w, batch_size=1000, verbose=0, return_dict=True
+        x,
+        listed(model, y),
+        sample_weight=None if isinstance(w, tuple) else w,
+        batch_size=1000,
+        verbose=0,
+        return_dict=True,
     )
     return {
         "losses": np.array(first_losses),
@@ -495,8 +529,17 @@ def keras_alone(task: TrainSpec) -> dict:
     }
 
 
+def listed(model, y):
+    """Labels as Keras takes them: those of outputs in a list as a list."""
+    is_listed = isinstance(getattr(model, "_outputs_struct", None), list)
+    return [y[name] for name in model.output_names] if is_listed else y
+
+
 # Keras' own Adam squares the slices of an embedding's gradient one by one: another update than that of the loss.
-PLAIN = ("weighted means", "masked", "no reduction", "class weights", "own loss", "xla", "autoencoder of several")
+PLAIN = (
+    *("weighted means", "masked", "no reduction", "class weights", "own loss", "xla", "autoencoder of several"),
+    *("class weights by output", "class weights by listed output"),
+)
 
 
 def parameters(runs):
@@ -561,7 +604,9 @@ def test_one_rank_equals_plain_keras(trained, run) -> None:
     (alone,) = records[1][run]
     expected = plain[run]
     losses = alone["logs"][:, 0][:: expected["steps"]]
-    if run != "weighted means":  # its log of a step is already the mean over all weights of the epoch, as in the next
+    if (
+        run != "weighted means" and "by" not in run.split()
+    ):  # its log of a step is already the mean over all weights of the epoch, as in the next
         assert losses == pytest.approx(expected["losses"], rel=1e-9)
     for place, weights in enumerate(expected["weights"]):
         assert np.allclose(alone[f"weights_{place}"], weights, rtol=1e-9, atol=1e-12)

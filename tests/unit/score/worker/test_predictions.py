@@ -92,6 +92,18 @@ def test_several_outputs_are_a_struct_that_is_null_as_a_whole() -> None:
     assert made.to_pylist() == [None, {"a": 2.0, "b": [0.0, 0.0]}]
 
 
+def test_of_several_outputs_those_without_classes_stay_as_they_are() -> None:
+    outputs = Output("kind", "float32", (3,), PETS), Output("size", "float32", (1,), None)
+    results = {"kind": np.eye(3, dtype=np.float32), "size": np.array([[1.0], [np.nan], [3.0]], np.float32)}
+    made = prediction_column(results, signature(*outputs), CLASS)
+    assert made.field("kind").to_pylist() == list(PETS) and made.field("size")[0].as_py() == 1.0
+    assert made.type == prediction_type(signature(*outputs), CLASS)
+    assert not_numbers(results, signature(*outputs)) == {}
+    check_returns(signature(*outputs), CLASS)
+    with pytest.raises(ModelError, match="returns='top_k': output 'size' has no classes"):
+        check_returns(signature(*outputs), TOP_2)
+
+
 def test_rows_that_are_no_numbers_are_found_in_any_output() -> None:
     outputs = Output("a", "float32", (2,), PETS[:2]), Output("b", "int32", (), None)
     results = {"a": np.array([[1.0, 2.0], [np.nan, 1.0]]), "b": np.array([1, 2])}

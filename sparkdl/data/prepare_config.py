@@ -33,7 +33,8 @@ class PrepareConfig:
     """Folder or URL of the dataset."""
 
     features: tuple[Feature, ...]
-    """The model's inputs, in the order of the UDF's arguments. A bare column name means `Tensor(name)`."""
+    """The model's inputs, in the order of the UDF's arguments. A bare column name means `Tensor(name)`.
+    An encoder that is fitted, as `ds.features["age"]` or one of a model's `signature.inputs`, is taken as it is."""
 
     label: Feature | tuple[Feature, ...] | None = None
     """The target: a feature, several (for a model with several outputs), or None."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sparkdl import storage
 from sparkdl.checks import require_exactness, require_whole
 from sparkdl.data.dataset import Dataset
 from sparkdl.data.generations import check_held
-from sparkdl.errors import ConfigError, WorkerError
+from sparkdl.errors import ConfigError, WorkerError, shown
 from sparkdl.launch.config import LaunchConfig
 from sparkdl.launch.group import WorkerGroup, launch_of
 from sparkdl.launch.run import launch_ranks
@@ -21,11 +22,12 @@ from sparkdl.launch.worker import graceful_stop
 from sparkdl.model.custom_objects import check_custom_objects
 from sparkdl.model.signature import Signature
 from sparkdl.progress import TrainingProgress
-from sparkdl.train.checks.check_call import check_places, closure_limit
+from sparkdl.train.checks.check_call import check_launch_config, check_places, closure_limit
 from sparkdl.train.config import TrainConfig
 from sparkdl.train.entry import EVALUATE_MODULES, TRAIN_MODULES, evaluate_rank, train_rank
 from sparkdl.train.finished import check_exactness, check_finished
 from sparkdl.train.plan import plan_fit
+from sparkdl.train.raw_rows import SPLIT, is_frame, prepared_rows
 from sparkdl.train.report.write import report_failure, report_result
 from sparkdl.train.run.best_model import best_model_dir
 from sparkdl.train.run.checkpoint import read_json, sweep_checkpoints
@@ -38,6 +40,7 @@ from sparkdl.train.spec import EvaluateSpec, TrainSpec
 
 if TYPE_CHECKING:
     from keras import Model
+    from pyspark.sql import DataFrame
 
 __all__ = ["TrainResult", "evaluate", "fit"]
 
@@ -168,10 +171,13 @@ def _train(task: TrainSpec, launch: LaunchConfig | WorkerGroup, lock: RunLock) -
 
 def evaluate(
     model_dir: str,
-    dataset: Dataset,
-    split: str = "test",
+    dataset: Dataset | DataFrame,
+    split: str | None = None,
     *,
     launch: LaunchConfig | WorkerGroup,
+    label: str | Mapping[str, str] | None = None,
+    weight: str | None = None,
+    path: str | None = None,
     global_batch_size: int = 1024,
     custom_objects: Mapping[str, Any] | None = None,
     safe_mode: bool = True,
@@ -179,12 +185,19 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return loss and metrics of a trained model over all rows of a split, exact for any number of ranks.
 
-    A loss with reduction="sum" is the sum over all rows, as `val_loss` is.
+    A loss with reduction="sum" is the sum over all rows, as `val_loss` is. The raw rows of a DataFrame are encoded by
+    the model's own encoders, which are not fitted anew, and written as a dataset for the time of the call.
 
     Args:
         model_dir: as in `result.model_dir`.
-        dataset: a dataset prepared with the same features, and labels unless the model was trained on its inputs.
-        split: the split whose rows are evaluated.
+        dataset: a dataset prepared with the same features, and labels unless the model was trained on its inputs; or a
+            DataFrame of raw rows with the columns of features and labels.
+        split: the split of the dataset whose rows are evaluated; None: "test". Of a DataFrame all rows are evaluated.
+        label: for a DataFrame: the column of the label, if it does not bear the label's name; a dict by label for
+            several.
+        weight: for a DataFrame: the column of the rows' weights; None: each row counts 1.
+        path: for a DataFrame: a folder or URL that does not exist and that all hosts see, where the encoded rows lie
+            meanwhile; None: beside `model_dir`.
         launch: where the ranks run; a worker group keeps their start short.
         global_batch_size: rows of one step over all ranks; the result does not depend on it.
         custom_objects, safe_mode: as in `load_model`. The objects travel to the ranks as `build_model` does.
@@ -193,17 +206,33 @@ def evaluate(
             `global_batch_size`, and a warning says so.
 
     Raises:
-        ModelError: no model there; a loss or metric is not exact.
+        ModelError: no model there; a loss or metric is not exact; the model is not compiled.
         ConfigError: the dataset's features are not the model's; more workers than lanes; `custom_objects` is not a
             dict of classes and functions.
-        DatasetError: no such split; the dataset's parts are gone.
+        DatasetError: no such split, or no rows; the dataset's parts are gone; `path` cannot be written.
+        SchemaError: a column of the DataFrame is missing, or holds values that its encoder refuses.
     """
-    check_places(dataset, launch)
     check_custom_objects(custom_objects)
     model_dir = storage.absolute(model_dir)
     require_whole("global_batch_size", global_batch_size)
     require_exactness(exactness)
     signature = Signature.read(model_dir)
+    options = {"custom_objects": custom_objects, "safe_mode": safe_mode, "exactness": exactness}
+    if is_frame(dataset):
+        check_launch_config(launch)
+        if split is not None:
+            raise ConfigError(f"split={shown(split)} is for a dataset; of a DataFrame all rows are evaluated")
+        folder = f"{model_dir}.rows-{uuid.uuid4().hex[:8]}" if path is None else storage.absolute(path)
+        if storage.listing(folder):
+            raise ConfigError(f"path={folder} must not exist; it is deleted after the evaluation")
+        with prepared_rows(dataset, signature, label=label, weight=weight, folder=folder) as rows:
+            check_places(rows, launch)
+            return _evaluated(model_dir, rows, SPLIT, launch, global_batch_size, **options)
+    given = {"label": label, "weight": weight, "path": path}
+    if wrong := [name for name, value in given.items() if value is not None]:
+        raise ConfigError(f"{wrong[0]}={shown(given[wrong[0]])} is for a DataFrame; a dataset has its own")
+    check_places(dataset, launch)
+    dataset, split = cast(Dataset, dataset), split or "test"
     trained = [encoder.to_json() for encoder in (*signature.inputs, *signature.labels)]
     labels = dataset.label_encoders if signature.target == "label" else ()
     if trained != [encoder.to_json() for encoder in (*dataset.encoders, *labels)]:
@@ -218,14 +247,19 @@ def evaluate(
         )
     dataset.split(split)
     check_held(dataset)
+    return _evaluated(model_dir, dataset, split, launch, global_batch_size, **options)
+
+
+def _evaluated(
+    model_dir: str, dataset: Dataset, split: str, launch: LaunchConfig | WorkerGroup, rows_of_step: int, **options: Any
+) -> dict[str, Any]:
+    """Evaluate on ranks."""
     task = EvaluateSpec(
         model_dir=model_dir,
         dataset=dataset,
         split=split,
-        global_batch_size=global_batch_size,
-        custom_objects=custom_objects,
-        safe_mode=safe_mode,
-        exactness=exactness,
+        global_batch_size=rows_of_step,
+        **options,
     )
     results = launch_ranks(
         evaluate_rank,

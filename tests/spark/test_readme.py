@@ -48,5 +48,5 @@ def test_a_file_that_a_page_names_exists(name: str) -> None:
 def test_the_jobs_of_the_docs_are_those_that_the_tests_start() -> None:
     page = (ROOT / "docs" / "jobs.md").read_text()
     jobs = re.findall(r"^spark-submit .* (jobs/\w+\.py) (conf/\w+\.yaml)", page, re.MULTILINE)
-    assert [Path(job).stem for job, _ in jobs] == ["prepare", "train", "score"]
+    assert [Path(job).stem for job, _ in jobs] == ["prepare", "train", "evaluate", "score"]
     assert all((ROOT / file).exists() for pair in jobs for file in pair)

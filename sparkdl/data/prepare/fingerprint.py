@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparkdl.data.dataset import FORMAT_VERSION, Source
 from sparkdl.data.features import Feature
-from sparkdl.data.features.feature import stated_fields
+from sparkdl.data.features.feature import StoredEncoder, stated_fields
 from sparkdl.data.prepare.input_files import (
     RELATION,
     SQL,
@@ -232,7 +232,10 @@ def _how(config: PrepareConfig) -> dict[str, Any]:
 
 
 def _declared(feature: Feature) -> list[Any]:
-    declared = [type(feature).__name__, stated_fields(feature)]
+    if isinstance(feature, StoredEncoder):
+        declared: list[Any] = ["fitted", feature.to_json()]
+    else:
+        declared = [type(feature).__name__, stated_fields(feature)]
     tokenizer = getattr(feature, "tokenizer", None)
     if tokenizer is not None:
         declared.append(source_digests({tokenizer.partition(":")[0]}))

@@ -17,6 +17,7 @@ from sparkdl.data.features.categorical import CategoricalEncoder, as_categories
 from sparkdl.data.features.categories import CategoriesEncoder, check_arrays
 from sparkdl.data.features.column_types import is_nested, unit_of
 from sparkdl.data.features.columns import infer_shape
+from sparkdl.data.features.feature import StoredEncoder
 from sparkdl.data.features.image import ImageEncoder
 from sparkdl.data.features.moments import Moments
 from sparkdl.data.features.numeric import NumericEncoder
@@ -43,7 +44,7 @@ class Fitted:
 
 
 def fit_encoders(train: DataFrame, features: Sequence[Feature], labels: Sequence[Feature]) -> Fitted:
-    """Fit the encoders of all features, then of all labels, over the train split's raw rows.
+    """Fit the encoders of all features, then of all labels, over the train split's raw rows; fitted ones stay.
 
     Raises:
         ConfigError: a feature that cannot be a label.
@@ -90,7 +91,9 @@ def fit_encoders(train: DataFrame, features: Sequence[Feature], labels: Sequence
     fitted: list[Encoder] = []
     for index, feature in enumerate(declared):
         name = feature.name
-        if isinstance(feature, Tensor):
+        if isinstance(feature, StoredEncoder):
+            fitted.append(feature)  # type: ignore[arg-type]  # each of its subclasses is an Encoder
+        elif isinstance(feature, Tensor):
             fitted.append(TensorEncoder.fit(feature, first[name]))
         elif isinstance(feature, Numeric):
             unit, median = numbers[name].unit, medians.get(name)

@@ -17,7 +17,7 @@ from sparkdl.train.checks.initial_model import check_initial_model
 from sparkdl.train.class_weight import class_weights
 from sparkdl.train.config import TrainConfig
 
-__all__ = ["check_places", "check_training", "closure_limit"]
+__all__ = ["check_launch_config", "check_places", "check_training", "closure_limit"]
 
 
 def check_training(build_model: object, dataset: Dataset, config: TrainConfig) -> None:
@@ -71,13 +71,19 @@ def check_places(dataset: object, launch: object) -> None:
     """Raise ConfigError unless these are a Dataset, and a LaunchConfig or a WorkerGroup of no more ranks than lanes."""
     if not isinstance(dataset, Dataset):
         raise ConfigError(f"dataset={shown(dataset)} must be a Dataset; open a path by sparkdl.open_dataset(path)")
-    if not isinstance(launch, LaunchConfig | WorkerGroup):
-        raise ConfigError(f"launch={shown(launch)} must be a LaunchConfig or a WorkerGroup")
+    check_launch_config(launch)
+    assert isinstance(launch, LaunchConfig | WorkerGroup)
     if (num_workers := launch_of(launch).num_workers) > dataset.lanes:
         raise ConfigError(
             f"num_workers={num_workers} but {dataset.path} has {dataset.lanes} lanes; use at most "
             f"{dataset.lanes} workers or prepare with PrepareConfig(lanes=…)"
         )
+
+
+def check_launch_config(launch: object) -> None:
+    """Raise ConfigError unless this is a LaunchConfig or a WorkerGroup."""
+    if not isinstance(launch, LaunchConfig | WorkerGroup):
+        raise ConfigError(f"launch={shown(launch)} must be a LaunchConfig or a WorkerGroup")
 
 
 def closure_limit(dataset: Dataset) -> int:

@@ -39,8 +39,13 @@ def test_prepare_train_and_score_one_by_one(tmp_path) -> None:
     trained = submit("train", "epochs=4", "launch.num_workers=2", cwd=tmp_path)
     assert trained.returncode == 0, trained.stdout
     assert "epoch 4/4" in trained.stdout and "model " in trained.stdout
+    evaluated = submit("evaluate", cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stdout
+    figures = json.loads((tmp_path / "build" / "digits" / "evaluation.json").read_text())
+    assert figures["accuracy"] > 0.9 and figures["split"] == "test"
     scored = submit("score", cwd=tmp_path)
     assert scored.returncode == 0 and "165 rows in " in scored.stdout, scored.stdout
+    assert f"evaluated: {{'accuracy': {round(figures['accuracy'], 4)}" in scored.stdout
     folder = tmp_path / "build" / "digits" / "predictions"
     assert json.loads((folder / "_score.json").read_text())["rows"] == 165
     rows = pq.read_table(folder).to_pylist()

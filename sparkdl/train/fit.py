@@ -225,6 +225,7 @@ def evaluate(
         folder = f"{model_dir}.rows-{uuid.uuid4().hex[:8]}" if path is None else storage.absolute(path)
         if storage.listing(folder):
             raise ConfigError(f"path={folder} must not exist; it is deleted after the evaluation")
+        signature.check_tokenizers(safe_mode=safe_mode)
         with prepared_rows(dataset, signature, label=label, weight=weight, folder=folder) as rows:
             check_places(rows, launch)
             return _evaluated(model_dir, rows, SPLIT, launch, global_batch_size, **options)

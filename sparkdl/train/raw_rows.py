@@ -18,7 +18,7 @@ from sparkdl.data.prepare.prepare import prepare
 from sparkdl.data.prepare_config import PrepareConfig
 from sparkdl.errors import ConfigError, near_miss, shown
 from sparkdl.model.signature import Signature
-from sparkdl.spark.columns import column, require_column
+from sparkdl.spark.columns import require_column
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -76,7 +76,7 @@ def check_label(df: DataFrame, signature: Signature, label: object, weight: str 
     columns = _label_columns(label, signature)
     taken = [*(encoder.name for encoder in signature.inputs), *([weight] if weight else [])]
     for raw in (*taken, *columns.values()):
-        require_column(df.columns, raw)
+        require_column(df, raw)
     for name, raw in columns.items():
         if name in taken and raw != name:
             raise ConfigError(
@@ -120,5 +120,5 @@ def _label_columns(label: object, signature: Signature) -> dict[str, str]:
 def _named(df: DataFrame, inputs: tuple[Encoder, ...], labels: Mapping[str, str], weight: str | None) -> DataFrame:
     """Select the columns that are read, each label under its own name."""
     taken = dict.fromkeys([*(encoder.name for encoder in inputs), *([weight] if weight else [])])
-    renamed = [column(raw).alias(name) for name, raw in labels.items() if name not in taken]
-    return df.select(*map(column, taken), *renamed)
+    renamed = [require_column(df, raw).alias(name) for name, raw in labels.items() if name not in taken]
+    return df.select(*[require_column(df, name) for name in taken], *renamed)

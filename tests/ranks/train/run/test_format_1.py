@@ -59,10 +59,10 @@ def test_format_1_goes_on(make, run) -> None:
         assert np.allclose(weight, expected, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["run.json", CHECKPOINT])
-def test_a_newer_format_is_refused(make, run, name) -> None:
-    change(run / name, format_version=2)
+@pytest.mark.parametrize(("name", "newest"), [("run.json", 1), (CHECKPOINT, 2)])
+def test_a_newer_format_is_refused(make, run, name, newest) -> None:
+    change(run / name, format_version=newest + 1)
     dataset = sparkdl.open_dataset(str(FIXTURES / "dataset-v1"))
-    message = "has format_version 2; this version of sparkdl reads up to 1: update sparkdl"
+    message = f"has format_version {newest + 1}; this version of sparkdl reads up to {newest}: update sparkdl"
     with pytest.raises((CheckpointError, sparkdl.WorkerError), match=message):
         sparkdl.fit(make.build_model, dataset, make.options(run), launch=ONE)

@@ -43,7 +43,11 @@ def test_prepare_train_and_score_one_by_one(tmp_path) -> None:
     assert evaluated.returncode == 0, evaluated.stdout
     figures = json.loads((tmp_path / "build" / "digits" / "evaluation.json").read_text())
     assert figures["accuracy"] > 0.9 and figures["split"] == "test"
-    scored = submit("score", cwd=tmp_path)
+    raw = ("source=examples.digits:read", "label=digit", "output=of-raw-rows.json")
+    assert submit("evaluate", *raw, cwd=tmp_path).returncode == 0
+    of_raw_rows = json.loads((tmp_path / "of-raw-rows.json").read_text())
+    assert of_raw_rows["loss"] == pytest.approx(figures["loss"], rel=1e-4)
+    scored = submit("score", "label=digit", cwd=tmp_path)
     assert scored.returncode == 0 and "165 rows in " in scored.stdout, scored.stdout
     assert f"evaluated: {{'accuracy': {round(figures['accuracy'], 4)}" in scored.stdout
     folder = tmp_path / "build" / "digits" / "predictions"
@@ -70,6 +74,7 @@ def test_train_runs_on_executors_that_are_processes_of_their_own(digits_dataset,
         pytest.param("prepare", ["labels=x"], "unknown option 'labels'; did you mean 'label'?", marks=pytest.mark.soak),
         pytest.param("train", ["epoch=3"], "unknown option 'epoch'; did you mean 'epochs'?", marks=pytest.mark.soak),
         ("train", ["dataset=nowhere"], "no prepared dataset at "),
+        pytest.param("evaluate", ["split=null"], "dataset and split go together", marks=pytest.mark.soak),
         pytest.param("score", ["source={path: nowhere}"], "source .* cannot be read", marks=pytest.mark.soak),
     ],
 )

@@ -114,13 +114,14 @@ def become_rank(launcher: int, output: int) -> None:
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if os.getppid() != launcher:
         os._exit(1)
+    # Until the rank handles it, and before there is a rank: the reaper may pass a request on as soon as it has forked.
+    signal.signal(WIND_DOWN_SIGNAL, signal.SIG_IGN)
     rank = os.fork()
     if rank:
         with contextlib.suppress(OSError):  # the child does the same; the first call counts
             os.setpgid(rank, rank)
         _Reaper(rank, wakeup, keep=(0, 1, 2, wakeup, wakeup_end)).run()
     signal.set_wakeup_fd(-1)
-    signal.signal(WIND_DOWN_SIGNAL, signal.SIG_IGN)  # until the rank handles it
     for number in (signal.SIGCHLD, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     os.setpgid(0, 0)

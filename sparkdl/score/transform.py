@@ -77,8 +77,9 @@ def scored_frame(
     return scored, task
 
 
-# Spark's setting that lets UDFs take batches of columns, from Spark 4.2 on.
+# Spark's setting that lets UDFs take batches of columns, and the first version that has it.
 _TAKES_BATCHES = "spark.sql.execution.arrow.pythonUDF.columnarInput.enabled"
+_SINCE = (4, 2)
 
 
 def _read_by_rows(df: DataFrame) -> DataFrame:
@@ -90,7 +91,9 @@ def _read_by_rows(df: DataFrame) -> DataFrame:
     """
     from pyspark.sql import functions as F
 
-    if df.sparkSession.conf.get(_TAKES_BATCHES, None) != "true":
+    spark = df.sparkSession
+    version = tuple(int(part) for part in spark.version.split(".")[:2])  # vendors add "-amzn-1" and the like
+    if version < _SINCE or spark.conf.get(_TAKES_BATCHES) != "true":
         return df
     return df.filter(F.spark_partition_id() >= 0)
 

@@ -99,6 +99,7 @@ def weights_of(result):
 def assert_same(one, other):
     for a, b in zip(one.history, other.history, strict=True):
         a, b = ({k: v for k, v in record.items() if k not in TIMES} for record in (a, b))
+        assert a.pop("per_worker", None) == b.pop("per_worker", None)
         assert a == pytest.approx(b, rel=1e-9, abs=1e-9)
     for a, b in zip(weights_of(one), weights_of(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
@@ -132,6 +133,17 @@ def test_a_run_that_goes_on_after_a_compilation_is_uninterrupted(whole, dataset,
     # More epochs continue with the optimizer of the callback.
     longer = config(tmp_path / "run", callbacks=callbacks(str(tmp_path), stop), epochs=EPOCHS + 1)
     assert "auc" in sparkdl.fit(build_model, dataset, longer, launch=group(2)).history[-1]
+
+
+def test_workers_that_train_alone_average_what_a_callback_compiled(dataset, tmp_path) -> None:
+    """The averages are of the new optimizer's state: each rank goes on from them, and so does a run that goes on."""
+    alone = {"sync_every": 2, "gradient_accumulation_steps": 1, "sync_batch_norm": False}
+    uninterrupted = sparkdl.fit(build_model, dataset, config(tmp_path / "whole", **alone), launch=group(2))
+    given = config(tmp_path / "run", callbacks=callbacks(str(tmp_path), (AT + 1, 2)), **alone)
+    with pytest.raises(sparkdl.WorkerError, match="interrupted"):
+        sparkdl.fit(build_model, dataset, given, launch=group(2))
+    assert_same(uninterrupted, sparkdl.fit(build_model, dataset, given, launch=group(2)))
+    assert "auc" in uninterrupted.history[-1] and uninterrupted.history[-1]["per_worker"]
 
 
 def test_the_model_is_saved_as_it_was_compiled_last(whole, dataset) -> None:

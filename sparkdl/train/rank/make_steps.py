@@ -6,14 +6,18 @@ Runs in rank processes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from sparkdl.launch.world import World
 from sparkdl.train.class_weight import class_weights
+from sparkdl.train.exact.findings import Inexact
 from sparkdl.train.exact.instrument import StepOptions, reduced_layer_states
 from sparkdl.train.exact.local_step import check_local
+from sparkdl.train.exact.overrides import has_own_step
+from sparkdl.train.exact.state.batch_norm import synced_layers
 from sparkdl.train.exact.weight_average import WeightAverage
-from sparkdl.train.exactness.judge import judge
+from sparkdl.train.exactness.judge import decide, judge
 from sparkdl.train.rank.callbacks.learning_rate import LearningRates
 from sparkdl.train.rank.resume import compile_as_before
 from sparkdl.train.rank.run_steps import RunSteps
@@ -77,6 +81,9 @@ def _step_options(task: TrainSpec, model: Any, here: World) -> StepOptions:
         global_batch_size=config.global_batch_size,
         class_weights=weights is not None,
     )
+    unweighted = _unweighted_norms(model, sync_all=config.sync_batch_norm)
+    decide(unweighted, exactness=config.exactness, world_size=here.size, rank=here.rank)
+    findings = replace(findings, inexact=(*findings.inexact, *unweighted))
     local = config.sync_every > 1 and here.size > 1
     if local:
         check_local(model, sync_every=config.sync_every)
@@ -90,6 +97,19 @@ def _step_options(task: TrainSpec, model: Any, here: World) -> StepOptions:
         findings=findings,
         local=local,
     )
+
+
+def _unweighted_norms(model: Any, *, sync_all: bool) -> list[Inexact]:
+    """List the layers that normalize by all ranks' rows within a user's own train_step.
+
+    The gradient of their moments reaches each rank from the losses of all ranks, which an own step has divided by its
+    own rows: each rank counts alike, whatever its rows. `loss_parts` divides the losses of Keras' own step by all rows.
+    """
+    synced = synced_layers(model, sync_all=sync_all) if has_own_step(model) else []
+    reason = (
+        "normalizes by all workers' rows within an own train_step, which counts each worker alike, whatever its rows"
+    )
+    return [Inexact(f"layer {layer.name!r}", reason) for layer in synced]
 
 
 def step_taker(task: TrainSpec, model: Any, run_steps: RunSteps, schedule: Schedule) -> Callable[[int, Any], Any]:

@@ -287,6 +287,31 @@ def test_a_model_with_its_own_steps_follows_too(dataset, tmp_path) -> None:
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-9)
 
 
+def own_steps_with_norm(ds):
+    """The same with a layer that normalizes by all workers' rows."""
+    import keras
+
+    own = own_steps(ds)
+    (age,) = own.inputs
+    normed = keras.layers.BatchNormalization(name="norm")(own.layers[1](age))
+    model = type(own)([age], keras.layers.Dense(1, "sigmoid")(normed))
+    model.compile("sgd", "mae")
+    return model
+
+
+def test_an_own_step_does_not_weigh_norms_over_all_workers(dataset, tmp_path) -> None:
+    """Losses differed between 1 and 3 workers in the fourth digit, without a word."""
+    options = {"epochs": 1, "callbacks": None, "lr_scaling": None, "warmup_epochs": 0}
+    with pytest.raises(
+        sparkdl.ModelError, match="layer 'norm' normalizes by all workers' rows within an own train_step"
+    ):
+        sparkdl.fit(own_steps_with_norm, dataset, config(tmp_path / "run", **options), launch=group(2))
+    given = config(tmp_path / "marked", exactness="per_worker", **options)
+    assert sparkdl.fit(own_steps_with_norm, dataset, given, launch=group(2)).history[0]["per_worker"] == [
+        "layer 'norm'"
+    ]
+
+
 def half(model):
     import keras
 

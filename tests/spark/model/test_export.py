@@ -255,10 +255,10 @@ def test_text_in_the_graph_is_normalized_as_in_arrow_or_refused(form) -> None:
     letters = [*"aeo<=", *map(chr, (0x1100, 0xAC00, 0x928, 0x915, 0x3B1, 0x304B, 0xFF76, 0x1E9E, 0x212B))]
     random = np.random.default_rng(3)
     taken = 0
-    for _ in range(60):
+    for _ in range(15):
         texts = ["".join(random.choice([*letters, *marks], 4)) for _ in range(3)]
         taken += same(texts, 5)
-    assert 0 < taken < 60
+    assert 0 < taken < 15
 
 
 def test_what_a_tensor_cannot_hold_is_refused_by_name(tmp_path) -> None:

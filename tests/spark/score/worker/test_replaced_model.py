@@ -82,11 +82,10 @@ def test_a_stream_ends_when_its_model_is_replaced(spark, numbers, tmp_path) -> N
 
 def test_a_model_file_that_was_replaced_is_refused_in_warm_workers_too(spark, numbers, tmp_path) -> None:
     """Of the same size and date; the signature stays, as when Keras itself saves over it."""
-    model_dir = save_scaled(2.0, tmp_path / "m")
-    file = Path(model_dir, "model.keras")
-    # The archive's size depends on the number and on the time of saving.
-    others = (Path(save_scaled(float(n), tmp_path / f"other-{n}"), "model.keras") for n in range(3, 100))
-    other = next(path for path in others if path.stat().st_size == file.stat().st_size)
+    # The archive's size depends on the time of saving, and on the number of layers made before, which names the layer.
+    pairs = ((save_scaled(2.0, tmp_path / f"m-{n}"), save_scaled(3.0, tmp_path / f"other-{n}")) for n in range(100))
+    files = ((model_dir, Path(model_dir, "model.keras"), Path(other, "model.keras")) for model_dir, other in pairs)
+    model_dir, file, other = next(one for one in files if one[1].stat().st_size == one[2].stat().st_size)
     scored = sparkdl.transform(numbers, model_dir)
     warm(scored)
     before = file.stat()

@@ -19,7 +19,7 @@ from sparkdl.cli.options import build, load_function, mapping, read_options
 from sparkdl.cli.record import record_job
 from sparkdl.cli.sigterm import EXIT_TERMINATED, Termination
 from sparkdl.data.dataset import Dataset
-from sparkdl.data.prepare.apply_split import split
+from sparkdl.data.prepare.splits.apply import split
 from sparkdl.errors import ConfigError, SparkDLError, WorkerError, shown
 
 if TYPE_CHECKING:
@@ -141,6 +141,7 @@ def read_source(spark: SparkSession, source: Any) -> DataFrame:
 
 def _read_files(spark: SparkSession, options: Mapping[str, Any]) -> DataFrame:
     """Read files as `read_source` describes; rows of several splits are put one below the other."""
+    from pyspark.sql import DataFrame
     from pyspark.sql import functions as F
 
     reader = spark.read.format(options.get("format", "parquet"))
@@ -161,7 +162,13 @@ def _read_files(spark: SparkSession, options: Mapping[str, Any]) -> DataFrame:
         if str(column).lower() in [known.lower() for known in rows.columns]:
             raise ConfigError(f"source: the files have a column {column!r} already; choose another split_column=…")
         parts.append(rows.select("*", F.lit(str(name)).alias(column)))
-    return functools.reduce(lambda above, below: above.unionByName(below), parts)
+        if sorted(parts[-1].dtypes) != sorted(parts[0].dtypes):
+            first, here = (set(part.dtypes) for part in (parts[0], parts[-1]))
+            raise ConfigError(
+                f"source: the files of {shown(name)} have {shown(sorted(here - first))} where those before have "
+                f'{shown(sorted(first - here))}; give a schema, schema: "age double, job string"'
+            )
+    return functools.reduce(DataFrame.unionByName, parts)
 
 
 def rows_of_split(df: DataFrame, dataset: Dataset, name: str) -> DataFrame:

@@ -60,6 +60,17 @@ def test_a_wrong_source_is_named(spark, adults, wrong, problem) -> None:
         read_source(spark, {"format": "csv", "path": f"{adults}/adult.data", "schema": COLUMNS, **wrong}).count()
 
 
+def test_files_of_two_splits_have_one_schema(spark, adults) -> None:
+    """Spark would make strings of the numbers, or put columns of another order below each other."""
+    path = {"train": f"{adults}/adult.data", "test": f"{adults}/more.data"}
+    (adults / "more.data").write_text("x, cook, >50K\n")
+    source = {"format": "csv", "path": path, "options": {"inferSchema": True}}
+    with pytest.raises(
+        ConfigError, match="the files of 'test' have .*_c0.*string.* where those before have .*_c0.*int"
+    ):
+        read_source(spark, source)
+
+
 def test_a_column_of_the_splits_name_is_not_hidden(spark, adults) -> None:
     source = {"format": "csv", "path": {"train": f"{adults}/adult.data"}, "schema": "a string, Split string, b string"}
     with pytest.raises(ConfigError, match="the files have a column 'split' already"):

@@ -170,12 +170,13 @@ class CategoriesEncoder(StoredEncoder):
     def encode(self, column: pa.Array) -> np.ndarray:
         column = as_array(column)
         flat, lengths = elements(column, name=self.name, missing=self.missing)
-        if not len(flat):
-            return np.zeros((len(lengths), *self.shape), self.dtype)
-        if pa.types.is_int64(flat.type) != pa.types.is_int64(self._known.type):
+        has_type = is_list(column.type) and not pa.types.is_null(column.type.value_type)
+        if has_type and pa.types.is_int64(flat.type) != pa.types.is_int64(self._known.type):
             raise SchemaError(
                 f"column {self.name!r} held arrays of {self._known.type} when it was fitted and holds {flat.type} now"
             )
+        if not len(flat):
+            return np.zeros((len(lengths), *self.shape), self.dtype)
         found = pc.index_in(flat, value_set=self._known.cast(flat.type))
         row_of = np.repeat(np.arange(len(lengths)), lengths)
         if self.is_label and found.null_count:

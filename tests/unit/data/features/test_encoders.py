@@ -320,6 +320,7 @@ def test_arrays_of_categories_are_refused_by_name() -> None:
         (pa.array([[1.5]]), "cannot be categories; cast them to strings"),
         (pa.array([[["a"]]]), "cannot be categories; use strings or whole numbers"),
         (pa.array([[1]]), "held arrays of string when it was fitted and holds int64 now"),
+        (pa.array([], pa.list_(pa.int64())), "held arrays of string when it was fitted and holds int64 now"),
         (pa.array([["a"], None]), "null without a policy .*missing='empty'.* in 1 of 2 rows; row 1 is None"),
         (pa.array([["a"], ["b", None]]), "null inside an array without a policy .*; row 1 is .'b', None."),
     ):

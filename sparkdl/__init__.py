@@ -12,8 +12,8 @@ from sparkdl.version import __version__ as __version__
 if TYPE_CHECKING:
     from sparkdl.compat.runner import HorovodRunner
     from sparkdl.data.dataset import Dataset, open_dataset
-    from sparkdl.data.prepare.apply_split import split
     from sparkdl.data.prepare.prepare import prepare
+    from sparkdl.data.prepare.splits.apply import split
     from sparkdl.data.prepare_config import PrepareConfig
     from sparkdl.data.read_prepared import read_prepared
     from sparkdl.data.reader_config import ReaderConfig
@@ -89,7 +89,7 @@ __all__ = [
 _NAMES = {
     "compat.runner": "HorovodRunner",
     "data.dataset": "Dataset open_dataset",
-    "data.prepare.apply_split": "split",
+    "data.prepare.splits.apply": "split",
     "data.prepare.prepare": "prepare",
     "data.prepare_config": "PrepareConfig",
     "data.read_prepared": "read_prepared",

@@ -1,6 +1,6 @@
 """Divide rows into splits by a rule that depends on the rows alone, never on partitions or their order.
 
-Declared on the driver, with the rest of the configuration; `apply_split` applies the rule in Spark.
+Declared on the driver, with the rest of the configuration; `prepare.splits.apply` applies the rule in Spark.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sparkdl.data.prepare.apply_split import LEFT_OUT
 from sparkdl.data.prepare.row_sums import NOTHING, Sums, sums
 from sparkdl.data.prepare.shuffle import ORDER_COLUMN, different_rows, repeats
+from sparkdl.data.prepare.splits.apply import LEFT_OUT
 from sparkdl.data.prepare.writer import SPLIT_COLUMN
 from sparkdl.data.prepare_config import PrepareConfig
 from sparkdl.errors import DatasetError, shown

@@ -17,17 +17,17 @@ from sparkdl.data.dataset import Dataset, Source, find_dataset
 from sparkdl.data.features import Encoder
 from sparkdl.data.layout import Field, RecordLayout
 from sparkdl.data.prepare.all_nulls import all_nulls_named
-from sparkdl.data.prepare.apply_split import split_index
 from sparkdl.data.prepare.count import CONTENT_COLUMN, Counted, count_rows, split_names
 from sparkdl.data.prepare.fingerprint import name_content
 from sparkdl.data.prepare.fit import fit_encoders
 from sparkdl.data.prepare.input_files import files_stay, files_that_are_read
 from sparkdl.data.prepare.plan import PreparePlan, declared_columns, find_made_of, plan_prepare, rows_by_split
-from sparkdl.data.prepare.resolve_split import resolved_split
 from sparkdl.data.prepare.row_changes import check_rows_stay, warn_of_chance
 from sparkdl.data.prepare.row_sums import whole_rows
 from sparkdl.data.prepare.shuffle import ORDER_COLUMN, order_key
 from sparkdl.data.prepare.sizing import part_count, rows_per_batch, rows_per_row_group
+from sparkdl.data.prepare.splits.apply import split_index
+from sparkdl.data.prepare.splits.resolve import resolved_split
 from sparkdl.data.prepare.write import check_counts, differing, hash_columns, write_rows
 from sparkdl.data.prepare.writer import SPLIT_COLUMN, PartPlan
 from sparkdl.data.prepare_config import PrepareConfig

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from sparkdl.data.dataset import Part
-from sparkdl.data.prepare.apply_split import LEFT_OUT
 from sparkdl.data.prepare.count import Counted
 from sparkdl.data.prepare.row_sums import NOTHING, Seen, Sums, add, hash_of
 from sparkdl.data.prepare.shuffle import ORDER_COLUMN, shuffled
+from sparkdl.data.prepare.splits.apply import LEFT_OUT
 from sparkdl.data.prepare.writer import SPLIT_COLUMN, PartPlan, write_parts
 from sparkdl.errors import DatasetError
 from sparkdl.spark.columns import column as named

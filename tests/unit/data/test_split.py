@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from sparkdl import ConfigError, Split
-from sparkdl.data.prepare.apply_split import same_values
+from sparkdl.data.prepare.splits.apply import same_values
 
 ENDS = {"train": "2017-06-26", "val": "2017-10-24", "test": None}
 

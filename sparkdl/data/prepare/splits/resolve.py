@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sparkdl.data.prepare.apply_split import POSITIONS, class_of, position_in_class
+from sparkdl.data.prepare.splits.apply import POSITIONS, class_of, position_in_class
 from sparkdl.data.prepare_config import PrepareConfig
 from sparkdl.data.split import Split
 from sparkdl.errors import ConfigError, DatasetError, shown

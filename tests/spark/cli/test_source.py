@@ -61,7 +61,7 @@ def test_a_wrong_source_is_named(spark, adults, wrong, problem) -> None:
 
 
 def test_files_of_two_splits_have_one_schema(spark, adults) -> None:
-    """Spark would make strings of the numbers, or put columns of another order below each other."""
+    """Spark would make strings of the numbers."""
     path = {"train": f"{adults}/adult.data", "test": f"{adults}/more.data"}
     (adults / "more.data").write_text("x, cook, >50K\n")
     source = {"format": "csv", "path": path, "options": {"inferSchema": True}}

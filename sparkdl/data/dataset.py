@@ -16,6 +16,7 @@ from typing import Any
 from sparkdl import storage
 from sparkdl.data.features import Encoder, encoder_from_json
 from sparkdl.data.features.categorical import CategoricalEncoder
+from sparkdl.data.features.feature import raw_columns
 from sparkdl.data.layout import Field, RecordLayout
 from sparkdl.data.split import Split
 from sparkdl.errors import DatasetError, near_miss, shown
@@ -121,6 +122,11 @@ class Dataset:
     def labels(self) -> dict[str, Encoder]:
         """The fitted encoder of each label by name."""
         return {encoder.name: encoder for encoder in self.label_encoders}
+
+    @property
+    def raw_types_of_features(self) -> dict[str, str]:
+        """The Spark type (DDL) of each raw column that a feature is made of."""
+        return {name: self.raw_types[name] for encoder in self.encoders for name in raw_columns(encoder)}
 
     @property
     def schema(self) -> tuple[Field, ...]:

@@ -35,7 +35,8 @@ def export_saved_model(
     """Write the model as a SavedModel whose `serving_default` takes raw values and gives what `predict` gives.
 
     `serving_default` takes a tensor for each column, by the column's name, with any number of rows: for a `Numeric`
-    float64 (NaN is null; dates are days, timestamps seconds since 1970-01-01 UTC), for a `Categorical` string or int64
+    float64 (NaN is null; dates are days, timestamps seconds since 1970-01-01 UTC; several columns are one tensor of
+    shape (rows, columns) by the input's name), for a `Categorical` string or int64
     (a boolean is 0 or 1), for a `Text` string in UTF-8 ("" is a value, not a null: the caller fills nulls of both with
     the fill), for a `Tensor` its dtype and the column's shape (the caller pads), for an `Image` its pixels, uint8 of
     shape (rows, height, width, channels), decoded and resized before. Values that scoring refuses (a null without a
@@ -59,9 +60,10 @@ def export_saved_model(
     if found:
         raise ModelError(f"{out} is not empty: it holds {shown(found[0])}; delete it or choose another folder")
     outputs = [output.name for output in signature.outputs]
-    input_names = _saved_names(signature.input_names, names)
+    inputs = [encoder.name for encoder in signature.inputs]
+    input_names = _saved_names(inputs, names)
     output_names = _saved_names(outputs, names)
-    known = (*signature.input_names, *outputs)
+    known = (*inputs, *outputs)
     unknown = next((name for name in names or {} if name not in known), None)
     if unknown is not None:
         raise ConfigError(f"names: {unknown!r} is not a column or output of the model{near_miss(unknown, known)}")

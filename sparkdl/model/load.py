@@ -21,6 +21,7 @@ from packaging.version import Version
 
 from sparkdl import storage
 from sparkdl.checks import require_whole
+from sparkdl.data.features.columns import raw_values
 from sparkdl.errors import ModelError, SchemaError, near_miss
 from sparkdl.imports import load_tensorflow
 from sparkdl.model.batches import Batcher
@@ -64,7 +65,7 @@ class LoadedModel:
         for name in self.signature.input_names:
             if name not in columns:
                 raise SchemaError(f"input column {name!r} is missing{near_miss(name, columns)}")
-        return {encoder.name: encoder.encode(columns[encoder.name]) for encoder in self.signature.inputs}
+        return {encoder.name: encoder.encode(raw_values(encoder, columns)) for encoder in self.signature.inputs}
 
     def predict_batch(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Predict encoded inputs by one call of the model: outputs by name, each of shape ``(rows, *shape)``.

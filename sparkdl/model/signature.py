@@ -17,6 +17,7 @@ import numpy as np
 from sparkdl import storage
 from sparkdl.data.features import Encoder, encoder_from_json
 from sparkdl.data.features.categorical import CategoricalEncoder
+from sparkdl.data.features.feature import raw_columns
 from sparkdl.errors import ModelError, shown
 from sparkdl.storage.format_version import check_format_version
 
@@ -100,8 +101,8 @@ class Signature:
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """The names of the raw columns, in order."""
-        return tuple(encoder.name for encoder in self.inputs)
+        """The names of the raw columns, in order, once each."""
+        return tuple(dict.fromkeys(name for encoder in self.inputs for name in raw_columns(encoder)))
 
     @property
     def tokenizers(self) -> dict[str, str]:

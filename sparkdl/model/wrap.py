@@ -103,7 +103,7 @@ def save_model(
     declared = _declared_inputs(keras_model)
     raw_types: Mapping[str, str] = {}
     if isinstance(inputs, Dataset):
-        raw_types = {name: inputs.raw_types[name] for name in inputs.features}
+        raw_types = inputs.raw_types_of_features
         label = inputs.label_encoders if label is None and target == "label" else label
         inputs = inputs.encoders
     given = _features(inputs)
@@ -189,7 +189,10 @@ def _encoder(feature: Any, declared: ModelInput | None) -> Encoder:
         unknown: dict[str, Any] = {"mean": 0.0, "std": 1.0, "low": 0.0, "high": 1.0}
         fill = None if feature.fill is None else float(feature.fill)
         shape = () if declared is None else _row_shape(feature.name, declared)
-        encoder = NumericEncoder(feature.name, shape, "none", **unknown, fill=fill)
+        columns = tuple(feature.columns)
+        if columns:
+            shape = (len(columns),)
+        encoder = NumericEncoder(feature.name, shape, "none", **unknown, fill=fill, columns=columns)
     else:
         raise ConfigError(
             f"{type(feature).__name__}({feature.name!r}) needs statistics of the rows that the model was trained on; "

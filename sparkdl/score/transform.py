@@ -17,7 +17,7 @@ from sparkdl.score.worker.encode import check_types
 from sparkdl.score.worker.metrics import ScoreMetrics
 from sparkdl.score.worker.spec import ScoreSpec, score_spec
 from sparkdl.spark.arrow_types import arrow_type_of
-from sparkdl.spark.columns import column, require_column
+from sparkdl.spark.columns import column, require_columns
 from sparkdl.spark.table_formats import check_plan
 
 if TYPE_CHECKING:
@@ -98,17 +98,17 @@ def _read_by_rows(df: DataFrame) -> DataFrame:
     return df.filter(F.spark_partition_id() >= 0)
 
 
-def _input_columns(df: DataFrame, signature: Signature) -> list[Column]:
+def _input_columns(df: DataFrame, signature: Signature) -> list[Column | str]:
     """Return the columns of the model's inputs. Raises SchemaError for a missing one, and for one of a wrong type."""
     from pyspark.errors import PySparkException
 
-    found, types = [], {}
-    for name in signature.input_names:
-        try:
-            found.append(require_column(df, name))
-        except SchemaError as error:
-            raise SchemaError(f"the model's input {error}") from error
-        type_ = df.select(found[-1]).schema[0].dataType
+    try:
+        found = require_columns(df, signature.input_names)
+    except SchemaError as error:
+        raise SchemaError(f"the model's input {error}") from error
+    types = {}
+    for field in df.select(*found).schema:
+        name, type_ = field.name, field.dataType
         try:
             types[name] = arrow_type_of(type_)
         except PySparkException as error:

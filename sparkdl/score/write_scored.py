@@ -17,7 +17,7 @@ from sparkdl.score.options import ScoreOptions
 from sparkdl.score.plan import ScorePlan
 from sparkdl.score.transform import scored_frame
 from sparkdl.score.worker.metrics import ScoreMetrics
-from sparkdl.spark.columns import column, require_column
+from sparkdl.spark.columns import column, require_columns
 from sparkdl.spark.errors import errors_from_workers
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def plan_write_scored(
     """Plan the output, and check all that can be checked before a job. Raises as `transform` does."""
     scored, task = scored_frame(df, model_dir, options, metrics)
     if options.keep is not None:
-        kept = [require_column(df, name) for name in options.keep]
+        kept = require_columns(df, list(options.keep))
         scored = scored.select(*kept, *map(column, scored.columns[len(df.columns) :]))
     source, _ = name_rows(df, {"task": task.content, "columns": scored.columns})
     made_of = source.fingerprint if task.code.is_named else None

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from sparkdl import storage
 from sparkdl.data.dataset import Dataset
-from sparkdl.data.features import Encoder
 from sparkdl.data.prepare.plan import check_arguments
 from sparkdl.data.prepare.prepare import prepare
 from sparkdl.data.prepare_config import PrepareConfig
 from sparkdl.errors import ConfigError, near_miss, shown
 from sparkdl.model.signature import Signature
-from sparkdl.spark.columns import require_column
+from sparkdl.spark.columns import require_column, require_columns
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -66,7 +65,7 @@ def prepared_rows(
     )
     check_arguments(df, config)
     try:
-        yield prepare(_named(df, signature.inputs, columns, weight), config)
+        yield prepare(_named(df, signature, columns, weight), config)
     finally:
         storage.delete(folder)
 
@@ -74,9 +73,8 @@ def prepared_rows(
 def check_label(df: DataFrame, signature: Signature, label: object, weight: str | None) -> dict[str, str]:
     """Return the raw column of each label of the model. Raises what `prepared_rows` raises before it reads rows."""
     columns = _label_columns(label, signature)
-    taken = [*(encoder.name for encoder in signature.inputs), *([weight] if weight else [])]
-    for raw in (*taken, *columns.values()):
-        require_column(df, raw)
+    taken = [*signature.input_names, *([weight] if weight else [])]
+    require_columns(df, [*taken, *columns.values()])
     for name, raw in columns.items():
         if name in taken and raw != name:
             raise ConfigError(
@@ -117,8 +115,8 @@ def _label_columns(label: object, signature: Signature) -> dict[str, str]:
     return {name: given.get(name, name) for name in names}
 
 
-def _named(df: DataFrame, inputs: tuple[Encoder, ...], labels: Mapping[str, str], weight: str | None) -> DataFrame:
+def _named(df: DataFrame, signature: Signature, labels: Mapping[str, str], weight: str | None) -> DataFrame:
     """Select the columns that are read, each label under its own name."""
-    taken = dict.fromkeys([*(encoder.name for encoder in inputs), *([weight] if weight else [])])
+    taken = dict.fromkeys([*signature.input_names, *([weight] if weight else [])])
     renamed = [require_column(df, raw).alias(name) for name, raw in labels.items() if name not in taken]
-    return df.select(*[require_column(df, name) for name in taken], *renamed)
+    return df.select(*require_columns(df, list(taken)), *renamed)

@@ -66,16 +66,18 @@ def _from_mapping(options: dict[str, Any]) -> Feature:
             f"feature {shown(options)} must name one kind, as in {{numeric: age}}" + near_miss(wrong, _KINDS)
         )
     kind = kinds[0]
-    name = options.pop(kind)
-    if not (isinstance(name, str) and name):
-        raise ConfigError(f"{kind} feature {shown(name)} must be the name of a column")
+    column = options.pop(kind)
+    several = kind == "numeric" and isinstance(column, (list, tuple))
+    if not several and not (isinstance(column, str) and column):
+        raise ConfigError(f"{kind} feature {shown(column)} must be the name of a column")
     declared = _KINDS[kind][0]
-    known = {f.name: f.default for f in dataclasses.fields(declared) if f.name not in ("name", "_")}
-    check_options(options, known, f"{kind} feature {name!r}: ")
+    positional = "columns" if kind == "numeric" else "name"
+    known = {f.name: f.default for f in dataclasses.fields(declared) if f.name not in (positional, "_")}
+    check_options(options, known, f"{kind} feature {shown(column)}: ")
     for option, default in known.items():
         if default is dataclasses.MISSING and option not in options:
-            raise ConfigError(f"{kind} feature {name!r} needs the option {option!r}")
-    return declared(name, **options)
+            raise ConfigError(f"{kind} feature {column!r} needs the option {option!r}")
+    return declared(column, **options)
 
 
 def encoder_from_json(content: dict[str, Any]) -> Encoder:

@@ -5,15 +5,16 @@ Pure; used wherever columns are encoded: in prepare's workers, in scoring and in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sparkdl.data.features.column_types import is_list
 from sparkdl.errors import SchemaError, shown
 
-__all__ = ["bad_rows", "check_no_nulls", "check_utf8", "refuse", "shown_row"]
+__all__ = ["bad_rows", "check_no_nulls", "check_utf8", "refuse", "refuse_values", "shown_row"]
 
 
 def refuse(name: str, column: pa.Array, bad: np.ndarray, problem: str) -> None:
@@ -24,6 +25,21 @@ def refuse(name: str, column: pa.Array, bad: np.ndarray, problem: str) -> None:
     if bad.any():
         rows: list[int] = np.flatnonzero(bad.reshape(len(column), -1).any(axis=1)).tolist()
         raise bad_rows(name, column, dict.fromkeys(rows, problem))
+
+
+def refuse_values(name: str, columns: Sequence[str], column: pa.Array, bad: np.ndarray, problem: str) -> None:
+    """Raise SchemaError if any value is bad, as `refuse`; of an input of several columns it names the first bad one.
+
+    Args:
+        name: of the input.
+        columns: the raw columns side by side in `column`, in order; () if it is one column, `name`.
+        bad: bool, shape ``(rows, …)``; with `columns` ``(rows, columns)``.
+    """
+    if not columns:
+        refuse(name, column, bad, problem)
+    elif bad.any():
+        place = int(np.flatnonzero(bad.any(axis=0))[0])
+        refuse(columns[place], pc.list_element(column, place), bad[:, place], problem)
 
 
 def bad_rows(name: str, column: pa.Array, problems: Mapping[int, str]) -> SchemaError:

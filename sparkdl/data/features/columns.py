@@ -6,6 +6,7 @@ Runs in Spark workers (prepare, score) and on the driver (`predict`); this modul
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -14,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sparkdl.data.features.bad_values import check_no_nulls, refuse
-from sparkdl.data.features.column_types import check_numbers, is_list, is_vector
+from sparkdl.data.features.column_types import check_numbers, is_list, is_nested, is_vector, unit_of
+from sparkdl.data.features.feature import Encoder, raw_columns
 from sparkdl.errors import SchemaError, shown
 
-__all__ = ["arrow_type", "as_array", "infer_shape", "list_lengths", "padded", "to_arrow", "to_numpy"]
+__all__ = ["arrow_type", "as_array", "infer_shape", "list_lengths", "padded", "raw_values", "to_arrow", "to_numpy"]
 
 # `type` of an ML vector: 0 is sparse, 1 is dense.
 _SPARSE = 0
@@ -159,6 +161,28 @@ def padded(column: pa.Array, *, name: str, length: int, value: float) -> pa.Arra
         np.arange(len(column) + 1, dtype=np.int32) * np.int32(length), mask=np.append(lengths < 0, False)
     )
     return pa.ListArray.from_arrays(offsets, values)
+
+
+def raw_values(encoder: Encoder, columns: Mapping[str, Any]) -> Any:
+    """Return what an encoder encodes of raw columns by name: its column, or the several it is made of side by side."""
+    names = raw_columns(encoder)
+    return _side_by_side({name: columns[name] for name in names}) if names != (encoder.name,) else columns[encoder.name]
+
+
+def _side_by_side(columns: Mapping[str, Any]) -> pa.FixedSizeListArray:
+    """Put columns of plain numbers or booleans together, as one column of arrays of float64; nulls become NaN.
+
+    Spark's cast to double gives the same values. Raises SchemaError that names a column of another type.
+    """
+    arrays = {name: as_array(column) for name, column in columns.items()}
+    for name, array in arrays.items():
+        check_numbers(array.type, name)
+        if is_nested(array.type) or unit_of(array.type) != "number":
+            raise SchemaError(
+                f"column {name!r} is {array.type!s:.80}; an input of several columns takes plain numbers and booleans"
+            )
+    values = np.stack([_numbers(array).astype(np.float64) for array in arrays.values()], axis=1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), len(arrays))
 
 
 def _spread(values: pa.Array, present: np.ndarray) -> pa.Array:

@@ -11,7 +11,17 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 import numpy as np
 import pyarrow as pa
 
-__all__ = ["BytesEncoder", "Encoder", "Feature", "Stored", "StoredEncoder", "added", "fills", "stated_fields"]
+__all__ = [
+    "BytesEncoder",
+    "Encoder",
+    "Feature",
+    "Stored",
+    "StoredEncoder",
+    "added",
+    "fills",
+    "raw_columns",
+    "stated_fields",
+]
 
 Stored = Literal["values", "bytes"]
 """The form in which a dataset stores a row: encoded values, or bytes that the feed gives to `encode`."""
@@ -23,7 +33,7 @@ class Feature(Protocol):
 
     @property
     def name(self) -> str:
-        """The name of the column, and of the model's input."""
+        """The name of the column, and of the model's input; of several columns, that of the input alone."""
 
     @property
     def kind(self) -> str:
@@ -35,7 +45,7 @@ class Encoder(Protocol):
 
     @property
     def name(self) -> str:
-        """The name of the column, and of the model's input."""
+        """The name of the column, and of the model's input; of several columns, that of the input alone."""
 
     @property
     def dtype(self) -> np.dtype:
@@ -95,6 +105,11 @@ def stated_fields(value: Any) -> dict[str, Any]:
 def fills(feature: Feature) -> bool:
     """Tell whether a feature takes null, by a fill or as a category."""
     return getattr(feature, "fill", None) is not None or getattr(feature, "missing", "error") != "error"
+
+
+def raw_columns(feature: Feature | Encoder) -> tuple[str, ...]:
+    """Return the raw columns that a feature or an encoder reads: that of its name, or the several it is made of."""
+    return getattr(feature, "columns", ()) or (feature.name,)
 
 
 class StoredEncoder:

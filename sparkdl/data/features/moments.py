@@ -5,12 +5,13 @@ Spark workers compute one small state a task, the driver merges them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from sparkdl.data.features.bad_values import refuse
+from sparkdl.data.features.bad_values import refuse_values
 from sparkdl.data.features.column_types import check_unit
 from sparkdl.data.features.columns import to_numpy
 
@@ -18,21 +19,31 @@ __all__ = ["Moments", "checked_numbers", "per_last_axis"]
 
 
 def checked_numbers(
-    column: pa.Array, *, name: str, shape: tuple[int, ...], unit: str, missing_allowed: bool
+    column: pa.Array,
+    *,
+    name: str,
+    shape: tuple[int, ...],
+    unit: str,
+    missing_allowed: bool,
+    columns: Sequence[str] = (),
 ) -> np.ndarray:
     """Return a column's values as float64, shape ``(rows, *shape)``; null and NaN are NaN.
+
+    Args:
+        columns: the raw columns that lie side by side in `column`; errors name them. () if it is a raw column itself.
 
     Raises SchemaError for infinite values, for missing values unless `missing_allowed`, and for another unit.
     """
     check_unit(name, column.type, unit)
-    numbers = to_numpy(column, name=name, shape=shape, missing=missing_allowed)
+    numbers = to_numpy(column, name=name, shape=shape, missing=missing_allowed or bool(columns))
     values = numbers.astype(np.float64, copy=False)
     finite = np.isfinite(values)
     if finite.all():
         return values
-    refuse(name, column, np.isinf(values), "infinite value")
+    refuse_values(name, columns, column, np.isinf(values), "infinite value")
     if not missing_allowed:
-        refuse(name, column, ~finite, "NaN without a policy (Numeric(fill=…))")
+        kind = "null or NaN" if columns else "NaN"
+        refuse_values(name, columns, column, ~finite, f"{kind} without a policy (Numeric(fill=…))")
     return values
 
 

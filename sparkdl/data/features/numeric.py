@@ -6,6 +6,7 @@ Declared on the driver, fitted over the train split in Spark, encoded in Spark w
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
@@ -13,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from sparkdl.checks import named_options
-from sparkdl.data.features.bad_values import refuse
+from sparkdl.data.features.bad_values import refuse_values
 from sparkdl.data.features.columns import as_array
-from sparkdl.data.features.feature import Stored, StoredEncoder
+from sparkdl.data.features.feature import Stored, StoredEncoder, added
 from sparkdl.data.features.moments import Moments, checked_numbers
 from sparkdl.errors import ConfigError, SchemaError, shown
 
@@ -32,12 +33,16 @@ class Numeric:
 
     Takes whole numbers, fractions, decimals, booleans, dates (days since 1970-01-01), timestamps (seconds since
     1970-01-01 UTC), (nested) arrays of these and ML vectors. Infinite values are an error. Raises ConfigError for an
-    unknown `scale` or `fill`.
+    unknown `scale` or `fill`, and for several columns without a `name`.
     """
 
     kind: ClassVar[str] = "numeric"
 
-    name: str
+    columns: str | Sequence[str] = added(())
+    """The column, whose name is also that of the model's input; or several columns of plain numbers or booleans, which
+    become one input of shape (columns,), each scaled and filled by its own statistics: `Numeric(["age", "hours"],
+    name="numbers")`. A feature of one column keeps it as `name`, and () here."""
+
     _: KW_ONLY
 
     scale: str = "standardize"
@@ -49,7 +54,13 @@ class Numeric:
     units, or None (an error). "indicator", for scalars: the input is float32 (2,), the number, or the mean where it is
     missing, and 1.0 where it is missing."""
 
+    name: str = ""
+    """The name of the model's input, for several columns."""
+
     def __post_init__(self) -> None:
+        columns, name = _columns_and_name(self.columns, self.name)
+        object.__setattr__(self, "columns", columns)
+        object.__setattr__(self, "name", name)
         if self.scale not in SCALES:
             raise ConfigError(f"Numeric({self.name!r}): scale={shown(self.scale)} must be one of {', '.join(SCALES)}")
         number = isinstance(self.fill, (int, float)) and math.isfinite(self.fill)
@@ -58,6 +69,29 @@ class Numeric:
                 f"Numeric({self.name!r}): fill={shown(self.fill)} must be one of {', '.join(FILLS)}, "
                 "a finite number or None"
             )
+        if columns and self.fill == "indicator":
+            raise ConfigError(
+                f"Numeric({self.name!r}): fill='indicator' is for one column; give each column with nulls a Numeric of "
+                "its own"
+            )
+
+
+def _columns_and_name(columns: object, name: object) -> tuple[tuple[str, ...], str]:
+    """Return the columns of a feature of several, () of one, and its name. Raises ConfigError."""
+    if isinstance(columns, str) and name in ("", columns):
+        columns, name = (), columns
+    if not (isinstance(name, str) and (name or columns)):
+        raise ConfigError(f"Numeric: name={shown(name)} must be the name of a column")
+    if isinstance(columns, str):
+        raise ConfigError(f"Numeric({columns!r}, name={name!r}): an input of one column has the column's name")
+    if not isinstance(columns, (list, tuple)) or columns == [] or not all(isinstance(c, str) and c for c in columns):
+        raise ConfigError(f"Numeric: columns={shown(columns)} must be a column or a list of columns")
+    if not name:
+        raise ConfigError(f"Numeric({shown(columns)}): several columns need a name: Numeric([…], name='numbers')")
+    twice = next((column for column in columns if columns.count(column) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"Numeric({name!r}): column {twice!r} is named twice; name each once")
+    return tuple(columns), name
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +104,7 @@ class NumericEncoder(StoredEncoder):
         fill: the value that stands for a missing one, before scaling; one per element of the last axis, or one for all.
         indicator: the shape is (2,): the number, and whether it was missing.
         unit: of the column, as in `column_types.unit_of`; a column of another unit is refused.
+        columns: the raw columns of an input of several, in order; () if there is one, `name`.
     """
 
     kind: ClassVar[str] = "numeric"
@@ -86,6 +121,7 @@ class NumericEncoder(StoredEncoder):
     fill: float | tuple[float, ...] | None
     indicator: bool = False
     unit: str = "number"
+    columns: tuple[str, ...] = added(())
 
     @classmethod
     def fit(
@@ -103,8 +139,10 @@ class NumericEncoder(StoredEncoder):
             SchemaError: a position of the last axis without any value, or values too large or too small to be scaled.
         """
         if (moments.count == 0).any():
-            where = f" at position {int(np.argmin(moments.count))} of the last axis" if moments.shape else ""
-            raise SchemaError(f"column {feature.name!r}: the train split has no value that is not null{where}")
+            place = int(np.argmin(moments.count))
+            where = f" at position {place} of the last axis" if moments.shape and not feature.columns else ""
+            name = feature.columns[place] if feature.columns else feature.name
+            raise SchemaError(f"column {name!r}: the train split has no value that is not null{where}")
         # A constant column's deviations are rounding errors, not 0; its extremes are equal exactly.
         constant = moments.low == moments.high
         std = np.where(constant, 0.0, np.sqrt(np.where(constant, 0.0, moments.squares) / moments.count))
@@ -127,13 +165,19 @@ class NumericEncoder(StoredEncoder):
             fill=_fill(feature, moments, median),
             indicator=indicator,
             unit=unit,
+            columns=tuple(feature.columns),
         )
 
     def encode(self, column: pa.Array) -> np.ndarray:
         column = as_array(column)
         shape = () if self.indicator else self.shape
         values = checked_numbers(
-            column, name=self.name, shape=shape, unit=self.unit, missing_allowed=self.fill is not None
+            column,
+            name=self.name,
+            shape=shape,
+            unit=self.unit,
+            missing_allowed=self.fill is not None,
+            columns=self.columns,
         )
         missing = np.isnan(values)
         if missing.any():
@@ -141,7 +185,7 @@ class NumericEncoder(StoredEncoder):
         scaled = self._scaled(values)
         with np.errstate(over="ignore"):
             encoded = scaled.astype(np.float32)
-        refuse(self.name, column, np.isinf(encoded), "value beyond the range of float32")
+        refuse_values(self.name, self.columns, column, np.isinf(encoded), "value beyond the range of float32")
         return np.stack([encoded, missing.astype(np.float32)], axis=1) if self.indicator else encoded
 
     def _scaled(self, values: np.ndarray) -> np.ndarray:

@@ -38,31 +38,46 @@ def all_nulls_named(rows: DataFrame, config: PrepareConfig) -> Iterator[None]:
     except SchemaError as error:
         if "null" not in str(error) and "NaN" not in str(error):
             raise
-        counted = _counted(rows, _must_be_there(config))
+        counted = _counted(rows, _missing(rows, config))
         if not counted:
             raise
         raise SchemaError(f"{error}. Missing values without a policy are in {counted}") from error
 
 
-def _must_be_there(config: PrepareConfig) -> dict[str, bool]:
-    """Return the columns that may not hold nulls, and whether NaN counts as null in each."""
+def _missing(rows: DataFrame, config: PrepareConfig) -> dict[str, Column]:
+    """Return, for each raw column that must have all values, whether a row's is missing; NaN counts where it does."""
+    from pyspark.sql import functions as F
+
     features = (*config.features, *config.labels)
     filled = {f.name for f in features if fills(f)}
-    wanted = {f.name: isinstance(f, Numeric) and f.name not in filled for f in features if not fills(f)}
-    return wanted | ({config.weight: True} if config.weight else {})
+    missing: dict[str, Column] = {}
+
+    def count(name: str, value: Column, *, nan: bool) -> None:
+        missing[name] = value.isNull() | F.isnan(value) if nan else value.isNull()
+
+    def holds_floats(name: str) -> bool:
+        return rows.schema[name].dataType.simpleString() in ("float", "double")
+
+    for f in features:
+        if f.name in filled:
+            continue
+        several = getattr(f, "columns", ())
+        for place, name in enumerate(several):
+            count(name, F.get(column(f.name), F.lit(place)), nan=True)
+        if not several:
+            count(f.name, column(f.name), nan=isinstance(f, Numeric) and holds_floats(f.name))
+    if config.weight:
+        count(config.weight, column(config.weight), nan=holds_floats(config.weight))
+    return missing
 
 
-def _counted(rows: DataFrame, wanted: dict[str, bool]) -> str:
+def _counted(rows: DataFrame, missing: dict[str, Column]) -> str:
     """Count missing values; list the columns that hold any, those with most first, or return ""."""
     from pyspark.sql import functions as F
 
-    counts: list[Column] = []
-    for name, nan in wanted.items():
-        value, is_float = column(name), rows.schema[name].dataType.simpleString() in ("float", "double")
-        missing = value.isNull() | F.isnan(value) if nan and is_float else value.isNull()
-        counts.append(F.count_if(missing).alias(str(len(counts))))
+    counts = [F.count_if(is_missing).alias(str(place)) for place, is_missing in enumerate(missing.values())]
     total, *found = rows.agg(F.count(F.lit(1)), *counts).collect()[0]
-    some = sorted(((-count, name) for name, count in zip(wanted, found, strict=True) if count))
+    some = sorted(((-count, name) for name, count in zip(missing, found, strict=True) if count))
     listed = [f"column {name!r} ({-count} of {total} rows)" for count, name in some]
     more = f" and {len(listed) - NAMED_COLUMNS} more" if len(listed) > NAMED_COLUMNS else ""
     return ", ".join(listed[:NAMED_COLUMNS]) + more

@@ -131,7 +131,7 @@ def _number_columns(features: Sequence[Numeric], first: dict[str, pa.Array]) -> 
                 f"column {name!r}: fill='indicator' is for scalars and rows are of shape {shape}; use 'mean', "
                 "'median' or a number, or select its elements as separate columns"
             )
-        numbers[name] = NumberColumn(name, shape, unit_of(value.type), name in filled)
+        numbers[name] = NumberColumn(name, shape, unit_of(value.type), name in filled, tuple(feature.columns))
     return numbers
 
 

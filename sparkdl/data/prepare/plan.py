@@ -15,16 +15,17 @@ from sparkdl import storage
 from sparkdl.data import generations
 from sparkdl.data.dataset import Dataset, Source, find_dataset
 from sparkdl.data.layout import RECORD_COLUMN
+from sparkdl.data.prepare.columns import raw_names
 from sparkdl.data.prepare.fingerprint import name_source
 from sparkdl.data.prepare_config import PrepareConfig
 from sparkdl.errors import ConfigError, DatasetError, SchemaError, shown
-from sparkdl.spark.columns import check_types, require_column
+from sparkdl.spark.columns import check_types, require_columns
 from sparkdl.spark.table_formats import check_plan
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-__all__ = ["PreparePlan", "find_made_of", "plan_prepare", "rows_by_split"]
+__all__ = ["PreparePlan", "find_made_of", "other_columns", "plan_prepare", "rows_by_split"]
 
 log = logging.getLogger(__name__)
 
@@ -93,11 +94,13 @@ def check_arguments(df: object, config: object) -> None:
 
 def used_columns(config: PrepareConfig) -> list[str]:
     """Return every raw column that the dataset reads, once each, in a fixed order."""
-    names = [f.name for f in (*config.features, *config.labels)]
-    names += [config.weight] if config.weight else []
-    names += list(config.keep)
-    names += list(config.splits.reads) if config.splits else []
-    return list(dict.fromkeys(names))
+    return raw_names((*config.features, *config.labels), other_columns(config))
+
+
+def other_columns(config: PrepareConfig) -> list[str]:
+    """Return the raw columns that are read beside features and labels: the weight, kept columns, the split's."""
+    weight = [config.weight] if config.weight else []
+    return [*weight, *config.keep, *(config.splits.reads if config.splits else ())]
 
 
 def declared_columns(df: DataFrame, names: Sequence[str]) -> DataFrame:
@@ -105,13 +108,12 @@ def declared_columns(df: DataFrame, names: Sequence[str]) -> DataFrame:
 
     Raises SchemaError for a missing, an ambiguous or a reserved column name, and for a type that cannot be read.
     """
-    found = [require_column(df, name) for name in names]
+    found = require_columns(df, names)
     reserved = [name for name in names if name == RECORD_COLUMN or RESERVED.fullmatch(name)]
     if reserved:
         raise SchemaError(f"column name {reserved[0]!r} is used by sparkdl itself; rename the column")
     used = df.select(*found)
-    for name in names:
-        require_column(used, name)  # two names that mean one column
+    require_columns(used, names)  # two names that mean one column
     check_types(used.schema, names)
     return used
 

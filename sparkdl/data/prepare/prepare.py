@@ -17,11 +17,19 @@ from sparkdl.data.dataset import Dataset, Source, find_dataset
 from sparkdl.data.features import Encoder
 from sparkdl.data.layout import Field, RecordLayout
 from sparkdl.data.prepare.all_nulls import all_nulls_named
+from sparkdl.data.prepare.columns import side_by_side, types_side_by_side
 from sparkdl.data.prepare.count import CONTENT_COLUMN, Counted, count_rows, split_names
 from sparkdl.data.prepare.fingerprint import name_content
 from sparkdl.data.prepare.fit import fit_encoders
 from sparkdl.data.prepare.input_files import files_stay, files_that_are_read
-from sparkdl.data.prepare.plan import PreparePlan, declared_columns, find_made_of, plan_prepare, rows_by_split
+from sparkdl.data.prepare.plan import (
+    PreparePlan,
+    declared_columns,
+    find_made_of,
+    other_columns,
+    plan_prepare,
+    rows_by_split,
+)
 from sparkdl.data.prepare.row_changes import check_rows_stay, warn_of_chance
 from sparkdl.data.prepare.row_sums import whole_rows
 from sparkdl.data.prepare.shuffle import ORDER_COLUMN, order_key
@@ -33,6 +41,7 @@ from sparkdl.data.prepare.writer import SPLIT_COLUMN, PartPlan
 from sparkdl.data.prepare_config import PrepareConfig
 from sparkdl.errors import DatasetError
 from sparkdl.spark.arrow_batches import arrow_batches
+from sparkdl.spark.columns import column as named
 from sparkdl.spark.errors import errors_from_workers
 
 if TYPE_CHECKING:
@@ -69,20 +78,24 @@ def prepare(df: DataFrame, config: PrepareConfig) -> Dataset:
 def _prepare(df: DataFrame, config: PrepareConfig, plan: PreparePlan) -> Dataset:
     if plan.found is not None:
         return plan.found
-    path, source, raw_types = plan.path, plan.source, plan.columns
+    path, source = plan.path, plan.source
     try:
         storage.make_folder(path)
     except OSError as error:
         raise DatasetError(f"{path} cannot be written: {error}") from error
-    used, files = declared_columns(df, list(raw_types)), files_that_are_read(df)
-    warn_of_chance(used)
+    raw, files = declared_columns(df, list(plan.columns)), files_that_are_read(df)
+    warn_of_chance(raw)
+    features = (*config.features, *config.labels)
+    several = side_by_side(features, plan.columns)
+    types = types_side_by_side(features, other_columns(config), plan.columns)
+    used = raw.select(*[several.get(name, named(name)).alias(name) for name in types]) if several else raw
     with files_stay(df.sparkSession, files):
-        config = resolved_split(config, used, raw_types)
-        rows = _divided(used, config, raw_types, by_content=source.fingerprint is None)
+        config = resolved_split(config, used, types)
+        rows = _divided(used, config, types, by_content=source.fingerprint is None)
         counted = count_rows(rows, config)
     if source.fingerprint is None:
         log.info("the rows are named by their content: %s; PrepareConfig(version=…) names them at once", plan.obstacle)
-        source = name_content(config, raw_types, counted.rows, counted.content, source.paths)
+        source = name_content(config, plan.columns, counted.rows, counted.content, source.paths)
         found = find_made_of(path, source)
         if found is not None:
             return found
@@ -93,9 +106,9 @@ def _prepare(df: DataFrame, config: PrepareConfig, plan: PreparePlan) -> Dataset
         generations.sweep(path, lease)
         try:
             with all_nulls_named(used, config), files_stay(df.sparkSession, files):
-                written, differs = _write_dataset(rows, counted, config, path, generation, source, raw_types)
+                written, differs = _write_dataset(rows, counted, config, plan, generation, source, types)
             if differs:
-                check_rows_stay(used, config, differs, raw_types)
+                check_rows_stay(used, config, differs, types)
                 check_counts(written.parts, split_names(config), counted.rows)
             dataset = generations.commit(written, lease)
         except BaseException:
@@ -109,15 +122,20 @@ def _write_dataset(
     rows: DataFrame,
     counted: Counted,
     config: PrepareConfig,
-    path: str,
+    prepared: PreparePlan,
     generation: str,
     source: Source,
-    raw_types: Mapping[str, str],
+    types: Mapping[str, str],
 ) -> tuple[Dataset, str]:
-    """Fit and write; return the dataset, still to be committed, and a text on readings of the rows that differ."""
+    """Fit and write; return the dataset, still to be committed, and a text on readings of the rows that differ.
+
+    Args:
+        rows: the columns of `types` (Spark types, DDL), and those that `_divided` adds.
+    """
+    path = prepared.path
     names = split_names(config)
     train = rows.where(f"{SPLIT_COLUMN} = {names.index('train')}")
-    with arrow_batches(rows.sparkSession, rows_per_batch(raw_types.values())):
+    with arrow_batches(rows.sparkSession, rows_per_batch(types.values())):
         fitted = fit_encoders(train, config.features, config.labels)
     encoders, label_encoders = fitted.encoders[: len(config.features)], fitted.encoders[len(config.features) :]
     layout = record_layout(encoders, label_encoders, config.weight)
@@ -137,8 +155,8 @@ def _write_dataset(
         ),
         hashes=(ORDER_COLUMN, *hashes),
     )
-    with arrow_batches(rows.sparkSession, rows_per_batch(raw_types.values(), layout.row_bytes)):
-        written, sums = write_rows(rows, plan, written_parts, hashes, raw_types, repeated=counted.repeated)
+    with arrow_batches(rows.sparkSession, rows_per_batch(types.values(), layout.row_bytes)):
+        written, sums = write_rows(rows, plan, written_parts, hashes, types, repeated=counted.repeated)
     # The generation is unique; the rest guards against an edited manifest.
     content = [generation, layout.to_json(), [(part.file, part.row_groups) for part in written]]
     dataset = Dataset(
@@ -147,7 +165,7 @@ def _write_dataset(
         label_encoders=label_encoders,
         weight=config.weight,
         keep=config.keep,
-        raw_types=raw_types,
+        raw_types=prepared.columns,
         rule=config.splits,
         seed=config.seed,
         lanes=config.lanes,
@@ -167,10 +185,10 @@ def record_layout(encoders: Sequence[Encoder], labels: Sequence[Encoder], weight
     return RecordLayout(tuple(fields))
 
 
-def _divided(used: DataFrame, config: PrepareConfig, raw_types: Mapping[str, str], *, by_content: bool) -> DataFrame:
+def _divided(used: DataFrame, config: PrepareConfig, types: Mapping[str, str], *, by_content: bool) -> DataFrame:
     """Add to each row, of any split or none, its split index, its order key and, with `by_content`, a hash of it."""
     from pyspark.sql import functions as F
 
-    index = F.lit(0) if config.splits is None else split_index(config.splits, raw_types)
-    rows = used.select("*", index.alias(SPLIT_COLUMN), order_key(config.seed, raw_types).alias(ORDER_COLUMN))
-    return rows.select("*", whole_rows(ORDER_COLUMN, raw_types).alias(CONTENT_COLUMN)) if by_content else rows
+    index = F.lit(0) if config.splits is None else split_index(config.splits, types)
+    rows = used.select("*", index.alias(SPLIT_COLUMN), order_key(config.seed, types).alias(ORDER_COLUMN))
+    return rows.select("*", whole_rows(ORDER_COLUMN, types).alias(CONTENT_COLUMN)) if by_content else rows

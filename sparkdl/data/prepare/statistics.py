@@ -45,6 +45,7 @@ class NumberColumn:
     shape: tuple[int, ...]
     unit: str
     missing_allowed: bool
+    columns: tuple[str, ...] = ()
 
     def of(self, batch: pa.RecordBatch) -> np.ndarray:
         """Return the values of a batch: float64, shape ``(rows, *self.shape)``, NaN where a value is missing."""

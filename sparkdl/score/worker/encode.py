@@ -12,6 +12,8 @@ import pyarrow as pa
 
 from sparkdl.data.features import Encoder
 from sparkdl.data.features.bad_values import shown_row
+from sparkdl.data.features.columns import raw_values
+from sparkdl.data.features.feature import raw_columns
 from sparkdl.errors import SchemaError
 
 __all__ = ["check_types", "encode_columns"]
@@ -20,13 +22,13 @@ __all__ = ["check_types", "encode_columns"]
 def check_types(encoders: Sequence[Encoder], types: Mapping[str, pa.DataType]) -> None:
     """Raise SchemaError for a column whose type its encoder never takes; the shapes of values show only in the rows."""
     for encoder in encoders:
-        encoder.encode(pa.array([], types[encoder.name]))
+        encoder.encode(raw_values(encoder, {name: pa.array([], types[name]) for name in raw_columns(encoder)}))
 
 
 def encode_columns(
-    encoders: Sequence[Encoder], columns: Sequence[pa.Array], *, row_name: Callable[[int], str], keep_bad: bool
+    encoders: Sequence[Encoder], columns: Mapping[str, pa.Array], *, row_name: Callable[[int], str], keep_bad: bool
 ) -> tuple[dict[str, np.ndarray], dict[int, str]]:
-    """Encode raw columns, one for each encoder, as the model's inputs; return also the bad rows with their reasons.
+    """Encode raw columns, by name, as the model's inputs; return also the bad rows with their reasons.
 
     Args:
         row_name: names a row in messages (0 is the first of these rows): "row 17 of partition 3".
@@ -40,7 +42,8 @@ def encode_columns(
     """
     inputs: dict[str, np.ndarray] = {}
     problems: dict[int, str] = {}
-    for encoder, column in zip(encoders, columns, strict=True):
+    for encoder in encoders:
+        column = raw_values(encoder, columns)
         try:
             inputs[encoder.name] = encoder.encode(column)
         except SchemaError as error:

@@ -59,6 +59,7 @@ class PreparedRows:
         """Return the inputs of rows of `columns`, and the bad rows with their reasons, as `encode_columns` does."""
         records = self.layout.from_arrow(columns[0])
         stored = [encoder for encoder in self.encoders if encoder.stored == "bytes"]
-        decoded, problems = encode_columns(stored, columns[1:], row_name=row_name, keep_bad=keep_bad)
+        by_name = {encoder.name: column for encoder, column in zip(stored, columns[1:], strict=True)}
+        decoded, problems = encode_columns(stored, by_name, row_name=row_name, keep_bad=keep_bad)
         values = {e.name: records[f"feature:{e.name}"] for e in self.encoders if e.stored == "values"}
         return {e.name: decoded[e.name] if e.name in decoded else values[e.name] for e in self.encoders}, problems

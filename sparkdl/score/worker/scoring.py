@@ -170,7 +170,8 @@ def _encoded(
             how: Any = {"row_name": _from(first_row, row_name), "keep_bad": task.on_error == "null"}
             if prepared is None:
                 columns = arguments_by_input(columns, signature)
-                inputs, problems = encode_columns(signature.inputs, columns, **how)
+                by_name = dict(zip(signature.input_names, columns, strict=True))
+                inputs, problems = encode_columns(signature.inputs, by_name, **how)
             else:
                 inputs, problems = prepared.encode(columns, **how)
             rows = len(columns[0])

@@ -223,7 +223,7 @@ def _write_model(task: TrainSpec, model: Any, model_dir: str, inexact: Sequence[
         model_dir,
         encoders=dataset.encoders,
         label_encoders=dataset.label_encoders if target == "label" else (),
-        raw_types={name: dataset.raw_types[name] for name in dataset.features},
+        raw_types=dataset.raw_types_of_features,
         target=target,
         inexact=inexact,
     )

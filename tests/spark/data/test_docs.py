@@ -27,6 +27,7 @@ def test_the_features_of_the_page_are_encoded_as_it_says(names) -> None:
     encoders = dataset.features
     assert encoders["tags"].vocabulary == ("red", "new") and encoders["job"].size == 4
     assert encoders["note"].vocabulary == ("crème", "brûlée")
+    assert encoders["numbers"].mean == pytest.approx((43, 19 / 3))
     feed = Feed(dataset, dataset.split("train"), rank=0, world_size=1, global_batch_size=60, seed=0)
     (block,) = feed.blocks([0])
     fields = dict(zip([group.fields[0].name for group in dataset.layout.groups], block.arrays, strict=True))

@@ -12,10 +12,11 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from sparkdl.data.dataset import Dataset
+from sparkdl.data.prepare.columns import side_by_side, types_side_by_side
 from sparkdl.data.split import Split
 from sparkdl.errors import SchemaError, shown
 from sparkdl.spark.columns import column as named
-from sparkdl.spark.columns import require_column
+from sparkdl.spark.columns import require_columns
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -64,27 +65,53 @@ def split(df: DataFrame, dataset: Dataset, *, column: str = "split") -> DataFram
         raise SchemaError(f"the DataFrame already has a column {column!r}; choose another: split(df, ds, column=…)")
     if dataset.rule is None:
         return df.select("*", F.lit("train").alias(column))
-    hashed = dataset.rule.columns or hashed_columns(dataset.raw_types)
-    types = {name: dataset.raw_types[name] for name in dict.fromkeys((*hashed, *dataset.rule.reads))}
-    # Fields of structs become columns, which the rule reads by their names.
-    known = {name.lower() for name in df.columns}
-    fields = [require_column(df, name) for name in types if name.lower() not in known]
-    rows = df.select("*", *fields) if fields else df
-    for name, before in types.items():
-        now = rows.select(require_column(rows, name)).schema[0].dataType.simpleString()
+    raw = {name: dataset.raw_types[name] for name in dataset.rule.reads} if dataset.rule.columns else dataset.raw_types
+    raw = {name: type_ for name, type_ in raw.items() if name in dataset.rule.reads or _is_hashed(type_)}
+    found = df.select(*require_columns(df, list(raw)))
+    for (name, before), field in zip(raw.items(), found.schema, strict=True):
+        now = field.dataType.simpleString()
         if not same_values(before, now):
             raise SchemaError(
                 f"the split is computed from column {name!r}, which was {shown(before)} when it was prepared and is "
                 f"{shown(now)} now; give the column as it was: cast what is wider, read again what has lost digits"
             )
+    rows, types = _with_hashed_columns(df, dataset, raw)
     names = F.array(*[F.lit(name) for name in dataset.rule.names])
     divided = rows.select("*", F.get(names, split_index(dataset.rule, types)).alias(column))
-    return divided.select(*map(named, df.columns), named(column)) if fields else divided
+    return divided if rows is df else divided.select(*map(named, df.columns), named(column))
+
+
+def _with_hashed_columns(df: DataFrame, dataset: Dataset, raw: Mapping[str, str]) -> tuple[DataFrame, dict[str, str]]:
+    """Add the columns that a rule hashes and the rows do not have: fields of structs, and columns side by side.
+
+    Returns the rows, and the Spark type (DDL) of each column that the rule reads.
+    """
+    known = {name.lower() for name in df.columns}
+    fields = require_columns(df, [name for name in raw if name.lower() not in known])
+    rows = df.select("*", *fields) if fields else df
+    features = (*dataset.encoders, *dataset.label_encoders)
+    several = {} if dataset.rule is None or dataset.rule.columns else side_by_side(features, raw)
+    if not several:
+        return rows, dict(raw)
+    for name in several:
+        if name.lower() in known:
+            raise SchemaError(f"column {name!r} has the name of the dataset's input of several columns; rename it")
+    others = [
+        *([dataset.weight] if dataset.weight else []),
+        *dataset.keep,
+        *(dataset.rule.reads if dataset.rule else ()),
+    ]
+    types = types_side_by_side(features, [name for name in others if name in raw], raw)
+    return rows.select("*", *[column.alias(name) for name, column in several.items()]), types
 
 
 def hashed_columns(types: Mapping[str, str]) -> list[str]:
     """Return the columns that decide a row's split without a key: all but those with maps, which Spark cannot hash."""
-    return sorted(name for name, type_ in types.items() if "map<" not in type_)
+    return sorted(name for name, type_ in types.items() if _is_hashed(type_))
+
+
+def _is_hashed(type_: str) -> bool:
+    return "map<" not in type_
 
 
 def split_index(rule: Split, types: Mapping[str, str]) -> Column:

@@ -2,6 +2,7 @@
 
 import io
 import math
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -9,13 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import sparkdl
+from draws import ALL
 from sparkdl import PrepareConfig, Split
 from sparkdl.data.feed.feed import Feed
 from sparkdl.features import Categorical, Categories, Image, Numeric, Tensor, Text
 
 COLUMNS = (
     "id long, age double, seen int, hours array<double>, job string, code long, note string, grid array<array<float>>, "
-    "face binary, scan binary, mood string, rank int, tags array<string>, codes array<int>, steps array<double>"
+    "face binary, scan binary, mood string, rank int, tags array<string>, codes array<int>, steps array<double>, "
+    "load float, sum decimal(20,7), sure boolean"
 )
 
 
@@ -49,6 +52,9 @@ row = st.tuples(
     st.one_of(st.none(), st.lists(st.one_of(st.none(), st.text(max_size=2)), max_size=4)),
     st.lists(st.integers(0, 5), max_size=5),
     st.lists(st.floats(-9, 9), max_size=4),
+    st.one_of(st.none(), st.floats(width=32, allow_infinity=False)),
+    st.one_of(st.none(), st.decimals(-(10**12), 10**12, places=7)),
+    st.booleans(),
 )
 FEATURES = [
     Numeric("age", fill="mean"),
@@ -65,6 +71,7 @@ FEATURES = [
     Categories("tags", max_size=2, missing="empty"),
     Categories("codes", output="ids", length=3),
     Tensor("steps", shape=(4,), pad=-1),
+    Numeric(["load", "code", "sum", "sure", "age"], name="numbers", fill="mean"),
 ]
 
 
@@ -94,7 +101,7 @@ def fed_by_id(dataset) -> dict[int, dict[str, bytes]]:
 
 
 @pytest.mark.timeout(600)
-@settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5 if ALL else 1, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(rows=st.lists(row, min_size=60, max_size=120))
 def test_prepared_rows_and_scored_rows_are_the_same_bits(spark, tmp_path_factory, rows) -> None:
     from sparkdl.model.save import write_model
@@ -102,7 +109,7 @@ def test_prepared_rows_and_scored_rows_are_the_same_bits(spark, tmp_path_factory
     folder = tmp_path_factory.mktemp("skew")
     # Some values of their own, so that every vocabulary and every mean has something to learn from.
     sure = [(1.0, 2, [0.5, 1.5, 2.5], "a", 1, "a b", [[0.0, 1.0]] * 2, png([7] * 12), png([8] * 12))] * 40
-    sure = [(*values, "calm", 1, ["x", "y"], [1, 2], [0.5]) for values in sure]
+    sure = [(*values, "calm", 1, ["x", "y"], [1, 2], [0.5], 0.5, Decimal(1), True) for values in sure]
     table = [(i, *values) for i, values in enumerate([*sure, *rows])]
     raw = spark.createDataFrame(table, COLUMNS).repartition(3)
     dataset = sparkdl.prepare(
@@ -114,13 +121,12 @@ def test_prepared_rows_and_scored_rows_are_the_same_bits(spark, tmp_path_factory
         ),
     )
     encoders = tuple(encoder for encoder in dataset.encoders if encoder.name != "id")
-    names = [encoder.name for encoder in encoders]
     write_model(
         identity_model(encoders),
         str(folder / "model"),
         encoders=encoders,
         label_encoders=(),
-        raw_types={name: dataset.raw_types[name] for name in names},
+        raw_types=dataset.raw_types_of_features,
     )
     fed = fed_by_id(dataset)
     assert len(fed) == dataset.split("train").rows

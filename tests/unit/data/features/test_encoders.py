@@ -18,7 +18,8 @@ from sparkdl import ConfigError, SchemaError
 from sparkdl.data.features import as_feature, encoder_from_json
 from sparkdl.data.features.categorical import CategoricalEncoder
 from sparkdl.data.features.categories import CategoriesEncoder
-from sparkdl.data.features.columns import as_array, infer_shape, to_arrow, to_numpy
+from sparkdl.data.features.columns import as_array, infer_shape, raw_values, to_arrow, to_numpy
+from sparkdl.data.features.feature import raw_columns
 from sparkdl.data.features.image import ImageEncoder
 from sparkdl.data.features.moments import Moments, checked_numbers
 from sparkdl.data.features.numeric import NumericEncoder
@@ -262,8 +263,8 @@ def test_text_that_is_not_utf8_has_no_vocabulary(feature) -> None:
             encoder.encode(scored)
         assert list(caught.value.rows) == [2]
     with pytest.raises(SchemaError, match=r"not UTF-8 .*; row 2 of the file is b'caf\\xe9'"):
-        encode_columns([encoder], [column], row_name="row {} of the file".format, keep_bad=False)
-    encoded, reasons = encode_columns([encoder], [column], row_name=str, keep_bad=True)
+        encode_columns([encoder], {encoder.name: column}, row_name="row {} of the file".format, keep_bad=False)
+    encoded, reasons = encode_columns([encoder], {encoder.name: column}, row_name=str, keep_bad=True)
     assert list(reasons) == [2] and np.asarray(encoded["x"])[1].any()
 
 
@@ -434,6 +435,7 @@ def test_encoders_of_version_0_1_0_are_read() -> None:
             Image("content", height=28, width=28, channels=1),
         ),
         ({"numeric": "age", "fill": "median"}, Numeric("age", fill="median")),
+        ({"numeric": ["age", "hours"], "name": "numbers"}, Numeric(["age", "hours"], name="numbers")),
         ({"categorical": "job", "max_size": 10}, Categorical("job", max_size=10)),
         ({"categorical": "job", "missing": "category"}, Categorical("job", missing="category")),
         ({"categories": "tags", "output": "ids", "length": 4}, Categories("tags", output="ids", length=4)),
@@ -471,6 +473,13 @@ def test_yaml_declares_features(mapping: object, feature: object) -> None:
             {"numeric": "x", "fill": "mode"},
             "fill='mode' must be one of mean, median, indicator, a finite number or None",
         ),
+        ({"numeric": ["a", "b"]}, "several columns need a name"),
+        ({"numeric": "a", "name": "b"}, "an input of one column has the column's name"),
+        ({"numeric": ["a", "a"], "name": "b"}, "column 'a' is named twice"),
+        ({"numeric": ["a", 3], "name": "b"}, "must be a column or a list of columns"),
+        ({"numeric": [], "name": "b"}, "must be a column or a list of columns"),
+        ({"numeric": ["a", "b"], "name": "c", "fill": "indicator"}, "fill='indicator' is for one column"),
+        ({"categorical": ["a", "b"]}, "must be the name of a column"),
         (7, "7 is not a feature; use Numeric, Categorical, Categories, Text, Image, Tensor or a column's name"),
     ],
 )
@@ -509,6 +518,26 @@ def test_nulls_inside_nested_arrays_take_the_fill_of_their_place() -> None:
     expected = [[[1.0, 2.0], [3.0, 4.0]], [[3.0, 4.0], [3.0, 4.0]], [[3.0, 4.0], [5.0, 6.0]]]
     assert encoder.encode(column).tolist() == expected
     assert encoder.encode(column.cast(pa.list_(pa.list_(pa.float64(), 2), 2))).tolist() == expected
+
+
+def test_several_columns_are_scaled_one_by_one_and_named_by_themselves() -> None:
+    encoder = NumericEncoder(
+        "numbers", (3,), "standardize", (1.0, 2.0, 0.0), (1.0, 2.0, 0.0), (0.0,) * 3, (9.0,) * 3, None,
+        columns=("age", "pay", "sure"),
+    )  # fmt: skip
+    assert raw_columns(encoder) == ("age", "pay", "sure") and encoder_from_json(encoder.to_json()) == encoder
+    columns = {"age": [1, 2], "pay": pa.array([Decimal("4.50"), Decimal("2.00")]), "sure": [True, False]}
+    assert encoder.encode(raw_values(encoder, columns)).tolist() == [[0.0, 1.25, 1.0], [1.0, 0.0, 0.0]]
+    for name, values, problem in [
+        ("pay", pa.array([1.0, math.inf]), "column 'pay': infinite value in 1 of 2 rows; row 1 is inf"),
+        ("age", [None, 3], "column 'age': null or NaN without a policy .Numeric.fill=….. in 1 of 2 rows; row 0 is nan"),
+        ("sure", ["a", "b"], "column 'sure': values of type string are not numbers"),
+        ("age", [[1], [2]], "column 'age' is list<item: int64>; an input of several columns takes plain numbers"),
+        ("age", pa.array([1, 2], pa.date32()), "column 'age' is date32.day.; an input of several columns takes plain"),
+        ("pay", [1e300, 0.0], "column 'pay': value beyond the range of float32"),
+    ]:
+        with pytest.raises(SchemaError, match=problem):
+            encoder.encode(raw_values(encoder, {**columns, name: values}))
 
 
 def test_a_position_of_an_array_without_any_value_is_named() -> None:

@@ -31,7 +31,8 @@ def png(value: int) -> bytes:
 
 
 def encoded(encoders, columns, *, keep_bad: bool):
-    return encode_columns(encoders, columns, row_name=lambda row: f"row {100 + row} of partition 3", keep_bad=keep_bad)
+    by_name = {encoder.name: column for encoder, column in zip(encoders, columns, strict=True)}
+    return encode_columns(encoders, by_name, row_name=lambda row: f"row {100 + row} of partition 3", keep_bad=keep_bad)
 
 
 BAD = {

@@ -43,10 +43,6 @@ def test_prepare_train_and_score_one_by_one(tmp_path) -> None:
     assert evaluated.returncode == 0, evaluated.stdout
     figures = json.loads((tmp_path / "build" / "digits" / "evaluation.json").read_text())
     assert figures["accuracy"] > 0.9 and figures["split"] == "test"
-    raw = ("source=examples.digits:read", "label=digit", "output=of-raw-rows.json")
-    assert submit("evaluate", *raw, cwd=tmp_path).returncode == 0
-    of_raw_rows = json.loads((tmp_path / "of-raw-rows.json").read_text())
-    assert of_raw_rows["loss"] == pytest.approx(figures["loss"], rel=1e-4)
     scored = submit("score", "label=digit", cwd=tmp_path)
     assert scored.returncode == 0 and "165 rows in " in scored.stdout, scored.stdout
     assert f"evaluated: {{'accuracy': {round(figures['accuracy'], 4)}" in scored.stdout
@@ -55,6 +51,18 @@ def test_prepare_train_and_score_one_by_one(tmp_path) -> None:
     rows = pq.read_table(folder).to_pylist()
     assert len(rows) == 165 and rows[0].keys() == {"id", "pixels", "digit", "prediction"}
     assert sum(row["digit"] == row["prediction"] for row in rows) > 0.9 * len(rows)
+
+
+@pytest.mark.soak
+def test_raw_rows_are_evaluated_as_their_prepared_rows(tmp_path) -> None:
+    assert submit("prepare", cwd=tmp_path).returncode == 0
+    assert submit("train", "epochs=1", "launch.num_workers=2", cwd=tmp_path).returncode == 0
+    assert submit("evaluate", cwd=tmp_path).returncode == 0
+    raw = ("source=examples.digits:read", "label=digit", "output=of-raw-rows.json")
+    assert submit("evaluate", *raw, cwd=tmp_path).returncode == 0
+    figures = json.loads((tmp_path / "build" / "digits" / "evaluation.json").read_text())
+    of_raw_rows = json.loads((tmp_path / "of-raw-rows.json").read_text())
+    assert of_raw_rows["loss"] == pytest.approx(figures["loss"], rel=1e-4)
 
 
 @pytest.mark.soak

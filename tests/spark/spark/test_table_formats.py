@@ -43,6 +43,7 @@ def iceberg(tmp_path_factory) -> str:
         table = catalog.create_table("people.ages", schema=rows.schema)
         table.append(rows)
         table.delete("id >= 3")
+        catalog.engine.dispose()
     return table.location().removeprefix("file://")
 
 

@@ -418,6 +418,8 @@ LONG = (
     "own loss",
     "adversarial, accumulated",
     "adversarial, fp16",
+    "masked adam, scaled",
+    "class weights by listed output",
 )
 LOOSE = {
     "fp16": (classifier(sgd), CLASSES, 6, {"compression": "fp16"}),

@@ -113,7 +113,7 @@ def whole(dataset, tmp_path_factory):
     return sparkdl.fit(build_model, dataset, given, launch=group(1))
 
 
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("workers", [pytest.param(2, marks=pytest.mark.soak), 3])
 def test_ranks_that_compile_in_mid_run_are_one_process(whole, dataset, tmp_path, workers) -> None:
     assert_same(whole, sparkdl.fit(build_model, dataset, config(tmp_path / "run"), launch=group(workers)))
     before, after = whole.history[AT - 1], whole.history[AT]
@@ -121,7 +121,9 @@ def test_ranks_that_compile_in_mid_run_are_one_process(whole, dataset, tmp_path,
     assert {"auc", "val_mae"} <= {*after} and "accuracy" not in after
 
 
-@pytest.mark.parametrize(("stop", "workers"), [((AT, 2), (2, 1)), ((AT + 1, 0), (3, 2))])
+@pytest.mark.parametrize(
+    ("stop", "workers"), [pytest.param((AT, 2), (2, 1), marks=pytest.mark.soak), ((AT + 1, 0), (3, 2))]
+)
 def test_a_run_that_goes_on_after_a_compilation_is_uninterrupted(whole, dataset, tmp_path, stop, workers) -> None:
     given = config(tmp_path / "run", callbacks=callbacks(str(tmp_path), stop))
     with pytest.raises(sparkdl.WorkerError, match="interrupted"):
@@ -135,6 +137,7 @@ def test_a_run_that_goes_on_after_a_compilation_is_uninterrupted(whole, dataset,
     assert "auc" in sparkdl.fit(build_model, dataset, longer, launch=group(2)).history[-1]
 
 
+@pytest.mark.soak
 def test_workers_that_train_alone_average_what_a_callback_compiled(dataset, tmp_path) -> None:
     """The averages are of the new optimizer's state: each rank goes on from them, and so does a run that goes on."""
     alone = {"sync_every": 2, "gradient_accumulation_steps": 1, "sync_batch_norm": False}
@@ -176,7 +179,7 @@ def plain(dataset):
     return len(y), losses, model.get_weights()
 
 
-@pytest.mark.parametrize("when", ["on_epoch_begin", "on_epoch_end"])
+@pytest.mark.parametrize("when", [pytest.param("on_epoch_begin", marks=pytest.mark.soak), "on_epoch_end"])
 def test_a_compilation_is_what_two_trainings_in_keras_are(dataset, tmp_path, when) -> None:
     at = AT if when == "on_epoch_begin" else AT - 1
     options = {"lr_scaling": None, "warmup_epochs": 0, "gradient_accumulation_steps": 1, "global_batch_size": 64}
@@ -237,13 +240,25 @@ def different(model):
     ("options", "message"),
     [
         ({"when": "on_train_batch_end"}, "was compiled within a run, whose steps hold its loss.*on_epoch_begin or"),
-        ({"when": "on_train_begin", "at": -1}, "was compiled within a run, whose steps hold its loss"),
+        pytest.param(
+            {"when": "on_train_begin", "at": -1},
+            "was compiled within a run, whose steps hold its loss",
+            marks=pytest.mark.soak,
+        ),
         ({"only": 0}, r"callbacks have compiled model '.*' on ranks \[0\] alone; compile it alike on every rank"),
-        ({"act": different}, "callbacks have compiled model '.*' in different ways on different ranks"),
-        ({"act": no_loss}, "has no loss; compile it with one"),
+        pytest.param(
+            {"act": different},
+            "callbacks have compiled model '.*' in different ways on different ranks",
+            marks=pytest.mark.soak,
+        ),
+        pytest.param({"act": no_loss}, "has no loss; compile it with one", marks=pytest.mark.soak),
         ({"act": own_loss}, "with what Keras cannot make of its configuration.*register_keras_serializable"),
         ({"act": forgetful}, r"whose get_config does not hold its values \(.*Scaled.*factor was 3.0, is 1.0\)"),
-        ({"act": changed}, "changed more than weights, trainable and compilation: .*momentum was 0.7, is 0.9"),
+        pytest.param(
+            {"act": changed},
+            "changed more than weights, trainable and compilation: .*momentum was 0.7, is 0.9",
+            marks=pytest.mark.soak,
+        ),
         ({"act": inexact}, "is a mean of the correlations of batches, not of all rows"),
     ],
 )

@@ -218,7 +218,9 @@ def weights_file(path):
     return model.get_weights()[0]
 
 
-@pytest.mark.parametrize("kind", ["keras", "directory", "applications"])
+@pytest.mark.parametrize(
+    "kind", ["keras", *[pytest.param(kind, marks=pytest.mark.soak) for kind in ("directory", "applications")]]
+)
 def test_build_model_may_load_its_base_from_a_file(dataset, trained, tmp_path, kind) -> None:
     path = {"keras": f"{trained.model_dir}/model.keras", "directory": trained.model_dir}.get(kind)
     path = path or str(tmp_path / "base.weights.h5")

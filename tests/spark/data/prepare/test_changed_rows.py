@@ -26,7 +26,8 @@ CHANGING = {
     "Numeric, array": ("array(u, x)", {"features": [Numeric("r")]}),
     "Categorical": ("string(int(u * 5))", {"features": [Categorical("r")]}),
     "Tensor": ("float(u)", {"features": ["x", Tensor("r")]}),
-    "label": ("int(u * 2)", {"features": ["x"], "label": Categorical("r")}),
+    # Of two classes, as many rows would be drawn twice now and then, and the column could not be named.
+    "label": ("int(u * 50)", {"features": ["x"], "label": Categorical("r")}),
     "weight": ("u", {"features": ["x"], "weight": "r"}),
     "keep": ("string(u)", {"features": ["x"], "keep": ["r"]}),
     "time": ("current_timestamp()", {"features": [Numeric("x"), "r"]}),

@@ -1,4 +1,4 @@
-"""The whole way on a cluster of two hosts: other addresses, other names, other processes. More in tests/soak."""
+"""The whole way on a cluster of two hosts: other addresses, other names, other processes."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hosts import missing
 from play import Play, losses
 from standalone import SparkCluster
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(bool(missing()), reason=missing())]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(300), pytest.mark.skipif(bool(missing()), reason=missing())]
 TWO = {"num_workers": 2, "log": "errors"}
 ONE = {"num_workers": 1, "local": True, "log": "errors"}
 

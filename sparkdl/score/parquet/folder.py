@@ -30,6 +30,7 @@ from sparkdl.score.parquet.spark_types import (
     is_set,
     name_of_type,
     spark_fields,
+    widest,
 )
 from sparkdl.spark.table_formats import check_files, check_folders
 
@@ -179,10 +180,13 @@ class ParquetFolder:
         )
 
     def _one_schema(self, names: Sequence[str]) -> tuple[dict[str, Any], pa.Schema]:
-        """Return Spark's fields for the columns, and the Arrow types to which their values are cast."""
-        fields: dict[str, Any] = {}
-        types: dict[str, pa.DataType] = {}
-        seen_in: dict[str, str] = {}
+        """Return Spark's fields for the columns, and the Arrow types to which their values are cast.
+
+        Where files differ, a column has the type that holds the values of all of them.
+        """
+        # By name, then by type: the field and the file that has it first.
+        seen: dict[str, dict[str, tuple[dict[str, Any], str]]] = {}
+        stored: dict[str, pa.DataType] = {}
         for file, footer, found in self._kinds(names):
             for name in names:
                 if name not in found:
@@ -191,21 +195,28 @@ class ParquetFolder:
                     first = next(iter(self.footers))
                     raise SchemaError(f"{self.path}: column {name!r} is in {first}, and not in {file}")
                 field, type_ = found[name], footer.schema.field(name).type
-                if name in fields and name_of_type(fields[name]) != name_of_type(field):
-                    raise SchemaError(
-                        f"{self.path}: column {name!r} is {name_of_type(fields[name])} in {seen_in[name]}, and "
-                        f"{name_of_type(field)} in {file}; write the files with one schema"
-                    )
-                fields.setdefault(name, {**field, "nullable": True})
-                seen_in.setdefault(name, file)
+                seen.setdefault(name, {}).setdefault(name_of_type(field), ({**field, "nullable": True}, file))
                 # A type that Spark gives to no UDF stays as it is stored.
-                wanted = types.setdefault(name, arrow_type(field) or type_)
-                if not fits(type_, wanted):
+                own = arrow_type(field) or stored.setdefault(name, type_)
+                if not fits(type_, own):
                     raise SchemaError(
                         f"{self.path}: column {name!r} is stored as {type_} in {file}, and Spark takes it for "
                         f"{name_of_type(field)}; write the files again with one type"
                     )
+        fields = {name: self._widest(name, by_type) for name, by_type in seen.items()}
+        types = {name: arrow_type(field) or stored[name] for name, field in fields.items()}
         return fields, pa.schema([(name, types[name]) for name in names])
+
+    def _widest(self, name: str, by_type: Mapping[str, tuple[dict[str, Any], str]]) -> dict[str, Any]:
+        """Return the field of a column whose type holds the values of all files, of those with other types, too."""
+        type_ = widest(by_type)
+        if type_ is not None:
+            return by_type[type_][0]
+        one, other = list(by_type)[:2]
+        raise SchemaError(
+            f"{self.path}: column {name!r} is {one} in {by_type[one][1]}, and {other} in {by_type[other][1]}; write "
+            "the files with one schema"
+        )
 
     def _kinds(self, names: Sequence[str]) -> Iterator[tuple[str, Footer, dict[str, Any]]]:
         """Yield the first file of each kind of schema, with its footer and Spark's fields for these columns."""

@@ -7,7 +7,8 @@ in a store that Python alone can read.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -29,11 +30,16 @@ __all__ = [
     "name_of_type",
     "spark_fields",
     "spark_keys",
+    "widest",
 ]
 
 # The key under which Spark keeps a file's schema beside Parquet's own (JSON of a StructType).
 SPARK_ROW = b"org.apache.spark.sql.parquet.row.metadata"
 SPARK_VERSION = b"org.apache.spark.version"
+
+_DECIMAL = re.compile(r"decimal\((\d+),(\d+)\)")
+# Each type holds every value of those before it.
+_WIDENING = (("tinyint", "smallint", "int", "bigint"), ("float", "double"), ("tinyint", "smallint", "int", "double"))
 
 _PARQUET = "org.apache.spark.sql.execution.datasources.parquet."
 
@@ -110,6 +116,24 @@ def spark_keys(schema: pa.Schema, known: Mapping[str, Any], version: str) -> dic
 def name_of_type(field: Mapping[str, Any]) -> str:
     """Return a StructField's type as Spark shows it, without what may be null."""
     return _parsed(field["type"]).simpleString()
+
+
+def widest(types: Collection[str]) -> str | None:
+    """Return that of some Spark types (DDL) that holds all values of the others; None if none does.
+
+    Spark 4 reads files of narrower types by a schema of the widest one (SPARK-40876).
+    """
+    return next((type_ for type_ in types if all(_holds(type_, other) for other in types)), None)
+
+
+def _holds(type_: str, other: str) -> bool:
+    """Tell whether every value of another type is one of `type_`."""
+    decimal, narrow = (_DECIMAL.fullmatch(some) for some in (type_, other))
+    if decimal and narrow:
+        (digits, scale), (fewer, less) = ((int(some[1]) - int(some[2]), int(some[2])) for some in (decimal, narrow))
+        return digits >= fewer and scale >= less
+    order = next((order for order in _WIDENING if type_ in order and other in order), ())
+    return type_ == other or (bool(order) and order.index(type_) > order.index(other))
 
 
 def arrow_type(field: Mapping[str, Any]) -> pa.DataType | None:

@@ -133,9 +133,9 @@ def zero_row_groups(path, spark) -> None:
     (path / "d.parquet._COPYING_").write_bytes(b"PAR1")
 
 
-def widths(path, spark) -> None:
-    write(path, id=pa.array([1, 2], pa.int32()))
-    write(path, "b.parquet", id=pa.array([1, 2], pa.int64()))
+def kinds(path, spark) -> None:
+    write(path, id=pa.array([1, 2], pa.int64()))
+    write(path, "b.parquet", id=pa.array([1.0, 2.0]))
 
 
 def forms_of_one_type(path, spark) -> None:
@@ -230,7 +230,7 @@ SAME = [
 ]
 
 REFUSED = [
-    (widths, {}, "column 'id' is int in a.parquet, and bigint in b.parquet"),
+    (kinds, {}, "column 'id' is bigint in a.parquet, and double in b.parquet"),
     (summary, {}, "column 'z' is in _common_metadata, and not in a.parquet"),
     (more_later, {}, "column 'id' is in b.parquet, and not in a.parquet.*keep.*mergeSchema"),
     (cased, {}, "column 'ID' is in b.parquet, and not in a.parquet"),
@@ -333,6 +333,45 @@ def test_columns_that_folders_name_are_inputs_too(spark, tmp_path) -> None:
     folders("k=1234567", "k=2")(tmp_path / "in", spark)
     model_dir = doubling(str(tmp_path / "model"), "k")
     check_same(spark, str(tmp_path / "in"), model_dir, str(tmp_path / "out"), keep=["k"])
+
+
+WIDER = {
+    "a": (pa.array([2**40, None], pa.int64()), pa.array([7, 8], pa.int32()), pa.array([1, 2], pa.int8())),
+    "b": (pa.array([0.1, None]), pa.array([0.1, 2.5], pa.float32()), pa.array([3, 2**31 - 1], pa.int32())),
+    "c": (
+        pa.array([Decimal("12345678.1234"), None], pa.decimal128(20, 4)),
+        pa.array([Decimal("1.25"), Decimal("-3.50")], pa.decimal128(8, 2)),
+        pa.array([Decimal("4"), Decimal("5")], pa.decimal128(3, 0)),
+    ),
+    "x": (pa.array([1.5, 2.5]), pa.array([0.1, 0.7], pa.float32()), pa.array([3, 4], pa.int16())),
+}
+
+
+@pytest.mark.parametrize("wide_first", [True, False])
+def test_the_widest_of_several_types_is_the_columns(spark, model_dir, tmp_path, wide_first) -> None:
+    """Of a folder whose first file has the wider types, that is what Spark reads from version 4 on."""
+    rows, out = str(tmp_path / "rows"), str(tmp_path / "out")
+    for number in range(3):
+        place = number if wide_first else 2 - number
+        write(tmp_path / "rows", f"{place}.parquet", **{name: columns[number] for name, columns in WIDER.items()})
+    if wide_first and not spark.version.startswith("3."):
+        check_same(spark, rows, model_dir, out)
+    else:
+        sparkdl.score_parquet(spark, rows, model_dir, out)
+    found = spark.read.parquet(out)
+    assert dict(found.dtypes) == {
+        "x": "double",
+        "a": "bigint",
+        "b": "double",
+        "c": "decimal(20,4)",
+        "prediction": "float",
+    }
+    table = pa.concat_tables(
+        pa.table({name: columns[number].cast(columns[0].type) for name, columns in WIDER.items()})
+        for number in range(3)
+    )
+    expected = {(*row.values(), pa.scalar(row["x"] * 2, pa.float32()).as_py()) for row in table.to_pylist()}
+    assert {tuple(row) for row in found.select(*WIDER, "prediction").collect()} == expected
 
 
 def test_intervals_are_no_numbers(spark, tmp_path) -> None:

@@ -145,7 +145,7 @@ class RowGroupReader:
         cache: LocalCache | None = None,
     ) -> None:
         row_groups = [
-            RowGroup(storage.join(dataset.path, part.file), index, rows)
+            RowGroup(storage.join(dataset.path, part.file), part.bytes, index, rows)
             for part in split.parts
             for index, rows in enumerate(part.row_groups)
         ]

@@ -21,15 +21,17 @@ from sparkdl.data.feed.row_memory import RowMemory
 from sparkdl.data.generations import fate
 from sparkdl.data.layout import RECORD_COLUMN, RecordLayout
 from sparkdl.errors import DatasetError
+from sparkdl.storage.ranges import RangeFile
 
 __all__ = ["RowGroup", "RowGroupWorker"]
 
 
 @dataclass(frozen=True, slots=True)
 class RowGroup:
-    """Locate a row group: its file, its index in the file, and its number of rows."""
+    """Locate a row group: its file, the file's size in bytes, its index in the file, and its number of rows."""
 
     path: str
+    file_bytes: int
     index: int
     rows: int
 
@@ -56,6 +58,7 @@ class RowGroupWorker(WorkerBase):  # type: ignore[misc]
         self._cache = cache
         self._of_thread = threading.local()
         self._footers: dict[str, pq.FileMetaData] = {}
+        self._opening: dict[str, threading.Lock] = {}
 
     @staticmethod
     def new_results_queue_reader() -> _Results:
@@ -82,7 +85,7 @@ class RowGroupWorker(WorkerBase):  # type: ignore[misc]
         if copy is not None:
             return pa.ipc.open_stream(copy).read_all()
         try:
-            file = self._file(row_group.path)
+            file = self._file(row_group.path, row_group.file_bytes)
             table = file.read_row_group(row_group.index, columns=list(self._layout.columns), use_threads=False)
         except (OSError, ValueError, IndexError, KeyError) as error:
             path, generation, _ = row_group.path.rsplit("/", 2)
@@ -96,12 +99,18 @@ class RowGroupWorker(WorkerBase):  # type: ignore[misc]
             self._cache.put(number, memoryview(sink.getvalue()))
         return table
 
-    def _file(self, path: str) -> pq.ParquetFile:
+    def _file(self, path: str, size: int) -> pq.ParquetFile:
+        """Return this thread's handle of a file; the first thread that opens the file reads its footer for all."""
         files: dict[str, pq.ParquetFile] = self._of_thread.__dict__.setdefault("files", {})
         if path not in files:
-            fs, inner = storage.filesystem(path)
-            source = inner if storage.is_local(path) else fs.open(inner, "rb")
-            footer = self._footers.get(path)
-            files[path] = pq.ParquetFile(source, metadata=footer, memory_map=storage.is_local(path))
-            self._footers[path] = files[path].metadata
+            with self._opening.setdefault(path, threading.Lock()):  # atomic: the threads have one lock a file
+                files[path] = self._opened(path, size)
+                self._footers[path] = files[path].metadata
         return files[path]
+
+    def _opened(self, path: str, size: int) -> pq.ParquetFile:
+        footer = self._footers.get(path)
+        if storage.is_local(path):
+            return pq.ParquetFile(storage.filesystem(path)[1], metadata=footer, memory_map=True)
+        # pre_buffer: the columns that lie side by side come by one request.
+        return pq.ParquetFile(RangeFile(path, size), metadata=footer, pre_buffer=True)

@@ -26,6 +26,7 @@ from sparkdl.score.parquet.old_calendar import check_calendar
 from sparkdl.score.worker.prepared_rows import PreparedRows
 from sparkdl.score.worker.scoring import piece_rows, score_batches
 from sparkdl.score.worker.spec import ScoreSpec
+from sparkdl.storage.ranges import RangeFile
 
 if TYPE_CHECKING:
     from pyspark.accumulators import Accumulator
@@ -34,6 +35,8 @@ __all__ = ["PartsPlan", "Run", "WrittenPart", "runs_of_tasks", "score_part"]
 
 # The bytes of one row group of the output, in memory: as many as Spark writes, which readers are made for.
 _ROW_GROUP_BYTES = 128 << 20
+# The bytes of row groups, uncompressed, that are read from a store at once: few requests, and little memory.
+_REMOTE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +148,14 @@ def _batches(run: Run, columns: list[str], *, rows: int) -> Iterator[pa.RecordBa
     path, state = run.file.path, run.file.state
     changed = DatasetError(f"{path} has changed since scoring began; score it again")
     try:
-        with _opened(path) as file:
+        with _opened(path, None if state is None else state[0]) as file:
             found = tuple(file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups))
             if found != run.file.row_groups:
                 raise changed
-            groups = list(range(run.start, run.stop))
-            yield from file.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False)
+            groups = range(run.start, run.stop)
+            together = [groups] if storage.is_local(path) else _at_once(groups, file.metadata)
+            for some in together:
+                yield from file.iter_batches(rows, row_groups=list(some), columns=columns, use_threads=False)
         # After all was read, to notice a file that was replaced before or meanwhile.
         fs, inner = storage.filesystem(path)
         fs.invalidate_cache()
@@ -162,16 +167,26 @@ def _batches(run: Run, columns: list[str], *, rows: int) -> Iterator[pa.RecordBa
         raise DatasetError(f"{path} cannot be read: {one_line(error)}") from error
 
 
+def _at_once(groups: range, metadata: pq.FileMetaData) -> list[range]:
+    """Divide row groups into those that are read from a store at once: pyarrow buffers all that it is asked for."""
+    found, begin, size = [], groups.start, 0
+    for group in groups:
+        more = metadata.row_group(group).total_byte_size
+        if group > begin and size + more > _REMOTE_BYTES:
+            found.append(range(begin, group))
+            begin, size = group, 0
+        size += more
+    return [*found, range(begin, groups.stop)]
+
+
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[pq.ParquetFile]:
-    fs, inner = storage.filesystem(path)
-    if storage.is_local(path):
-        with pq.ParquetFile(inner, memory_map=True, coerce_int96_timestamp_unit="us") as file:
-            yield file
-        return
-    with fs.open(inner, "rb") as handle:
-        # Reads the columns' bytes by few large requests.
-        yield pq.ParquetFile(handle, pre_buffer=True, coerce_int96_timestamp_unit="us")
+def _opened(path: str, size: int | None) -> Iterator[pq.ParquetFile]:
+    is_local = storage.is_local(path)
+    source = storage.filesystem(path)[1] if is_local else RangeFile(path, size)
+    # pre_buffer: a row group's columns come by few large requests.
+    how: Any = {"memory_map": True} if is_local else {"pre_buffer": True}
+    with pq.ParquetFile(source, coerce_int96_timestamp_unit="us", **how) as file:
+        yield file
 
 
 def _cast(batch: pa.RecordBatch, field: pa.Field, file: InputFile) -> pa.Array:

@@ -51,9 +51,11 @@ def explain_worker_error(text: str) -> str | None:
             )
         if root == "sparkdl":
             return f"the executors have another sparkdl, without {module}; {SAME_SPARKDL}"
-        if root in NEEDED_MODULES:
+        if root in NEEDED_MODULES or root == "distutils":
+            # PySpark 3.5 takes it from setuptools, from Python 3.12 on.
+            package, who = ("setuptools", "Spark 3.5") if root == "distutils" else (root, "sparkdl")
             return (
-                f"the executors have no {root}, which sparkdl needs there; install it in the environment that "
+                f"the executors have no {package}, which {who} needs there; install it in the environment that "
                 "spark.pyspark.python (or PYSPARK_PYTHON) names"
             )
     return None

@@ -232,8 +232,8 @@ def test_nulls_name_every_column_that_has_them(spark, tmp_path) -> None:
 def test_a_type_that_spark_does_not_hand_to_python_is_refused_by_name(spark, tmp_path, value, type_, role) -> None:
     if "variant" in type_ and spark.version < "4":
         pytest.skip("Spark 3.5 has no such type")
-    if type_ == "struct<i:interval>" and spark.version == "3.5.0":
-        pytest.skip("PySpark 3.5.0 itself fails to read such a schema, for df.columns, too")
+    if type_ == "struct<i:interval>" and spark.version.startswith("3.5"):
+        pytest.skip("PySpark 3.5 itself fails to read such a schema, for df.columns, too")
     rows = spark.range(9).selectExpr("double(id) as x", f"{value} as t")
     given = {"features": ["x", "t"], "keep": ["t"], "weight": "t", "splits": Split.fraction({"train": 1.0}, key="t")}
     config = PrepareConfig(path=str(tmp_path / "d"), **{"features": ["x"], role: given[role]})

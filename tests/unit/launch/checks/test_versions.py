@@ -146,6 +146,11 @@ NAMES = "the environment that spark.pyspark.python (or PYSPARK_PYTHON) names"
             "ModuleNotFoundError: No module named 'pyarrow'",
             f"the executors have no pyarrow, which sparkdl needs there; install it in {NAMES}",
         ),
+        # Spark 3.5 under Python 3.12
+        (
+            "ModuleNotFoundError: No module named 'distutils'",
+            f"the executors have no setuptools, which Spark 3.5 needs there; install it in {NAMES}",
+        ),
         (
             'java.io.IOException: Cannot run program "/env/bin/python3": error=2, No such file or directory',
             "the executors have no program /env/bin/python3; spark.pyspark.python (or PYSPARK_PYTHON) must name theirs",

@@ -25,3 +25,5 @@ eval "$("$python" scripts/horovod_build.py)"
 PATH=$PWD/$folder/env/bin:$PATH "$folder/env/bin/python" -m pip wheel --quiet --disable-pip-version-check \
   --no-build-isolation --no-deps --no-cache-dir --wheel-dir dist "horovod==0.28.1"
 ls -1 dist/*.whl
+tag=$("$python" -c 'import sys; print("cp{}{}".format(*sys.version_info))')
+echo "pip install \"$(ls dist/sparkdl_tf-*.whl)[cpu]\" $(ls dist/horovod-*"$tag"*.whl) $tensorflow"

@@ -37,7 +37,8 @@ def test_what_an_image_copies_is_in_the_project(name: str) -> None:
     for word, rest in instructions(name):
         sources = shlex.split(rest)[:-1]
         if word == "COPY" and not sources[0].startswith("--from="):
-            assert all((ROOT / source).exists() for source in sources), rest
+            # A pattern may match nothing: what `make wheel` makes.
+            assert all("*" in source or (ROOT / source).exists() for source in sources), rest
     entry = DOCKER / "entrypoint.sh"
     assert entry.stat().st_mode & 0o111
 

@@ -49,6 +49,22 @@ def _with_inner(optimizer: Any) -> list[Any]:
     return list({id(one): one for one in (optimizer, *updating_optimizers(optimizer))}.values())
 
 
+def _average_unchanged(optimizer: Any) -> None:
+    """Do in a step without rows what Keras does with averaged weights in its first step, and in those that use them.
+
+    Its averages begin as the weights of the first step, and overwrite the weights every `ema_overwrite_frequency`.
+    """
+    weights, averages = optimizer._trainable_variables, optimizer._model_variables_moving_average
+    pairs = [(w.value, a.value) for w, a in zip(weights, averages, strict=True) if a is not None]
+    is_first = tf.equal(optimizer._iterations.value, 0)
+    for weight, average in pairs:
+        average.assign(tf.where(is_first, tf.cast(weight, average.dtype), average))
+    if every := optimizer.ema_overwrite_frequency:
+        is_due = tf.equal((optimizer._iterations.value + 1) % every, 0)
+        for weight, average in pairs:
+            weight.assign(tf.where(is_due, tf.cast(average, weight.dtype), weight))
+
+
 class LocalSteps(KerasSteps):
     """Take training steps as one process does on this rank's rows, without the other ranks.
 
@@ -66,7 +82,7 @@ class LocalSteps(KerasSteps):
         """Take one step; the log is the loss of the epoch: of all ranks' rows until they met, and this rank's since."""
         model, numbers = self._model, self._numbers
         batch, counts_vector, wait_s = unpack_element(element)
-        batch = weigh_classes(batch, self._class_weights)
+        batch = weigh_classes(batch, self._class_weights, self._outputs)
         counts = Counts.of(counts_vector)
         self._draws.set(counts.step)
 
@@ -79,6 +95,8 @@ class LocalSteps(KerasSteps):
 
         def count() -> tf.Tensor:
             for optimizer in self._counted:
+                if optimizer.use_ema:
+                    _average_unchanged(optimizer)
                 optimizer._iterations.assign_add(1)
             return tf.zeros_like(numbers.local_parts)
 

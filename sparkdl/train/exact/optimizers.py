@@ -8,7 +8,7 @@ import keras
 
 from sparkdl.errors import ModelError
 
-__all__ = ["accumulate_gradients", "inner_optimizers", "optimizers_of", "updating_optimizers"]
+__all__ = ["accumulate_gradients", "has_stepped", "inner_optimizers", "optimizers_of", "updating_optimizers"]
 
 
 def optimizers_of(model: Any) -> list[Any]:
@@ -34,6 +34,11 @@ def updating_optimizers(optimizer: Any) -> list[Any]:
             "keras.optimizers.OptimizerMap, or build it in build_model"
         )
     return [one for wrapped in inner for one in updating_optimizers(wrapped)]
+
+
+def has_stepped(optimizer: Any) -> bool:
+    """Tell whether an optimizer, or one that it calls, has changed weights."""
+    return any(int(one.iterations) > 0 for one in (optimizer, *inner_optimizers(optimizer)))
 
 
 def _wrapped(optimizer: Any) -> list[Any] | None:

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from sparkdl.errors import ModelError
 from sparkdl.train.exact.collective import gather_over_ranks, reduce_over_ranks, sum_tensors
 from sparkdl.train.exact.counters import Counts, EpochSums, StepCounters
 from sparkdl.train.exact.gradients import at_least_single, buckets
-from sparkdl.train.exact.optimizers import optimizers_of
+from sparkdl.train.exact.optimizers import optimizers_of, updating_optimizers
 from sparkdl.train.exact.state.moving_state import MovingState
 
 __all__ = ["WeightAverage"]
@@ -47,6 +48,9 @@ class WeightAverage:
         self._tensors = [v for v in variables if v.dtype.is_floating and v.shape.rank]
         # Rates and counters: the same on all ranks, and kept to the last bit.
         self._numbers_of = [v for v in variables if not (v.dtype.is_floating and v.shape.rank)]
+        updating = [one for outer in optimizers_of(model) for one in updating_optimizers(outer)]
+        # Keras makes a variable of a rate that is not a schedule.
+        self._rates = {id(r.value): one.name for one in updating if hasattr(r := one._learning_rate, "value")}
 
     def take_step(self, step: int, data: Any) -> Any:
         """Take a step of an epoch, counted from 0; average the ranks if the step is due. Returns the step's logs."""
@@ -88,7 +92,10 @@ class WeightAverage:
                 variable.assign(tf.cast(mean, variable.dtype))
 
     def _average_numbers(self, share: float) -> None:
-        """Average scalars, and take the largest of whole numbers, where ranks differ."""
+        """Average scalars, and take the largest of whole numbers, where ranks differ.
+
+        Raises ModelError on every rank where learning rates differ: a callback has set one alone.
+        """
         own = [np.asarray(variable.numpy(), np.float64) for variable in self._numbers_of]
         flat = np.concatenate([[share], *(value.reshape(-1) for value in own)])
         of_ranks = gather_over_ranks(flat, name="local_numbers")
@@ -98,5 +105,10 @@ class WeightAverage:
             start += value.size
             if (columns == columns[0]).all():
                 continue
+            if (name := self._rates.get(id(variable))) is not None:
+                raise ModelError(
+                    f"ranks have different learning rates of optimizer {name!r}: {columns[:, 0].tolist()}; set it "
+                    "alike on every rank, by what is the same on all, such as the epoch or the logs of an epoch's end"
+                )
             merged = weights @ columns if variable.dtype.is_floating else columns.max(axis=0)
             variable.assign(tf.cast(merged.reshape(value.shape), variable.dtype))

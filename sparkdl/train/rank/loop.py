@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from sparkdl.train.exact.optimizers import has_stepped
 from sparkdl.train.rank.schedule import Schedule
 from sparkdl.train.run.checkpoint import Position
 
@@ -65,9 +66,9 @@ def train_epochs(
             called.on_epoch_end(epoch, logs)
         if model.stop_training:
             break
-    if isinstance(model.optimizer, keras.optimizers.Optimizer):
+    if isinstance(model.optimizer, keras.optimizers.Optimizer) and has_stepped(model.optimizer):
         # An optimizer that keeps averaged weights (EMA) replaces the last weights by them; also where no step was left
-        # to train.
+        # to train. Before its first step, as after a compilation in the last epoch's end, its averages are zeros.
         model.optimizer.finalize_variable_values(model.trainable_weights)
     called.on_train_end(logs)
 

@@ -42,7 +42,7 @@ def rank_callbacks(
     to stop, record.
 
     Raises ConfigError unless `user` is a list of Keras callbacks, for Keras' BackupAndRestore, and for a
-    ModelCheckpoint that would take an epoch without validation for the best.
+    ModelCheckpoint that would save what it does not say.
     """
     if not isinstance(user, (list, tuple)):
         raise ConfigError(f"callbacks() must return a list of Keras callbacks, not {type(user).__name__}")
@@ -54,7 +54,7 @@ def rank_callbacks(
                 "callbacks() gave a BackupAndRestore, which would set this rank's model back alone; a run goes on from "
                 "its run_dir by itself: leave it out, and see TrainConfig.checkpoint"
             )
-        _check_model_checkpoint(callback, schedule)
+        _check_model_checkpoint(callback, schedule, local=run_steps.options.local)
     own = [callback for callback in user if rank == 0 or not isinstance(callback, WRITERS)]
     first = _SetSumsAndRates(run_steps, steps=schedule.steps)
     same_model = SameModel()
@@ -63,18 +63,25 @@ def rank_callbacks(
     return [first, *own, followed, same_model, SameWeights(), StopTogether(run_steps.numbers), recorder]
 
 
-def _check_model_checkpoint(callback: Any, schedule: Schedule) -> None:
-    """Raise ConfigError for a ModelCheckpoint of the best `val_…` in a run that does not validate each epoch.
+def _check_model_checkpoint(callback: Any, schedule: Schedule, *, local: bool) -> None:
+    """Raise ConfigError for a ModelCheckpoint that a run without validation of each epoch, or local SGD, would mislead.
 
-    Keras saves the model of every epoch that lacks the value, over the best one.
+    Of the best `val_…`, Keras saves the model of every epoch that lacks the value, over the best one.
     """
-    if not isinstance(callback, keras.callbacks.ModelCheckpoint) or not callback.save_best_only:
+    if not isinstance(callback, keras.callbacks.ModelCheckpoint):
         return
-    if schedule.validation_every > 1 and str(callback.monitor).startswith("val_"):
+    rare = f"validation_every={schedule.validation_every} must be 1 with Keras' ModelCheckpoint"
+    if schedule.validation_every > 1 and callback.save_best_only and str(callback.monitor).startswith("val_"):
         raise ConfigError(
-            f"validation_every={schedule.validation_every} must be 1 with Keras' ModelCheckpoint(save_best_only=True, "
-            f"monitor={callback.monitor!r}), which saves each epoch without that value over the best one; use "
-            f"TrainConfig(checkpoint=CheckpointConfig(monitor={callback.monitor!r}))"
+            f"{rare}(save_best_only=True, monitor={callback.monitor!r}), which saves each epoch without that value "
+            f"over the best one; use TrainConfig(checkpoint=CheckpointConfig(monitor={callback.monitor!r}))"
+        )
+    if schedule.validation_every > 1 and "{val_" in str(callback.filepath):
+        raise ConfigError(f"{rare}({callback.filepath!r}), whose file names need a value that not each epoch has")
+    if local and callback.save_freq != "epoch":
+        raise ConfigError(
+            f"sync_every must be 1 with Keras' ModelCheckpoint(save_freq={callback.save_freq!r}), which would save "
+            "rank 0's weights where the ranks' are not averaged; use save_freq='epoch'"
         )
 
 

@@ -32,13 +32,16 @@ class EpochRecorder(keras.callbacks.Callback):  # type: ignore[misc]
 
     Attributes:
         recorded: the record, the same on every rank.
-        inexact: the names of the losses, metrics and layers that are computed per worker, as found on this rank.
+        inexact: the names of the losses, metrics and layers that are computed per worker, as found on this rank, or
+            were in the epochs before.
     """
 
     def __init__(self, numbers: StepCounters, world: World, recorded: Recorded, *, epochs: int, steps: int) -> None:
         super().__init__()
         self.recorded = recorded
-        self.inexact: list[str] = []
+        # A run that goes on was trained by what its epochs before are marked with, whatever trains it from here on.
+        marked = (name for record in recorded.history for name in record.get("per_worker", ()))
+        self.inexact: list[str] = list(dict.fromkeys(marked))
         self._numbers = numbers
         self._world = world
         self._epochs = epochs

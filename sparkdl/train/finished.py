@@ -56,7 +56,9 @@ def check_finished(task: TrainSpec, launch: LaunchConfig | WorkerGroup, *, closu
         description=f"sparkdl fit {run.path}: compare the model",
         closure_limit=closure_limit,
     )[0]
-    _compare(run, made_by, found, starts_with_them=task.config.initial_model is None)
+    # With "matching", the layers that the initial model does not have start with the weights of build_model.
+    starts_with_them = task.config.initial_model is None or task.config.initial_weights == "matching"
+    _compare(run, made_by, found, starts_with_them=starts_with_them)
     try:
         write_made_by(run.code, found)
     except OSError as error:  # such as a read-only folder: the next call compares the model again

@@ -150,6 +150,9 @@ class _Walk:
             return _sha(kind.__name__, str(getattr(value, "__module__", "")), value.__qualname__)
         if isinstance(value, np.ndarray) and not value.dtype.hasobject:
             return _sha("array", str(value.dtype), str(value.shape), hashlib.sha256(value.tobytes()).hexdigest())
+        if kind.__module__.startswith("tensorflow.") and callable(getattr(value, "python_function", None)):
+            # It tells nothing of its code by its parts.
+            return self._all("tf.function", (value.python_function,))
         return self._live_object(value) if self._live else self._object(value)
 
     def _function(self, fn: types.FunctionType) -> str:

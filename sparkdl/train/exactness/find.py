@@ -74,6 +74,8 @@ def find_inexact(
     reductions = [state.reduction or "mean" for state in states]
     single: list[int] = []
     summed: set[str] = set()
+    # A layer may change its state whenever it is called, in these trials, too.
+    before = [keras.ops.convert_to_numpy(state.variable) for state in states]
     try:
         functions, single = _try_functions(model, x, y, rows_at_once, weighted=class_weights or len(batch) > 2)
         # Rows are repeated where there are fewer.
@@ -90,6 +92,8 @@ def find_inexact(
         found.append(Inexact(f"model {model.name!r}", reason, "let it take any number of rows"))
     of_steps, summed_in_steps = try_own_steps(model, part_of(batch, slice(rows_of_step)), training=training)
     found += of_steps
+    for state, value in zip(states, before, strict=True):
+        state.variable.assign(value)
     model.reset_metrics()
     by_name = {one.what: one for one in reversed(found)}
     return Findings(

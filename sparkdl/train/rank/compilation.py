@@ -91,6 +91,12 @@ def check_repeatable(
             f"{difference}, which a run that goes on from a checkpoint would not know; let build_model make it so, or "
             "train in two runs, with TrainConfig(initial_model=first.model_dir)"
         )
+    wrapped = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    if model.dtype_policy.name == "mixed_float16" and not wrapped:
+        raise ModelError(
+            f"model {model.name!r} is of mixed_float16 and was compiled by a callback with auto_scale_loss=False, "
+            f"which Keras' configuration does not hold: {_WHY}; let build_model compile it so"
+        )
     if kind.compile is keras.Model.compile:
         _check_objects(model, compilation["config"], objects)
 

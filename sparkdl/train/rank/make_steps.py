@@ -44,7 +44,7 @@ def run_steps_of(
     """
     config, dataset = task.config, task.dataset
     labels = dataset.label_encoders if config.target == "label" else ()
-    compilation = compile_as_before(model, resumed, example, labels)
+    compilation, own = compile_as_before(model, resumed, example, labels)
 
     def rates_of() -> LearningRates:
         return LearningRates(
@@ -61,6 +61,8 @@ def run_steps_of(
         example,
         here,
         built=made_by.model,
+        own=own,
+        in_epoch=resumed is not None and resumed.position.step > 0,
         options_of=lambda: _step_options(task, model, here),
         rates_of=rates_of,
         compilation=compilation,

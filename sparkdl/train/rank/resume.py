@@ -48,16 +48,19 @@ def found_checkpoint(run: RunDir, path: str | None, facts: Mapping[str, Any]) ->
 
 def compile_as_before(
     model: Any, checkpoint: Checkpoint | None, example: tuple[Any, ...], label_encoders: Sequence[Encoder]
-) -> dict[str, Any] | None:
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """Compile a model as a callback had compiled it before the checkpoint, and build it again.
 
-    Returns the description of the compilation (`compilation_of`); None where no callback had compiled the model.
+    Returns the description of the compilation (`compilation_of`), and the user's objects in the model that
+    `build_model` returned, by their names; None and None where no callback had compiled the model.
     """
     compilation = None if checkpoint is None else checkpoint.facts.get("compilation")
-    if compilation is not None:
-        compile_as(model, compilation, own_objects(model))
-        build(model, example, label_encoders)
-    return compilation
+    if compilation is None:
+        return None, None
+    own = own_objects(model)
+    compile_as(model, compilation, own)
+    build(model, example, label_encoders)
+    return compilation, own
 
 
 def restore(checkpoint: Checkpoint, model: Any) -> None:

@@ -26,7 +26,7 @@ from sparkdl.train.exact.instrument import StepOptions, compiled_within, exact_s
 from sparkdl.train.exact.optimizers import accumulate_gradients
 from sparkdl.train.exact.patch import patched
 from sparkdl.train.rank.callbacks.learning_rate import LearningRates
-from sparkdl.train.rank.compilation import check_repeatable, compilation_of, figures_of
+from sparkdl.train.rank.compilation import check_repeatable, compilation_of, compile_as, figures_of
 from sparkdl.train.spec import TrainSpec
 
 __all__ = ["RunSteps"]
@@ -40,6 +40,7 @@ class RunSteps:
     Args:
         built: the description of the model as `build_model` returned it (`model_facts`).
         own: the user's objects in that model, by their names; None: they are still those of the model now.
+        in_epoch: whether the run goes on within an epoch, whose begin the callbacks see a second time.
         options_of: judges the model as it is compiled now, on all ranks, and returns the options of its steps.
         rates_of: returns the learning rates of its optimizers.
         compilation: how a callback compiled the model before the run was interrupted; None: as `build_model` did.
@@ -61,6 +62,7 @@ class RunSteps:
         *,
         built: Mapping[str, Any],
         own: Mapping[str, Any] | None = None,
+        in_epoch: bool = False,
         options_of: Callable[[], StepOptions],
         rates_of: Callable[[], LearningRates],
         compilation: dict[str, Any] | None = None,
@@ -82,6 +84,8 @@ class RunSteps:
         self._stack = ExitStack()
         self._allowed = self._compiled = False
         self._figures: dict[str, Any] = {}
+        # The compilation of the epoch that goes on.
+        self._goes_on = compilation_of(model) if in_epoch else None
 
     def __enter__(self) -> RunSteps:
         self._instrument()
@@ -99,9 +103,13 @@ class RunSteps:
 
         Raises ModelError if ranks have compiled it in different ways, or a run that goes on could not compile it so.
         """
-        self._allowed = False
         if self._compiled:
             accumulate_gradients(self._model, self._task.config.gradient_accumulation_steps)
+            if self._goes_on is not None and compilation_of(self._model) != self._goes_on:
+                # A callback that goes one step further at each epoch's begin has now done so twice for this epoch.
+                compile_as(self._model, self._goes_on, self._own or {})
+        self._goes_on = None
+        self._allowed = False
         compilation = compilation_of(self._model) if self._compiled else None
         self._check_alike(compilation)
         if compilation is None:

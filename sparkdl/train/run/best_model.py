@@ -18,7 +18,7 @@ from sparkdl.train.run.best_epoch import best_value, direction_of
 from sparkdl.train.run.checkpoint import read_checkpoint
 from sparkdl.train.run.run_dir import RunDir
 
-__all__ = ["Best", "best_before", "best_model_dir", "keep_best"]
+__all__ = ["Best", "best_before", "best_model_dir", "forget_best", "keep_best"]
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,11 @@ def keep_best(run: RunDir, best: Best, write: Callable[[], object]) -> None:
     storage.delete_file(run.best)
     write()
     storage.write_atomic(run.best, json.dumps(asdict(best)).encode())
+
+
+def forget_best(run: RunDir) -> None:
+    """Forget which model is the best one: its value cannot be compared with those to come."""
+    storage.delete_file(run.best)
 
 
 def best_before(run: RunDir, facts: Mapping[str, Any], monitor: str, direction: str) -> float | None:

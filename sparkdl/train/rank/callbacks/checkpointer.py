@@ -24,7 +24,7 @@ from sparkdl.train.rank.callbacks.recorder import EpochRecorder
 from sparkdl.train.rank.run_steps import RunSteps
 from sparkdl.train.rank.schedule import Schedule
 from sparkdl.train.run.best_epoch import is_better, unknown_monitor
-from sparkdl.train.run.best_model import Best, best_before, keep_best
+from sparkdl.train.run.best_model import Best, best_before, forget_best, keep_best
 from sparkdl.train.run.checkpoint import Checkpoint, Position, open_arrays, sweep_checkpoints, write_checkpoint
 from sparkdl.train.run.state import callback_states, epoch_arrays, restore_callbacks, restore_model, run_arrays
 from sparkdl.train.spec import TrainSpec
@@ -129,6 +129,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
         if anew and self._best is not None:
             self._best = None
             if self._rank == 0:
+                forget_best(self._run)
                 log.warning(
                     "a callback has compiled another loss or other metrics: the best %s is looked for from here on",
                     self._config.monitor,

@@ -150,9 +150,8 @@ class _Walk:
             return _sha(kind.__name__, str(getattr(value, "__module__", "")), value.__qualname__)
         if isinstance(value, np.ndarray) and not value.dtype.hasobject:
             return _sha("array", str(value.dtype), str(value.shape), hashlib.sha256(value.tobytes()).hexdigest())
-        if kind.__module__.startswith("tensorflow.") and callable(getattr(value, "python_function", None)):
-            # It tells nothing of its code by its parts.
-            return self._all("tf.function", (value.python_function,))
+        if not is_own(kind) and (function := _wrapped(value)) is not None:
+            return self._all("wrapped", (kind, function))
         return self._live_object(value) if self._live else self._object(value)
 
     def _function(self, fn: types.FunctionType) -> str:
@@ -245,6 +244,12 @@ class _Walk:
         if is_own(kind):
             return _sha("object", self.digest(kind), self._items("attributes", own_parts(value)))
         return self._all("object", (kind, *(value_parts(value) or ())))
+
+
+def _wrapped(value: Any) -> types.FunctionType | None:
+    """Return the function in a library's object, such as a tf.function, whose parts tell nothing of that code."""
+    found = (getattr(value, name, None) for name in ("python_function", "__wrapped__"))
+    return next((one for one in found if isinstance(one, types.FunctionType)), None)
 
 
 def _sha(*parts: str) -> str:

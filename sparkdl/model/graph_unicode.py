@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow as tf
 
+from sparkdl.data.features.text import to_form
+
 __all__ = ["normalized"]
 
 # Half the size of the keys of pairs: all code points are below.
@@ -49,7 +51,7 @@ class _Tables(NamedTuple):
 def _tables(form: str) -> _Tables:
     points = [*range(0xD800), *range(0xE000, 0x110000)]
     alone = pa.array(map(chr, points), pa.string())
-    formed = pc.utf8_normalize(alone, form)
+    formed = to_form(alone, form)
     changed = pc.not_equal(alone, formed).to_numpy(zero_copy_only=False)
     texts = formed.filter(pa.array(changed)).to_pylist()
     split = [unicodedata.decomposition(chr(point)) for point in points]
@@ -59,7 +61,7 @@ def _tables(form: str) -> _Tables:
     pairs += [(lead, vowel) for lead in _LEADS for vowel in _VOWELS]
     pairs += [(syllable, trail) for syllable in _SYLLABLES for trail in _TRAILS]
     apart = pa.array([chr(first) + chr(second) for first, second in pairs])
-    joined = pc.not_equal(pc.utf8_normalize(apart, form), apart).to_pylist()
+    joined = pc.not_equal(to_form(apart, form), apart).to_pylist()
     kept = [pair for pair, is_joined in zip(pairs, joined, strict=True) if is_joined]
     marks = [point for point in points if unicodedata.combining(chr(point))]
     return _Tables(

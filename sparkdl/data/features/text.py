@@ -5,10 +5,11 @@ Declared on the driver; `words` counts and encodes, in Spark workers and beside 
 
 from __future__ import annotations
 
+import functools
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,7 @@ from sparkdl.data.features.feature import Stored, StoredEncoder, added
 from sparkdl.data.features.tokenizer import tokens
 from sparkdl.errors import SchemaError, shown
 
-__all__ = ["BETWEEN_WORDS", "UNKNOWN", "Text", "TextEncoder", "check_text", "words"]
+__all__ = ["BETWEEN_WORDS", "UNKNOWN", "Text", "TextEncoder", "check_text", "to_form", "words"]
 
 PAD, UNKNOWN = 0, 1
 FORMS = ("NFC", "NFKC")
@@ -87,6 +88,20 @@ def check_text(column: pa.Array, *, name: str) -> None:
         raise SchemaError(f"column {name!r}: values of type {type_!s:.80} are not text; cast them to strings")
 
 
+def to_form(texts: pa.Array, form: str) -> pa.Array:
+    """Return texts in a form of Unicode, "NFC" or "NFKC"; nulls stay."""
+    if _composes():
+        return pc.utf8_normalize(texts, form)
+    normalize: Any = unicodedata.normalize
+    return pa.array([None if text is None else normalize(form, text) for text in texts.to_pylist()], texts.type)
+
+
+@functools.cache
+def _composes() -> bool:
+    """Tell whether Arrow composes characters in these forms; pyarrow 14 decomposes them, as in NFD and NFKD."""
+    return bool(pc.utf8_normalize(pa.array(["e\u0301"]), "NFC")[0].as_py() == "\u00e9")
+
+
 def words(
     column: pa.Array, *, name: str, fill: str | None, normalize: str | None = None, tokenizer: str | None = None
 ) -> tuple[pa.Array, np.ndarray]:
@@ -106,7 +121,7 @@ def words(
     check_utf8(name, column)
     texts = column.fill_null(fill) if column.null_count else column
     if normalize is not None:
-        texts = pc.utf8_normalize(texts, normalize)
+        texts = to_form(texts, normalize)
     if tokenizer is not None:
         return tokens(texts, name=name, tokenizer=tokenizer)
     split = pc.split_pattern_regex(pc.utf8_lower(texts), BETWEEN_WORDS)
@@ -155,7 +170,7 @@ class TextEncoder(StoredEncoder):
         """The number of ids: the `input_dim` of an embedding."""
         return len(self.vocabulary) + 2
 
-    @cached_property
+    @functools.cached_property
     def _known(self) -> pa.Array:
         return pa.array(self.vocabulary, type=pa.string())
 

@@ -28,8 +28,9 @@ def base(keras, *, bins=True):
     scaled = keras.layers.Normalization(name="scaled")
     parts = [scaled(age)]
     if bins:
-        binned = keras.layers.Discretization(num_bins=4, output_mode="one_hot", name="binned")
-        parts.append(binned(age))
+        # Not one_hot, of which Keras 3.12 does not know the shape.
+        binned = keras.layers.Discretization(num_bins=4, output_mode="int", name="binned")
+        parts.append(keras.ops.cast(binned(age), "float32"))
         binned.adapt(np.arange(40.0))
     scaled.adapt(np.arange(40.0)[:, None])
     known = keras.layers.IntegerLookup(name="known", max_tokens=50)

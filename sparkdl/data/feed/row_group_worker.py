@@ -100,17 +100,18 @@ class RowGroupWorker(WorkerBase):  # type: ignore[misc]
         return table
 
     def _file(self, path: str, size: int) -> pq.ParquetFile:
-        """Return this thread's handle of a file; the first thread that opens the file reads its footer for all."""
-        files: dict[str, pq.ParquetFile] = self._of_thread.__dict__.setdefault("files", {})
-        if path not in files:
-            with self._opening.setdefault(path, threading.Lock()):  # atomic: the threads have one lock a file
-                files[path] = self._opened(path, size)
-                self._footers[path] = files[path].metadata
-        return files[path]
-
-    def _opened(self, path: str, size: int) -> pq.ParquetFile:
-        footer = self._footers.get(path)
+        """Open a file; the first thread that does so reads its footer for all."""
         if storage.is_local(path):
-            return pq.ParquetFile(storage.filesystem(path)[1], metadata=footer, memory_map=True)
-        # pre_buffer: the columns that lie side by side come by one request.
-        return pq.ParquetFile(RangeFile(path, size), metadata=footer, pre_buffer=True)
+            files: dict[str, pq.ParquetFile] = self._of_thread.__dict__.setdefault("files", {})
+            if path not in files:
+                inner = storage.filesystem(path)[1]
+                files[path] = pq.ParquetFile(inner, metadata=self._footers.get(path), memory_map=True)
+                self._footers[path] = files[path].metadata
+            return files[path]
+        if path not in self._footers:
+            with self._opening.setdefault(path, threading.Lock()):  # atomic: the threads have one lock a file
+                if path not in self._footers:
+                    self._footers[path] = pq.ParquetFile(RangeFile(path, size)).metadata
+        # pre_buffer: columns that lie side by side come by one request. The file holds them as long as it is open, and
+        # opening it again costs no request.
+        return pq.ParquetFile(RangeFile(path, size), metadata=self._footers[path], pre_buffer=True)

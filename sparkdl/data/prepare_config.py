@@ -9,7 +9,7 @@ from dataclasses import KW_ONLY, dataclass
 
 from sparkdl.checks import as_path, named_options, require, require_seed, require_whole
 from sparkdl.data.features import Feature, as_feature
-from sparkdl.data.features.feature import raw_columns
+from sparkdl.data.features.feature import check_several
 from sparkdl.data.split import Split
 from sparkdl.errors import shown
 
@@ -97,13 +97,10 @@ class PrepareConfig:
 
     def _check_several(self) -> None:
         """Raise ConfigError for a label of several columns, and for an input of several that bears a column's name."""
-        raw = [name for feature in (*self.features, *self.labels) for name in raw_columns(feature)]
-        others = [*([self.weight] if self.weight else []), *self.keep, *(self.splits.reads if self.splits else ())]
-        taken = {name.lower() for name in (*raw, *others)}
         for label in self.labels:
             require(not getattr(label, "columns", ()), f"label {label.name!r}: give several columns as several labels")
-        for name in (feature.name for feature in self.features if getattr(feature, "columns", ())):
-            require(name.lower() not in taken, f"name={name!r} is a column that is read, too; choose another name")
+        others = [*([self.weight] if self.weight else []), *self.keep, *(self.splits.reads if self.splits else ())]
+        check_several((*self.features, *self.labels), others)
 
     @property
     def labels(self) -> tuple[Feature, ...]:

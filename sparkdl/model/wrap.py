@@ -18,6 +18,7 @@ from sparkdl.data.dataset import Dataset
 from sparkdl.data.features import Encoder, Feature, Image, Numeric, Tensor, as_feature
 from sparkdl.data.features.categorical import CategoricalEncoder
 from sparkdl.data.features.categories import CategoriesEncoder
+from sparkdl.data.features.feature import check_several
 from sparkdl.data.features.image import ImageEncoder
 from sparkdl.data.features.numeric import NumericEncoder
 from sparkdl.data.features.tensor import DTYPES, TensorEncoder
@@ -140,6 +141,7 @@ def _features(inputs: object) -> list[Feature | Encoder]:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(f"inputs name the column {twice!r} twice")
+    check_several(given)
     return given
 
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from sparkdl.data.features.column_types import is_list
 from sparkdl.errors import SchemaError, shown
@@ -28,7 +27,7 @@ def refuse(name: str, column: pa.Array, bad: np.ndarray, problem: str) -> None:
 
 
 def refuse_values(name: str, columns: Sequence[str], column: pa.Array, bad: np.ndarray, problem: str) -> None:
-    """Raise SchemaError if any value is bad, as `refuse`; of an input of several columns it names the first bad one.
+    """Raise SchemaError if any value is bad, as `refuse`; of several columns it names each row's first bad one.
 
     Args:
         name: of the input.
@@ -38,8 +37,14 @@ def refuse_values(name: str, columns: Sequence[str], column: pa.Array, bad: np.n
     if not columns:
         refuse(name, column, bad, problem)
     elif bad.any():
-        place = int(np.flatnonzero(bad.any(axis=0))[0])
-        refuse(columns[place], pc.list_element(column, place), bad[:, place], problem)
+        rows = np.flatnonzero(bad.any(axis=1))
+        places = bad[rows].argmax(axis=1).tolist()
+        own = {
+            row: f"column {columns[place]!r}: {problem} ({shown(column[row][place].as_py())})"
+            for row, place in zip(rows.tolist(), places, strict=True)
+        }
+        count = f"in {len(rows)} of {len(column)} rows"
+        raise SchemaError(f"{own[int(rows[0])]} {count}, the first is row {rows[0]}", own)
 
 
 def bad_rows(name: str, column: pa.Array, problems: Mapping[int, str]) -> SchemaError:

@@ -181,6 +181,9 @@ def _side_by_side(columns: Mapping[str, Any]) -> pa.FixedSizeListArray:
             raise SchemaError(
                 f"column {name!r} is {array.type!s:.80}; an input of several columns takes plain numbers and booleans"
             )
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise SchemaError(f"columns differ in length: {shown(lengths)}")
     values = np.stack([_numbers(array).astype(np.float64) for array in arrays.values()], axis=1)
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), len(arrays))
 

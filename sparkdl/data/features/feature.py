@@ -6,10 +6,13 @@ A feature is declared on the driver; the encoder fitted from it runs in Spark wo
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
+
+from sparkdl.errors import ConfigError
 
 __all__ = [
     "BytesEncoder",
@@ -18,6 +21,7 @@ __all__ = [
     "Stored",
     "StoredEncoder",
     "added",
+    "check_several",
     "fills",
     "raw_columns",
     "stated_fields",
@@ -110,6 +114,20 @@ def fills(feature: Feature) -> bool:
 def raw_columns(feature: Feature | Encoder) -> tuple[str, ...]:
     """Return the raw columns that a feature or an encoder reads: that of its name, or the several it is made of."""
     return getattr(feature, "columns", ()) or (feature.name,)
+
+
+def check_several(features: Sequence[Feature | Encoder], others: Iterable[str] = ()) -> None:
+    """Raise ConfigError for an input of several columns that bears the name of a column, or of another such input.
+
+    Args:
+        others: columns that are read beside the features.
+    """
+    raw = [name.lower() for name in (*others, *(name for feature in features for name in raw_columns(feature)))]
+    several = [feature.name for feature in features if getattr(feature, "columns", ())]
+    for name in several:
+        taken = [*raw, *(other.lower() for other in several if other != name)]
+        if name.lower() in taken:
+            raise ConfigError(f"name={name!r} is a column, or another input, that is read, too; choose another name")
 
 
 class StoredEncoder:

@@ -88,6 +88,8 @@ def _columns_and_name(columns: object, name: object) -> tuple[tuple[str, ...], s
         raise ConfigError(f"Numeric: columns={shown(columns)} must be a column or a list of columns")
     if not name:
         raise ConfigError(f"Numeric({shown(columns)}): several columns need a name: Numeric([…], name='numbers')")
+    if name.lower() in map(str.lower, columns):
+        raise ConfigError(f"Numeric({shown(columns)}): name={name!r} is that of a column; choose another name")
     twice = next((column for column in columns if columns.count(column) > 1), None)
     if twice is not None:
         raise ConfigError(f"Numeric({name!r}): column {twice!r} is named twice; name each once")
@@ -138,19 +140,18 @@ class NumericEncoder(StoredEncoder):
         Raises:
             SchemaError: a position of the last axis without any value, or values too large or too small to be scaled.
         """
-        if (moments.count == 0).any():
-            place = int(np.argmin(moments.count))
-            where = f" at position {place} of the last axis" if moments.shape and not feature.columns else ""
-            name = feature.columns[place] if feature.columns else feature.name
-            raise SchemaError(f"column {name!r}: the train split has no value that is not null{where}")
+        if (empty := moments.count == 0).any():
+            where = f" at position {int(np.argmax(empty))} of the last axis"
+            where = where if moments.shape and not feature.columns else ""
+            raise SchemaError(f"{_named(feature, empty)}: the train split has no value that is not null{where}")
         # A constant column's deviations are rounding errors, not 0; its extremes are equal exactly.
         constant = moments.low == moments.high
         std = np.where(constant, 0.0, np.sqrt(np.where(constant, 0.0, moments.squares) / moments.count))
-        if not np.isfinite([moments.mean, std]).all():
-            raise SchemaError(f"column {feature.name!r}: its values are too large to be scaled; rescale them before")
-        if feature.scale == "standardize" and (~constant & (std == 0)).any():
+        if (large := np.asarray(~np.isfinite([moments.mean, std]).all(axis=0))).any():
+            raise SchemaError(f"{_named(feature, large)}: its values are too large to be scaled; rescale them before")
+        if feature.scale == "standardize" and (small := ~constant & (std == 0)).any():
             raise SchemaError(
-                f"column {feature.name!r}: its values are too small to be scaled, their deviation is 0 in float64; "
+                f"{_named(feature, small)}: its values are too small to be scaled, their deviation is 0 in float64; "
                 "rescale them before"
             )
         indicator = feature.fill == "indicator"
@@ -196,6 +197,11 @@ class NumericEncoder(StoredEncoder):
         scaled = np.subtract(values, low)
         scaled /= np.where(width > 0, width, 1.0)
         return scaled
+
+
+def _named(feature: Numeric, bad: np.ndarray) -> str:
+    """Name the column of a feature, of several the first one that is bad; `bad`: bool, shape ``(last axis,)``."""
+    return f"column {(feature.columns[int(np.argmax(bad))] if feature.columns else feature.name)!r}"
 
 
 def _fill(feature: Numeric, moments: Moments, median: np.ndarray | None) -> float | tuple[float, ...] | None:

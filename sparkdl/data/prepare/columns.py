@@ -29,7 +29,7 @@ def raw_names(features: Iterable[Feature | Encoder], others: Iterable[str]) -> l
 
 
 def side_by_side(features: Iterable[Feature | Encoder], types: Mapping[str, str]) -> dict[str, Column]:
-    """Return a column of arrays of doubles for each feature of several columns, by the feature's name.
+    """Return a column of arrays of doubles, NaN for null, for each feature of several columns, by the feature's name.
 
     Args:
         types: Spark type (DDL) of each raw column, when the rows were prepared. A double that was a float then is
@@ -47,7 +47,8 @@ def side_by_side(features: Iterable[Feature | Encoder], types: Mapping[str, str]
         if "${" in name:
             raise SchemaError(f"column {name!r}: Spark would put a variable in place of ${{…}} in its name; rename it")
         value = f"cast({quoted(name)} as float)" if types[name] == "float" else quoted(name)
-        return f"cast({value} as double)"
+        # Spark's hash passes over nulls in arrays: rows that have it in other columns would be the same row to it.
+        return f"coalesce(cast({value} as double), double('NaN'))"
 
     several = [feature for feature in features if getattr(feature, "columns", ())]
     # One expression in SQL: a call to the JVM for each column would take seconds for a thousand.

@@ -68,6 +68,7 @@ def plan_prepare(df: DataFrame, config: PrepareConfig) -> PreparePlan:
     check_arguments(df, config)
     path = storage.absolute(config.path)
     names = used_columns(config)
+    check_reserved([feature.name for feature in config.features])
     used = declared_columns(df, names)
     occupied = check_folder(path)
     source, obstacle = name_source(df, config)
@@ -109,13 +110,18 @@ def declared_columns(df: DataFrame, names: Sequence[str]) -> DataFrame:
     Raises SchemaError for a missing, an ambiguous or a reserved column name, and for a type that cannot be read.
     """
     found = require_columns(df, names)
-    reserved = [name for name in names if name == RECORD_COLUMN or RESERVED.fullmatch(name)]
-    if reserved:
-        raise SchemaError(f"column name {reserved[0]!r} is used by sparkdl itself; rename the column")
+    check_reserved(names)
     used = df.select(*found)
     require_columns(used, names)  # two names that mean one column
     check_types(used.schema, names)
     return used
+
+
+def check_reserved(names: Sequence[str]) -> None:
+    """Raise SchemaError for a name of sparkdl's own columns."""
+    reserved = [name for name in names if name == RECORD_COLUMN or RESERVED.fullmatch(name)]
+    if reserved:
+        raise SchemaError(f"column name {reserved[0]!r} is used by sparkdl itself; rename the column")
 
 
 def check_folder(path: str) -> bool:

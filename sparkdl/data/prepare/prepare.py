@@ -108,7 +108,7 @@ def _prepare(df: DataFrame, config: PrepareConfig, plan: PreparePlan) -> Dataset
             with all_nulls_named(used, config), files_stay(df.sparkSession, files):
                 written, differs = _write_dataset(rows, counted, config, plan, generation, source, types)
             if differs:
-                check_rows_stay(used, config, differs, types)
+                check_rows_stay(raw, config, differs, plan.columns)
                 check_counts(written.parts, split_names(config), counted.rows)
             dataset = generations.commit(written, lease)
         except BaseException:

@@ -51,7 +51,9 @@ def encode_columns(
                 raise
             if not keep_bad:
                 row = min(error.rows)
-                raise SchemaError(f"{error.rows[row]}; {row_name(row)} is {shown_row(column, row)}") from error
+                # A problem of one of several columns says that column's value.
+                value = "" if raw_columns(encoder) != (encoder.name,) else f" is {shown_row(column, row)}"
+                raise SchemaError(f"{error.rows[row]}; {row_name(row)}{value}") from error
             inputs[encoder.name], found = _without_bad(encoder, column, error.rows)
             problems = found | problems
     return inputs, problems

@@ -39,6 +39,9 @@ LEFT_OUT = -1
 _MANTISSA_BITS = 53
 POSITIONS = 1 << _MANTISSA_BITS
 
+# The columns that stand for the given ones, as a struct, and for their split, while it is computed.
+_GIVEN, _INDEX = "__given__", "__index__"
+
 # Spark hashes 7 as int and 7 as bigint to different values; a table read again may come with another width.
 _WIDER = {"tinyint": "bigint", "smallint": "bigint", "int": "bigint", "float": "double"}
 _NARROW = re.compile("((?:array<)*)(tinyint|smallint|int|float)(>*)")
@@ -75,34 +78,23 @@ def split(df: DataFrame, dataset: Dataset, *, column: str = "split") -> DataFram
                 f"the split is computed from column {name!r}, which was {shown(before)} when it was prepared and is "
                 f"{shown(now)} now; give the column as it was: cast what is wider, read again what has lost digits"
             )
-    rows, types = _with_hashed_columns(df, dataset, raw)
     names = F.array(*[F.lit(name) for name in dataset.rule.names])
-    divided = rows.select("*", F.get(names, split_index(dataset.rule, types)).alias(column))
-    return divided if rows is df else divided.select(*map(named, df.columns), named(column))
-
-
-def _with_hashed_columns(df: DataFrame, dataset: Dataset, raw: Mapping[str, str]) -> tuple[DataFrame, dict[str, str]]:
-    """Add the columns that a rule hashes and the rows do not have: fields of structs, and columns side by side.
-
-    Returns the rows, and the Spark type (DDL) of each column that the rule reads.
-    """
+    features = (*dataset.encoders, *dataset.label_encoders)
+    several = {} if dataset.rule.columns else side_by_side(features, raw)
+    if several:
+        others = [name for name in (dataset.weight, *dataset.keep, *dataset.rule.reads) if name in raw]
+        types = types_side_by_side(features, others, raw)
+        # Apart from the given columns, which may have the names of inputs of several columns.
+        rows = df.select(F.struct("*").alias(_GIVEN), *require_columns(df, list(raw)))
+        hashed = [several.get(name, named(name)).alias(name) for name in types]
+        divided = rows.select(_GIVEN, *hashed).select(_GIVEN, split_index(dataset.rule, types).alias(_INDEX))
+        return divided.select(f"{_GIVEN}.*", F.get(names, named(_INDEX)).alias(column))
+    # Fields of structs become columns, which the rule reads by their names.
     known = {name.lower() for name in df.columns}
     fields = require_columns(df, [name for name in raw if name.lower() not in known])
     rows = df.select("*", *fields) if fields else df
-    features = (*dataset.encoders, *dataset.label_encoders)
-    several = {} if dataset.rule is None or dataset.rule.columns else side_by_side(features, raw)
-    if not several:
-        return rows, dict(raw)
-    for name in several:
-        if name.lower() in known:
-            raise SchemaError(f"column {name!r} has the name of the dataset's input of several columns; rename it")
-    others = [
-        *([dataset.weight] if dataset.weight else []),
-        *dataset.keep,
-        *(dataset.rule.reads if dataset.rule else ()),
-    ]
-    types = types_side_by_side(features, [name for name in others if name in raw], raw)
-    return rows.select("*", *[column.alias(name) for name, column in several.items()]), types
+    divided = rows.select("*", F.get(names, split_index(dataset.rule, raw)).alias(column))
+    return divided.select(*map(named, df.columns), named(column)) if fields else divided
 
 
 def hashed_columns(types: Mapping[str, str]) -> list[str]:

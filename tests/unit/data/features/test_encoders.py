@@ -477,6 +477,7 @@ def test_yaml_declares_features(mapping: object, feature: object) -> None:
         ({"numeric": "a", "name": "b"}, "an input of one column has the column's name"),
         ({"numeric": ["a", "a"], "name": "b"}, "column 'a' is named twice"),
         ({"numeric": ["a", 3], "name": "b"}, "must be a column or a list of columns"),
+        ({"numeric": ["a", "B"], "name": "b"}, "name='b' is that of a column"),
         ({"numeric": [], "name": "b"}, "must be a column or a list of columns"),
         ({"numeric": ["a", "b"], "name": "c", "fill": "indicator"}, "fill='indicator' is for one column"),
         ({"categorical": ["a", "b"]}, "must be the name of a column"),
@@ -529,8 +530,9 @@ def test_several_columns_are_scaled_one_by_one_and_named_by_themselves() -> None
     columns = {"age": [1, 2], "pay": pa.array([Decimal("4.50"), Decimal("2.00")]), "sure": [True, False]}
     assert encoder.encode(raw_values(encoder, columns)).tolist() == [[0.0, 1.25, 1.0], [1.0, 0.0, 0.0]]
     for name, values, problem in [
-        ("pay", pa.array([1.0, math.inf]), "column 'pay': infinite value in 1 of 2 rows; row 1 is inf"),
-        ("age", [None, 3], "column 'age': null or NaN without a policy .Numeric.fill=….. in 1 of 2 rows; row 0 is nan"),
+        ("pay", pa.array([1.0, math.inf]), r"column 'pay': infinite value \(inf\) in 1 of 2 rows, the first is row 1"),
+        ("age", [None, 3], "column 'age': null or NaN without a policy .* .nan. in 1 of 2 rows, the first is row 0"),
+        ("age", [1, 2, 3], "columns differ in length: .'age': 3, 'pay': 2, 'sure': 2."),
         ("sure", ["a", "b"], "column 'sure': values of type string are not numbers"),
         ("age", [[1], [2]], "column 'age' is list<item: int64>; an input of several columns takes plain numbers"),
         ("age", pa.array([1, 2], pa.date32()), "column 'age' is date32.day.; an input of several columns takes plain"),

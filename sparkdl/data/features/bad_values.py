@@ -43,7 +43,7 @@ def refuse_values(name: str, columns: Sequence[str], column: pa.Array, bad: np.n
             row: f"column {columns[place]!r}: {problem} ({shown(column[row][place].as_py())})"
             for row, place in zip(rows.tolist(), places, strict=True)
         }
-        count = f"in {len(rows)} of {len(column)} rows"
+        count = f"in {int(bad[:, places[0]].sum())} of {len(column)} rows"
         raise SchemaError(f"{own[int(rows[0])]} {count}, the first is row {rows[0]}", own)
 
 

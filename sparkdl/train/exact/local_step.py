@@ -50,9 +50,10 @@ def _with_inner(optimizer: Any) -> list[Any]:
 
 
 def _average_unchanged(optimizer: Any) -> None:
-    """Do in a step without rows what Keras does with averaged weights in its first step, and in those that use them.
+    """Begin the averages of an optimizer, or overwrite its weights by them, in a step without rows, where Keras would.
 
-    Its averages begin as the weights of the first step, and overwrite the weights every `ema_overwrite_frequency`.
+    Keras sets the averages to the weights in the optimizer's first step, and overwrites the weights by the averages in
+    every `ema_overwrite_frequency`-th step (`Optimizer._update_model_variables_moving_average`).
     """
     weights, averages = optimizer._trainable_variables, optimizer._model_variables_moving_average
     pairs = [(w.value, a.value) for w, a in zip(weights, averages, strict=True) if a is not None]

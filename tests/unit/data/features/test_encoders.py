@@ -532,6 +532,7 @@ def test_several_columns_are_scaled_one_by_one_and_named_by_themselves() -> None
     for name, values, problem in [
         ("pay", pa.array([1.0, math.inf]), r"column 'pay': infinite value \(inf\) in 1 of 2 rows, the first is row 1"),
         ("age", [None, 3], "column 'age': null or NaN without a policy .* .nan. in 1 of 2 rows, the first is row 0"),
+        ("pay", [math.inf, math.inf], r"column 'pay': infinite value \(inf\) in 2 of 2 rows, the first is row 0"),
         ("age", [1, 2, 3], "columns differ in length: .'age': 3, 'pay': 2, 'sure': 2."),
         ("sure", ["a", "b"], "column 'sure': values of type string are not numbers"),
         ("age", [[1], [2]], "column 'age' is list<item: int64>; an input of several columns takes plain numbers"),
